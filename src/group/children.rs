@@ -1,0 +1,177 @@
+//! The children of one group: who is there, who waits for them to be gone, and how all of them are cancelled.
+//!
+//! It names no runtime: the group hands each child to the executor, which polls it through [`Child::poll`].
+
+use super::slot::{Destroyed, End, Polled, Slot};
+use crate::sync::{Mutex, lock};
+use crate::unwind::{self, Payload};
+use crate::wakers::{Wakers, wake_all};
+use slab::Slab;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// What a child is called in a log line.
+pub(crate) type Name = Arc<dyn fmt::Display + Send + Sync>;
+
+/// A group's children. Shared by the group, its spawners (weakly) and the children themselves.
+#[derive(Default)]
+pub(super) struct Children {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Every child that is not gone. A child takes itself out, so a finished one leaves nothing behind.
+    present: Slab<Arc<Child>>,
+    /// Nobody may join any more. Never reset.
+    cancelled: bool,
+    /// The first panic of a child, until a join raises it or the drop logs it.
+    panic: Option<Payload>,
+    /// Those who wait for `present` to be empty.
+    joiners: Wakers,
+}
+
+/// One child: its slot, and its way back into the group's books.
+pub(super) struct Child {
+    slot: Slot,
+    key: usize,
+    name: Option<Name>,
+    /// A circle (the group has the child too), broken when the child is gone; and gone it is, at the latest, when the
+    /// group is dropped.
+    children: Arc<Children>,
+}
+
+impl Children {
+    /// Enters a child. `None`: refused, because the group was cancelled; the future has been dropped.
+    pub(super) fn enter<F>(self: &Arc<Self>, name: Option<Name>, future: F) -> Option<Arc<Child>>
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let slot = Slot::new(Box::pin(future)); // outside the lock, and so is its drop where it is refused
+        let mut state = lock(&self.state);
+        if state.cancelled {
+            drop(state);
+            return None;
+        }
+        let entry = state.present.vacant_entry();
+        let child = Arc::new(Child { slot, key: entry.key(), name, children: Arc::clone(self) });
+        entry.insert(Arc::clone(&child));
+        Some(child)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        lock(&self.state).present.len()
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        lock(&self.state).cancelled
+    }
+
+    /// Ready once no child is left, with the first panic since the last time.
+    pub(super) fn poll_empty(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<Option<Payload>> {
+        let waker = cx.waker().clone(); // user code, so before the lock
+        let mut state = lock(&self.state);
+        if state.present.is_empty() {
+            return Poll::Ready(state.panic.take());
+        }
+        let displaced = state.joiners.register(key, waker);
+        drop(state);
+        drop(displaced);
+        Poll::Pending
+    }
+
+    /// A joiner gives up, or has been served.
+    pub(super) fn forget_joiner(&self, key: Option<usize>) {
+        if let Some(key) = key {
+            let waker = lock(&self.state).joiners.remove(key);
+            drop(waker);
+        }
+    }
+
+    /// Refuses newcomers from now on, marks every child and wakes it, so that the executor's threads destroy them.
+    pub(super) fn cancel(&self) -> Vec<Arc<Child>> {
+        let present: Vec<_> = {
+            let mut state = lock(&self.state);
+            state.cancelled = true;
+            state.present.iter().map(|(_, child)| Arc::clone(child)).collect()
+        };
+        for child in &present {
+            if let Some(shell) = child.slot.mark() {
+                shell.wake();
+            }
+        }
+        present
+    }
+
+    /// Cancels, and destroys on this thread whatever nobody else is at.
+    ///
+    /// When it returns every child is gone, save those that only could be marked (see `slot`).
+    pub(super) fn cancel_and_destroy(&self) {
+        // From the back, because the executor's threads, woken in order, come from the front.
+        for child in self.cancel().iter().rev() {
+            child.destroy();
+        }
+        let panic = lock(&self.state).panic.take();
+        if let Some(payload) = panic {
+            log::error!(target: "ebbtide", "a child panicked and nobody joined it: {}", unwind::message(&payload));
+            unwind::discard(payload);
+        }
+    }
+
+    /// A child is gone.
+    fn leave(&self, key: usize, end: End) {
+        let mut state = lock(&self.state);
+        let child = state.present.try_remove(key);
+        let mut surplus = None;
+        if let End::Panicked(payload) = end {
+            match state.panic {
+                Some(_) => surplus = Some(payload),
+                None => state.panic = Some(payload),
+            }
+        }
+        let joiners = if state.present.is_empty() { state.joiners.take() } else { Vec::new() };
+        drop(state);
+        drop(child);
+        wake_all(joiners);
+        if let Some(payload) = surplus {
+            log::error!(target: "ebbtide", "one more child panicked: {}", unwind::message(&payload));
+            unwind::discard(payload);
+        }
+    }
+}
+
+impl Child {
+    /// A poll by the executor's task. Ready once that task has nothing left to do.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.slot.poll(cx) {
+            Polled::Pending => Poll::Pending,
+            Polled::Over => Poll::Ready(()),
+            Polled::Ended(end) => {
+                self.children.leave(self.key, end);
+                Poll::Ready(())
+            }
+        }
+    }
+
+    pub(super) fn destroy(&self) {
+        let stalled = || {
+            let name: &dyn fmt::Display = match &self.name {
+                Some(name) => name,
+                None => &"a child",
+            };
+            log::warn!(target: "ebbtide", "still waiting to cancel {name}: it blocks its thread");
+        };
+        if let Destroyed::ByUs = self.slot.destroy(stalled) {
+            self.children.leave(self.key, End::Cancelled);
+        }
+    }
+}
+
+impl fmt::Debug for Children {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        f.debug_struct("Children").field("present", &state.present.len()).field("cancelled", &state.cancelled).finish()
+    }
+}

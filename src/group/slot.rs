@@ -1,0 +1,281 @@
+//! One child's future: polled by the executor, destroyed by whoever comes for it.
+//!
+//! ```text
+//!              poll                 pending, wanted by nobody
+//!    Idle ─────────────▶ Polling ────────────────────────────▶ Idle
+//!     │                     │  └─ pending, somebody waits ────▶ Idle (handed over; never polled again)
+//!     │ destroy,            │ ended, panicked, or wanted and nobody waits
+//!     │ or poll once wanted ▼
+//!     └───────────────▶ Destroying ──────────────────────────▶ Gone
+//! ```
+//!
+//! Invariants, cited below by number:
+//!
+//! 1. Exactly one thread owns the future outside the slot: the one named by `Polling` or `Destroying`.
+//! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
+//! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
+//! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place`; it then looks again.
+//!    The one that takes it out also takes its edge out of the graph of waits, under this slot's lock.
+//! 5. Whoever brings the slot to `Gone` is told so (`Ended`, `ByUs`), and nobody else is.
+//!
+//! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
+//! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
+//! circle (marked as well). So among waiting threads there is always one that waits for a thread which runs.
+
+use super::waits;
+use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread, wait};
+use crate::unwind::{self, Payload};
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// A drop that waits says so this often.
+const STALL_NOTICE: Duration = Duration::from_secs(1);
+
+type BoxedFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A child's future and who has it.
+pub(super) struct Slot {
+    state: Mutex<State>,
+    /// Notified when threads are taken out of `waiters`.
+    changed: Condvar,
+}
+
+struct State {
+    place: Place,
+    /// Somebody has come to destroy the child. Set by `mark` and `destroy`, never reset.
+    wanted: bool,
+    /// The threads that block in `destroy` until `place` changes.
+    waiters: Vec<ThreadId>,
+    /// The executor's task for this child, as of its last poll. Whoever destroys the future wakes it: the executor keeps
+    /// the shell of every task that nobody wakes.
+    shell: Option<Waker>,
+}
+
+/// Where the future is.
+enum Place {
+    /// Here, and nobody is at it.
+    Idle(BoxedFuture),
+    /// Taken out by this thread, which polls it.
+    Polling(ThreadId),
+    /// Taken out by this thread, which destroys it.
+    Destroying(ThreadId),
+    /// Destroyed.
+    Gone,
+}
+
+/// How a child ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Its future was polled to its end.
+    Returned,
+    /// Its last poll panicked.
+    Panicked(Payload),
+    /// Its future was destroyed before its end.
+    Cancelled,
+}
+
+/// What a poll by the executor came to.
+#[derive(Debug)]
+pub(super) enum Polled {
+    /// Not done yet.
+    Pending,
+    /// This poll brought the child to its end.
+    Ended(End),
+    /// The child belongs to somebody else now; the executor's task has nothing left to do.
+    Over,
+}
+
+/// What a request to destroy came to.
+#[derive(Debug)]
+pub(super) enum Destroyed {
+    /// The caller destroyed the future before its end.
+    ByUs,
+    /// It was gone, or another thread has destroyed it meanwhile. No destructor of it runs any more.
+    ByOthers,
+    /// Waiting would have meant to wait for ourselves. The child is marked, and ends when its poll or destructor returns.
+    Marked,
+}
+
+impl Slot {
+    pub(super) fn new(future: BoxedFuture) -> Self {
+        Self {
+            state: Mutex::new(State { place: Place::Idle(future), wanted: false, waiters: Vec::new(), shell: None }),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Polls the child for the executor's task that `cx` belongs to.
+    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Polled {
+        let me = this_thread();
+        let mut state = lock(&self.state);
+        let mut future = match mem::replace(&mut state.place, Place::Polling(me)) {
+            Place::Idle(future) if state.wanted => {
+                state.place = Place::Destroying(me);
+                drop(state);
+                return Polled::Ended(self.end(future, End::Cancelled));
+            }
+            Place::Idle(future) => future,
+            other => {
+                state.place = other;
+                return Polled::Over;
+            }
+        };
+        if !state.shell.as_ref().is_some_and(|shell| shell.will_wake(cx.waker())) {
+            state.shell = Some(cx.waker().clone()); // the executor's own waker: not user code
+        }
+        drop(state);
+
+        match unwind::catch(|| future.as_mut().poll(cx)) {
+            Ok(Poll::Pending) => self.put_back(me, future),
+            Ok(Poll::Ready(())) => Polled::Ended(self.end_poll(me, future, End::Returned)),
+            Err(payload) => Polled::Ended(self.end_poll(me, future, End::Panicked(payload))),
+        }
+    }
+
+    /// After a poll that found the child pending: back into its slot, or to whoever has come for it.
+    fn put_back(&self, me: ThreadId, future: BoxedFuture) -> Polled {
+        let mut state = lock(&self.state);
+        if !state.wanted {
+            state.place = Place::Idle(future);
+            return Polled::Pending;
+        }
+        if state.waiters.is_empty() {
+            drop(state);
+            return Polled::Ended(self.end_poll(me, future, End::Cancelled));
+        }
+        // Handed over. Each waiter looks again, and the first of them finds it idle and takes it.
+        state.place = Place::Idle(future);
+        self.release(state);
+        Polled::Over
+    }
+
+    /// The poll was the child's last: destroys it.
+    fn end_poll(&self, me: ThreadId, future: BoxedFuture, end: End) -> End {
+        let mut state = lock(&self.state);
+        state.place = Place::Destroying(me);
+        // Those who waited for the poll now wait for the destruction, by the same thread: their edges stay true.
+        drop(state);
+        self.end(future, end)
+    }
+
+    /// Destroys the future from within a poll, whose return tells the executor all that a wake would.
+    fn end(&self, future: BoxedFuture, end: End) -> End {
+        drop(self.bring_to_gone(future));
+        end
+    }
+
+    /// Destroys the future, which this thread has taken out (`Destroying`).
+    ///
+    /// Gives the waker of the executor's task, if nobody has woken that yet.
+    fn bring_to_gone(&self, future: BoxedFuture) -> Option<Waker> {
+        let destructor = unwind::catch(|| drop(future));
+        let mut state = lock(&self.state);
+        state.place = Place::Gone;
+        let shell = state.shell.take();
+        self.release(state);
+        if let Err(payload) = destructor {
+            log::error!(target: "ebbtide", "a child's destructor panicked: {}", unwind::message(&payload));
+            unwind::discard(payload);
+        }
+        shell
+    }
+
+    /// Sets the waiters free, after `place` has changed (invariant 4).
+    fn release(&self, mut state: MutexGuard<'_, State>) {
+        if !state.waiters.is_empty() {
+            waits::leave(&state.waiters);
+            state.waiters.clear();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Asks for the child's end, without waiting: its next poll, or the one under way, destroys it.
+    ///
+    /// Gives the waker of the executor's task, to be woken after the caller has let go of its own locks.
+    pub(super) fn mark(&self) -> Option<Waker> {
+        let mut state = lock(&self.state);
+        state.wanted = true;
+        match state.place {
+            // Taken, not cloned: one wake is all that the shell needs. It finds the child wanted, or gone.
+            Place::Idle(_) => state.shell.take(),
+            _ => None,
+        }
+    }
+
+    /// Destroys the child on this thread, or waits until another thread that is at it has destroyed or handed it over.
+    ///
+    /// Calls `stalled` once a second while it waits.
+    pub(super) fn destroy(&self, mut stalled: impl FnMut()) -> Destroyed {
+        let me = this_thread();
+        let mut state = lock(&self.state);
+        state.wanted = true;
+        loop {
+            let owner = match mem::replace(&mut state.place, Place::Destroying(me)) {
+                Place::Idle(future) => {
+                    drop(state);
+                    if let Some(shell) = self.bring_to_gone(future) {
+                        shell.wake();
+                    }
+                    return Destroyed::ByUs;
+                }
+                Place::Gone => {
+                    state.place = Place::Gone;
+                    return Destroyed::ByOthers;
+                }
+                Place::Polling(owner) => {
+                    state.place = Place::Polling(owner);
+                    owner
+                }
+                Place::Destroying(owner) => {
+                    state.place = Place::Destroying(owner);
+                    owner
+                }
+            };
+            if !waits::enter(me, owner) {
+                return Destroyed::Marked;
+            }
+            state.waiters.push(me);
+            state = self.wait_for_release(me, state, &mut stalled);
+        }
+    }
+
+    /// Blocks until this thread is taken out of `waiters`.
+    fn wait_for_release<'a>(
+        &'a self,
+        me: ThreadId,
+        mut state: MutexGuard<'a, State>,
+        stalled: &mut impl FnMut(),
+    ) -> MutexGuard<'a, State> {
+        while state.waiters.contains(&me) {
+            let (guard, timed_out) = wait(&self.changed, state, STALL_NOTICE);
+            state = guard;
+            if timed_out && state.waiters.contains(&me) {
+                drop(state);
+                stalled();
+                state = lock(&self.state);
+            }
+        }
+        state
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = lock(&self.state);
+        let place = match state.place {
+            Place::Idle(_) => "idle",
+            Place::Polling(_) => "polling",
+            Place::Destroying(_) => "destroying",
+            Place::Gone => "gone",
+        };
+        f.debug_struct("Slot")
+            .field("place", &place)
+            .field("wanted", &state.wanted)
+            .field("waiters", &state.waiters.len())
+            .finish()
+    }
+}

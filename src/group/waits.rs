@@ -1,0 +1,48 @@
+//! Who waits for whom: the graph that keeps drops free of deadlock.
+//!
+//! A thread that must wait for another thread's poll or destructor enters an edge here first. Invariants:
+//!
+//! 1. A thread has at most one edge out of it, since it can block in only one place.
+//! 2. The graph has no cycle: an edge that would close one is refused, and the caller then does without waiting.
+//! 3. An edge is there exactly while its thread has reason to wait. It is entered under the lock of the slot that is
+//!    waited for, and taken out under that same lock by the thread that ends the reason, not by the one that wakes up.
+//!    So nobody is refused because of an edge that has lost its meaning but whose thread the scheduler has not run yet.
+//!
+//! The lock order is slot, then graph. The lock is touched only when a drop must wait.
+
+use crate::sync::{Mutex, ThreadId, lock};
+
+/// `(who, whom)`. A vector: only as many entries as threads that wait in a drop at the same moment.
+type Edges = Vec<(ThreadId, ThreadId)>;
+
+#[cfg(not(all(test, ebbtide_loom)))]
+static EDGES: Mutex<Edges> = Mutex::new(Vec::new());
+
+#[cfg(all(test, ebbtide_loom))]
+loom::lazy_static! {
+    static ref EDGES: Mutex<Edges> = Mutex::new(Vec::new());
+}
+
+/// Enters that `who` waits for `whom`, unless `whom` already waits for `who`, be it by way of others.
+pub(super) fn enter(who: ThreadId, whom: ThreadId) -> bool {
+    let mut edges = lock(&EDGES);
+    let mut end = whom;
+    loop {
+        if end == who {
+            return false;
+        }
+        match edges.iter().find(|(from, _)| *from == end) {
+            Some((_, to)) => end = *to, // ends, by invariant 2
+            None => break,
+        }
+    }
+    edges.push((who, whom));
+    true
+}
+
+/// The waits of these threads are over.
+pub(super) fn leave(threads: &[ThreadId]) {
+    if !threads.is_empty() {
+        lock(&EDGES).retain(|(from, _)| !threads.contains(from));
+    }
+}

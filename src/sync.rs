@@ -1,0 +1,63 @@
+//! The one line from which the group takes its locks, so that the model checker can replace them.
+//!
+//! Nothing here is more than a name. In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's types,
+//! which try every interleaving of the threads; everywhere else they mean the standard library's.
+
+use std::sync::PoisonError;
+
+#[cfg(not(all(test, ebbtide_loom)))]
+mod names {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+    use std::time::Duration;
+
+    /// A thread's name for as long as the process lives.
+    ///
+    /// Not `std::thread::ThreadId`: that one is had from a handle whose reference count every poll would touch.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) struct ThreadId(u64);
+
+    /// The thread that calls.
+    pub(crate) fn this_thread() -> ThreadId {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // It has no destructor, so it can still be read while a thread's other locals are being destroyed.
+        thread_local!(static ID: ThreadId = ThreadId(NEXT.fetch_add(1, Ordering::Relaxed)));
+        ID.with(|id| *id)
+    }
+
+    /// Waits until notified, at most for `limit`; says whether the time was up.
+    pub(crate) fn wait<'a, T>(
+        condvar: &Condvar,
+        guard: MutexGuard<'a, T>,
+        limit: Duration,
+    ) -> (MutexGuard<'a, T>, bool) {
+        let (guard, result) = condvar.wait_timeout(guard, limit).unwrap_or_else(std::sync::PoisonError::into_inner);
+        (guard, result.timed_out())
+    }
+}
+
+#[cfg(all(test, ebbtide_loom))]
+mod names {
+    pub(crate) use loom::sync::{Condvar, Mutex, MutexGuard};
+    pub(crate) use loom::thread::ThreadId;
+
+    pub(crate) fn this_thread() -> ThreadId {
+        loom::thread::current().id()
+    }
+
+    /// A model has no clock: time is never up.
+    pub(crate) fn wait<'a, T>(
+        condvar: &Condvar,
+        guard: MutexGuard<'a, T>,
+        _limit: std::time::Duration,
+    ) -> (MutexGuard<'a, T>, bool) {
+        (condvar.wait(guard).unwrap(), false)
+    }
+}
+
+pub(crate) use names::*;
+
+/// Locks without regard to poisoning: no user code runs under our locks, so no panic can leave half a change behind.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,50 @@
+//! The tasks that wait for one event.
+
+use slab::Slab;
+use std::task::Waker;
+
+/// A set of wakers with O(1) registration and removal. Kept under its owner's lock.
+///
+/// Wakers are user code (their clone, wake and drop), so nothing here runs one: what is displaced or taken is handed
+/// out, to be woken or dropped once the owner's lock is released.
+#[derive(Debug, Default)]
+pub(crate) struct Wakers {
+    /// One entry for each waiter; `None` once its waker was taken. The waiter removes its entry itself.
+    entries: Slab<Option<Waker>>,
+}
+
+impl Wakers {
+    /// Remembers `waker` under the waiter's key, or makes a key for it. Gives back the waker that was there.
+    #[must_use = "drop the displaced waker after the lock is released"]
+    pub(crate) fn register(&mut self, key: &mut Option<usize>, waker: Waker) -> Option<Waker> {
+        match *key {
+            Some(key) => self.entries[key].replace(waker),
+            None => {
+                *key = Some(self.entries.insert(Some(waker)));
+                None
+            }
+        }
+    }
+
+    /// Forgets a waiter. Gives back its waker if nobody has taken it.
+    #[must_use = "drop the waker after the lock is released"]
+    pub(crate) fn remove(&mut self, key: usize) -> Option<Waker> {
+        self.entries.try_remove(key).flatten()
+    }
+
+    /// Takes every waker; the waiters' keys stay valid.
+    #[must_use = "wake them after the lock is released"]
+    pub(crate) fn take(&mut self) -> Vec<Waker> {
+        self.entries.iter_mut().filter_map(|(_, entry)| entry.take()).collect()
+    }
+}
+
+/// Wakes each of them; a waker that panics does not keep the others from being woken.
+pub(crate) fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        if let Err(payload) = crate::unwind::catch(|| waker.wake()) {
+            log::error!(target: "ebbtide", "a waker panicked: {}", crate::unwind::message(&payload));
+            crate::unwind::discard(payload);
+        }
+    }
+}

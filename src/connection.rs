@@ -1,0 +1,289 @@
+//! A connection, as its handler sees it.
+
+pub(crate) mod session;
+mod tasks;
+
+use crate::address::Address;
+use crate::control::handle::Handle;
+use crate::control::registry::Member;
+use crate::control::{Control, run_task};
+use crate::group::Name;
+use crate::stream::Stream;
+use async_std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tasks::Tasks;
+
+/// One client's connection: a stream of bytes that its handler reads and writes.
+///
+/// It implements [`Read`] and [`Write`], by value and by reference, so one task can read while another writes. Clones
+/// share the connection. From the moment the handler ends, however it ends, the connection is closed: a clone that lives
+/// on in a detached task reads the end (`Ok(0)`) and writes into a broken pipe, at once, and the peer sees the end.
+///
+/// # Examples
+///
+/// A line-less echo that stops between two messages when the server drains:
+///
+/// ```
+/// use async_std::{io, prelude::*};
+/// use ebbtide::Connection;
+///
+/// async fn echo(conn: Connection) -> io::Result<()> {
+///     let mut buf = vec![0; 1024];
+///     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+///         if n == 0 {
+///             break;
+///         }
+///         (&conn).write_all(&buf[..n]).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Connection {
+    shared: Arc<Shared>,
+}
+
+/// What the clones of a connection have in common.
+struct Shared {
+    stream: Stream,
+    member: Arc<Member>,
+    control: Arc<Control>,
+    /// Asked of the system once, when somebody wants to know.
+    local: OnceLock<Address>,
+    /// The handler has ended. Set before the socket is shut down; no read or write passes it afterwards.
+    ended: AtomicBool,
+    tasks: Tasks,
+}
+
+impl Connection {
+    fn new(stream: Stream, member: Arc<Member>, control: Arc<Control>) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                stream,
+                member,
+                control,
+                local: OnceLock::new(),
+                ended: AtomicBool::new(false),
+                tasks: Tasks::default(),
+            }),
+        }
+    }
+
+    /// The connection's number: unique within its server, in the order of acceptance, from 0.
+    pub fn id(&self) -> u64 {
+        self.shared.member.id
+    }
+
+    /// Who is at the other end.
+    pub fn peer_addr(&self) -> &Address {
+        &self.shared.member.peer
+    }
+
+    /// The address that the client connected to. For a server that listens on all addresses it is the particular one.
+    pub fn local_addr(&self) -> &Address {
+        self.shared.local.get_or_init(|| {
+            let asked = self.shared.stream.tcp().and_then(|tcp| tcp.local_addr().ok());
+            asked.map_or_else(|| self.shared.control.addresses.first().clone(), Address::from)
+        })
+    }
+
+    /// The server that this connection belongs to.
+    pub fn server(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared.control))
+    }
+
+    /// Whether the drain has begun.
+    ///
+    /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
+    /// come to an end before [`deadline`](Self::deadline).
+    pub fn is_draining(&self) -> bool {
+        self.shared.member.draining.is_given()
+    }
+
+    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
+    ///
+    /// The future is polled first. So a request that has arrived is still read, even if the drain began long ago; only
+    /// where the handler would have to wait for the client does it get `None`. This is what swift-service-lifecycle
+    /// calls `cancelWhenGracefulShutdown`.
+    ///
+    /// # Cancel safety
+    ///
+    /// `None` means that `future` has been dropped where it waited. A single `read` loses nothing by that: it waits
+    /// before it takes. `read_exact`, `read_to_end` and `read_line` do lose what they had read so far, and `write_all`
+    /// has written a part; do not wrap those. Wrap the read, and keep the rest in a buffer of your own:
+    ///
+    /// ```
+    /// use async_std::{io, prelude::*};
+    /// use ebbtide::Connection;
+    ///
+    /// /// The next line without its end; `None` at the end of input, or between two lines of a drain.
+    /// async fn next_line(conn: &Connection, kept: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
+    ///     let mut chunk = [0; 1024];
+    ///     loop {
+    ///         if let Some(end) = kept.iter().position(|&byte| byte == b'\n') {
+    ///             let line: Vec<u8> = kept.drain(..=end).collect();
+    ///             return Ok(Some(line[..end].to_vec()));
+    ///         }
+    ///         let mut reader = conn;
+    ///         let n = match conn.until_draining(reader.read(&mut chunk)).await {
+    ///             Some(n) => n?,
+    ///             None if kept.is_empty() => return Ok(None),
+    ///             None => reader.read(&mut chunk).await?, // half a line is there: let the client finish it
+    ///         };
+    ///         if n == 0 {
+    ///             return Ok(None);
+    ///         }
+    ///         kept.extend_from_slice(&chunk[..n]);
+    ///     }
+    /// }
+    /// ```
+    pub async fn until_draining<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.shared.member.draining.until(future).await
+    }
+
+    /// When the handler is cancelled if it has not ended by itself: once an end was asked for, and if the grace period
+    /// has an end.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.shared.control.deadline()
+    }
+
+    /// Starts a task of this connection. It is cancelled and joined when the handler ends; a handler that wants to wait
+    /// for its tasks uses a [`TaskGroup`](crate::TaskGroup) of its own.
+    ///
+    /// Says whether it was started: `false` once the handler has ended, and then `future` has been dropped without being
+    /// polled. A task that panics ends the connection: the handler is destroyed, and counted as panicked.
+    pub fn spawn<F>(&self, future: F) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let member = Arc::clone(&self.shared.member);
+        let name: Name = member.clone();
+        let on_panic = move |message| member.break_off(message);
+        let task = run_task(future, Arc::clone(&name), on_panic, self.shared.control.token());
+        self.shared.tasks.spawn(name, task)
+    }
+
+    /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
+    /// everything that this crate promises.
+    pub fn as_tcp(&self) -> Option<&TcpStream> {
+        self.shared.stream.tcp()
+    }
+}
+
+impl Shared {
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn poll_read(&self, read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.has_ended() {
+            return Poll::Ready(Ok(0));
+        }
+        read(&self.stream)
+    }
+
+    fn poll_write<T>(&self, write: impl FnOnce(&Stream) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.has_ended() {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::BrokenPipe,
+                "the connection is closed: its handler has ended",
+            )));
+        }
+        write(&self.stream)
+    }
+}
+
+impl Read for &Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.shared.poll_read(|stream| stream.poll_read(cx, buf))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.poll_read(|stream| stream.poll_read_vectored(cx, bufs))
+    }
+}
+
+/// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
+impl Write for &Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.shared.poll_write(|stream| stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.shared.poll_write(|stream| stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.poll_write(|stream| stream.poll_flush(cx))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.shared.has_ended() {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(self.shared.stream.shutdown(Shutdown::Write))
+    }
+}
+
+impl Read for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read(cx, buf)
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
+    }
+}
+
+/// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
+impl Write for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_close(cx)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id())
+            .field("peer_addr", self.peer_addr())
+            .field("ended", &self.shared.has_ended())
+            .finish()
+    }
+}

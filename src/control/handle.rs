@@ -1,0 +1,187 @@
+//! The face of a run: asking it to end, waiting for that, and looking at it.
+
+use super::registry::ConnectionInfo;
+use super::report::{Cause, Report};
+use super::{Control, is_inside, phase::Phase, run_task};
+use crate::address::Address;
+use crate::group::Name;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Asks a server to stop, waits for that, and looks at it, from anywhere.
+///
+/// Made by [`Server::handle`](crate::Server::handle), [`Connection::server`](crate::Connection::server), and given to
+/// the body of [`Server::scope`](crate::Server::scope). Cheap to clone. It keeps nothing open: a server whose handles
+/// are all that is left of it is closed.
+#[derive(Clone)]
+pub struct Handle {
+    control: Arc<Control>,
+}
+
+impl Handle {
+    pub(crate) fn new(control: Arc<Control>) -> Self {
+        Self { control }
+    }
+
+    /// Asks for a graceful end, at once: the server stops accepting, tells its handlers, gives them the grace period,
+    /// and cancels what is left.
+    ///
+    /// The request is made whether or not the returned [`Closed`] is awaited. Asking again changes nothing. A server that
+    /// does not serve yet is closed on the spot.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let handle = server.handle();
+    /// let serving = async_std::task::spawn(server.serve(|_: Connection| async {}));
+    /// handle.shutdown().await;
+    /// assert!(!handle.is_serving());
+    /// let report = serving.await?;
+    /// assert_eq!(report.accepted(), 0);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn shutdown(&self) -> Closed {
+        self.control.request(Cause::Shutdown);
+        self.closed()
+    }
+
+    /// Asks for the end now: every handler's future is destroyed, without a grace period.
+    ///
+    /// The request is made whether or not the returned [`Closed`] is awaited. During a drain it ends the grace period.
+    pub fn cancel(&self) -> Closed {
+        self.control.cancel(Cause::Cancel);
+        self.closed()
+    }
+
+    /// Waits until the server is closed, without asking for it.
+    pub fn closed(&self) -> Closed {
+        Closed { control: Arc::clone(&self.control), key: None, warned: false }
+    }
+
+    /// Whether clients are accepted: from the first poll of `serve` until the last listening socket is closed.
+    ///
+    /// Once it is false the port refuses.
+    pub fn is_serving(&self) -> bool {
+        self.control.is_serving()
+    }
+
+    /// How far the server's life has come.
+    pub fn phase(&self) -> Phase {
+        self.control.phase()
+    }
+
+    /// Where the server listens: the first of [`local_addrs`](Self::local_addrs).
+    pub fn local_addr(&self) -> &Address {
+        self.control.addresses.first()
+    }
+
+    /// Where the server listens, in the order in which the listeners were added.
+    pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
+        self.control.addresses.iter()
+    }
+
+    /// How many connections are open.
+    pub fn connection_count(&self) -> usize {
+        self.control.registry.len()
+    }
+
+    /// Who is connected, in the order of acceptance. It looks at every connection: meant for people, not for each request.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.control.registry.all().iter().map(|member| ConnectionInfo::of(member)).collect()
+    }
+
+    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
+    ///
+    /// The future is polled first, so what is ready is never refused. See
+    /// [`Connection::until_draining`](crate::Connection::until_draining) for what is lost with a dropped future; handlers
+    /// use that one, which is cheaper.
+    pub async fn until_draining<F: Future>(&self, future: F) -> Option<F::Output> {
+        self.control.draining.until(future).await
+    }
+
+    /// Starts a task as a child of the server. It gets the grace period in a drain, and is cancelled and joined with the
+    /// handlers; so one that loops ends itself by [`until_draining`](Self::until_draining).
+    ///
+    /// Says whether it was started: `false` once the server is cancelling or closed, and then `future` has been dropped
+    /// without being polled. A server that does not serve yet takes children too. A panic of it is logged and ends
+    /// nothing else.
+    pub fn spawn<F>(&self, future: F) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let name: Name = Arc::new("the server");
+        let task = run_task(future, Arc::clone(&name), |_| (), self.control.token());
+        self.control.spawner.spawn_named(name, task)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("local_addr", self.local_addr())
+            .field("phase", &self.phase())
+            .field("connections", &self.connection_count())
+            .finish()
+    }
+}
+
+/// A future of the server's [`Report`]: ready once the server is closed.
+///
+/// *Closed* means: no handler is running, every handler's future has been destroyed, every listening socket is closed and
+/// every accepted socket is shut down both ways.
+///
+/// Awaited inside a handler of the same server it waits for that handler, among others; so the handler is cancelled at
+/// the end of the grace period, and a warning says so.
+///
+/// # Cancel safety
+///
+/// Dropping it takes nothing back: a shutdown that was asked for goes on.
+pub struct Closed {
+    control: Arc<Control>,
+    /// The place among those who wait.
+    key: Option<usize>,
+    /// The warning about waiting for oneself was given.
+    warned: bool,
+}
+
+impl Future for Closed {
+    type Output = Report;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+        let this = &mut *self;
+        if this.control.closed.poll(cx, &mut this.key).is_pending() {
+            if !this.warned && is_inside(&this.control) {
+                this.warned = true;
+                log::warn!(
+                    target: "ebbtide",
+                    "a handler awaits the end of its own server, and so of itself: it will be cancelled when the grace \
+                     period is over. Drop the `Closed` and return instead"
+                );
+            }
+            return Poll::Pending;
+        }
+        match this.control.report() {
+            Some(report) => Poll::Ready(report),
+            None => Poll::Pending, // not reached: the report is there before the notice is given
+        }
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.control.closed.forget(&mut self.key);
+    }
+}
+
+impl fmt::Debug for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closed").field("phase", &self.control.phase()).finish()
+    }
+}

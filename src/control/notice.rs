@@ -1,0 +1,151 @@
+//! Something that is made known once, to all who wait and to all who will ask.
+
+use crate::sync::{Mutex, lock};
+use crate::wakers::{Wakers, wake_all};
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+/// A one-time event with any number of waiters: the drain has begun, the server is closed.
+///
+/// Asking costs one atomic load. Waiting costs a short lock of the notice's own, so notices that are waited for on the
+/// path of a message (a connection's) are not shared between connections.
+#[derive(Debug, Default)]
+pub(crate) struct Notice {
+    /// Set under the lock of `waiters`, so that nobody registers after the last waker was taken.
+    given: AtomicBool,
+    waiters: Mutex<Wakers>,
+}
+
+impl Notice {
+    /// Makes it known. Says whether it is news.
+    pub(crate) fn give(&self) -> bool {
+        let mut waiters = lock(&self.waiters);
+        let news = !self.given.swap(true, Ordering::Release);
+        let wakers = waiters.take();
+        drop(waiters);
+        wake_all(wakers);
+        news
+    }
+
+    pub(crate) fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    /// Ready once it is given. A waiter keeps its `key`, and hands it to [`forget`](Self::forget) in the end.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<()> {
+        if self.is_given() {
+            return Poll::Ready(());
+        }
+        let waker = cx.waker().clone(); // user code, so before the lock
+        let mut waiters = lock(&self.waiters);
+        if self.is_given() {
+            return Poll::Ready(());
+        }
+        let displaced = waiters.register(key, waker);
+        drop(waiters);
+        drop(displaced);
+        Poll::Pending
+    }
+
+    /// A waiter waits no more.
+    pub(crate) fn forget(&self, key: &mut Option<usize>) {
+        if let Some(key) = key.take() {
+            let waker = lock(&self.waiters).remove(key);
+            drop(waker);
+        }
+    }
+
+    /// A waiter that forgets itself.
+    pub(crate) fn watch(&self) -> Watch<'_> {
+        Watch { notice: self, key: None }
+    }
+
+    /// Waits until it is given.
+    pub(crate) async fn given(&self) {
+        let mut watch = self.watch();
+        poll_fn(|cx| watch.poll(cx)).await;
+    }
+
+    /// Polls `future` first; `None` where it is pending and the notice has been given.
+    pub(crate) async fn until<F: Future>(&self, future: F) -> Option<F::Output> {
+        let mut future = pin!(future);
+        let mut watch = self.watch();
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Poll::Ready(Some(output)),
+            Poll::Pending => watch.poll(cx).map(|()| None),
+        })
+        .await
+    }
+}
+
+/// One waiter's place, given up when dropped.
+#[derive(Debug)]
+pub(crate) struct Watch<'a> {
+    notice: &'a Notice,
+    key: Option<usize>,
+}
+
+impl Watch<'_> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.notice.poll(cx, &mut self.key)
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.notice.forget(&mut self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicUsize;
+    use std::task::{Wake, Waker};
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn every_waiter_is_woken_once_and_latecomers_know_at_once() {
+        let notice = Notice::default();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        let mut cx = Context::from_waker(&waker);
+        let (mut one, mut two) = (notice.watch(), notice.watch());
+        assert!(one.poll(&mut cx).is_pending() && two.poll(&mut cx).is_pending() && two.poll(&mut cx).is_pending());
+        assert!(notice.give() && !notice.give());
+        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert!(one.poll(&mut cx).is_ready() && notice.watch().poll(&mut cx).is_ready());
+    }
+
+    #[test]
+    fn a_waiter_that_is_dropped_leaves_nothing_behind() {
+        let notice = Notice::default();
+        let count = Arc::new(Count::default());
+        let waker = Waker::from(Arc::clone(&count));
+        for _ in 0..3 {
+            assert!(notice.watch().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        drop(waker);
+        assert_eq!(Arc::strong_count(&count), 1, "a waker stayed behind");
+    }
+
+    #[test]
+    fn a_future_that_is_ready_is_never_refused() {
+        let notice = Notice::default();
+        notice.give();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(pin!(notice.until(std::future::ready(1))).poll(&mut cx), Poll::Ready(Some(1)));
+        assert_eq!(pin!(notice.until(std::future::pending::<()>())).poll(&mut cx), Poll::Ready(None));
+    }
+}

@@ -1,0 +1,115 @@
+//! Who is connected.
+
+use super::notice::Notice;
+use crate::address::Address;
+use crate::sync::{Mutex, lock};
+use slab::Slab;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// The open connections. Entering and leaving are O(1); looking at all of them is for people, and for the drain.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    next_id: AtomicU64,
+    members: Mutex<Slab<Arc<Member>>>,
+}
+
+/// One connection, as the whole run knows it.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) peer: Address,
+    /// When it was accepted.
+    pub(crate) since: Instant,
+    /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place.
+    pub(crate) draining: Notice,
+    /// The connection must end: one of its tasks has panicked.
+    pub(crate) broken: Notice,
+    /// What that panic said.
+    breakage: OnceLock<String>,
+}
+
+impl Member {
+    /// Ends the connection, because a task of it has panicked with `message`.
+    pub(crate) fn break_off(&self, message: String) {
+        let _ = self.breakage.set(message); // the first is the one that counts
+        self.broken.give();
+    }
+
+    pub(crate) fn breakage(&self) -> String {
+        self.breakage.get().cloned().unwrap_or_default()
+    }
+}
+
+impl Registry {
+    /// Enters a connection; the key is for [`leave`](Self::leave).
+    pub(crate) fn enter(&self, peer: Address) -> (usize, Arc<Member>) {
+        let member = Arc::new(Member {
+            id: self.next_id.fetch_add(1, Ordering::Relaxed),
+            peer,
+            since: Instant::now(),
+            draining: Notice::default(),
+            broken: Notice::default(),
+            breakage: OnceLock::new(),
+        });
+        let key = lock(&self.members).insert(Arc::clone(&member));
+        (key, member)
+    }
+
+    pub(crate) fn leave(&self, key: usize) {
+        let member = lock(&self.members).try_remove(key);
+        drop(member);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.members).len()
+    }
+
+    /// Everybody, in the order of acceptance.
+    pub(crate) fn all(&self) -> Vec<Arc<Member>> {
+        let mut all: Vec<_> = lock(&self.members).iter().map(|(_, member)| Arc::clone(member)).collect();
+        all.sort_unstable_by_key(|member| member.id);
+        all
+    }
+
+    pub(crate) fn oldest(&self) -> Option<Arc<Member>> {
+        lock(&self.members).iter().map(|(_, member)| member).min_by_key(|member| member.id).cloned()
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} from {}", self.id, self.peer)
+    }
+}
+
+/// One open connection, as [`Handle::connections`](crate::Handle::connections) lists it.
+#[derive(Clone, Debug)]
+pub struct ConnectionInfo {
+    id: u64,
+    peer: Address,
+    age: Duration,
+}
+
+impl ConnectionInfo {
+    pub(crate) fn of(member: &Member) -> Self {
+        Self { id: member.id, peer: member.peer.clone(), age: member.since.elapsed() }
+    }
+
+    /// The connection's number: unique within its server, in the order of acceptance, from 0.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Who is at the other end.
+    pub fn peer_addr(&self) -> &Address {
+        &self.peer
+    }
+
+    /// How long ago it was accepted.
+    pub fn age(&self) -> Duration {
+        self.age
+    }
+}

@@ -1,0 +1,153 @@
+//! What a handler may return, and what that means.
+
+use crate::control::report::Bucket;
+use crate::error::BoxError;
+use crate::unwind::{self, Payload};
+use log::Level;
+use std::io;
+
+/// What a handler may return: `()`, or a `Result<(), E>` whose error converts into [`BoxError`].
+///
+/// You do not implement this trait; it is there so that the compiler can say what is wrong with a handler.
+///
+/// A handler that copies returns how many bytes it copied. That has to be dropped by name:
+///
+/// ```compile_fail
+/// # use ebbtide::{Connection, Server};
+/// # async fn example() -> std::io::Result<()> {
+/// async fn echo(conn: Connection) -> async_std::io::Result<u64> {
+///     async_std::io::copy(&conn, &conn).await
+/// }
+/// Server::bind("127.0.0.1:0").await?.serve(echo).await?;
+/// # Ok(()) }
+/// ```
+///
+/// ```
+/// # use ebbtide::{Connection, Server};
+/// # async fn example() -> std::io::Result<()> {
+/// async fn echo(conn: Connection) -> async_std::io::Result<()> {
+///     async_std::io::copy(&conn, &conn).await?;
+///     Ok(())
+/// }
+/// Server::bind("127.0.0.1:0").await?.serve(echo).await?;
+/// # Ok(()) }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a handler must return `()` or `Result<(), E>`, not `{Self}`",
+    label = "this handler returns `{Self}`",
+    note = "for `io::Result<u64>` and the like: end the handler with `.await?; Ok(())`",
+    note = "for an error type of your own: implement `std::error::Error` for it (and it must be `Send + Sync`)",
+    note = "for `!` (a handler that loops for ever): write its return type as `()`, or give the loop a way out, for \
+            example `while let Some(..) = conn.until_draining(..).await`"
+)]
+pub trait HandlerOutput: sealed::Sealed {}
+
+pub(crate) mod sealed {
+    use crate::error::BoxError;
+
+    #[diagnostic::on_unimplemented(
+        message = "a handler must return `()` or `Result<(), E>`, not `{Self}`",
+        label = "this handler returns `{Self}`"
+    )]
+    pub trait Sealed {
+        fn into_result(self) -> Result<(), BoxError>;
+    }
+}
+
+impl HandlerOutput for () {}
+
+impl sealed::Sealed for () {
+    fn into_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<BoxError>> HandlerOutput for Result<(), E> {}
+
+impl<E: Into<BoxError>> sealed::Sealed for Result<(), E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// How a handler ended by itself. One that did not was cancelled, and has none.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Completed,
+    Failed(BoxError),
+    Panicked(String),
+    /// A task of its connection panicked, which has been logged.
+    Broken(String),
+}
+
+impl Outcome {
+    pub(crate) fn of<T: HandlerOutput>(result: Result<T, Payload>) -> Self {
+        match result.map(sealed::Sealed::into_result) {
+            Ok(Ok(())) => Self::Completed,
+            Ok(Err(error)) => Self::Failed(error),
+            Err(payload) => {
+                let message = unwind::message(&payload).to_owned();
+                unwind::discard(payload);
+                Self::Panicked(message)
+            }
+        }
+    }
+
+    pub(crate) fn bucket(&self) -> Bucket {
+        match self {
+            Self::Completed => Bucket::Completed,
+            Self::Failed(_) => Bucket::Failed,
+            Self::Panicked(_) | Self::Broken(_) => Bucket::Panicked,
+        }
+    }
+}
+
+/// How loud a handler's error is: a flood of resets is not news.
+pub(crate) fn level_of(error: &BoxError) -> Level {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof, WriteZero,
+    };
+    // The error itself, or what it was made from: people wrap.
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            if matches!(
+                error.kind(),
+                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof | WriteZero
+            ) {
+                return Level::Debug;
+            }
+        }
+        cause = error.source();
+    }
+    Level::Warn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_caused_is_not_news() {
+        let table = [
+            (io::ErrorKind::ConnectionReset, Level::Debug),
+            (io::ErrorKind::BrokenPipe, Level::Debug),
+            (io::ErrorKind::UnexpectedEof, Level::Debug),
+            (io::ErrorKind::TimedOut, Level::Debug),
+            (io::ErrorKind::InvalidData, Level::Warn),
+            (io::ErrorKind::PermissionDenied, Level::Warn),
+        ];
+        for (kind, level) in table {
+            assert_eq!(level_of(&io::Error::from(kind).into()), level, "{kind}");
+        }
+        assert_eq!(level_of(&"no such user".into()), Level::Warn);
+    }
+
+    #[test]
+    fn each_output_has_its_bucket() {
+        assert_eq!(Outcome::of(Ok(())).bucket(), Bucket::Completed);
+        assert_eq!(Outcome::of(Ok(Ok::<_, io::Error>(()))).bucket(), Bucket::Completed);
+        assert_eq!(Outcome::of(Ok(Err::<(), _>("no"))).bucket(), Bucket::Failed);
+        assert_eq!(Outcome::of::<()>(Err(Box::new("oh"))).bucket(), Bucket::Panicked);
+    }
+}

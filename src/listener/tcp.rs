@@ -1,0 +1,179 @@
+//! TCP sockets that listen: their options, and what to say when one cannot be had.
+
+use super::{BACKLOG, Listener};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// A peer that vanished without a word is noticed after this long and a few unanswered probes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How often several sockets that want one port of the kernel's choice start again when another process is quicker.
+const SAME_PORT_TRIES: usize = 32;
+
+pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // On Windows the option means something else: that others may take the port from us.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?; // so that the IPv4 address of the same name can be bound beside it
+    }
+    // Set here once instead of on each connection: the kernel lets them inherit it.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Binds every address, the same port for those that leave the port to the kernel. A family that the machine lacks is
+/// passed over if another address can be bound.
+pub(super) fn bind_each(addresses: &[SocketAddr]) -> io::Result<Vec<Listener>> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match try_bind_each(addresses) {
+            Err(Taken::ByChance(_)) if tries < SAME_PORT_TRIES => {}
+            Err(Taken::ByChance(error) | Taken::Truly(error)) => return Err(error),
+            Ok(listeners) => return Ok(listeners),
+        }
+    }
+}
+
+enum Taken {
+    /// The port that the kernel chose for the first address is in use on a later one: another choice may do.
+    ByChance(io::Error),
+    Truly(io::Error),
+}
+
+fn try_bind_each(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Taken> {
+    let mut listeners: Vec<Listener> = Vec::new();
+    let mut chosen = None;
+    let mut lacking = None;
+    for &address in addresses {
+        let mut wanted = address;
+        if let (0, Some(port)) = (address.port(), chosen) {
+            wanted.set_port(port);
+        }
+        match Listener::tcp(wanted) {
+            Ok(listener) => {
+                if address.port() == 0 {
+                    chosen = listener.address().as_tcp().map(|address| address.port());
+                }
+                listeners.push(listener);
+            }
+            Err(error) if error.kind() == ErrorKind::AddrInUse && wanted != address => {
+                return Err(Taken::ByChance(error));
+            }
+            Err(error) if addresses.len() > 1 && is_lacking_family(&error) => lacking = Some(error),
+            Err(error) => return Err(Taken::Truly(error)),
+        }
+    }
+    match (listeners.is_empty(), lacking) {
+        (false, _) => Ok(listeners),
+        (true, Some(error)) => Err(Taken::Truly(error)),
+        (true, None) => Err(Taken::Truly(io::Error::new(
+            ErrorKind::InvalidInput,
+            "cannot listen: the address resolves to nothing; give one as `host:port`, such as `127.0.0.1:8888`",
+        ))),
+    }
+}
+
+/// Whether the machine has no such kind of address, as one without IPv6 has no `::1`.
+fn is_lacking_family(error: &io::Error) -> bool {
+    // `explain` has wrapped the system's error.
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Explained>());
+    #[cfg(unix)]
+    let unsupported = inner.is_some_and(|inner| inner.source.raw_os_error() == Some(libc::EAFNOSUPPORT));
+    #[cfg(not(unix))]
+    let unsupported = inner.is_some_and(|inner| inner.source.kind() == ErrorKind::Unsupported);
+    unsupported || error.kind() == ErrorKind::AddrNotAvailable
+}
+
+/// Says what was attempted, with which address, and what to do.
+pub(super) fn explain(address: SocketAddr, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), Explained { address, source })
+}
+
+#[derive(Debug)]
+struct Explained {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+impl std::fmt::Display for Explained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { address, source } = self;
+        write!(f, "cannot listen on `{address}`: {source}")?;
+        f.write_str(match source.kind() {
+            ErrorKind::AddrInUse => {
+                "; another program listens there: stop it, or choose another port (0: any free one)"
+            }
+            ErrorKind::AddrNotAvailable => "; it is no address of this machine (`0.0.0.0` or `[::]` means all of them)",
+            ErrorKind::PermissionDenied => "; ports below 1024 need a privilege: choose a higher one",
+            _ => "",
+        })
+    }
+}
+
+impl std::error::Error for Explained {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// A socket that was handed to us must really listen: accepting from another kind fails only later, and obscurely.
+pub(super) fn check_listening(socket: &TcpListener) -> io::Result<()> {
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+    if !socket2::SockRef::from(socket).is_listener()? {
+        return Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "cannot serve on this socket: it does not listen; call `listen` on it first",
+        ));
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    let _ = socket;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn port(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    #[test]
+    fn one_name_gets_one_port_of_the_kernels_choice() {
+        let two = [port(0), SocketAddr::from(([127, 0, 0, 2], 0))];
+        let listeners = bind_each(&two).unwrap();
+        let ports: Vec<_> = listeners.iter().map(|listener| listener.address().as_tcp().unwrap().port()).collect();
+        assert_eq!(ports.len(), 2);
+        assert_eq!(ports[0], ports[1]);
+    }
+
+    #[test]
+    fn if_one_address_fails_the_earlier_ones_are_closed_and_the_error_names_it() {
+        let taken =
+            TcpListener::bind(port(0)).unwrap().local_addr().map(|address| (address, TcpListener::bind(address)));
+        let (address, _socket) = taken.unwrap();
+        let free = SocketAddr::from(([127, 0, 0, 2], address.port()));
+        let error = bind_each(&[free, address]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
+        drop(TcpListener::bind(free).expect("the earlier socket is still open"));
+    }
+
+    #[test]
+    fn a_family_that_the_machine_lacks_is_passed_over() {
+        // 192.0.2.0/24 is reserved for documentation: no address of this machine.
+        let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
+        assert_eq!(bind_each(&[foreign, port(0)]).unwrap().len(), 1);
+        let error = bind_each(&[foreign]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        assert!(error.to_string().contains("`192.0.2.1:0`"), "{error}");
+    }
+}

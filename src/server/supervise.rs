@@ -1,0 +1,131 @@
+//! The supervisor: one child that carries out what is asked of a run, from the first request to the last handler's end.
+//!
+//! It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is being polled.
+
+use crate::control::notice::Notice;
+use crate::control::phase::Phase;
+use crate::control::{Control, Token};
+use crate::group::TaskGroup;
+use async_io::Timer;
+use futures_concurrency::prelude::*;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often a person is told what a drain still waits for.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Everything of a run that lives. Dropped at any moment, it is cancelled and joined: in the order of the fields, so that
+/// nobody comes in any more when the handlers go, and the token is the last.
+#[derive(Debug)]
+pub(super) struct Crew {
+    pub(super) acceptors: TaskGroup,
+    /// Connections, their handlers, and what users have spawned on the server.
+    pub(super) children: TaskGroup,
+    /// The shutdown streams. Alive to the end, so that a second signal can still cancel.
+    pub(super) stops: TaskGroup,
+    /// Given to stop the acceptors.
+    pub(super) stop_accepting: Arc<Notice>,
+    pub(super) control: Arc<Control>,
+    pub(super) _token: Token,
+}
+
+impl Crew {
+    /// From serving to closed.
+    pub(super) async fn supervise(self) {
+        self.control.requested.given().await;
+        self.stop_accepting().await;
+        if !self.control.cancelled.is_given() {
+            self.drain().await;
+        }
+        if !self.children.is_empty() {
+            self.cancel().await;
+        }
+    }
+
+    /// Ends when the last listening socket is closed. Bounded: an acceptor that is told to stop waits for nothing more.
+    async fn stop_accepting(&self) {
+        if self.control.cancelled.is_given() {
+            self.acceptors.cancel(); // nobody who waits in the kernel's queue would be served
+        } else {
+            self.stop_accepting.give();
+        }
+        self.acceptors.join().await;
+    }
+
+    /// Until the last child has ended, the grace period is over, or somebody cancels.
+    async fn drain(&self) {
+        self.control.begin_drain();
+        if self.children.is_empty() {
+            return;
+        }
+        let deadline = self.control.deadline();
+        self.log_drain(deadline);
+        (self.children.join(), sleep_until(deadline), self.control.cancelled.given(), self.log_progress()).race().await;
+    }
+
+    /// Until the last child's future is destroyed.
+    async fn cancel(&self) {
+        self.control.advance(Phase::Cancelling);
+        log::info!(
+            target: "ebbtide", phase:% = Phase::Cancelling, connections = self.control.registry.len();
+            "cancelling {}", self.what_is_left()
+        );
+        self.children.cancel();
+        (self.children.join(), self.log_progress()).race().await;
+    }
+
+    fn log_drain(&self, deadline: Option<Instant>) {
+        let limit = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+            Some(limit) => format!("for at most {limit:.1?}"),
+            None => "without a limit".to_owned(),
+        };
+        let hint = if self.stops.is_empty() { "" } else { "; a second signal (Ctrl-C) stops now" };
+        log::info!(
+            target: "ebbtide", phase:% = Phase::Draining, connections = self.control.registry.len();
+            "draining {} {limit}{hint}", self.what_is_left()
+        );
+    }
+
+    /// Says once a second what is left. Never ends.
+    async fn log_progress(&self) {
+        loop {
+            Timer::after(PROGRESS).await;
+            let phase = self.control.phase();
+            let open = self.control.registry.len();
+            let still = if phase == Phase::Cancelling { "; a handler blocks its thread" } else { "" };
+            match self.control.registry.oldest() {
+                Some(oldest) => log::info!(
+                    target: "ebbtide", phase:% = phase, connections = open, connection = oldest.id,
+                    peer:% = oldest.peer;
+                    "{phase}: {} left, the oldest from `{}`, {:.1?} old{still}",
+                    self.what_is_left(), oldest.peer, oldest.since.elapsed()
+                ),
+                None => log::info!(
+                    target: "ebbtide", phase:% = phase, connections = open;
+                    "{phase}: {} left{still}", self.what_is_left()
+                ),
+            }
+        }
+    }
+
+    fn what_is_left(&self) -> String {
+        let open = self.control.registry.len();
+        let tasks = self.children.len().saturating_sub(open);
+        let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
+        match (open, tasks) {
+            (_, 0) => plural(open, "connection", "connections"),
+            (0, _) => plural(tasks, "task", "tasks"),
+            _ => format!("{} and {}", plural(open, "connection", "connections"), plural(tasks, "task", "tasks")),
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => {
+            Timer::at(deadline).await;
+        }
+        None => pending().await,
+    }
+}

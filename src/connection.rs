@@ -171,6 +171,16 @@ impl Connection {
         self.shared.tasks.spawn(name, task)
     }
 
+    /// Half-closes: the peer reads the end after what has been written, and can still send. What it sends can be read
+    /// until the handler ends, which closes the rest. Closing again does nothing.
+    ///
+    /// # Errors
+    ///
+    /// What the system reports. A peer that is gone already is not an error.
+    pub async fn close(&self) -> io::Result<()> {
+        self.shared.half_close()
+    }
+
     /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
     /// everything that this crate promises.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
@@ -181,6 +191,13 @@ impl Connection {
 impl Shared {
     fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
+    }
+
+    fn half_close(&self) -> io::Result<()> {
+        if self.has_ended() {
+            return Ok(());
+        }
+        self.stream.shutdown(Shutdown::Write)
     }
 
     fn poll_read(&self, read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -234,10 +251,7 @@ impl Write for &Connection {
     }
 
     fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.shared.has_ended() {
-            return Poll::Ready(Ok(()));
-        }
-        Poll::Ready(self.shared.stream.shutdown(Shutdown::Write))
+        Poll::Ready(self.shared.half_close())
     }
 }
 

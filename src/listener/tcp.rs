@@ -157,9 +157,8 @@ mod tests {
 
     #[test]
     fn if_one_address_fails_the_earlier_ones_are_closed_and_the_error_names_it() {
-        let taken =
-            TcpListener::bind(port(0)).unwrap().local_addr().map(|address| (address, TcpListener::bind(address)));
-        let (address, _socket) = taken.unwrap();
+        let taken = TcpListener::bind(port(0)).unwrap();
+        let address = taken.local_addr().unwrap();
         let free = SocketAddr::from(([127, 0, 0, 2], address.port()));
         let error = bind_each(&[free, address]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);

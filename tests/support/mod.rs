@@ -1,0 +1,204 @@
+//! What the tests share. Each test file uses a part of it.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod logs;
+pub mod one_thread;
+
+use async_std::channel::{Receiver, Sender, unbounded};
+use async_std::{io, prelude::*, task};
+use ebbtide::{Address, Connection};
+use std::future::{Future, pending};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// The safety net of everything that waits. Never the way in which a test passes.
+pub const NET: Duration = Duration::from_secs(60);
+
+/// Long enough that a test which waited for it would fail in its net.
+pub const FOR_EVER: Duration = Duration::from_secs(3600);
+
+/// Runs a test on a thread of its own (after a panic inside it async-std's `block_on` is not the same), within the net.
+pub fn test<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
+    on_thread(move || task::block_on(body))
+}
+
+/// The same for blocking code.
+pub fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, wait) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let value = body();
+        let _ = done.send(());
+        value
+    });
+    if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(NET) {
+        panic!("the test still ran after {NET:?}");
+    }
+    match thread.join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// Keeps every thread of the executor busy until it is dropped: what is spawned meanwhile runs afterwards.
+pub struct Held {
+    _gate: std::sync::mpsc::Sender<()>,
+}
+
+pub fn hold_executor() -> Held {
+    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    // Two that hold half of the threads each would wait for each other.
+    let _one_at_a_time = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let threads = std::env::var("ASYNC_STD_THREAD_COUNT").ok().and_then(|n| n.parse().ok());
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap().get());
+    let (gate, closed) = std::sync::mpsc::channel::<()>();
+    let closed = Arc::new(std::sync::Mutex::new(closed));
+    let (held, is_held) = std::sync::mpsc::channel();
+    for _ in 0..threads {
+        let (closed, held) = (Arc::clone(&closed), held.clone());
+        task::spawn(async move {
+            held.send(()).unwrap();
+            // An error for all of them at once: the gate is gone.
+            let _ = closed.lock().unwrap().recv_timeout(NET);
+        });
+    }
+    (0..threads).for_each(|_| is_held.recv_timeout(NET).expect("an executor thread is free"));
+    Held { _gate: gate }
+}
+
+/// Counts what is alive.
+#[derive(Clone, Default)]
+pub struct Live(Arc<AtomicUsize>);
+
+impl Live {
+    pub fn guard(&self) -> LiveGuard {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        LiveGuard(self.0.clone())
+    }
+
+    pub fn count(&self) -> usize {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+pub struct LiveGuard(Arc<AtomicUsize>);
+
+impl Drop for LiveGuard {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Handlers that do as their client says with its first byte, and how many of them live.
+#[derive(Clone)]
+pub struct Handlers {
+    pub live: Live,
+    started: Sender<()>,
+    has_started: Receiver<()>,
+}
+
+impl Handlers {
+    pub fn new() -> Self {
+        let (started, has_started) = unbounded();
+        Self { live: Live::default(), started, has_started }
+    }
+
+    /// Waits until `n` more handlers have read their first byte.
+    pub async fn started(&self, n: usize) {
+        for _ in 0..n {
+            self.has_started.recv().await.unwrap();
+        }
+    }
+
+    pub fn handler(
+        &self,
+    ) -> impl Fn(Connection) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync + 'static
+    {
+        let this = self.clone();
+        move |conn| {
+            let this = this.clone();
+            Box::pin(async move { this.handle(conn).await })
+        }
+    }
+
+    async fn handle(&self, conn: Connection) -> io::Result<()> {
+        let _live = self.live.guard();
+        let mut order = [0];
+        (&conn).read_exact(&mut order).await?;
+        self.started.send(()).await.unwrap();
+        match order[0] {
+            POLITE => {
+                conn.until_draining(pending::<()>()).await;
+                (&conn).write_all(b"bye").await
+            }
+            STUBBORN => {
+                task::sleep(FOR_EVER).await;
+                Ok(())
+            }
+            FAILS => Err(io::Error::new(io::ErrorKind::InvalidData, "as ordered")),
+            PANICS => panic!("as ordered"),
+            SPEAKS => {
+                (&conn).write_all(b"whole reply").await?;
+                Ok(())
+            }
+            other => panic!("no such order: {other}"),
+        }
+    }
+}
+
+/// Waits for the drain, says `bye`, and returns.
+pub const POLITE: u8 = b'p';
+/// Ignores everything.
+pub const STUBBORN: u8 = b's';
+pub const FAILS: u8 = b'f';
+pub const PANICS: u8 = b'!';
+/// Replies `whole reply` and returns.
+pub const SPEAKS: u8 = b'r';
+
+/// Where a test binds: any free port. On Linux on a loopback address of the test's own, so that no other test, in this
+/// process or another, can be given its port at the moment when the test looks whether that refuses.
+pub fn loopback() -> SocketAddr {
+    if cfg!(target_os = "linux") {
+        static NEXT: AtomicUsize = AtomicUsize::new(1);
+        let [.., a, b] = std::process::id().to_be_bytes();
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        SocketAddr::from(([127, a | 1, b, (n % 250 + 2) as u8], 0))
+    } else {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+}
+
+/// A client with a net.
+pub fn connect(address: &Address) -> TcpStream {
+    let client = TcpStream::connect(tcp(address)).unwrap();
+    client.set_read_timeout(Some(NET)).unwrap();
+    client.set_write_timeout(Some(NET)).unwrap();
+    client
+}
+
+/// A client that has given its order. The kernel queues it if nobody serves yet.
+pub fn order(address: &Address, order: u8) -> TcpStream {
+    let mut client = connect(address);
+    client.write_all(&[order]).unwrap();
+    client
+}
+
+/// All that the client still gets; fails unless an orderly end comes after it.
+pub fn rest(client: &mut TcpStream) -> String {
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).expect("the client sees an orderly end");
+    rest
+}
+
+pub fn refuses(address: &Address) -> bool {
+    match TcpStream::connect(tcp(address)) {
+        Ok(_) => false,
+        Err(error) => error.kind() == std::io::ErrorKind::ConnectionRefused,
+    }
+}
+
+pub fn tcp(address: &Address) -> SocketAddr {
+    address.as_tcp().expect("a TCP address")
+}

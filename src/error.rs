@@ -21,7 +21,7 @@ pub enum Error {
         /// What accepting a connection failed with.
         source: io::Error,
         /// What came of the server.
-        report: Report,
+        report: Box<Report>,
     },
     /// A handler returned an error under [`OnFailure::Shutdown`].
     Handler {
@@ -30,7 +30,7 @@ pub enum Error {
         /// What the handler returned.
         source: BoxError,
         /// What came of the server.
-        report: Report,
+        report: Box<Report>,
     },
     /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`].
     HandlerPanicked {
@@ -39,7 +39,7 @@ pub enum Error {
         /// What the panic said.
         message: String,
         /// What came of the server.
-        report: Report,
+        report: Box<Report>,
     },
 }
 
@@ -118,6 +118,7 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn with(self, report: Report) -> Error {
+        let report = Box::new(report); // a large error makes every `Result` large that may hold it
         match self {
             Self::Listener { address, source } => Error::Listener { address, source, report },
             Self::Handler { peer, source } => Error::Handler { peer, source, report },

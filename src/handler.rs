@@ -12,11 +12,11 @@ use std::io;
 ///
 /// A handler that copies returns how many bytes it copied. That has to be dropped by name:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0277
 /// # use ebbtide::{Connection, Server};
 /// # async fn example() -> std::io::Result<()> {
 /// async fn echo(conn: Connection) -> async_std::io::Result<u64> {
-///     async_std::io::copy(&conn, &conn).await
+///     async_std::io::copy(&mut &conn, &mut &conn).await
 /// }
 /// Server::bind("127.0.0.1:0").await?.serve(echo).await?;
 /// # Ok(()) }
@@ -26,7 +26,7 @@ use std::io;
 /// # use ebbtide::{Connection, Server};
 /// # async fn example() -> std::io::Result<()> {
 /// async fn echo(conn: Connection) -> async_std::io::Result<()> {
-///     async_std::io::copy(&conn, &conn).await?;
+///     async_std::io::copy(&mut &conn, &mut &conn).await?;
 ///     Ok(())
 /// }
 /// Server::bind("127.0.0.1:0").await?.serve(echo).await?;

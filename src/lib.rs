@@ -1,4 +1,74 @@
-//! Placeholder page.
+//! Servers for async-std with structured concurrency.
+//!
+//! In Python one writes `async with await asyncio.start_server(...)` and hopes that leaving the block closes the
+//! connections. This crate keeps that promise on every path. The accept loops and the connection handlers are children of
+//! one task group, which is joined or cancelled as a unit; whichever way control leaves the server, the connections are
+//! drained and closed first.
+//!
+//! ```no_run
+//! use async_std::{io, prelude::*, task};
+//! use ebbtide::{Connection, Server, signal};
+//! use std::time::Duration;
+//!
+//! async fn echo(conn: Connection) -> io::Result<()> {
+//!     let mut buf = vec![0; 1024];
+//!     // `None` once the server drains and the client has nothing more for us.
+//!     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+//!         if n == 0 {
+//!             break;
+//!         }
+//!         (&conn).write_all(&buf[..n]).await?;
+//!     }
+//!     Ok(())
+//! }
+//!
+//! fn main() -> io::Result<()> {
+//!     task::block_on(async {
+//!         let report = Server::bind("127.0.0.1:8888")
+//!             .await?
+//!             .grace(Duration::from_secs(5))
+//!             .shutdown_on(signal::ctrl_c()?) // the first Ctrl-C drains, a second cancels
+//!             .serve(echo)
+//!             .await?;
+//!         println!("{report}");
+//!         Ok(())
+//!     })
+//! }
+//! ```
+//!
+//! # The ways out
+//!
+//! Every way out of [`Server::serve`] and [`Server::scope`] ends *closed*: no handler is running, every handler's future
+//! has been destroyed, every listening socket is closed, and every accepted socket is shut down both ways.
+//!
+//! | the server is left because | what happens | how control returns |
+//! |---|---|---|
+//! | the body of a [`scope`](Server::scope) returned, `Ok` or `Err` | shut down, drain for at most the grace period, cancel what is left, join | its value and the [`Report`] |
+//! | [`Handle::shutdown`], or the first item of a [shutdown stream](Server::shutdown_on) (Ctrl-C, SIGTERM) | the same | the report |
+//! | the body panicked | the same | the panic goes on, after the drain |
+//! | a listener failed for good, or a handler failed under [`OnFailure::Shutdown`] | the same | the [`Error`], with the report in it |
+//! | [`Handle::cancel`], or the second item of a shutdown stream | cancel and join, no grace period | the report |
+//! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; the report is had from [`Handle::closed`] |
+//!
+//! The last row is the one that others leave out: a future can be dropped at any moment, and there is nobody left to await
+//! anything then. It is kept because the group owns the futures of its children and destroys them on the spot; see
+//! [`TaskGroup`].
+//!
+//! # Out of reach
+//!
+//! `exit`, `abort`, SIGKILL, `mem::forget`, `panic = "abort"`; `spawn_blocking` closures, threads and detached tasks that a
+//! handler started; async-std's task-locals; a future two of whose destructors panic; and the commonest mistake: returning
+//! from `main` while the future of `serve` lives in a spawned task (`examples/commonest_mistake.rs` shows what is lost and
+//! the two ways to write it right).
+//!
+//! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by the
+//! kernel. No server that closes its socket can prevent that; clients retry.
+//!
+//! # The runtime
+//!
+//! async-std is no longer developed (RUSTSEC-2025-0052); the parts that do its work, async-io, async-executor and polling,
+//! are maintained by the smol project. The README says what that means for users of this crate.
+
 #![forbid(unsafe_code)]
 
 mod address;
@@ -26,3 +96,8 @@ pub use group::{Spawner, TaskGroup};
 pub use handler::HandlerOutput;
 pub use listener::Listener;
 pub use server::Server;
+
+/// The README's examples are compiled with the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -58,7 +58,7 @@ use stop::Stop;
 ///
 /// Using the server before it is bound, the common error of Python's `asyncio.start_server`, does not compile:
 ///
-/// ```compile_fail
+/// ```compile_fail,E0599
 /// # use ebbtide::{Connection, Server};
 /// # async fn example(handler: fn(Connection) -> std::future::Ready<()>) -> std::io::Result<()> {
 /// let server = Server::bind("127.0.0.1:8888"); // not awaited

@@ -46,7 +46,7 @@ impl Beach {
     }
 
     /// Control is back. `told`: the handlers had their grace.
-    fn is_closed(mut self, told: bool) {
+    fn must_be_closed(mut self, told: bool) {
         assert_eq!(self.handlers.live.count(), 0, "a handler lives");
         assert!(refuses(&self.address), "the port does not refuse");
         assert_eq!(rest(&mut self.polite), if told { "bye" } else { "" });
@@ -81,7 +81,7 @@ fn r01_the_body_returned() {
             .unwrap();
         assert_eq!(value, Some(42));
         drained_then_cancelled(&report, Cause::BodyReturned);
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -98,7 +98,7 @@ fn r01_the_body_returned_an_error() {
             .unwrap();
         assert_eq!(value, Some(Err("the body's own")));
         drained_then_cancelled(&report, Cause::BodyReturned);
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -113,7 +113,7 @@ fn r01_the_handle_asked_for_a_shutdown() {
         assert!(!handle.is_serving());
         assert_eq!(handle.phase(), Phase::Closed);
         drained_then_cancelled(&report, Cause::Shutdown);
-        beach.is_closed(true);
+        beach.must_be_closed(true);
         assert_eq!(serving.await.unwrap(), report);
     });
 }
@@ -128,7 +128,7 @@ fn r01_the_first_item_of_a_shutdown_stream() {
         beach.started().await;
         ask.send(()).await.unwrap();
         drained_then_cancelled(&serving.await.unwrap(), Cause::ShutdownStream);
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -139,7 +139,7 @@ fn r01_a_shutdown_future_is_done() {
         let handlers = beach.handlers.clone();
         let server = server.shutdown_when(async move { handlers.started(2).await });
         drained_then_cancelled(&server.serve(beach.handlers.handler()).await.unwrap(), Cause::ShutdownStream);
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -156,7 +156,7 @@ fn r01_the_body_panicked() {
         };
         let panic = catch_unwind(AssertUnwindSafe(|| task::block_on(scope))).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"the body's own"));
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -186,7 +186,7 @@ fn r01_a_listener_failed_for_good() {
         let io = std::io::Error::from(error);
         assert_eq!(io.kind(), std::io::ErrorKind::InvalidInput, "the listener's kind is kept");
         assert!(io.to_string().contains(&format!("`{address}`")), "{io}");
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -203,7 +203,7 @@ fn r01_a_handler_failed_under_on_failure_shutdown() {
         assert_eq!(error.report().cause(), Cause::HandlerFailed);
         assert_eq!((error.report().failed(), error.report().completed(), error.report().cancelled()), (1, 1, 1));
         assert_eq!(rest(&mut failing), "");
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -222,7 +222,7 @@ fn r01_a_handler_panicked_under_on_failure_shutdown() {
         );
         assert_eq!((error.report().panicked(), error.report().completed(), error.report().cancelled()), (1, 1, 1));
         assert_eq!(rest(&mut failing), "");
-        beach.is_closed(true);
+        beach.must_be_closed(true);
     });
 }
 
@@ -236,7 +236,7 @@ fn r01_the_handle_cancelled() {
         let report = handle.cancel().await;
         assert!(!handle.is_serving());
         cancelled(&report, Cause::Cancel);
-        beach.is_closed(false);
+        beach.must_be_closed(false);
         assert_eq!(serving.await.unwrap(), report);
     });
 }
@@ -274,7 +274,7 @@ fn r01_the_future_was_dropped_by_a_timeout() {
             let _ = future::timeout(Duration::from_millis(10), &mut serving).await;
         }
         future::timeout(Duration::from_millis(10), serving).await.unwrap_err();
-        beach.is_closed(false);
+        beach.must_be_closed(false);
         cancelled(&handle.closed().await, Cause::Dropped);
     });
 }
@@ -290,7 +290,7 @@ fn r01_the_future_lost_a_race() {
             Ok(())
         };
         (serving, winner).race().await.unwrap();
-        beach.is_closed(false);
+        beach.must_be_closed(false);
         cancelled(&handle.closed().await, Cause::Dropped);
     });
 }
@@ -315,7 +315,7 @@ fn r01_the_scope_lost_a_race() {
         };
         (scope, winner).race().await.unwrap();
         assert_eq!(body.count(), 0);
-        beach.is_closed(false);
+        beach.must_be_closed(false);
         cancelled(&handle.closed().await, Cause::Dropped);
     });
 }
@@ -328,7 +328,7 @@ fn r01_the_task_was_cancelled() {
         let serving = task::spawn(server.serve(beach.handlers.handler()));
         beach.started().await;
         assert!(serving.cancel().await.is_none());
-        beach.is_closed(false);
+        beach.must_be_closed(false);
         cancelled(&handle.closed().await, Cause::Dropped);
     });
 }
@@ -347,7 +347,7 @@ fn r01_an_enclosing_panic() {
         };
         let panic = catch_unwind(AssertUnwindSafe(|| task::block_on(enclosing))).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"around the server"));
-        beach.is_closed(false);
+        beach.must_be_closed(false);
         let report = on_thread(move || task::block_on(handle.closed()));
         cancelled(&report, Cause::Dropped);
     });

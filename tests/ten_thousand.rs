@@ -60,9 +60,9 @@ fn every_connection_is_gone(exit: Exit) {
         }
         let start = Instant::now();
         match exit {
-            Exit::Shutdown => drop(handle.shutdown().await),
-            Exit::Cancel => drop(handle.cancel().await),
-            Exit::Drop => drop(serving.cancel().await),
+            Exit::Shutdown => _ = handle.shutdown().await,
+            Exit::Cancel => _ = handle.cancel().await,
+            Exit::Drop => _ = serving.cancel().await,
         }
         let took = start.elapsed();
         assert_eq!(live.count(), 0, "{exit:?}: a handler lives");

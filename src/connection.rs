@@ -1,11 +1,10 @@
 //! A connection, as its handler sees it.
 
 pub(crate) mod session;
-mod tasks;
 
 use crate::address::Address;
 use crate::control::handle::Handle;
-use crate::control::registry::Member;
+use crate::control::member::Member;
 use crate::control::{Control, run_task};
 use crate::group::Name;
 use crate::stream::Stream;
@@ -15,11 +14,9 @@ use std::future::Future;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
-use tasks::Tasks;
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
 ///
@@ -48,56 +45,33 @@ use tasks::Tasks;
 /// ```
 #[derive(Clone)]
 pub struct Connection {
-    shared: Arc<Shared>,
-}
-
-/// What the clones of a connection have in common.
-struct Shared {
-    stream: Stream,
     member: Arc<Member>,
     control: Arc<Control>,
-    /// Asked of the system once, when somebody wants to know.
-    local: OnceLock<Address>,
-    /// The handler has ended. Set before the socket is shut down; no read or write passes it afterwards.
-    ended: AtomicBool,
-    tasks: Tasks,
 }
 
 impl Connection {
-    fn new(stream: Stream, member: Arc<Member>, control: Arc<Control>) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                stream,
-                member,
-                control,
-                local: OnceLock::new(),
-                ended: AtomicBool::new(false),
-                tasks: Tasks::default(),
-            }),
-        }
+    fn new(member: Arc<Member>, control: Arc<Control>) -> Self {
+        Self { member, control }
     }
 
     /// The connection's number: unique within its server, in the order of acceptance, from 0.
     pub fn id(&self) -> u64 {
-        self.shared.member.id
+        self.member.id
     }
 
     /// Who is at the other end.
     pub fn peer_addr(&self) -> &Address {
-        &self.shared.member.peer
+        &self.member.peer
     }
 
     /// The address that the client connected to. For a server that listens on all addresses it is the particular one.
     pub fn local_addr(&self) -> &Address {
-        self.shared.local.get_or_init(|| {
-            let asked = self.shared.stream.tcp().and_then(|tcp| tcp.local_addr().ok());
-            asked.map_or_else(|| self.shared.control.addresses.first().clone(), Address::from)
-        })
+        self.member.local().unwrap_or_else(|| self.control.addresses.first())
     }
 
     /// The server that this connection belongs to.
     pub fn server(&self) -> Handle {
-        Handle::new(Arc::clone(&self.shared.control))
+        Handle::new(Arc::clone(&self.control))
     }
 
     /// Whether the drain has begun.
@@ -105,7 +79,7 @@ impl Connection {
     /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
     /// come to an end before [`deadline`](Self::deadline).
     pub fn is_draining(&self) -> bool {
-        self.shared.member.draining.is_given()
+        self.member.draining.is_given()
     }
 
     /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
@@ -146,13 +120,13 @@ impl Connection {
     /// }
     /// ```
     pub async fn until_draining<F: Future>(&self, future: F) -> Option<F::Output> {
-        self.shared.member.draining.until(future).await
+        self.member.draining.until(future).await
     }
 
     /// When the handler is cancelled if it has not ended by itself: once an end was asked for, and if the grace period
     /// has an end.
     pub fn deadline(&self) -> Option<Instant> {
-        self.shared.control.deadline()
+        self.control.deadline()
     }
 
     /// Starts a task of this connection. It is cancelled and joined when the handler ends; a handler that wants to wait
@@ -164,11 +138,11 @@ impl Connection {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let member = Arc::clone(&self.shared.member);
+        let member = Arc::clone(&self.member);
         let name: Name = member.clone();
         let on_panic = move |message| member.break_off(message);
-        let task = run_task(future, Arc::clone(&name), on_panic, self.shared.control.token());
-        self.shared.tasks.spawn(name, task)
+        let task = run_task(future, Arc::clone(&name), on_panic, self.control.token());
+        self.member.tasks.spawn(name, task)
     }
 
     /// Half-closes: the peer reads the end after what has been written, and can still send. What it sends can be read
@@ -178,49 +152,43 @@ impl Connection {
     ///
     /// What the system reports. A peer that is gone already is not an error.
     pub async fn close(&self) -> io::Result<()> {
-        self.shared.half_close()
+        self.half_close()
     }
 
     /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
     /// everything that this crate promises.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
-        self.shared.stream.tcp()
-    }
-}
-
-impl Shared {
-    fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.member.stream.tcp()
     }
 
     fn half_close(&self) -> io::Result<()> {
-        if self.has_ended() {
+        if self.member.has_ended() {
             return Ok(());
         }
-        self.stream.shutdown(Shutdown::Write)
+        self.member.stream.shutdown(Shutdown::Write)
     }
 
-    fn poll_read(&self, read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if self.has_ended() {
+    fn poll_read_with(&self, read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.member.has_ended() {
             return Poll::Ready(Ok(0));
         }
-        read(&self.stream)
+        read(&self.member.stream)
     }
 
-    fn poll_write<T>(&self, write: impl FnOnce(&Stream) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if self.has_ended() {
+    fn poll_write_with<T>(&self, write: impl FnOnce(&Stream) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if self.member.has_ended() {
             return Poll::Ready(Err(io::Error::new(
                 io::ErrorKind::BrokenPipe,
                 "the connection is closed: its handler has ended",
             )));
         }
-        write(&self.stream)
+        write(&self.member.stream)
     }
 }
 
 impl Read for &Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.shared.poll_read(|stream| stream.poll_read(cx, buf))
+        self.poll_read_with(|stream| stream.poll_read(cx, buf))
     }
 
     fn poll_read_vectored(
@@ -228,14 +196,14 @@ impl Read for &Connection {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.shared.poll_read(|stream| stream.poll_read_vectored(cx, bufs))
+        self.poll_read_with(|stream| stream.poll_read_vectored(cx, bufs))
     }
 }
 
 /// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
 impl Write for &Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.shared.poll_write(|stream| stream.poll_write(cx, buf))
+        self.poll_write_with(|stream| stream.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -243,15 +211,15 @@ impl Write for &Connection {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.shared.poll_write(|stream| stream.poll_write_vectored(cx, bufs))
+        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.shared.poll_write(|stream| stream.poll_flush(cx))
+        self.poll_write_with(|stream| stream.poll_flush(cx))
     }
 
     fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.shared.half_close())
+        Poll::Ready(self.half_close())
     }
 }
 
@@ -297,7 +265,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("id", &self.id())
             .field("peer_addr", self.peer_addr())
-            .field("ended", &self.shared.has_ended())
+            .field("ended", &self.member.has_ended())
             .finish()
     }
 }

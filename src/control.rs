@@ -13,10 +13,12 @@
 
 pub(crate) mod addresses;
 pub(crate) mod handle;
+pub(crate) mod member;
 pub(crate) mod notice;
 pub(crate) mod phase;
 pub(crate) mod registry;
 pub(crate) mod report;
+mod tasks;
 
 use crate::error::Failure;
 use crate::group::{Name, Spawner, TaskGroup};

@@ -1,8 +1,8 @@
 //! One connection's life: its handler, and what has to be true when that ends.
 
-use super::{Connection, Shared};
+use super::Connection;
 use crate::address::Address;
-use crate::control::registry::Member;
+use crate::control::member::Member;
 use crate::control::report::{Bucket, Cause};
 use crate::control::{Control, Token, inside};
 use crate::error::{Chain, Failure, OnFailure};
@@ -10,10 +10,8 @@ use crate::handler::{HandlerOutput, Outcome, level_of};
 use crate::stream::Stream;
 use crate::unwind::catch_future;
 use std::future::{Future, poll_fn};
-use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 
 /// The guard of one connection. Made when it is accepted; its drop, which every way out of the handler passes, closes the
@@ -31,11 +29,11 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) fn open(control: &Arc<Control>, stream: Stream, peer: Address, on_failure: OnFailure) -> Self {
-        let (key, member) = control.registry.enter(peer);
+        let (key, member) = control.registry.enter(stream, peer);
         control.counters.accepted();
         log::debug!(target: "ebbtide", connection = member.id, peer:% = member.peer; "opened");
         Self {
-            connection: Connection::new(stream, member, Arc::clone(control)),
+            connection: Connection::new(member, Arc::clone(control)),
             key,
             outcome: None,
             on_failure,
@@ -44,11 +42,7 @@ impl Session {
     }
 
     pub(crate) fn member(&self) -> &Arc<Member> {
-        &self.shared().member
-    }
-
-    fn shared(&self) -> &Shared {
-        &self.connection.shared
+        &self.connection.member
     }
 
     /// Calls the handler and sees it to its end. The child's whole future.
@@ -59,7 +53,7 @@ impl Session {
     {
         let connection = self.connection.clone();
         let outcome = {
-            let handling = inside(&self.shared().control, catch_future(|| handler(connection)));
+            let handling = inside(&self.connection.control, catch_future(|| handler(connection)));
             let mut handling = pin!(handling);
             let mut broken = self.member().broken.watch();
             poll_fn(|cx| match handling.as_mut().poll(cx) {
@@ -70,27 +64,10 @@ impl Session {
         };
         // From here on the end is the handler's own, whatever else may come.
         self.outcome = Some(outcome);
-        self.shut_down();
-        if let Some(tasks) = self.shared().tasks.close() {
+        self.member().shut_down();
+        if let Some(tasks) = self.member().tasks.close() {
             tasks.cancel();
             tasks.join().await;
-        }
-    }
-
-    /// Closes the connection for every clone, and for the peer.
-    fn shut_down(&self) {
-        let shared = self.shared();
-        if shared.ended.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        // Not left to the close of the descriptor: a clone may keep that open, and where bytes are unread a close resets,
-        // while after this the peer reads an end first.
-        if let Err(error) = shared.stream.shutdown(Shutdown::Both) {
-            let member = &shared.member;
-            log::debug!(
-                target: "ebbtide", connection = member.id, peer:% = member.peer;
-                "cannot shut the connection down: {error}"
-            );
         }
     }
 
@@ -124,17 +101,17 @@ impl Session {
             Some(Outcome::Broken(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
         };
         if let OnFailure::Shutdown = self.on_failure {
-            self.shared().control.fail(Cause::HandlerFailed, failure);
+            self.connection.control.fail(Cause::HandlerFailed, failure);
         }
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shut_down();
-        drop(self.shared().tasks.close()); // cancels and joins them
+        self.member().shut_down();
+        drop(self.member().tasks.close()); // cancels and joins them
         let bucket = self.outcome.as_ref().map_or(Bucket::Cancelled, Outcome::bucket);
-        let control = &self.shared().control;
+        let control = &self.connection.control;
         control.counters.ended(bucket, self.connection.is_draining());
         control.registry.leave(self.key);
         self.settle();

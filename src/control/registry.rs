@@ -1,13 +1,13 @@
 //! Who is connected.
 
-use super::notice::Notice;
+use super::member::Member;
 use crate::address::Address;
+use crate::stream::Stream;
 use crate::sync::{Mutex, lock};
 use slab::Slab;
-use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The open connections. Entering and leaving are O(1); looking at all of them is for people, and for the drain.
 #[derive(Debug, Default)]
@@ -16,44 +16,11 @@ pub(crate) struct Registry {
     members: Mutex<Slab<Arc<Member>>>,
 }
 
-/// One connection, as the whole run knows it.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) id: u64,
-    pub(crate) peer: Address,
-    /// When it was accepted.
-    pub(crate) since: Instant,
-    /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place.
-    pub(crate) draining: Notice,
-    /// The connection must end: one of its tasks has panicked.
-    pub(crate) broken: Notice,
-    /// What that panic said.
-    breakage: OnceLock<String>,
-}
-
-impl Member {
-    /// Ends the connection, because a task of it has panicked with `message`.
-    pub(crate) fn break_off(&self, message: String) {
-        let _ = self.breakage.set(message); // the first is the one that counts
-        self.broken.give();
-    }
-
-    pub(crate) fn breakage(&self) -> String {
-        self.breakage.get().cloned().unwrap_or_default()
-    }
-}
-
 impl Registry {
     /// Enters a connection; the key is for [`leave`](Self::leave).
-    pub(crate) fn enter(&self, peer: Address) -> (usize, Arc<Member>) {
-        let member = Arc::new(Member {
-            id: self.next_id.fetch_add(1, Ordering::Relaxed),
-            peer,
-            since: Instant::now(),
-            draining: Notice::default(),
-            broken: Notice::default(),
-            breakage: OnceLock::new(),
-        });
+    pub(crate) fn enter(&self, stream: Stream, peer: Address) -> (usize, Arc<Member>) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let member = Arc::new(Member::new(id, stream, peer));
         let key = lock(&self.members).insert(Arc::clone(&member));
         (key, member)
     }
@@ -76,12 +43,6 @@ impl Registry {
 
     pub(crate) fn oldest(&self) -> Option<Arc<Member>> {
         lock(&self.members).iter().map(|(_, member)| member).min_by_key(|member| member.id).cloned()
-    }
-}
-
-impl fmt::Display for Member {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} from {}", self.id, self.peer)
     }
 }
 

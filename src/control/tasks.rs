@@ -6,7 +6,7 @@ use std::future::Future;
 
 /// A group that is made when the first task is spawned: most connections have none, and pay one word for that.
 #[derive(Debug, Default)]
-pub(super) struct Tasks {
+pub(crate) struct Tasks {
     state: Mutex<State>,
 }
 
@@ -21,7 +21,7 @@ enum State {
 
 impl Tasks {
     /// `false`: refused, because the handler has ended.
-    pub(super) fn spawn<F>(&self, name: Name, future: F) -> bool
+    pub(crate) fn spawn<F>(&self, name: Name, future: F) -> bool
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -39,7 +39,7 @@ impl Tasks {
     }
 
     /// Refuses new tasks from now on and gives those that there are: to be joined, or dropped, which joins them too.
-    pub(super) fn close(&self) -> Option<Box<TaskGroup>> {
+    pub(crate) fn close(&self) -> Option<Box<TaskGroup>> {
         match std::mem::replace(&mut *lock(&self.state), State::Over) {
             State::Some(group) => Some(group),
             _ => None,

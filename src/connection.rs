@@ -1,22 +1,26 @@
 //! A connection, as its handler sees it.
 
+mod close;
+mod idle;
+mod opening;
 pub(crate) mod session;
 
 use crate::address::Address;
 use crate::control::handle::Handle;
-use crate::control::member::Member;
+use crate::control::member::{Member, Verdict};
 use crate::control::{Control, run_task};
 use crate::group::Name;
 use crate::stream::Stream;
+use async_io::Timer;
 use async_std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
 ///
@@ -140,7 +144,7 @@ impl Connection {
     {
         let member = Arc::clone(&self.member);
         let name: Name = member.clone();
-        let on_panic = move |message| member.break_off(message);
+        let on_panic = move |message| member.condemn(Verdict::Broken(message));
         let task = run_task(future, Arc::clone(&name), on_panic, self.control.token());
         self.member.tasks.spawn(name, task)
     }
@@ -153,6 +157,47 @@ impl Connection {
     /// What the system reports. A peer that is gone already is not an error.
     pub async fn close(&self) -> io::Result<()> {
         self.half_close()
+    }
+
+    /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work for nobody.
+    ///
+    /// It takes no bytes. Where bytes are there that nobody has read, they hide the end that comes after them; then it
+    /// looks again after a quarter of a second (on Linux the system can tell all the same; elsewhere the end is noticed once
+    /// the bytes have been read). A peer that only half-closes, as some clients do after their request, cannot be told from
+    /// one that has closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping the future.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use ebbtide::Connection;
+    /// use futures_concurrency::prelude::*;
+    ///
+    /// /// The answer, unless the client leaves before it is there.
+    /// async fn unless_gone<T>(conn: &Connection, answer: impl Future<Output = T>) -> Option<T> {
+    ///     let answer = async { Some(answer.await) };
+    ///     let gone = async {
+    ///         conn.peer_closed().await;
+    ///         None
+    ///     };
+    ///     (answer, gone).race().await
+    /// }
+    /// ```
+    pub async fn peer_closed(&self) {
+        /// How long until the next look where unread bytes hide the end.
+        const LOOK_AGAIN: Duration = Duration::from_millis(250);
+
+        let member = &self.member;
+        while !member.saw_end() && !member.has_ended() {
+            match poll_fn(|cx| member.stream.poll_peek(cx)).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) if member.stream.is_hung_up() => return,
+                Ok(_) => drop(Timer::after(LOOK_AGAIN).await),
+            }
+        }
     }
 
     /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
@@ -172,23 +217,37 @@ impl Connection {
         if self.member.has_ended() {
             return Poll::Ready(Ok(0));
         }
-        read(&self.member.stream)
+        let result = read(&self.member.stream);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.member.note_bytes();
+        }
+        result
     }
 
-    fn poll_write_with<T>(&self, write: impl FnOnce(&Stream) -> Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn poll_write_with(&self, write: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if self.member.has_ended() {
-            return Poll::Ready(Err(io::Error::new(
-                io::ErrorKind::BrokenPipe,
-                "the connection is closed: its handler has ended",
-            )));
+            return Poll::Ready(Err(broken_pipe()));
         }
-        write(&self.member.stream)
+        let result = write(&self.member.stream);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.member.note_bytes();
+        }
+        result
     }
+}
+
+fn broken_pipe() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed: its handler has ended")
 }
 
 impl Read for &Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.poll_read_with(|stream| stream.poll_read(cx, buf))
+        let wants_some = !buf.is_empty(); // into an empty buffer, nothing read is not the end
+        let result = self.poll_read_with(|stream| stream.poll_read(cx, buf));
+        if wants_some && matches!(result, Poll::Ready(Ok(0))) {
+            self.member.note_end();
+        }
+        result
     }
 
     fn poll_read_vectored(
@@ -196,7 +255,12 @@ impl Read for &Connection {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_read_with(|stream| stream.poll_read_vectored(cx, bufs))
+        let wants_some = bufs.iter().any(|buf| !buf.is_empty());
+        let result = self.poll_read_with(|stream| stream.poll_read_vectored(cx, bufs));
+        if wants_some && matches!(result, Poll::Ready(Ok(0))) {
+            self.member.note_end();
+        }
+        result
     }
 }
 
@@ -215,7 +279,10 @@ impl Write for &Connection {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_write_with(|stream| stream.poll_flush(cx))
+        if self.member.has_ended() {
+            return Poll::Ready(Err(broken_pipe()));
+        }
+        self.member.stream.poll_flush(cx)
     }
 
     fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -22,6 +22,7 @@ mod tasks;
 
 use crate::error::Failure;
 use crate::group::{Name, Spawner, TaskGroup};
+use crate::limit::Limit;
 use crate::listener::Listener;
 use crate::sync::{Mutex, lock};
 use addresses::Addresses;
@@ -42,10 +43,13 @@ pub(crate) struct Control {
     pub(crate) addresses: Addresses,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
+    pub(crate) limit: Arc<Limit>,
     /// Starts children of the server: connections, and what users spawn.
     pub(crate) spawner: Spawner,
     /// Somebody has asked for the end.
     pub(crate) requested: Notice,
+    /// Somebody has asked again, gracefully. It skips the lame duck.
+    pub(crate) again: Notice,
     /// Somebody has asked for it now, without grace.
     pub(crate) cancelled: Notice,
     /// The drain has begun. For handles; each connection has a notice of its own.
@@ -68,8 +72,8 @@ pub(crate) struct Control {
 struct State {
     phase: Phase,
     request: Option<Request>,
-    /// How long a drain may last. Known from the start of serving on.
-    grace: Duration,
+    /// How long an exit may last: lame duck and grace. Known from the start of serving on.
+    allowance: Duration,
     /// The failure that stopped the server, until `serve` returns it.
     failure: Option<Failure>,
     report: Option<Report>,
@@ -102,8 +106,10 @@ impl Control {
             addresses: Addresses::new(first.address().clone()),
             registry: Registry::default(),
             counters: Counters::default(),
+            limit: Limit::new(),
             spawner: children.spawner(),
             requested: Notice::default(),
+            again: Notice::default(),
             cancelled: Notice::default(),
             draining: Notice::default(),
             closed: Notice::default(),
@@ -114,7 +120,7 @@ impl Control {
             state: Mutex::new(State {
                 phase: Phase::Bound,
                 request: None,
-                grace: Duration::ZERO,
+                allowance: Duration::ZERO,
                 failure: None,
                 report: None,
                 idle: None,
@@ -151,22 +157,19 @@ impl Control {
     }
 
     /// Begins to serve. `None`: the server was closed before.
-    pub(crate) fn start(&self, grace: Duration) -> Option<Idle> {
+    pub(crate) fn start(&self, grace: Duration, lame_duck: Duration) -> Option<Idle> {
         let mut state = lock(&self.state);
         let idle = state.idle.take()?;
         state.phase = Phase::Serving;
-        state.grace = grace;
+        state.allowance = grace.saturating_add(lame_duck);
         drop(state);
         self.started.store(true, Ordering::Release);
         Some(idle)
     }
 
-    /// Asks for a graceful end. Says whether this was the first request.
-    pub(crate) fn request(&self, cause: Cause) -> bool {
-        let (first, idle) = self.enter_request(cause, None);
-        self.requested.give();
-        drop(idle); // a server that was never served is closed by this
-        first
+    /// Asks for a graceful end.
+    pub(crate) fn request(&self, cause: Cause) {
+        self.ask(cause, None);
     }
 
     /// Asks for the end now.
@@ -180,9 +183,16 @@ impl Control {
     /// Asks for a graceful end because of a failure, which `serve` returns if it was the first cause. What fails later
     /// is logged.
     pub(crate) fn fail(&self, cause: Cause, failure: Failure) {
-        let (_, idle) = self.enter_request(cause, Some(failure));
+        self.ask(cause, Some(failure));
+    }
+
+    fn ask(&self, cause: Cause, failure: Option<Failure>) {
+        let (first, idle) = self.enter_request(cause, failure);
+        if !first {
+            self.again.give();
+        }
         self.requested.give();
-        drop(idle);
+        drop(idle); // a server that was never served is closed by this
     }
 
     fn enter_request(&self, cause: Cause, failure: Option<Failure>) -> (bool, Option<Idle>) {
@@ -190,7 +200,7 @@ impl Control {
         let mut state = lock(&self.state);
         let first = state.request.is_none();
         if first {
-            let deadline = now.checked_add(state.grace);
+            let deadline = now.checked_add(state.allowance);
             state.request = Some(Request { cause, at: now, deadline });
             state.failure = failure;
         }
@@ -213,6 +223,11 @@ impl Control {
 
     pub(crate) fn is_serving(&self) -> bool {
         self.started.load(Ordering::Acquire) && self.listening.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a load balancer should send clients: they are accepted, and nothing stands against that.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_serving() && !self.requested.is_given() && !self.limit.is_paused()
     }
 
     /// When a drain ends, if one was asked for and it has an end.
@@ -248,7 +263,7 @@ impl Control {
             Some(request) => (request.cause, request.at),
             None => (Cause::Dropped, Instant::now()), // not reached: every way out is a request
         };
-        let report = Report::new(cause, self.counters.read(), at.elapsed());
+        let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
         state.report = Some(report.clone());
         drop(state);
         log::info!(target: "ebbtide", phase:% = Phase::Closed, accepted = report.accepted(); "{report}");

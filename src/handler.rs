@@ -4,7 +4,8 @@ use crate::control::report::Bucket;
 use crate::error::BoxError;
 use crate::unwind::{self, Payload};
 use log::Level;
-use std::io;
+use std::time::Duration;
+use std::{fmt, io};
 
 /// What a handler may return: `()`, or a `Result<(), E>` whose error converts into [`BoxError`].
 ///
@@ -78,6 +79,26 @@ pub(crate) enum Outcome {
     Panicked(String),
     /// A task of its connection panicked, which has been logged.
     Broken(String),
+    /// The peer kept silent for longer than it may.
+    TimedOut(Silence),
+}
+
+/// Which silence was too long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Silence {
+    /// No first byte came within this time.
+    BeforeFirstByte(Duration),
+    /// No byte went either way for this time.
+    Idle(Duration),
+}
+
+impl fmt::Display for Silence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BeforeFirstByte(limit) => write!(f, "it sent nothing for {limit:.1?}"),
+            Self::Idle(limit) => write!(f, "no byte went either way for {limit:.1?}"),
+        }
+    }
 }
 
 impl Outcome {
@@ -96,7 +117,7 @@ impl Outcome {
     pub(crate) fn bucket(&self) -> Bucket {
         match self {
             Self::Completed => Bucket::Completed,
-            Self::Failed(_) => Bucket::Failed,
+            Self::Failed(_) | Self::TimedOut(_) => Bucket::Failed,
             Self::Panicked(_) | Self::Broken(_) => Bucket::Panicked,
         }
     }

@@ -77,6 +77,7 @@ mod control;
 mod error;
 mod group;
 mod handler;
+mod limit;
 mod listener;
 mod server;
 pub mod signal;
@@ -88,13 +89,14 @@ mod wakers;
 pub use address::Address;
 pub use connection::Connection;
 pub use control::handle::{Closed, Handle};
+pub use control::member::ConnectionState;
 pub use control::phase::Phase;
 pub use control::registry::ConnectionInfo;
 pub use control::report::{Cause, Report};
 pub use error::{BoxError, Error, OnFailure};
 pub use group::{Spawner, TaskGroup};
 pub use handler::HandlerOutput;
-pub use listener::Listener;
+pub use listener::{ListenOptions, Listener};
 pub use server::Server;
 
 /// The README's examples are compiled with the documentation.

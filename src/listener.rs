@@ -1,19 +1,17 @@
 //! Sockets that listen.
 
+mod options;
 mod tcp;
 
 use crate::address::Address;
 use crate::stream::Stream;
 use async_io::Async;
 use async_std::net::ToSocketAddrs;
+pub use options::ListenOptions;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::task::{Context, Poll};
-
-/// How many clients the kernel may queue for us. It clamps the number to its own limit (`somaxconn`). async-std's
-/// listeners have 128, which drops connections in a burst.
-pub(crate) const BACKLOG: i32 = 4096;
 
 /// A bound, listening socket, for [`Server::new`](crate::Server::new) and [`Server::listen`](crate::Server::listen).
 ///
@@ -21,25 +19,35 @@ pub(crate) const BACKLOG: i32 = 4096;
 pub struct Listener {
     socket: Async<TcpListener>,
     address: Address,
+    /// How many clients the kernel may queue.
+    backlog: u32,
 }
 
 impl Listener {
-    /// Listens on a TCP address; port 0 lets the kernel choose one.
-    ///
-    /// The socket has `SO_REUSEADDR` (on Unix, so that a restart can bind at once), a backlog of 4,096 (which the kernel
-    /// clamps), and what the connections inherit from it: `TCP_NODELAY`, and keep-alive after 60 seconds of silence.
+    /// Listens on a TCP address, with the default [`ListenOptions`]; port 0 lets the kernel choose one.
     ///
     /// # Errors
     ///
     /// Where the address is taken, not this machine's, or not permitted. The error names the address, and keeps the kind.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
-        tcp::bind(address).and_then(Self::over).map_err(|error| tcp::explain(address, error))
+        Self::tcp_with(address, &ListenOptions::new())
     }
 
-    fn over(socket: TcpListener) -> io::Result<Self> {
+    /// The same with other options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`tcp`](Self::tcp).
+    pub fn tcp_with(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
+        tcp::bind(address, options)
+            .and_then(|socket| Self::over(socket, options.backlog))
+            .map_err(|error| tcp::explain(address, error))
+    }
+
+    fn over(socket: TcpListener, backlog: u32) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
         let socket = Async::new(socket)?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, address, backlog })
     }
 
     /// Where it listens.
@@ -47,21 +55,11 @@ impl Listener {
         &self.address
     }
 
-    /// A connection that is there, or the error in its place; pending where the kernel's queue is empty.
-    pub(crate) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        loop {
-            if let Some(result) = self.accept() {
-                return Poll::Ready(result);
-            }
-            match self.socket.poll_readable(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
+    pub(crate) fn backlog(&self) -> u32 {
+        self.backlog
     }
 
-    /// The same without waiting: `None` where the queue is empty.
+    /// A client, or the error in its place; `None` where the kernel's queue is empty.
     pub(crate) fn accept(&self) -> Option<io::Result<(Stream, Address)>> {
         match self.socket.get_ref().accept() {
             Ok((stream, peer)) => Some(Stream::new(stream).map(|stream| (stream, Address::from(peer)))),
@@ -69,12 +67,17 @@ impl Listener {
             Err(error) => Some(Err(error)),
         }
     }
+
+    /// Ready once it is worth to try [`accept`](Self::accept) again.
+    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_readable(cx)
+    }
 }
 
 /// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
-pub(crate) async fn bind_all(addresses: impl ToSocketAddrs) -> io::Result<Vec<Listener>> {
+pub(crate) async fn bind_all(addresses: impl ToSocketAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
     let resolved: Vec<_> = addresses.to_socket_addrs().await?.collect();
-    tcp::bind_each(&resolved)
+    tcp::bind_each(&resolved, options)
 }
 
 /// Takes over a socket that listens already. It becomes non-blocking, for every process and clone that shares it.
@@ -85,7 +88,7 @@ impl TryFrom<TcpListener> for Listener {
 
     fn try_from(socket: TcpListener) -> io::Result<Self> {
         tcp::check_listening(&socket)?;
-        Self::over(socket)
+        Self::over(socket, ListenOptions::new().backlog) // its own is not to be had
     }
 }
 

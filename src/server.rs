@@ -13,7 +13,7 @@ use crate::control::handle::Handle;
 use crate::control::report::{Cause, Report};
 use crate::error::{Error, OnFailure};
 use crate::handler::HandlerOutput;
-use crate::listener::{self, Listener};
+use crate::listener::{self, ListenOptions, Listener};
 use async_std::net::ToSocketAddrs;
 use async_std::stream::Stream;
 use scope::Run;
@@ -83,7 +83,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Listens on every address that `addresses` resolves to. See [`Listener::tcp`] for the options of the sockets.
+    /// Listens on every address that `addresses` resolves to. The sockets have the default
+    /// [`ListenOptions`].
     ///
     /// With port 0 the kernel chooses a free port, the same for all of the addresses;
     /// [`local_addr`](Self::local_addr) tells which. A kind of address that the machine lacks (`::1` without IPv6) is
@@ -94,7 +95,16 @@ impl Server {
     /// Where the name does not resolve, or one of the addresses is taken, not this machine's, or not permitted; the
     /// addresses bound before it are closed again. The error names the address and says what to do.
     pub async fn bind(addresses: impl ToSocketAddrs) -> io::Result<Self> {
-        let mut listeners = listener::bind_all(addresses).await?.into_iter();
+        Self::bind_with(addresses, &ListenOptions::new()).await
+    }
+
+    /// The same with other options for the sockets.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind).
+    pub async fn bind_with(addresses: impl ToSocketAddrs, options: &ListenOptions) -> io::Result<Self> {
+        let mut listeners = listener::bind_all(addresses, options).await?.into_iter();
         let first = listeners.next().expect("binding gives at least one listener, or an error");
         Ok(listeners.fold(Self::new(first), Self::listen))
     }
@@ -117,9 +127,53 @@ impl Server {
         self
     }
 
+    /// How long clients are still accepted after a shutdown was asked for, while [`Handle::is_ready`] is false already: the
+    /// time that a load balancer takes to notice. Default: 0. A second request skips the rest of it.
+    ///
+    /// There is one deadline for the whole exit, fixed when it is asked for: lame duck plus grace.
+    pub fn lame_duck(mut self, duration: Duration) -> Self {
+        self.settings.lame_duck = duration;
+        self
+    }
+
+    /// How many connections there may be at a time; the kernel queues who comes when there are as many. A connection that
+    /// lingers counts. Can be moved while serving: [`Handle::set_max_connections`].
+    ///
+    /// Default: the soft limit on open files, less what is left to the rest of the program (a tenth, at least 64, at most
+    /// half), so that accepting never runs out of descriptors. Two servers of one process share its table of open files:
+    /// give each a limit of its own.
+    pub fn max_connections(self, max: usize) -> Self {
+        self.bound.control().limit.set_max(max);
+        self
+    }
+
+    /// How many connections there may be from one IP address at a time; one more is closed at once and counted as
+    /// [`refused`](Report::refused). Default: no limit. Behind a proxy all clients have the proxy's address.
+    pub fn max_connections_per_ip(self, max: usize) -> Self {
+        self.bound.control().limit.set_max_per_ip(max);
+        self
+    }
+
+    /// How long a client may keep silent before its first byte; then it is closed, counted as failed, and the handler is
+    /// never called for it. The byte stays to be read. Default: no limit. In a drain it is at most 1 second.
+    ///
+    /// Not for protocols in which the server speaks first.
+    pub fn first_byte_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.policy.first_byte_timeout = Some(timeout);
+        self
+    }
+
+    /// How long no byte may go either way before the connection is ended, its handler destroyed, and counted as failed: so
+    /// that idle clients cannot fill [`max_connections`](Self::max_connections) for ever. Default: no limit. A handler that
+    /// works for longer than this without reading or writing is ended too.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.policy.idle_timeout = Some(timeout);
+        self
+    }
+
     /// What a handler's failure means. Default: [`OnFailure::Isolate`].
     pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
-        self.settings.on_failure = on_failure;
+        self.settings.policy.on_failure = on_failure;
         self
     }
 

@@ -1,18 +1,29 @@
 //! One connection's life: its handler, and what has to be true when that ends.
 
-use super::Connection;
+use super::idle::Idle;
+use super::{Connection, close, opening};
 use crate::address::Address;
-use crate::control::member::Member;
+use crate::control::member::{ConnectionState, Member, Verdict};
 use crate::control::report::{Bucket, Cause};
 use crate::control::{Control, Token, inside};
 use crate::error::{Chain, Failure, OnFailure};
-use crate::handler::{HandlerOutput, Outcome, level_of};
+use crate::handler::{HandlerOutput, Outcome, Silence, level_of};
+use crate::limit::Permit;
 use crate::stream::Stream;
 use crate::unwind::catch_future;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
+
+/// What a server wants of its connections.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) on_failure: OnFailure,
+    pub(crate) first_byte_timeout: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+}
 
 /// The guard of one connection. Made when it is accepted; its drop, which every way out of the handler passes, closes the
 /// connection and enters its end into the books.
@@ -20,23 +31,29 @@ pub(crate) struct Session {
     connection: Connection,
     /// Its place in the registry.
     key: usize,
+    policy: Policy,
     /// How the handler ended by itself; `None`: it did not, and is counted as cancelled.
     outcome: Option<Outcome>,
-    on_failure: OnFailure,
+    /// It ended by itself after the drain had begun.
+    drained: bool,
+    /// Held while it lingers too.
+    _permit: Permit,
     /// The last to go: a field's drop comes after the drop of the struct.
     _token: Token,
 }
 
 impl Session {
-    pub(crate) fn open(control: &Arc<Control>, stream: Stream, peer: Address, on_failure: OnFailure) -> Self {
-        let (key, member) = control.registry.enter(stream, peer);
+    pub(crate) fn open(control: &Arc<Control>, stream: Stream, peer: Address, permit: Permit, policy: Policy) -> Self {
+        let (key, member) = control.registry.enter(stream, peer, policy.idle_timeout.is_some());
         control.counters.accepted();
         log::debug!(target: "ebbtide", connection = member.id, peer:% = member.peer; "opened");
         Self {
             connection: Connection::new(member, Arc::clone(control)),
             key,
+            policy,
             outcome: None,
-            on_failure,
+            drained: false,
+            _permit: permit,
             _token: control.token(),
         }
     }
@@ -45,30 +62,71 @@ impl Session {
         &self.connection.member
     }
 
-    /// Calls the handler and sees it to its end. The child's whole future.
+    /// Opens the connection, sees the handler to its end, and closes. The child's whole future.
     pub(crate) async fn run<H, Fut>(mut self, handler: Arc<H>)
     where
         H: Fn(Connection) -> Fut,
         Fut: Future<Output: HandlerOutput>,
     {
-        let connection = self.connection.clone();
-        let outcome = {
-            let handling = inside(&self.connection.control, catch_future(|| handler(connection)));
-            let mut handling = pin!(handling);
-            let mut broken = self.member().broken.watch();
-            poll_fn(|cx| match handling.as_mut().poll(cx) {
-                Poll::Ready(result) => Poll::Ready(Outcome::of(result)),
-                Poll::Pending => broken.poll(cx).map(|()| Outcome::Broken(self.member().breakage())),
-            })
-            .await
+        let Some(outcome) = self.serve(handler).await else {
+            return; // closed by somebody else: counted as cancelled
         };
         // From here on the end is the handler's own, whatever else may come.
+        self.drained = self.connection.is_draining();
+        let silent = matches!(outcome, Outcome::TimedOut(_));
         self.outcome = Some(outcome);
-        self.member().shut_down();
+        if silent {
+            close::abruptly(self.member());
+        }
         if let Some(tasks) = self.member().tasks.close() {
+            self.member().end();
             tasks.cancel();
             tasks.join().await;
         }
+        close::orderly(self.member()).await;
+    }
+
+    /// How the connection ended; `None` if by somebody else.
+    async fn serve<H, Fut>(&self, handler: Arc<H>) -> Option<Outcome>
+    where
+        H: Fn(Connection) -> Fut,
+        Fut: Future<Output: HandlerOutput>,
+    {
+        let member = self.member();
+        let mut condemned = member.condemned.watch();
+        let mut idle = self.policy.idle_timeout.map(Idle::new);
+        let mut serving = pin!(self.open_and_handle(handler));
+        poll_fn(|cx| {
+            if let Poll::Ready(outcome) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Some(outcome));
+            }
+            if condemned.poll(cx).is_ready() {
+                return Poll::Ready(match member.verdict() {
+                    Some(Verdict::Broken(message)) => Some(Outcome::Broken(message.clone())),
+                    Some(Verdict::Closed) | None => None,
+                });
+            }
+            match idle.as_mut().map(|idle| idle.poll(member, cx)) {
+                Some(Poll::Ready(limit)) => Poll::Ready(Some(Outcome::TimedOut(Silence::Idle(limit)))),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    }
+
+    async fn open_and_handle<H, Fut>(&self, handler: Arc<H>) -> Outcome
+    where
+        H: Fn(Connection) -> Fut,
+        Fut: Future<Output: HandlerOutput>,
+    {
+        if let Some(limit) = self.policy.first_byte_timeout {
+            if let Err(silence) = opening::first_byte(self.member(), limit).await {
+                return Outcome::TimedOut(silence);
+            }
+        }
+        self.member().set_state(ConnectionState::Serving);
+        let connection = self.connection.clone();
+        Outcome::of(inside(&self.connection.control, catch_future(|| handler(connection))).await)
     }
 
     /// Says how the handler ended, and stops the server where that was asked for.
@@ -98,9 +156,13 @@ impl Session {
                 );
                 Failure::HandlerPanicked { peer: peer.clone(), message }
             }
+            Some(Outcome::TimedOut(silence)) => {
+                log::debug!(target: "ebbtide", connection = id, peer:% = peer; "closed the connection: {silence}");
+                return; // a peer's doing, which never stops the server
+            }
             Some(Outcome::Broken(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
         };
-        if let OnFailure::Shutdown = self.on_failure {
+        if let OnFailure::Shutdown = self.policy.on_failure {
             self.connection.control.fail(Cause::HandlerFailed, failure);
         }
     }
@@ -108,11 +170,17 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.member().shut_down();
+        close::abruptly(self.member());
         drop(self.member().tasks.close()); // cancels and joins them
-        let bucket = self.outcome.as_ref().map_or(Bucket::Cancelled, Outcome::bucket);
         let control = &self.connection.control;
-        control.counters.ended(bucket, self.connection.is_draining());
+        let bucket = match &self.outcome {
+            Some(outcome) => outcome.bucket(),
+            None => {
+                control.counters.cut(self.member());
+                Bucket::Cancelled
+            }
+        };
+        control.counters.ended(bucket, self.drained);
         control.registry.leave(self.key);
         self.settle();
     }

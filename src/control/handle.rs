@@ -1,5 +1,6 @@
 //! The face of a run: asking it to end, waiting for that, and looking at it.
 
+use super::member::Verdict;
 use super::registry::ConnectionInfo;
 use super::report::{Cause, Report};
 use super::{Control, is_inside, phase::Phase, run_task};
@@ -70,6 +71,51 @@ impl Handle {
     /// Once it is false the port refuses.
     pub fn is_serving(&self) -> bool {
         self.control.is_serving()
+    }
+
+    /// Whether a load balancer should send clients: the server accepts, is not [paused](Self::pause), and nobody has asked it
+    /// to stop. During a [lame duck](crate::Server::lame_duck) it is false while clients are still accepted.
+    pub fn is_ready(&self) -> bool {
+        self.control.is_ready()
+    }
+
+    /// How many connections there may be at a time. See [`Server::max_connections`](crate::Server::max_connections).
+    pub fn max_connections(&self) -> usize {
+        self.control.limit.max()
+    }
+
+    /// Moves the limit, while serving too. Lowered, it ends nobody: nobody is accepted until enough have left. With 0
+    /// nobody is accepted at all.
+    pub fn set_max_connections(&self, max: usize) {
+        self.control.limit.set_max(max);
+    }
+
+    /// Accepts nobody until [`resume`](Self::resume); the kernel queues who comes. Connections go on. A server that is shut
+    /// down while it is paused leaves its queue to be reset.
+    pub fn pause(&self) {
+        self.control.limit.set_paused(true);
+    }
+
+    /// Accepts again.
+    pub fn resume(&self) {
+        self.control.limit.set_paused(false);
+    }
+
+    /// How many times accepting a client has failed, be it the client's fault or that something had run out.
+    pub fn accept_errors(&self) -> u64 {
+        self.control.counters.accept_errors()
+    }
+
+    /// Closes one connection now: its handler is destroyed, and counted as cancelled. Says whether there is one of this
+    /// number. It looks for it among all: meant for people, not for each request.
+    pub fn close(&self, id: u64) -> bool {
+        match self.control.registry.find(id) {
+            Some(member) => {
+                member.condemn(Verdict::Closed);
+                true
+            }
+            None => false,
+        }
     }
 
     /// How far the server's life has come.

@@ -7,8 +7,8 @@ use crate::stream::Stream;
 use std::fmt;
 use std::net::Shutdown;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// What the clones of a connection, its session and the registry have in common.
 #[derive(Debug)]
@@ -22,17 +22,54 @@ pub(crate) struct Member {
     local: OnceLock<Option<Address>>,
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place.
     pub(crate) draining: Notice,
-    /// The connection must end: one of its tasks has panicked.
-    pub(crate) broken: Notice,
-    /// What that panic said.
-    breakage: OnceLock<String>,
+    /// The handler must end, for the reason in `verdict`.
+    pub(crate) condemned: Notice,
+    verdict: OnceLock<Verdict>,
+    /// What it is doing; see `ConnectionState`. Moved by its session alone.
+    state: AtomicU8,
     /// The handler has ended. Set before the socket is shut down; no read or write passes it afterwards.
     ended: AtomicBool,
+    /// A read has found the end of the peer's bytes.
+    saw_end: AtomicBool,
+    /// When the last byte went either way, in nanoseconds since `since`; `None` where nobody wants to know.
+    last_byte: Option<AtomicU64>,
     pub(crate) tasks: Tasks,
 }
 
+/// Why a handler is ended by others.
+#[derive(Clone, Debug)]
+pub(crate) enum Verdict {
+    /// A task of the connection has panicked, with this message.
+    Broken(String),
+    /// Somebody wants this connection closed.
+    Closed,
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// The handler has not been called yet: the first byte is waited for.
+    Opening,
+    /// The handler runs.
+    Serving,
+    /// The handler has ended, and the peer may still be sending: its bytes are read and thrown away, so that the reply
+    /// reaches it.
+    Lingering,
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Opening => "opening",
+            Self::Serving => "serving",
+            Self::Lingering => "lingering",
+        })
+    }
+}
+
 impl Member {
-    pub(crate) fn new(id: u64, stream: Stream, peer: Address) -> Self {
+    pub(crate) fn new(id: u64, stream: Stream, peer: Address, watch_idle: bool) -> Self {
         Self {
             id,
             peer,
@@ -40,9 +77,12 @@ impl Member {
             stream,
             local: OnceLock::new(),
             draining: Notice::default(),
-            broken: Notice::default(),
-            breakage: OnceLock::new(),
+            condemned: Notice::default(),
+            verdict: OnceLock::new(),
+            state: AtomicU8::new(ConnectionState::Opening as u8),
             ended: AtomicBool::new(false),
+            saw_end: AtomicBool::new(false),
+            last_byte: watch_idle.then(AtomicU64::default),
             tasks: Tasks::default(),
         }
     }
@@ -53,18 +93,55 @@ impl Member {
         self.local.get_or_init(ask).as_ref()
     }
 
+    pub(crate) fn state(&self) -> ConnectionState {
+        const SERVING: u8 = ConnectionState::Serving as u8;
+        const LINGERING: u8 = ConnectionState::Lingering as u8;
+        match self.state.load(Ordering::Relaxed) {
+            SERVING => ConnectionState::Serving,
+            LINGERING => ConnectionState::Lingering,
+            _ => ConnectionState::Opening,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: ConnectionState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Closes the connection for every clone, and for the peer.
-    pub(crate) fn shut_down(&self) {
-        if self.ended.swap(true, Ordering::AcqRel) {
-            return;
+    /// From now on no clone reads or writes. Says whether that is news.
+    pub(crate) fn end(&self) -> bool {
+        !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// A read has found the peer's end.
+    pub(crate) fn note_end(&self) {
+        self.saw_end.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn saw_end(&self) -> bool {
+        self.saw_end.load(Ordering::Relaxed)
+    }
+
+    /// Bytes went over the connection.
+    pub(crate) fn note_bytes(&self) {
+        if let Some(last) = &self.last_byte {
+            let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            last.store(now, Ordering::Relaxed);
         }
-        // Not left to the close of the descriptor: a clone may keep that open, and where bytes are unread a close resets,
-        // while after this the peer reads an end first.
-        if let Err(error) = self.stream.shutdown(Shutdown::Both) {
+    }
+
+    /// When the last byte went either way; at first, when the connection was accepted.
+    pub(crate) fn last_byte(&self) -> Instant {
+        let last = self.last_byte.as_ref().map_or(0, |last| last.load(Ordering::Relaxed));
+        self.since + Duration::from_nanos(last)
+    }
+
+    /// Shuts the socket down, one way or both.
+    pub(crate) fn shut_down(&self, how: Shutdown) {
+        if let Err(error) = self.stream.shutdown(how) {
             log::debug!(
                 target: "ebbtide", connection = self.id, peer:% = self.peer;
                 "cannot shut the connection down: {error}"
@@ -72,14 +149,14 @@ impl Member {
         }
     }
 
-    /// Ends the connection, because a task of it has panicked with `message`.
-    pub(crate) fn break_off(&self, message: String) {
-        let _ = self.breakage.set(message); // the first is the one that counts
-        self.broken.give();
+    /// Ends the handler. The first verdict is the one that counts.
+    pub(crate) fn condemn(&self, verdict: Verdict) {
+        let _ = self.verdict.set(verdict);
+        self.condemned.give();
     }
 
-    pub(crate) fn breakage(&self) -> String {
-        self.breakage.get().cloned().unwrap_or_default()
+    pub(crate) fn verdict(&self) -> Option<&Verdict> {
+        self.verdict.get()
     }
 }
 

@@ -5,7 +5,7 @@ use std::fmt;
 /// How far a server's life has come. A phase never goes back.
 ///
 /// ```text
-/// Bound ──▶ Serving ──▶ Draining ──▶ Cancelling ──▶ Closed
+/// Bound ──▶ Serving ──▶ LameDuck ──▶ Draining ──▶ Cancelling ──▶ Closed
 /// ```
 ///
 /// Each may be skipped towards the end: a server that is cancelled never drains, one whose handlers all end in time
@@ -17,6 +17,8 @@ pub enum Phase {
     Bound,
     /// Connections are accepted and handled.
     Serving,
+    /// A shutdown was asked for, and clients are still accepted, while the load balancer takes notice.
+    LameDuck,
     /// The sockets are closed; the handlers have been told and have the rest of the grace period.
     Draining,
     /// What is left of the handlers is being destroyed.
@@ -29,7 +31,7 @@ impl Phase {
     /// Whether `next` may come after this one.
     pub(crate) fn may_become(self, next: Self) -> bool {
         // There is nobody to drain before anybody was accepted.
-        next > self && !(self == Self::Bound && next == Self::Draining)
+        next > self && !(self == Self::Bound && matches!(next, Self::LameDuck | Self::Draining))
     }
 }
 
@@ -38,6 +40,7 @@ impl fmt::Display for Phase {
         f.pad(match self {
             Self::Bound => "bound",
             Self::Serving => "serving",
+            Self::LameDuck => "lame duck",
             Self::Draining => "draining",
             Self::Cancelling => "cancelling",
             Self::Closed => "closed",
@@ -51,10 +54,11 @@ mod tests {
 
     #[test]
     fn a_phase_never_goes_back() {
-        let phases = [Bound, Serving, Draining, Cancelling, Closed];
+        let phases = [Bound, Serving, LameDuck, Draining, Cancelling, Closed];
         let allowed: &[(Phase, &[Phase])] = &[
             (Bound, &[Serving, Cancelling, Closed]),
-            (Serving, &[Draining, Cancelling, Closed]),
+            (Serving, &[LameDuck, Draining, Cancelling, Closed]),
+            (LameDuck, &[Draining, Cancelling, Closed]),
             (Draining, &[Cancelling, Closed]),
             (Cancelling, &[Closed]),
             (Closed, &[]),

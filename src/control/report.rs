@@ -1,6 +1,10 @@
 //! What came of a run, and the counters behind it.
 
+use super::member::Member;
+use super::registry::ConnectionInfo;
+use crate::sync::{Mutex, lock};
 use std::fmt;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -50,12 +54,13 @@ impl fmt::Display for Cause {
 pub struct Report {
     cause: Cause,
     counts: Counts,
+    cut: Vec<ConnectionInfo>,
     elapsed: Duration,
 }
 
 impl Report {
-    pub(crate) fn new(cause: Cause, counts: Counts, elapsed: Duration) -> Self {
-        Self { cause, counts, elapsed }
+    pub(crate) fn new(cause: Cause, counts: Counts, cut: Vec<ConnectionInfo>, elapsed: Duration) -> Self {
+        Self { cause, counts, cut, elapsed }
     }
 
     /// Why the server stopped. The first cause wins; what failed later has been logged.
@@ -73,7 +78,8 @@ impl Report {
         self.counts.completed
     }
 
-    /// How many handlers returned an error.
+    /// How many handlers returned an error. A connection that was ended by a timeout of the server's (no first byte, no
+    /// byte for too long) counts as failed too.
     pub fn failed(&self) -> u64 {
         self.counts.failed
     }
@@ -86,6 +92,37 @@ impl Report {
     /// How many handlers were destroyed before their end, by a cancel, a drop, or the end of the grace period.
     pub fn cancelled(&self) -> u64 {
         self.counts.cancelled
+    }
+
+    /// Who had to be cancelled: at most 32 of them, as each was at that moment. [`cancelled`](Self::cancelled) is how many
+    /// there were.
+    pub fn cut(&self) -> &[ConnectionInfo] {
+        &self.cut
+    }
+
+    /// How many clients were turned away by a limit, and never became a connection. They are not among the accepted.
+    pub fn refused(&self) -> u64 {
+        self.counts.refused
+    }
+
+    /// How many times accepting a client failed, be it the client's fault or that something had run out.
+    pub fn accept_errors(&self) -> u64 {
+        self.counts.accept_errors
+    }
+
+    /// What a program that only serves may exit with: success where every handler ended by itself, failure (1) where one
+    /// had to be cancelled.
+    ///
+    /// ```no_run
+    /// # use ebbtide::{Connection, Server, signal};
+    /// # use std::process::ExitCode;
+    /// # async fn run(server: Server) -> std::io::Result<ExitCode> {
+    /// let report = server.shutdown_on(signal::ctrl_c()?).serve(|_: Connection| async {}).await?;
+    /// Ok(report.exit_code())
+    /// # }
+    /// ```
+    pub fn exit_code(&self) -> ExitCode {
+        if self.cancelled() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// How many handlers ended during the drain by themselves, well or badly: these were not cut off.
@@ -101,15 +138,25 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { accepted, completed, failed, panicked, cancelled, drained } = self.counts;
+        let Counts { accepted, completed, failed, panicked, cancelled, refused, accept_errors, drained } = self.counts;
         write!(
             f,
             "closed in {:.1?} because {}: {accepted} accepted, {completed} completed, {failed} failed, \
              {panicked} panicked, {cancelled} cancelled; {drained} ended during the drain",
             self.elapsed, self.cause
-        )
+        )?;
+        if refused > 0 {
+            write!(f, "; {refused} refused")?;
+        }
+        if accept_errors > 0 {
+            write!(f, "; {accept_errors} accept errors")?;
+        }
+        Ok(())
     }
 }
+
+/// How many of those that were cancelled a report names.
+const CUT_LISTED: usize = 32;
 
 /// The numbers of a report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -119,6 +166,8 @@ pub(crate) struct Counts {
     pub(crate) failed: u64,
     pub(crate) panicked: u64,
     pub(crate) cancelled: u64,
+    pub(crate) refused: u64,
+    pub(crate) accept_errors: u64,
     pub(crate) drained: u64,
 }
 
@@ -139,7 +188,11 @@ pub(crate) struct Counters {
     failed: AtomicU64,
     panicked: AtomicU64,
     cancelled: AtomicU64,
+    refused: AtomicU64,
+    accept_errors: AtomicU64,
     drained: AtomicU64,
+    /// The first of those that were cancelled.
+    cut: Mutex<Vec<ConnectionInfo>>,
 }
 
 impl Counters {
@@ -147,8 +200,35 @@ impl Counters {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A connection has ended; `draining`: after the drain had begun.
-    pub(crate) fn ended(&self, bucket: Bucket, draining: bool) {
+    pub(crate) fn refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accept_failed(&self) {
+        self.accept_errors.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn accept_errors(&self) -> u64 {
+        self.accept_errors.load(Ordering::Relaxed)
+    }
+
+    /// Remembers one that was cancelled, for the report.
+    pub(crate) fn cut(&self, member: &Member) {
+        if lock(&self.cut).len() < CUT_LISTED {
+            let info = ConnectionInfo::of(member); // may ask the system
+            let mut cut = lock(&self.cut);
+            if cut.len() < CUT_LISTED {
+                cut.push(info);
+            }
+        }
+    }
+
+    pub(crate) fn take_cut(&self) -> Vec<ConnectionInfo> {
+        std::mem::take(&mut *lock(&self.cut))
+    }
+
+    /// A connection has ended; `drained`: by itself, after the drain had begun.
+    pub(crate) fn ended(&self, bucket: Bucket, drained: bool) {
         let counter = match bucket {
             Bucket::Completed => &self.completed,
             Bucket::Failed => &self.failed,
@@ -156,7 +236,7 @@ impl Counters {
             Bucket::Cancelled => &self.cancelled,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        if draining && bucket != Bucket::Cancelled {
+        if drained {
             self.drained.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -170,6 +250,8 @@ impl Counters {
             failed: read(&self.failed),
             panicked: read(&self.panicked),
             cancelled: read(&self.cancelled),
+            refused: read(&self.refused),
+            accept_errors: read(&self.accept_errors),
             drained: read(&self.drained),
         }
     }
@@ -184,18 +266,21 @@ mod tests {
         let counters = Counters::default();
         for bucket in [Bucket::Completed, Bucket::Failed, Bucket::Panicked, Bucket::Cancelled] {
             counters.accepted();
-            counters.ended(bucket, true);
+            counters.ended(bucket, bucket != Bucket::Cancelled);
         }
         counters.accepted();
         counters.ended(Bucket::Completed, false);
         let counts = counters.read();
-        assert_eq!(counts, Counts { accepted: 5, completed: 2, failed: 1, panicked: 1, cancelled: 1, drained: 3 });
+        assert_eq!(
+            counts,
+            Counts { accepted: 5, completed: 2, failed: 1, panicked: 1, cancelled: 1, drained: 3, ..Counts::default() }
+        );
     }
 
     #[test]
     fn a_report_is_one_line_for_a_person() {
         let counts = Counts { accepted: 3, completed: 2, cancelled: 1, drained: 1, ..Counts::default() };
-        let report = Report::new(Cause::Shutdown, counts, Duration::from_millis(1250));
+        let report = Report::new(Cause::Shutdown, counts, Vec::new(), Duration::from_millis(1250));
         assert_eq!(
             report.to_string(),
             "closed in 1.2s because a shutdown was requested: 3 accepted, 2 completed, 0 failed, 0 panicked, \

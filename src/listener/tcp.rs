@@ -1,40 +1,40 @@
 //! TCP sockets that listen: their options, and what to say when one cannot be had.
 
-use super::{BACKLOG, Listener};
+use super::{ListenOptions, Listener};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::time::Duration;
-
-/// A peer that vanished without a word is noticed after this long and a few unanswered probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// How often several sockets that want one port of the kernel's choice start again when another process is quicker.
 const SAME_PORT_TRIES: usize = 32;
 
-pub(super) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // On Windows the option means something else: that others may take the port from us.
     #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?; // so that the IPv4 address of the same name can be bound beside it
+    socket.set_reuse_address(options.reuse_address)?;
+    if address.is_ipv6() && options.only_v6 {
+        socket.set_only_v6(true)?;
     }
     // Set here once instead of on each connection: the kernel lets them inherit it.
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
+    socket.set_tcp_nodelay(options.nodelay)?;
+    if let Some(after) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(after))?;
+    }
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
 
 /// Binds every address, the same port for those that leave the port to the kernel. A family that the machine lacks is
 /// passed over if another address can be bound.
-pub(super) fn bind_each(addresses: &[SocketAddr]) -> io::Result<Vec<Listener>> {
+pub(super) fn bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
+    let only_v6 = addresses.iter().any(SocketAddr::is_ipv4); // else `[::]` would take the port of `0.0.0.0` too
+    let options = &ListenOptions { only_v6, ..options.clone() };
     let mut tries = 0;
     loop {
         tries += 1;
-        match try_bind_each(addresses) {
+        match try_bind_each(addresses, options) {
             Err(Taken::ByChance(_)) if tries < SAME_PORT_TRIES => {}
             Err(Taken::ByChance(error) | Taken::Truly(error)) => return Err(error),
             Ok(listeners) => return Ok(listeners),
@@ -48,7 +48,7 @@ enum Taken {
     Truly(io::Error),
 }
 
-fn try_bind_each(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Taken> {
+fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Vec<Listener>, Taken> {
     let mut listeners: Vec<Listener> = Vec::new();
     let mut chosen = None;
     let mut lacking = None;
@@ -57,7 +57,7 @@ fn try_bind_each(addresses: &[SocketAddr]) -> Result<Vec<Listener>, Taken> {
         if let (0, Some(port)) = (address.port(), chosen) {
             wanted.set_port(port);
         }
-        match Listener::tcp(wanted) {
+        match Listener::tcp_with(wanted, options) {
             Ok(listener) => {
                 if address.port() == 0 {
                     chosen = listener.address().as_tcp().map(|address| address.port());
@@ -86,7 +86,9 @@ fn is_lacking_family(error: &io::Error) -> bool {
     // `explain` has wrapped the system's error.
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Explained>());
     #[cfg(unix)]
-    let unsupported = inner.is_some_and(|inner| inner.source.raw_os_error() == Some(libc::EAFNOSUPPORT));
+    let unsupported = inner
+        .and_then(|inner| rustix::io::Errno::from_io_error(&inner.source))
+        .is_some_and(|errno| errno == rustix::io::Errno::AFNOSUPPORT);
     #[cfg(not(unix))]
     let unsupported = inner.is_some_and(|inner| inner.source.kind() == ErrorKind::Unsupported);
     unsupported || error.kind() == ErrorKind::AddrNotAvailable
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn one_name_gets_one_port_of_the_kernels_choice() {
         let two = [port(0), SocketAddr::from(([127, 0, 0, 2], 0))];
-        let listeners = bind_each(&two).unwrap();
+        let listeners = bind_each(&two, &ListenOptions::new()).unwrap();
         let ports: Vec<_> = listeners.iter().map(|listener| listener.address().as_tcp().unwrap().port()).collect();
         assert_eq!(ports.len(), 2);
         assert_eq!(ports[0], ports[1]);
@@ -160,7 +162,7 @@ mod tests {
         let taken = TcpListener::bind(port(0)).unwrap();
         let address = taken.local_addr().unwrap();
         let free = SocketAddr::from(([127, 0, 0, 2], address.port()));
-        let error = bind_each(&[free, address]).unwrap_err();
+        let error = bind_each(&[free, address], &ListenOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
         drop(TcpListener::bind(free).expect("the earlier socket is still open"));
@@ -170,8 +172,8 @@ mod tests {
     fn a_family_that_the_machine_lacks_is_passed_over() {
         // 192.0.2.0/24 is reserved for documentation: no address of this machine.
         let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
-        assert_eq!(bind_each(&[foreign, port(0)]).unwrap().len(), 1);
-        let error = bind_each(&[foreign]).unwrap_err();
+        assert_eq!(bind_each(&[foreign, port(0)], &ListenOptions::new()).unwrap().len(), 1);
+        let error = bind_each(&[foreign], &ListenOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
         assert!(error.to_string().contains("`192.0.2.1:0`"), "{error}");
     }

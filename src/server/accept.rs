@@ -1,21 +1,24 @@
 //! The accept loop: one child for each listening socket.
 
+mod fault;
+
 use crate::address::Address;
 use crate::connection::Connection;
-use crate::connection::session::Session;
+use crate::connection::session::{Policy, Session};
 use crate::control::notice::Notice;
 use crate::control::report::Cause;
 use crate::control::{Control, OpenListener, Token};
-use crate::error::{Chain, Failure, OnFailure};
+use crate::error::{Chain, Failure};
 use crate::group::Name;
 use crate::handler::HandlerOutput;
-use crate::listener::BACKLOG;
+use crate::limit::{Limit, Permit, TooMany};
 use crate::stream::Stream;
 use async_io::Timer;
+use fault::{Fault, classify, hint};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 /// How many clients are accepted before other tasks get their turn: a flood of clients must not starve the handlers.
@@ -31,12 +34,15 @@ pub(super) struct Acceptor<H> {
     /// Dropped before the token: see `Control`.
     pub(super) listener: OpenListener,
     pub(super) handler: Arc<H>,
-    pub(super) on_failure: OnFailure,
+    pub(super) policy: Policy,
     pub(super) control: Arc<Control>,
     /// Given when accepting has to end.
     pub(super) stop: Arc<Notice>,
     pub(super) _token: Token,
 }
+
+/// A client that accept has returned, and its permit.
+type Accepted = io::Result<(Stream, Address, Permit)>;
 
 impl<H, Fut> Acceptor<H>
 where
@@ -47,61 +53,93 @@ where
     pub(super) async fn run(self) {
         let mut pause = SHORTEST_PAUSE;
         let mut batch = 0;
-        loop {
-            let accepted = {
-                let mut stop = self.stop.watch();
-                poll_fn(|cx| match stop.poll(cx) {
-                    Poll::Ready(()) => Poll::Ready(None),
-                    Poll::Pending => self.listener.get().poll_accept(cx).map(Some),
-                })
-                .await
-            };
-            match accepted {
-                None => return self.empty_queue(),
-                Some(Ok((stream, peer))) => {
-                    self.admit(stream, peer);
+        while let Some(accepted) = self.next().await {
+            let error = match accepted {
+                Ok((stream, peer, permit)) => {
+                    self.admit(stream, peer, permit);
                     pause = SHORTEST_PAUSE;
                     batch += 1;
                     if batch % BATCH == 0 {
                         async_std::task::yield_now().await;
                     }
+                    continue;
                 }
-                Some(Err(error)) => match classify(&error) {
-                    Fault::OfOneClient => self.log_skipped(&error),
-                    Fault::Passing => {
-                        self.log_pause(&error, pause);
-                        self.stop.until(Timer::after(pause)).await;
-                        pause = (pause * 2).min(LONGEST_PAUSE);
-                    }
-                    Fault::Fatal => return self.fail(error),
-                },
+                Err(error) => error,
+            };
+            self.control.counters.accept_failed();
+            match classify(&error) {
+                Fault::Skip => self.log_skipped(&error),
+                Fault::BackOff => {
+                    self.log_pause(&error, pause);
+                    self.stop.until(Timer::after(pause)).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Fault::Fatal => return self.fail(error),
             }
+        }
+        self.empty_queue();
+    }
+
+    /// The next client, or `None` when accepting has to end.
+    async fn next(&self) -> Option<Accepted> {
+        let mut stop = self.stop.watch();
+        let mut turn = Turn { limit: &self.control.limit, key: None };
+        poll_fn(|cx| {
+            if stop.poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            self.poll_accept(cx, &mut turn).map(Some)
+        })
+        .await
+    }
+
+    /// A permit first, then a client: the kernel queues those who have to wait.
+    ///
+    /// A permit is held only for the moment of the accept, and not while the socket has nobody. With several listeners
+    /// the last one would otherwise lie with a listener that nobody connects to.
+    fn poll_accept(&self, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<Accepted> {
+        loop {
+            let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
+            if let Some(accepted) = self.listener.get().accept() {
+                return Poll::Ready(accepted.map(|(stream, peer)| (stream, peer, permit)));
+            }
+            drop(permit);
+            ready!(self.listener.get().poll_readable(cx))?;
         }
     }
 
     /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten.
-    fn admit(&self, stream: Stream, peer: Address) {
-        let session = Session::open(&self.control, stream, peer, self.on_failure);
+    fn admit(&self, stream: Stream, peer: Address, mut permit: Permit) {
+        if let Some(TooMany { max }) = peer.as_tcp().and_then(|tcp| permit.assign(tcp.ip()).err()) {
+            self.control.counters.refused();
+            log::debug!(
+                target: "ebbtide", peer:% = peer;
+                "refused a client: there are {max} connections from its address"
+            );
+            return;
+        }
+        let session = Session::open(&self.control, stream, peer, permit, self.policy);
         let name: Name = session.member().clone();
         // Refused after a cancel, and then dropping the session has closed the connection and counted it as cancelled.
         self.control.spawner.spawn_named(name, session.run(Arc::clone(&self.handler)));
     }
 
-    /// Those whom the kernel has let in already are served: as many as the queue can hold, so that a flood does not keep
-    /// us here.
+    /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, so that
+    /// a flood does not keep us here.
     fn empty_queue(&self) {
-        for _ in 0..BACKLOG {
+        for _ in 0..self.listener.get().backlog() {
+            let Some(permit) = self.control.limit.try_acquire() else {
+                return;
+            };
             match self.listener.get().accept() {
                 None => return,
-                Some(Ok((stream, peer))) => self.admit(stream, peer),
-                Some(Err(error)) if matches!(classify(&error), Fault::OfOneClient) => self.log_skipped(&error),
+                Some(Ok((stream, peer))) => self.admit(stream, peer, permit),
                 Some(Err(error)) => {
-                    let listener = self.listener.get();
-                    log::warn!(
-                        target: "ebbtide", listener:% = listener;
-                        "cannot accept the clients that still wait on `{listener}`: {}", Chain(&error)
-                    );
-                    return;
+                    self.control.counters.accept_failed();
+                    if classify(&error) != Fault::Skip {
+                        return self.log_queue_lost(&error);
+                    }
+                    self.log_skipped(&error);
                 }
             }
         }
@@ -128,77 +166,27 @@ where
         let listener = self.listener.get();
         log::warn!(
             target: "ebbtide", listener:% = listener, connections = self.control.registry.len();
-            "cannot accept connections on `{listener}`, trying again in {pause:?}: {}", Chain(error)
+            "cannot accept connections on `{listener}`, trying again in {pause:?}: {}{}", Chain(error), hint(error)
+        );
+    }
+
+    fn log_queue_lost(&self, error: &io::Error) {
+        let listener = self.listener.get();
+        log::warn!(
+            target: "ebbtide", listener:% = listener;
+            "cannot accept the clients that still wait on `{listener}`: {}{}", Chain(error), hint(error)
         );
     }
 }
 
-/// What an error of `accept` means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    /// One client's, who was in the queue and is gone: the next may be fine.
-    OfOneClient,
-    /// The machine's: descriptors or memory have run out. It may pass.
-    Passing,
-    /// The socket's own. Trying again would fail for ever.
-    Fatal,
+/// One accept loop's place among those who wait for a permit; given up when dropped.
+struct Turn<'a> {
+    limit: &'a Arc<Limit>,
+    key: Option<usize>,
 }
 
-/// The unknown is taken for passing: it neither ends a server that could go on nor makes it spin.
-fn classify(error: &io::Error) -> Fault {
-    #[cfg(unix)]
-    if let Some(code) = error.raw_os_error() {
-        return match code {
-            // Not a descriptor, not listening (or shut down), not a socket, an address that is not ours.
-            libc::EBADF | libc::EINVAL | libc::ENOTSOCK | libc::EFAULT => Fault::Fatal,
-            // accept(2): errors that are already pending on the new socket are reported as accept's own.
-            libc::ECONNABORTED
-            | libc::ECONNRESET
-            | libc::EPROTO
-            | libc::EPERM
-            | libc::EINTR
-            | libc::ETIMEDOUT
-            | libc::ENOPROTOOPT
-            | libc::EOPNOTSUPP
-            | libc::ENETDOWN
-            | libc::ENETUNREACH
-            | libc::EHOSTDOWN
-            | libc::EHOSTUNREACH => Fault::OfOneClient,
-            _ => Fault::Passing,
-        };
-    }
-    match error.kind() {
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {
-            Fault::OfOneClient
-        }
-        _ => Fault::Passing,
-    }
-}
-
-#[cfg(all(test, unix))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_socket_itself_is_to_blame_for_is_fatal() {
-        let table = [
-            (libc::EBADF, Fault::Fatal),
-            (libc::EINVAL, Fault::Fatal),
-            (libc::ENOTSOCK, Fault::Fatal),
-            (libc::EFAULT, Fault::Fatal),
-            (libc::ECONNABORTED, Fault::OfOneClient),
-            (libc::ECONNRESET, Fault::OfOneClient),
-            (libc::EPROTO, Fault::OfOneClient),
-            (libc::EPERM, Fault::OfOneClient),
-            (libc::EMFILE, Fault::Passing),
-            (libc::ENFILE, Fault::Passing),
-            (libc::ENOBUFS, Fault::Passing),
-            (libc::ENOMEM, Fault::Passing),
-            (libc::ENOSPC, Fault::Passing),
-            (libc::EXDEV, Fault::Passing),
-        ];
-        for (code, fault) in table {
-            assert_eq!(classify(&io::Error::from_raw_os_error(code)), fault, "errno {code}");
-        }
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.limit.forget(&mut self.key);
     }
 }

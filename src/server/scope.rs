@@ -47,7 +47,7 @@ impl Run {
     {
         let (control, settings, stops) = server.into_parts();
         let run = Self { control, group: TaskGroup::new() };
-        if let Some(idle) = run.control.start(settings.grace) {
+        if let Some(idle) = run.control.start(settings.grace, settings.lame_duck) {
             let addresses: Vec<_> = run.control.addresses.iter().map(ToString::to_string).collect();
             log::info!(target: "ebbtide", phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
             let crew = muster(&run.control, idle, &settings, stops, handler);
@@ -164,6 +164,7 @@ where
 {
     let Idle { listeners, children, token } = idle;
     let crew = Crew {
+        lame_duck: settings.lame_duck,
         acceptors: TaskGroup::new(),
         children,
         stops: TaskGroup::new(),
@@ -176,7 +177,7 @@ where
         let acceptor = Acceptor {
             listener,
             handler: Arc::clone(&handler),
-            on_failure: settings.on_failure,
+            policy: settings.policy,
             control: Arc::clone(control),
             stop: Arc::clone(&crew.stop_accepting),
             _token: control.token(),

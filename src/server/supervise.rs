@@ -19,6 +19,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 /// nobody comes in any more when the handlers go, and the token is the last.
 #[derive(Debug)]
 pub(super) struct Crew {
+    pub(super) lame_duck: Duration,
     pub(super) acceptors: TaskGroup,
     /// Connections, their handlers, and what users have spawned on the server.
     pub(super) children: TaskGroup,
@@ -34,6 +35,7 @@ impl Crew {
     /// From serving to closed.
     pub(super) async fn supervise(self) {
         self.control.requested.given().await;
+        self.lame_duck().await;
         self.stop_accepting().await;
         if !self.control.cancelled.is_given() {
             self.drain().await;
@@ -41,6 +43,21 @@ impl Crew {
         if !self.children.is_empty() {
             self.cancel().await;
         }
+    }
+
+    /// Clients are still accepted while the load balancer takes notice; a second request skips that.
+    async fn lame_duck(&self) {
+        if self.lame_duck.is_zero() || self.control.cancelled.is_given() || self.acceptors.is_empty() {
+            return;
+        }
+        self.control.advance(Phase::LameDuck);
+        log::info!(
+            target: "ebbtide", phase:% = Phase::LameDuck, connections = self.control.registry.len();
+            "not ready any more; still accepting for {:.1?}", self.lame_duck
+        );
+        let over = sleep_until(Instant::now().checked_add(self.lame_duck));
+        // Without listeners there is nothing left to accept.
+        (over, self.control.again.given(), self.control.cancelled.given(), self.acceptors.join()).race().await;
     }
 
     /// Ends when the last listening socket is closed. Bounded: an acceptor that is told to stop waits for nothing more.

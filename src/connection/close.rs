@@ -1,0 +1,100 @@
+//! The orderly end of a connection: so that the last bytes arrive.
+//!
+//! A socket that is closed while bytes of the peer are unread, or still on their way, resets the connection, and the reset
+//! can overtake the reply. So the outgoing half is closed first, and what the peer still sends is read and thrown away, for
+//! a while: what Apache and nginx call a lingering close.
+
+use crate::control::member::{ConnectionState, Member};
+use async_io::Timer;
+use std::future::{Future, poll_fn};
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// How long a peer may go on sending, or keep its half open.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// In a drain: a peer that has been quiet for this long has stopped sending.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// How many reads in a row, before other tasks get their turn.
+const READS: usize = 16;
+
+/// Closes at once. What the peer has not read yet still arrives, unless it is sending.
+pub(super) fn abruptly(member: &Member) {
+    member.end();
+    member.shut_down(Shutdown::Both);
+}
+
+/// Closes for the handler and all clones at once; for the peer, as soon as that is safe.
+pub(super) async fn orderly(member: &Member) {
+    if !member.end() {
+        return;
+    }
+    // Free where the peer has closed already: nothing of its is unread or on its way.
+    if !member.saw_end() {
+        member.set_state(ConnectionState::Lingering);
+        member.shut_down(Shutdown::Write);
+        linger(member).await;
+    }
+    member.shut_down(Shutdown::Both);
+}
+
+/// Reads and throws away until the peer's end, at most for [`LINGER`].
+///
+/// A drain waits only for peers that are still sending: it ends where the first read finds nothing, or after [`QUIET`].
+async fn linger(member: &Member) {
+    let end = Instant::now() + LINGER;
+    let mut last_read = None;
+    let mut draining = member.draining.watch();
+    let (mut timer, mut armed) = (Timer::at(end), end);
+    poll_fn(|cx| {
+        match discard(member, cx) {
+            Discarded::End => return Poll::Ready(()),
+            Discarded::More => {
+                cx.waker().wake_by_ref();
+                last_read = Some(Instant::now());
+                return if Instant::now() < end { Poll::Pending } else { Poll::Ready(()) };
+            }
+            Discarded::Some => last_read = Some(Instant::now()),
+            Discarded::Nothing => {}
+        }
+        let mut until = end;
+        if draining.poll(cx).is_ready() {
+            match last_read {
+                None => return Poll::Ready(()),
+                Some(last) => until = end.min(last + QUIET),
+            }
+        }
+        if until != armed {
+            timer.set_at(until);
+            armed = until;
+        }
+        Pin::new(&mut timer).poll(cx).map(|_| ())
+    })
+    .await;
+}
+
+enum Discarded {
+    /// The peer has closed, or is gone.
+    End,
+    /// There were bytes, and there may be more at once.
+    More,
+    /// There were bytes, and the task will be woken for more.
+    Some,
+    /// There were none; the same.
+    Nothing,
+}
+
+fn discard(member: &Member, cx: &mut Context<'_>) -> Discarded {
+    for read in 0..READS {
+        match member.stream.poll_discard(cx) {
+            Poll::Ready(Ok(0) | Err(_)) => return Discarded::End,
+            Poll::Ready(Ok(_)) => {}
+            Poll::Pending if read == 0 => return Discarded::Nothing,
+            Poll::Pending => return Discarded::Some,
+        }
+    }
+    Discarded::More
+}

@@ -1,0 +1,76 @@
+//! What can be set on a socket before it listens.
+
+use std::time::Duration;
+
+/// How many clients the kernel may queue for us. It clamps the number to its own limit (`somaxconn`). async-std's
+/// listeners have 128, which drops connections in a burst.
+const BACKLOG: u32 = 4096;
+
+/// A peer that vanished without a word is noticed after this long and a few unanswered probes.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The options of a listening socket, for [`Server::bind_with`](crate::Server::bind_with) and
+/// [`Listener::tcp_with`](crate::Listener::tcp_with).
+///
+/// What concerns connections is set on the listener, and the kernel lets them inherit it: no call for each of them.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{ListenOptions, Server};
+///
+/// let options = ListenOptions::new().backlog(128).keepalive(None);
+/// let server = Server::bind_with("127.0.0.1:0", &options).await?;
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "options do nothing before they are given to `Server::bind_with` or `Listener::tcp_with`"]
+pub struct ListenOptions {
+    pub(crate) backlog: u32,
+    pub(crate) reuse_address: bool,
+    pub(crate) nodelay: bool,
+    pub(crate) keepalive: Option<Duration>,
+    /// Leave IPv4 to another socket. Set where one is bound beside; else the system's default stands.
+    pub(crate) only_v6: bool,
+}
+
+impl ListenOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self { backlog: BACKLOG, reuse_address: true, nodelay: true, keepalive: Some(KEEPALIVE), only_v6: false }
+    }
+
+    /// How many clients the kernel may queue before they are accepted. Default: 4,096. The kernel clamps it
+    /// (`net.core.somaxconn` on Linux); at least 1.
+    pub fn backlog(mut self, backlog: u32) -> Self {
+        self.backlog = backlog.clamp(1, i32::MAX as u32);
+        self
+    }
+
+    /// `SO_REUSEADDR`: bind although connections of an earlier run are still in TIME_WAIT. Default: on. Only on Unix; on
+    /// Windows the option would let others take the port, and is never set.
+    pub fn reuse_address(mut self, reuse: bool) -> Self {
+        self.reuse_address = reuse;
+        self
+    }
+
+    /// `TCP_NODELAY` for the connections: send small writes at once. Default: on.
+    pub fn nodelay(mut self, nodelay: bool) -> Self {
+        self.nodelay = nodelay;
+        self
+    }
+
+    /// `SO_KEEPALIVE` for the connections, after so long a silence. Default: 60 seconds. `None`: off. The kernel counts
+    /// in whole seconds, at least one.
+    pub fn keepalive(mut self, after: Option<Duration>) -> Self {
+        self.keepalive = after.map(|after| after.max(Duration::from_secs(1)));
+        self
+    }
+}
+
+impl Default for ListenOptions {
+    fn default() -> Self {
+        Self::new()
+    }
+}

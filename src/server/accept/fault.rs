@@ -1,0 +1,144 @@
+//! What an error of `accept` means: a table, with the reason of each entry.
+
+use std::io;
+
+/// What to do about an error of `accept`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// One client's, who was in the queue and is gone: go on with the next.
+    Skip,
+    /// The machine's: something has run out. It may pass, so try again after a pause.
+    BackOff,
+    /// The socket's own. Trying again would fail for ever.
+    Fatal,
+}
+
+/// The unknown backs off: it neither ends a server that could go on, nor makes it spin.
+pub(super) fn classify(error: &io::Error) -> Fault {
+    #[cfg(unix)]
+    if let Some(errno) = rustix::io::Errno::from_io_error(error) {
+        return unix::classify(errno);
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => Fault::Skip,
+        io::ErrorKind::InvalidInput => Fault::Fatal,
+        _ => Fault::BackOff,
+    }
+}
+
+/// What a person can do about it, as the end of a log line.
+pub(super) fn hint(error: &io::Error) -> &'static str {
+    #[cfg(unix)]
+    if let Some(errno) = rustix::io::Errno::from_io_error(error) {
+        return unix::hint(errno);
+    }
+    let _ = error;
+    ""
+}
+
+#[cfg(unix)]
+mod unix {
+    use super::Fault;
+    use rustix::io::Errno;
+
+    pub(super) fn classify(errno: Errno) -> Fault {
+        match errno {
+            // The closed list of what the socket itself is to blame for.
+            Errno::BADF => Fault::Fatal,    // no descriptor: somebody has closed it under us
+            Errno::INVAL => Fault::Fatal,   // does not listen (any more)
+            Errno::NOTSOCK => Fault::Fatal, // the descriptor is something else by now
+            Errno::FAULT => Fault::Fatal,   // a bad address: ours is none
+
+            // The client gave up between its handshake and our accept.
+            Errno::CONNABORTED | Errno::CONNRESET | Errno::PIPE => Fault::Skip,
+            Errno::PROTO => Fault::Skip, // the same, as older systems say it
+            Errno::PERM => Fault::Skip,  // a firewall rule forbids this client
+            Errno::INTR => Fault::Skip,  // a signal came; nothing happened
+            // accept(2), Linux: errors that are pending on the new socket are reported as accept's own.
+            Errno::NETDOWN
+            | Errno::NETUNREACH
+            | Errno::NETRESET
+            | Errno::HOSTDOWN
+            | Errno::HOSTUNREACH
+            | Errno::NOPROTOOPT
+            | Errno::OPNOTSUPP
+            | Errno::TIMEDOUT => Fault::Skip,
+            #[cfg(target_os = "linux")]
+            Errno::NONET => Fault::Skip,
+
+            // Exhaustion: descriptors of the process (MFILE) or of the system (NFILE), memory for sockets (NOBUFS,
+            // NOMEM), watches of the reactor (NOSPC). And whatever we do not know.
+            _ => Fault::BackOff,
+        }
+    }
+
+    pub(super) fn hint(errno: Errno) -> &'static str {
+        match errno {
+            Errno::MFILE => {
+                "; the process has as many open files as it may: raise its limit (`ulimit -n`, systemd's `LimitNOFILE=`), or \
+                 lower `max_connections`"
+            }
+            Errno::NFILE => {
+                "; the system has as many open files as it may: raise `fs.file-max`, or close other programs"
+            }
+            Errno::NOBUFS | Errno::NOMEM => "; the system is out of memory for sockets: lower `max_connections`",
+            Errno::NOSPC => "; the user may watch no more files: raise `fs.epoll.max_user_watches`",
+            _ => "",
+        }
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::super::{Fault, classify, hint};
+        use rustix::io::Errno;
+        use std::io;
+
+        #[test]
+        fn every_error_of_accept_has_its_class() {
+            use Fault::{BackOff, Fatal, Skip};
+            let table = [
+                (Fatal, &[Errno::BADF, Errno::INVAL, Errno::NOTSOCK, Errno::FAULT][..]),
+                (
+                    Skip,
+                    &[
+                        Errno::CONNABORTED,
+                        Errno::CONNRESET,
+                        Errno::PIPE,
+                        Errno::PROTO,
+                        Errno::PERM,
+                        Errno::INTR,
+                        Errno::NETDOWN,
+                        Errno::NETUNREACH,
+                        Errno::NETRESET,
+                        Errno::HOSTDOWN,
+                        Errno::HOSTUNREACH,
+                        Errno::NOPROTOOPT,
+                        Errno::OPNOTSUPP,
+                        Errno::TIMEDOUT,
+                    ],
+                ),
+                (BackOff, &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC]),
+                // Unknown to us, or of no meaning for accept.
+                (BackOff, &[Errno::XDEV, Errno::IO, Errno::ACCESS]),
+            ];
+            for (fault, errnos) in table {
+                for &errno in errnos {
+                    assert_eq!(classify(&io::Error::from(errno)), fault, "{errno:?}");
+                }
+            }
+        }
+
+        #[test]
+        fn an_error_without_a_number_backs_off() {
+            assert_eq!(classify(&io::Error::other("a custom listener's")), Fault::BackOff);
+            assert_eq!(classify(&io::ErrorKind::ConnectionAborted.into()), Fault::Skip);
+        }
+
+        #[test]
+        fn exhaustion_says_what_to_do() {
+            for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC] {
+                assert!(!hint(&io::Error::from(errno)).is_empty(), "{errno:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Open, serve with clients, close in one of the ways of R1: a thousand times, and nothing is left. Behaviour 19, R11.
+//!
+//! More rounds: `EBBTIDE_SOAK_ROUNDS=100000 cargo test --release --test soak -- --nocapture`. Alone in its file, because it
+//! looks at the whole process.
+#![cfg(target_os = "linux")]
+
+mod support;
+
+use async_std::{future, task};
+use ebbtide::{OnFailure, Server};
+use futures_concurrency::prelude::*;
+use std::io::Read as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+use support::*;
+
+/// What the process holds.
+#[derive(Clone, Copy, Debug)]
+struct Holds {
+    descriptors: usize,
+    threads: usize,
+    resident_kib: usize,
+}
+
+impl Holds {
+    fn now() -> Self {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        Self {
+            descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
+            threads: field("Threads:"),
+            resident_kib: field("VmRSS:"),
+        }
+    }
+}
+
+/// A small generator of our own: the test must not depend on luck that cannot be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
+
+fn round(dice: &mut Dice) {
+    let exit = dice.roll(9);
+    let orders: Vec<u8> =
+        (0..dice.roll(6)).map(|_| [POLITE, STUBBORN, FAILS, PANICS, SPEAKS][dice.roll(5) as usize]).collect();
+    let handlers = Handlers::new();
+    let live = handlers.live.clone();
+    on_thread(move || {
+        let leave = async {
+            let server = Server::bind(loopback()).await.unwrap().grace(Duration::from_millis(2));
+            let (address, handle) = (server.local_addr().clone(), server.handle());
+            let mut clients: Vec<_> = orders.iter().map(|&it| order(&address, it)).collect();
+            let count = clients.len();
+            let handler = handlers.handler();
+            let started = async || handlers.started(count).await;
+            match exit {
+                0 => drop(server.scope(handler, async |_| started().await).await.unwrap()),
+                1 => drop(server.scope(handler, async |_| started().await).await.map(|(value, _)| value)),
+                2 => {
+                    let serving = task::spawn(server.serve(handler));
+                    started().await;
+                    handle.shutdown().await;
+                    serving.await.unwrap();
+                }
+                3 => {
+                    let serving = task::spawn(server.serve(handler));
+                    started().await;
+                    handle.cancel().await;
+                    serving.await.unwrap();
+                }
+                4 => {
+                    let serving = task::spawn(server.serve(handler));
+                    started().await;
+                    serving.cancel().await;
+                }
+                5 => {
+                    let serving = async { server.serve(handler).await.map(drop) };
+                    let winner = async {
+                        started().await;
+                        Ok(())
+                    };
+                    (serving, winner).race().await.unwrap();
+                }
+                6 => {
+                    let failing = server.on_failure(OnFailure::Shutdown);
+                    let body = async |_| started().await;
+                    drop(failing.scope(handler, body).await.map(|(value, _)| value));
+                }
+                7 => drop(future::timeout(Duration::from_millis(1), server.serve(handler)).await),
+                _ => {
+                    let body = async |_| {
+                        started().await;
+                        panic!("the body's own");
+                    };
+                    let (_, _): (Option<()>, _) = server.scope(handler, body).await.unwrap();
+                }
+            }
+            assert!(refuses(&address));
+            for client in &mut clients {
+                // Where it was never accepted, or was still sending when it was cut off, a reset is the kernel's answer.
+                let _ = client.read(&mut [0; 64]);
+            }
+        };
+        let result = catch_unwind(AssertUnwindSafe(|| task::block_on(leave)));
+        assert_eq!(result.is_err(), exit == 8, "only the body's own panic comes out");
+    });
+    assert_eq!(live.count(), 0);
+}
+
+#[test]
+fn r11_a_thousand_rounds_leave_nothing_behind() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.to_string();
+        if !text.contains("as ordered") && !text.contains("the body's own") {
+            eprintln!("{text}");
+        }
+    }));
+    let rounds = std::env::var("EBBTIDE_SOAK_ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(1000);
+    let mut dice = Dice(0x5eed);
+    (0..200).for_each(|_| round(&mut dice)); // until every pool and buffer has its size
+    let before = Holds::now();
+    (0..rounds).for_each(|_| round(&mut dice));
+    let end = std::time::Instant::now() + NET;
+    loop {
+        let after = Holds::now();
+        let grown = after.resident_kib.saturating_sub(before.resident_kib);
+        // Threads of the blocking pool come and go, and the executor frees its last shells in its own time.
+        if after.descriptors <= before.descriptors + 2 && after.threads <= before.threads + 2 && grown < 4096 {
+            println!("after {rounds} rounds: {after:?}, before: {before:?}");
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "left behind: {after:?}, before: {before:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

@@ -6,9 +6,10 @@ mod opening;
 pub(crate) mod session;
 
 use crate::address::Address;
+use crate::control::Control;
 use crate::control::handle::Handle;
+use crate::control::inside::run_task;
 use crate::control::member::{Member, Verdict};
-use crate::control::{Control, run_task};
 use crate::group::Name;
 use crate::stream::Stream;
 use async_io::Timer;

@@ -13,6 +13,7 @@
 
 pub(crate) mod addresses;
 pub(crate) mod handle;
+pub(crate) mod inside;
 pub(crate) mod member;
 pub(crate) mod notice;
 pub(crate) mod phase;
@@ -21,7 +22,7 @@ pub(crate) mod report;
 mod tasks;
 
 use crate::error::Failure;
-use crate::group::{Name, Spawner, TaskGroup};
+use crate::group::{Spawner, TaskGroup};
 use crate::limit::Limit;
 use crate::listener::Listener;
 use crate::sync::{Mutex, lock};
@@ -30,9 +31,6 @@ use notice::Notice;
 use phase::Phase;
 use registry::Registry;
 use report::{Cause, Counters, Report};
-use std::cell::Cell;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -276,6 +274,12 @@ impl Control {
 #[derive(Debug)]
 pub(crate) struct Token(Arc<Control>);
 
+impl Token {
+    pub(crate) fn control(&self) -> &Arc<Control> {
+        &self.0
+    }
+}
+
 impl Drop for Token {
     fn drop(&mut self) {
         if self.0.tokens.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -302,49 +306,5 @@ impl Drop for OpenListener {
     fn drop(&mut self) {
         drop(self.socket.take()); // first the port refuses, then `is_serving` is false
         self.control.listening.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-thread_local! {
-    /// The run whose code this thread is running (its control's address), or 0. Only ever compared.
-    static INSIDE: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Runs a future as code of this run, so that [`is_inside`] can tell.
-pub(crate) async fn inside<F: Future>(control: &Arc<Control>, future: F) -> F::Output {
-    struct Restore(usize);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            INSIDE.set(self.0);
-        }
-    }
-
-    let here = Arc::as_ptr(control) as usize;
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        let _restore = Restore(INSIDE.replace(here));
-        future.as_mut().poll(cx)
-    })
-    .await
-}
-
-/// Whether the caller is a handler or a task of this run: one that waits for the run's end waits for itself.
-pub(crate) fn is_inside(control: &Arc<Control>) -> bool {
-    INSIDE.get() == Arc::as_ptr(control) as usize
-}
-
-/// Runs a task of the run to its end; a panic ends it alone, is logged, and handed to `on_panic`.
-///
-/// The token is the last parameter but for what has no destructor of the user's: whether or not the task was ever polled,
-/// its future is destroyed before the token is.
-pub(crate) async fn run_task<F>(future: F, name: Name, on_panic: impl FnOnce(String), token: Token)
-where
-    F: Future<Output = ()>,
-{
-    if let Err(payload) = inside(&token.0, crate::unwind::catch_future(|| future)).await {
-        let message = crate::unwind::message(&payload).to_owned();
-        crate::unwind::discard(payload);
-        log::error!(target: "ebbtide", "a task of {name} panicked: {message}");
-        on_panic(message);
     }
 }

@@ -11,18 +11,16 @@ use crate::connection::Connection;
 use crate::control::Control;
 use crate::control::handle::Handle;
 use crate::control::report::{Cause, Report};
-use crate::error::{Error, OnFailure};
+use crate::error::Error;
 use crate::handler::HandlerOutput;
 use crate::listener::{self, ListenOptions, Listener};
 use async_std::net::ToSocketAddrs;
-use async_std::stream::Stream;
 use scope::Run;
 use settings::Settings;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 use stop::Stop;
 
 /// Listening sockets and settings; not accepting yet.
@@ -120,111 +118,6 @@ impl Server {
         self
     }
 
-    /// How long a drain may last before what is left of it is cancelled. Default: 8 seconds, which ends inside Docker's
-    /// 10 seconds and Kubernetes' 30. `Duration::MAX`: no limit; zero: cancel at once.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
-        self
-    }
-
-    /// How long clients are still accepted after a shutdown was asked for, while [`Handle::is_ready`] is false already: the
-    /// time that a load balancer takes to notice. Default: 0. A second request skips the rest of it.
-    ///
-    /// There is one deadline for the whole exit, fixed when it is asked for: lame duck plus grace.
-    pub fn lame_duck(mut self, duration: Duration) -> Self {
-        self.settings.lame_duck = duration;
-        self
-    }
-
-    /// How many connections there may be at a time; the kernel queues who comes when there are as many. A connection that
-    /// lingers counts. Can be moved while serving: [`Handle::set_max_connections`].
-    ///
-    /// Default: the soft limit on open files, less what is left to the rest of the program (a tenth, at least 64, at most
-    /// half), so that accepting never runs out of descriptors. Two servers of one process share its table of open files:
-    /// give each a limit of its own.
-    pub fn max_connections(self, max: usize) -> Self {
-        self.bound.control().limit.set_max(max);
-        self
-    }
-
-    /// How many connections there may be from one IP address at a time; one more is closed at once and counted as
-    /// [`refused`](Report::refused). Default: no limit. Behind a proxy all clients have the proxy's address.
-    pub fn max_connections_per_ip(self, max: usize) -> Self {
-        self.bound.control().limit.set_max_per_ip(max);
-        self
-    }
-
-    /// How long a client may keep silent before its first byte; then it is closed, counted as failed, and the handler is
-    /// never called for it. The byte stays to be read. Default: no limit. In a drain it is at most 1 second.
-    ///
-    /// Not for protocols in which the server speaks first.
-    pub fn first_byte_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.first_byte_timeout = Some(timeout);
-        self
-    }
-
-    /// How long no byte may go either way before the connection is ended, its handler destroyed, and counted as failed: so
-    /// that idle clients cannot fill [`max_connections`](Self::max_connections) for ever. Default: no limit. A handler that
-    /// works for longer than this without reading or writing is ended too.
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.idle_timeout = Some(timeout);
-        self
-    }
-
-    /// What a handler's failure means. Default: [`OnFailure::Isolate`].
-    pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
-        self.settings.policy.on_failure = on_failure;
-        self
-    }
-
-    /// Stops on the items of a stream: the first shuts down, the second cancels. Can be called as often as wanted; each
-    /// stream counts for itself. The stream is polled while the server serves, in a task of its own.
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # async fn example() -> std::io::Result<()> {
-    /// use ebbtide::{Connection, Server, signal};
-    ///
-    /// Server::bind("127.0.0.1:8888")
-    ///     .await?
-    ///     .shutdown_on(signal::ctrl_c()?)
-    ///     .serve(|_: Connection| async {})
-    ///     .await?;
-    /// # Ok(()) }
-    /// ```
-    pub fn shutdown_on<S>(mut self, stream: S) -> Self
-    where
-        S: Stream<Item = ()> + Send + 'static,
-    {
-        self.stops.push(Box::pin(stream));
-        self
-    }
-
-    /// Shuts down when a future is done. The future is polled while the server serves, in a task of its own.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # async_std::task::block_on(async {
-    /// use ebbtide::{Cause, Connection, Server};
-    /// use std::time::Duration;
-    ///
-    /// let report = Server::bind("127.0.0.1:0")
-    ///     .await?
-    ///     .shutdown_when(async_std::task::sleep(Duration::from_millis(10)))
-    ///     .serve(|_: Connection| async {})
-    ///     .await?;
-    /// assert_eq!(report.cause(), Cause::ShutdownStream);
-    /// # std::io::Result::Ok(()) }).unwrap();
-    /// ```
-    pub fn shutdown_when<F>(self, future: F) -> Self
-    where
-        F: Future<Output = ()> + Send + 'static,
-    {
-        self.shutdown_on(stop::Once::new(future))
-    }
-
     /// A handle to stop the server and to look at it, from anywhere.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(self.bound.control()))
@@ -270,7 +163,7 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where a listener fails for good, or a handler fails under [`OnFailure::Shutdown`]: after the drain, and with the
+    /// Where a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown): after the drain, and with the
     /// report in the error.
     ///
     /// # Cancel safety

@@ -3,9 +3,10 @@
 use super::idle::Idle;
 use super::{Connection, close, opening};
 use crate::address::Address;
+use crate::control::inside::inside;
 use crate::control::member::{ConnectionState, Member, Verdict};
 use crate::control::report::{Bucket, Cause};
-use crate::control::{Control, Token, inside};
+use crate::control::{Control, Token};
 use crate::error::{Chain, Failure, OnFailure};
 use crate::handler::{HandlerOutput, Outcome, Silence, level_of};
 use crate::limit::Permit;

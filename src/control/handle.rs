@@ -1,9 +1,10 @@
 //! The face of a run: asking it to end, waiting for that, and looking at it.
 
+use super::inside::{is_inside, run_task};
 use super::member::Verdict;
 use super::registry::ConnectionInfo;
 use super::report::{Cause, Report};
-use super::{Control, is_inside, phase::Phase, run_task};
+use super::{Control, phase::Phase};
 use crate::address::Address;
 use crate::group::Name;
 use std::fmt;

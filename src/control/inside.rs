@@ -38,8 +38,8 @@ pub(crate) fn is_inside(control: &Arc<Control>) -> bool {
 
 /// Runs a task of the run to its end; a panic ends it alone, is logged, and handed to `on_panic`.
 ///
-/// The token is the last parameter but for what has no destructor of the user's: whether or not the task was ever polled,
-/// its future is destroyed before the token is.
+/// The token goes last. It is the last parameter, because a task that was never polled drops its parameters in order; in
+/// one that was, the future lies deeper than the parameters, and is dropped before them.
 pub(crate) async fn run_task<F>(future: F, name: Name, on_panic: impl FnOnce(String), token: Token)
 where
     F: Future<Output = ()>,
@@ -49,5 +49,47 @@ where
         unwind::discard(payload);
         log::error!(target: "ebbtide", "a task of {name} panicked: {message}");
         on_panic(message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::Listener;
+    use std::task::{Context, Waker};
+
+    /// Asks, in its destructor, whether the run counts as closed already.
+    struct Late(Arc<Control>, Arc<std::sync::atomic::AtomicBool>);
+
+    impl Future for Late {
+        type Output = ();
+
+        fn poll(self: std::pin::Pin<&mut Self>, _: &mut Context<'_>) -> std::task::Poll<()> {
+            std::task::Poll::Pending
+        }
+    }
+
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.1.store(self.0.closed.is_given(), std::sync::atomic::Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_tasks_future_is_destroyed_before_the_run_counts_as_closed() {
+        for polled in [false, true] {
+            let control = Control::new(Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap());
+            let late = Arc::default();
+            let future = Late(Arc::clone(&control), Arc::clone(&late));
+            let mut task = Box::pin(run_task(future, Arc::new("a test"), |_| (), control.token()));
+            control.cancel(crate::control::report::Cause::Cancel);
+            if polled {
+                assert!(task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            }
+            assert!(!control.closed.is_given(), "a task is left");
+            drop(task);
+            assert!(control.closed.is_given());
+            assert!(!late.load(std::sync::atomic::Ordering::SeqCst), "polled: {polled}");
+        }
     }
 }

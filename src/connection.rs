@@ -10,6 +10,7 @@ use crate::control::Control;
 use crate::control::handle::Handle;
 use crate::control::inside::run_task;
 use crate::control::member::{Member, Verdict};
+use crate::control::phase::Phase;
 use crate::group::Name;
 use crate::stream::Stream;
 use async_io::Timer;
@@ -84,10 +85,13 @@ impl Connection {
     /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
     /// come to an end before [`deadline`](Self::deadline).
     pub fn is_draining(&self) -> bool {
-        self.member.draining.is_given()
+        // The notice is given to a connection that has ended, too.
+        self.member.draining.is_given() && self.control.phase() >= Phase::Draining
     }
 
     /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
+    ///
+    /// A clone that outlives its handler gets `None` as well.
     ///
     /// The future is polled first. So a request that has arrived is still read, even if the drain began long ago; only
     /// where the handler would have to wait for the client does it get `None`. This is what swift-service-lifecycle

@@ -265,6 +265,7 @@ impl Control {
         state.report = Some(report.clone());
         drop(state);
         log::info!(target: "ebbtide", phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
+        self.draining.give(); // a server that was cancelled has not drained; who waits for that waits no more
         self.closed.give();
         self.over.give();
     }

@@ -134,6 +134,54 @@ fn r05_one_that_ignores_the_notice_keeps_the_full_grace() {
 }
 
 #[test]
+fn r05_who_waits_for_the_drain_of_a_server_that_is_cancelled_waits_no_more() {
+    test(async {
+        let server = bind().await;
+        let handle = server.handle();
+        let _client = connect(server.local_addr());
+        let (send, receive) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                send.send(conn).await.unwrap();
+                pending::<()>().await
+            }
+        };
+        let serving = task::spawn(server.serve(handler));
+        let clone = receive.recv().await.unwrap();
+        let waiting = {
+            let (handle, clone) = (handle.clone(), clone.clone());
+            task::spawn(async move {
+                (handle.until_draining(pending::<()>()).await, clone.until_draining(pending::<()>()).await)
+            })
+        };
+        handle.cancel().await;
+        assert_eq!(future::timeout(NET, waiting).await, Ok((None, None)));
+        serving.await.unwrap();
+    });
+}
+
+#[test]
+fn r05_a_clone_that_outlives_its_handler_is_not_draining_while_the_server_is_not() {
+    test(async {
+        let server = bind().await;
+        let _client = connect(server.local_addr());
+        let (send, receive) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move { send.send(conn).await.unwrap() }
+        };
+        let body = async |_| {
+            let clone = receive.recv().await.unwrap();
+            // Ended when the linger is over; until then it waits.
+            assert_eq!(future::timeout(NET, clone.until_draining(pending::<()>())).await, Ok(None));
+            assert!(!clone.is_draining());
+        };
+        server.scope(handler, body).await.unwrap();
+    });
+}
+
+#[test]
 fn the_whole_file_holds_with_one_executor_thread() {
     support::one_thread::whole_file_with_one_thread();
 }

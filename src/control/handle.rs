@@ -144,7 +144,8 @@ impl Handle {
         self.control.registry.all().iter().map(|member| ConnectionInfo::of(member)).collect()
     }
 
-    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
+    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun, or the server has closed
+    /// without one.
     ///
     /// The future is polled first, so what is ready is never refused. See
     /// [`Connection::until_draining`](crate::Connection::until_draining) for what is lost with a dropped future; handlers

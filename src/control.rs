@@ -25,6 +25,7 @@ use crate::error::Failure;
 use crate::group::{Spawner, TaskGroup};
 use crate::limit::Limit;
 use crate::listener::Listener;
+use crate::say::say;
 use crate::sync::{Mutex, lock};
 use addresses::Addresses;
 use notice::Notice;
@@ -264,7 +265,7 @@ impl Control {
         let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
         state.report = Some(report.clone());
         drop(state);
-        log::info!(target: "ebbtide", phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
+        say!(info, phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
         self.draining.give(); // a server that was cancelled has not drained; who waits for that waits no more
         self.closed.give();
         self.over.give();

@@ -79,6 +79,7 @@ mod group;
 mod handler;
 mod limit;
 mod listener;
+mod say;
 mod server;
 pub mod signal;
 mod stream;

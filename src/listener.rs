@@ -76,7 +76,7 @@ impl Listener {
 
 /// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
 pub(crate) async fn bind_all(addresses: impl ToSocketAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
-    let resolved: Vec<_> = addresses.to_socket_addrs().await?.collect();
+    let resolved: Vec<_> = addresses.to_socket_addrs().await.map_err(tcp::explain_resolving)?.collect();
     tcp::bind_each(&resolved, options)
 }
 

@@ -11,6 +11,7 @@
 //!
 //! The handler itself is the work of the [`ctrlc`](https://docs.rs/ctrlc) crate, with its feature `termination`.
 
+use crate::say::say;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -206,7 +207,7 @@ fn exit() -> ! {
     let (running, ended) = mpsc::channel::<()>();
     let _detached = thread::Builder::new().spawn(move || {
         let _running = running;
-        log::warn!(target: "ebbtide", status = EXIT_STATUS; "told to end once more: exiting at once");
+        say!(warn, status = EXIT_STATUS; "told to end once more: exiting at once");
     });
     let _closed_or_late = ended.recv_timeout(LOG_LIMIT);
     process::exit(EXIT_STATUS)

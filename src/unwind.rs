@@ -1,5 +1,6 @@
 //! What we do with panics that are not ours.
 
+use crate::say::say;
 use std::any::Any;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +35,7 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
     })
     .await;
     if let Err(payload) = catch(|| future.set(None)) {
-        log::error!(target: "ebbtide", "a destructor panicked: {}", message(&payload));
+        say!(error, "a destructor panicked: {}", message(&payload));
         discard(payload);
     }
     result

@@ -1,5 +1,6 @@
 //! The tasks that wait for one event.
 
+use crate::say::say;
 use slab::Slab;
 use std::task::Waker;
 
@@ -43,7 +44,7 @@ impl Wakers {
 pub(crate) fn wake_all(wakers: Vec<Waker>) {
     for waker in wakers {
         if let Err(payload) = crate::unwind::catch(|| waker.wake()) {
-            log::error!(target: "ebbtide", "a waker panicked: {}", crate::unwind::message(&payload));
+            say!(error, "a waker panicked: {}", crate::unwind::message(&payload));
             crate::unwind::discard(payload);
         }
     }

@@ -1,7 +1,7 @@
 //! Signals to a server, as a process: the first drains, the second cancels, the third exits with status 130.
 //!
-//! The programs are in this file too: the test binary, run once more, plays their parts. Signals within 100 milliseconds
-//! count once, so a test waits until the last one has shown its effect, and 150 milliseconds more.
+//! The programs are in this file too: the test binary, run once more, plays their parts. Signals within 100
+//! milliseconds count once, so a test waits until the last one has shown its effect, and 150 milliseconds more.
 #![cfg(unix)]
 
 #[path = "support/process.rs"]

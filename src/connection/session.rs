@@ -10,6 +10,7 @@ use crate::control::{Control, Token};
 use crate::error::{Chain, Failure, OnFailure};
 use crate::handler::{HandlerOutput, Outcome, Silence, level_of};
 use crate::limit::Permit;
+use crate::say::say;
 use crate::stream::Stream;
 use crate::unwind::catch_future;
 use std::future::{Future, poll_fn};
@@ -47,7 +48,7 @@ impl Session {
     pub(crate) fn open(control: &Arc<Control>, stream: Stream, peer: Address, permit: Permit, policy: Policy) -> Self {
         let (key, member) = control.registry.enter(stream, peer, policy.idle_timeout.is_some());
         control.counters.accepted();
-        log::debug!(target: "ebbtide", connection = member.id, peer:% = member.peer; "opened");
+        say!(debug, connection = member.id, peer:% = member.peer; "opened");
         Self {
             connection: Connection::new(member, Arc::clone(control)),
             key,
@@ -136,29 +137,27 @@ impl Session {
         let (id, peer) = (member.id, &member.peer);
         let failure = match self.outcome.take() {
             None => {
-                log::debug!(target: "ebbtide", connection = id, peer:% = peer; "cancelled");
+                say!(debug, connection = id, peer:% = peer; "cancelled");
                 return;
             }
             Some(Outcome::Completed) => {
-                log::debug!(target: "ebbtide", connection = id, peer:% = peer; "closed");
+                say!(debug, connection = id, peer:% = peer; "closed");
                 return;
             }
             Some(Outcome::Failed(source)) => {
-                log::log!(
-                    target: "ebbtide", level_of(&source), connection = id, peer:% = peer;
+                say!(level_of(&source), connection = id, peer:% = peer;
                     "the handler of the connection from `{peer}` failed: {}", Chain(source.as_ref())
                 );
                 Failure::Handler { peer: peer.clone(), source }
             }
             Some(Outcome::Panicked(message)) => {
-                log::error!(
-                    target: "ebbtide", connection = id, peer:% = peer;
+                say!(error, connection = id, peer:% = peer;
                     "the handler of the connection from `{peer}` panicked: {message}"
                 );
                 Failure::HandlerPanicked { peer: peer.clone(), message }
             }
             Some(Outcome::TimedOut(silence)) => {
-                log::debug!(target: "ebbtide", connection = id, peer:% = peer; "closed the connection: {silence}");
+                say!(debug, connection = id, peer:% = peer; "closed the connection: {silence}");
                 return; // a peer's doing, which never stops the server
             }
             Some(Outcome::Broken(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },

@@ -7,6 +7,7 @@ use super::report::{Cause, Report};
 use super::{Control, phase::Phase};
 use crate::address::Address;
 use crate::group::Name;
+use crate::say::say;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -207,8 +208,8 @@ impl Future for Closed {
         if this.control.closed.poll(cx, &mut this.key).is_pending() {
             if !this.warned && is_inside(&this.control) {
                 this.warned = true;
-                log::warn!(
-                    target: "ebbtide",
+                say!(
+                    warn,
                     "a handler awaits the end of its own server, and so of itself: it will be cancelled when the grace \
                      period is over. Drop the `Closed` and return instead"
                 );

@@ -2,6 +2,7 @@
 
 use super::{Control, Token};
 use crate::group::Name;
+use crate::say::say;
 use crate::unwind::{self, catch_future};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -47,7 +48,7 @@ where
     if let Err(payload) = inside(token.control(), catch_future(|| future)).await {
         let message = unwind::message(&payload).to_owned();
         unwind::discard(payload);
-        log::error!(target: "ebbtide", "a task of {name} panicked: {message}");
+        say!(error, "a task of {name} panicked: {message}");
         on_panic(message);
     }
 }

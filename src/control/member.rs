@@ -3,6 +3,7 @@
 use super::notice::Notice;
 use super::tasks::Tasks;
 use crate::address::Address;
+use crate::say::say;
 use crate::stream::Stream;
 use std::fmt;
 use std::net::Shutdown;
@@ -142,8 +143,7 @@ impl Member {
     /// Shuts the socket down, one way or both.
     pub(crate) fn shut_down(&self, how: Shutdown) {
         if let Err(error) = self.stream.shutdown(how) {
-            log::debug!(
-                target: "ebbtide", connection = self.id, peer:% = self.peer;
+            say!(debug, connection = self.id, peer:% = self.peer;
                 "cannot shut the connection down: {error}"
             );
         }

@@ -3,6 +3,7 @@
 //! It names no runtime: the group hands each child to the executor, which polls it through [`Child::poll`].
 
 use super::slot::{Destroyed, End, Polled, Slot};
+use crate::say::say;
 use crate::sync::{Mutex, lock};
 use crate::unwind::{self, Payload};
 use crate::wakers::{Wakers, wake_all};
@@ -115,7 +116,7 @@ impl Children {
         }
         let panic = lock(&self.state).panic.take();
         if let Some(payload) = panic {
-            log::error!(target: "ebbtide", "a child panicked and nobody joined it: {}", unwind::message(&payload));
+            say!(error, "a child panicked and nobody joined it: {}", unwind::message(&payload));
             unwind::discard(payload);
         }
     }
@@ -136,7 +137,7 @@ impl Children {
         drop(child);
         wake_all(joiners);
         if let Some(payload) = surplus {
-            log::error!(target: "ebbtide", "one more child panicked: {}", unwind::message(&payload));
+            say!(error, "one more child panicked: {}", unwind::message(&payload));
             unwind::discard(payload);
         }
     }
@@ -161,7 +162,7 @@ impl Child {
                 Some(name) => name,
                 None => &"a child",
             };
-            log::warn!(target: "ebbtide", "still waiting to cancel {name}: it blocks its thread");
+            say!(warn, "still waiting to cancel {name}: it blocks its thread");
         };
         if let Destroyed::ByUs = self.slot.destroy(stalled) {
             self.children.leave(self.key, End::Cancelled);

@@ -23,6 +23,7 @@
 //! circle (marked as well). So among waiting threads there is always one that waits for a thread which runs.
 
 use super::waits;
+use crate::say::say;
 use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread, wait};
 use crate::unwind::{self, Payload};
 use std::fmt;
@@ -178,7 +179,7 @@ impl Slot {
         let shell = state.shell.take();
         self.release(state);
         if let Err(payload) = destructor {
-            log::error!(target: "ebbtide", "a child's destructor panicked: {}", unwind::message(&payload));
+            say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
             unwind::discard(payload);
         }
         shell

@@ -99,6 +99,12 @@ pub(super) fn explain(address: SocketAddr, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), Explained { address, source })
 }
 
+/// The error names what could not be resolved; this says what for, and what to do.
+pub(super) fn explain_resolving(source: io::Error) -> io::Error {
+    let text = format!("cannot listen: {source}; give an address as `host:port`, such as `127.0.0.1:8888`");
+    io::Error::new(source.kind(), text)
+}
+
 #[derive(Debug)]
 struct Explained {
     address: SocketAddr,

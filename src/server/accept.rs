@@ -12,6 +12,7 @@ use crate::error::{Chain, Failure};
 use crate::group::Name;
 use crate::handler::HandlerOutput;
 use crate::limit::{Limit, Permit, TooMany};
+use crate::say::say;
 use crate::stream::Stream;
 use async_io::Timer;
 use fault::{Fault, classify, hint};
@@ -112,8 +113,7 @@ where
     fn admit(&self, stream: Stream, peer: Address, mut permit: Permit) {
         if let Some(TooMany { max }) = peer.as_tcp().and_then(|tcp| permit.assign(tcp.ip()).err()) {
             self.control.counters.refused();
-            log::debug!(
-                target: "ebbtide", peer:% = peer;
+            say!(debug, peer:% = peer;
                 "refused a client: there are {max} connections from its address"
             );
             return;
@@ -147,8 +147,7 @@ where
 
     fn fail(&self, source: io::Error) {
         let listener = self.listener.get();
-        log::error!(
-            target: "ebbtide", listener:% = listener;
+        say!(error, listener:% = listener;
             "cannot accept connections on `{listener}` any more: {}", Chain(&source)
         );
         self.control.fail(Cause::ListenerFailed, Failure::Listener { address: listener.address().clone(), source });
@@ -156,24 +155,21 @@ where
 
     fn log_skipped(&self, error: &io::Error) {
         let listener = self.listener.get();
-        log::debug!(
-            target: "ebbtide", listener:% = listener;
+        say!(debug, listener:% = listener;
             "a client of `{listener}` was gone before it could be accepted: {}", Chain(error)
         );
     }
 
     fn log_pause(&self, error: &io::Error, pause: Duration) {
         let listener = self.listener.get();
-        log::warn!(
-            target: "ebbtide", listener:% = listener, connections = self.control.registry.len();
+        say!(warn, listener:% = listener, connections = self.control.registry.len();
             "cannot accept connections on `{listener}`, trying again in {pause:?}: {}{}", Chain(error), hint(error)
         );
     }
 
     fn log_queue_lost(&self, error: &io::Error) {
         let listener = self.listener.get();
-        log::warn!(
-            target: "ebbtide", listener:% = listener;
+        say!(warn, listener:% = listener;
             "cannot accept the clients that still wait on `{listener}`: {}{}", Chain(error), hint(error)
         );
     }

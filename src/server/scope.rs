@@ -23,6 +23,7 @@ use crate::control::{Control, Idle};
 use crate::error::Error;
 use crate::group::TaskGroup;
 use crate::handler::HandlerOutput;
+use crate::say::say;
 use crate::unwind::{self, Payload, catch_future};
 use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
@@ -49,7 +50,7 @@ impl Run {
         let run = Self { control, group: TaskGroup::new() };
         if let Some(idle) = run.control.start(settings.grace, settings.lame_duck) {
             let addresses: Vec<_> = run.control.addresses.iter().map(ToString::to_string).collect();
-            log::info!(target: "ebbtide", phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
+            say!(info, phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
             let crew = muster(&run.control, idle, &settings, stops, handler);
             run.group.spawn(crew.supervise());
         }
@@ -146,8 +147,8 @@ pub(super) struct Swallowed(Option<Payload>);
 impl Drop for Swallowed {
     fn drop(&mut self) {
         if let Some(payload) = self.0.take() {
-            log::error!(
-                target: "ebbtide",
+            say!(
+                error,
                 "the body of a scope panicked, and the scope was dropped before the panic could go on: {}",
                 unwind::message(&payload)
             );

@@ -2,6 +2,7 @@
 
 use crate::control::Control;
 use crate::control::report::Cause;
+use crate::say::say;
 use crate::unwind::{self, catch_future};
 use async_std::stream::{Stream, StreamExt};
 use std::future::Future;
@@ -37,7 +38,8 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
     }
 }
 
-/// The first item of a shutdown stream shuts down, the second cancels.
+/// The first item of a shutdown stream shuts down, the second cancels. Each acts before it logs: a logger may block, on a
+/// terminal that is stopped.
 ///
 /// A stream that panics counts as a request: better to stop than to run on where nobody can stop it.
 pub(super) async fn obey(control: Arc<Control>, mut stop: Stop) {
@@ -47,22 +49,21 @@ pub(super) async fn obey(control: Arc<Control>, mut stop: Stop) {
             items += 1;
             match items {
                 1 => {
-                    log::info!(target: "ebbtide", phase:% = control.phase(); "asked to shut down");
                     control.request(Cause::ShutdownStream);
+                    say!(info, phase:% = control.phase(); "asked to shut down");
                 }
                 _ => {
-                    log::info!(target: "ebbtide", phase:% = control.phase(); "asked again: stopping now");
                     control.cancel(Cause::ShutdownStream);
+                    say!(info, phase:% = control.phase(); "asked again: stopping now");
                 }
             }
         }
     };
     if let Err(payload) = catch_future(|| following).await {
-        log::error!(
-            target: "ebbtide", phase:% = control.phase();
+        control.request(Cause::ShutdownStream);
+        say!(error, phase:% = control.phase();
             "a shutdown stream panicked, so the server shuts down: {}", unwind::message(&payload)
         );
         unwind::discard(payload);
-        control.request(Cause::ShutdownStream);
     }
 }

@@ -6,6 +6,7 @@ use crate::control::notice::Notice;
 use crate::control::phase::Phase;
 use crate::control::{Control, Token};
 use crate::group::TaskGroup;
+use crate::say::say;
 use async_io::Timer;
 use futures_concurrency::prelude::*;
 use std::future::pending;
@@ -51,8 +52,7 @@ impl Crew {
             return;
         }
         self.control.advance(Phase::LameDuck);
-        log::info!(
-            target: "ebbtide", phase:% = Phase::LameDuck, connections = self.control.registry.len();
+        say!(info, phase:% = Phase::LameDuck, connections = self.control.registry.len();
             "not ready any more; still accepting for {:.1?}", self.lame_duck
         );
         let over = sleep_until(Instant::now().checked_add(self.lame_duck));
@@ -84,8 +84,7 @@ impl Crew {
     /// Until the last child's future is destroyed.
     async fn cancel(&self) {
         self.control.advance(Phase::Cancelling);
-        log::info!(
-            target: "ebbtide", phase:% = Phase::Cancelling, connections = self.control.registry.len();
+        say!(info, phase:% = Phase::Cancelling, connections = self.control.registry.len();
             "cancelling {}", self.what_is_left()
         );
         self.children.cancel();
@@ -98,8 +97,7 @@ impl Crew {
             None => "without a limit".to_owned(),
         };
         let hint = if self.stops.is_empty() { "" } else { "; a second signal (Ctrl-C) stops now" };
-        log::info!(
-            target: "ebbtide", phase:% = Phase::Draining, connections = self.control.registry.len();
+        say!(info, phase:% = Phase::Draining, connections = self.control.registry.len();
             "draining {} {limit}{hint}", self.what_is_left()
         );
     }
@@ -112,14 +110,12 @@ impl Crew {
             let open = self.control.registry.len();
             let still = if phase == Phase::Cancelling { "; a handler blocks its thread" } else { "" };
             match self.control.registry.oldest() {
-                Some(oldest) => log::info!(
-                    target: "ebbtide", phase:% = phase, connections = open, connection = oldest.id,
+                Some(oldest) => say!(info, phase:% = phase, connections = open, connection = oldest.id,
                     peer:% = oldest.peer;
                     "{phase}: {} left, the oldest from `{}`, {:.1?} old{still}",
                     self.what_is_left(), oldest.peer, oldest.since.elapsed()
                 ),
-                None => log::info!(
-                    target: "ebbtide", phase:% = phase, connections = open;
+                None => say!(info, phase:% = phase, connections = open;
                     "{phase}: {} left{still}", self.what_is_left()
                 ),
             }

@@ -87,17 +87,24 @@ fn r10_in_a_drain_a_client_that_is_still_sending_is_waited_for() {
                 std::io::Result::Ok(())
             }
         };
-        // It begins to send before the drain and goes on for longer than the quiet that ends a linger.
+        // It is sending when the drain begins, and goes on for longer than the quiet that ends a linger.
+        let (flow, flows) = async_std::channel::bounded(1);
         let sending = task::spawn_blocking(move || {
-            let end = Instant::now() + Duration::from_millis(400);
-            while Instant::now() < end {
+            for n in 0..200 {
                 client.write_all(&[0; 1000])?;
-                std::thread::sleep(Duration::from_millis(5));
+                if n == 10 {
+                    flow.try_send(()).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(2));
             }
             let mut reply = String::new();
             client.read_to_string(&mut reply).map(|_| reply)
         });
-        let (_, report) = server.scope(handler, async |_| has_replied.recv().await.unwrap()).await.unwrap();
+        let body = async |_| {
+            has_replied.recv().await.unwrap();
+            flows.recv().await.unwrap();
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
         assert_eq!(sending.await.expect("no reset"), "reply");
         assert_eq!(report.completed(), 1, "{report}");
     });

@@ -12,6 +12,7 @@
 //! 3. No lock is held while user code runs, and none while anything is logged.
 
 pub(crate) mod addresses;
+pub(crate) mod failure;
 pub(crate) mod handle;
 pub(crate) mod inside;
 pub(crate) mod member;
@@ -21,13 +22,13 @@ pub(crate) mod registry;
 pub(crate) mod report;
 mod tasks;
 
-use crate::error::Failure;
 use crate::group::{Spawner, TaskGroup};
 use crate::limit::Limit;
 use crate::listener::Listener;
 use crate::say::say;
 use crate::sync::{Mutex, lock};
 use addresses::Addresses;
+use failure::Failure;
 use notice::Notice;
 use phase::Phase;
 use registry::Registry;

@@ -1,11 +1,9 @@
 //! What `serve` and `scope` can fail with.
 
 use crate::address::Address;
+use crate::control::failure::{BoxError, Failure};
 use crate::control::report::Report;
 use std::{fmt, io};
-
-/// Any error a handler may return.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 /// Why a server ended with an error: the first failure that stopped it.
 ///
@@ -44,6 +42,15 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn new(failure: Failure, report: Report) -> Self {
+        let report = Box::new(report); // a large error makes every `Result` large that may hold it
+        match failure {
+            Failure::Listener { address, source } => Self::Listener { address, source, report },
+            Failure::Handler { peer, source } => Self::Handler { peer, source, report },
+            Failure::HandlerPanicked { peer, message } => Self::HandlerPanicked { peer, message, report },
+        }
+    }
+
     /// What came of the server.
     pub fn report(&self) -> &Report {
         match self {
@@ -105,25 +112,6 @@ impl fmt::Display for OnFailure {
             Self::Isolate => "isolate",
             Self::Shutdown => "shutdown",
         })
-    }
-}
-
-/// A failure that stopped the server, until there is a report to go with it.
-#[derive(Debug)]
-pub(crate) enum Failure {
-    Listener { address: Address, source: io::Error },
-    Handler { peer: Address, source: BoxError },
-    HandlerPanicked { peer: Address, message: String },
-}
-
-impl Failure {
-    pub(crate) fn with(self, report: Report) -> Error {
-        let report = Box::new(report); // a large error makes every `Result` large that may hold it
-        match self {
-            Self::Listener { address, source } => Error::Listener { address, source, report },
-            Self::Handler { peer, source } => Error::Handler { peer, source, report },
-            Self::HandlerPanicked { peer, message } => Error::HandlerPanicked { peer, message, report },
-        }
     }
 }
 

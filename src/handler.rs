@@ -1,7 +1,7 @@
 //! What a handler may return, and what that means.
 
+use crate::control::failure::BoxError;
 use crate::control::report::Bucket;
-use crate::error::BoxError;
 use crate::unwind::{self, Payload};
 use log::Level;
 use std::time::Duration;
@@ -44,7 +44,7 @@ use std::{fmt, io};
 pub trait HandlerOutput: sealed::Sealed {}
 
 pub(crate) mod sealed {
-    use crate::error::BoxError;
+    use crate::control::failure::BoxError;
 
     #[diagnostic::on_unimplemented(
         message = "a handler must return `()` or `Result<(), E>`, not `{Self}`",

@@ -89,12 +89,13 @@ mod wakers;
 
 pub use address::Address;
 pub use connection::Connection;
+pub use control::failure::BoxError;
 pub use control::handle::{Closed, Handle};
 pub use control::member::ConnectionState;
 pub use control::phase::Phase;
 pub use control::registry::ConnectionInfo;
 pub use control::report::{Cause, Report};
-pub use error::{BoxError, Error, OnFailure};
+pub use error::{Error, OnFailure};
 pub use group::{Spawner, TaskGroup};
 pub use handler::HandlerOutput;
 pub use listener::{ListenOptions, Listener};

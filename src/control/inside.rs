@@ -3,11 +3,12 @@
 use super::{Control, Token};
 use crate::group::Name;
 use crate::say::say;
-use crate::unwind::{self, catch_future};
+use crate::unwind::{self, Payload};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 thread_local! {
     /// The run whose code this thread is running (its control's address), or 0. Only ever compared.
@@ -35,6 +36,30 @@ pub(crate) async fn inside<F: Future>(control: &Arc<Control>, future: F) -> F::O
 /// Whether the caller is a handler or a task of this run: one that waits for the run's end waits for itself.
 pub(crate) fn is_inside(control: &Arc<Control>) -> bool {
     INSIDE.get() == Arc::as_ptr(control) as usize
+}
+
+/// Makes a future with `make` and drives it; a panic of either is its result.
+///
+/// A destructor that panics after the future has ended is logged, and changes nothing about the result.
+pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<F::Output, Payload> {
+    let future = unwind::catch(make)?;
+    let mut future = pin!(Some(future));
+    let result = poll_fn(|cx| {
+        let Some(future) = future.as_mut().as_pin_mut() else {
+            return Poll::Pending; // never polled again once it has ended
+        };
+        match unwind::catch(|| future.poll(cx)) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(output)) => Poll::Ready(Ok(output)),
+            Err(payload) => Poll::Ready(Err(payload)),
+        }
+    })
+    .await;
+    if let Err(payload) = unwind::catch(|| future.set(None)) {
+        say!(error, "a destructor panicked: {}", unwind::message(&payload));
+        unwind::discard(payload);
+    }
+    result
 }
 
 /// Runs a task of the run to its end; a panic ends it alone, is logged, and handed to `on_panic`.

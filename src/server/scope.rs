@@ -16,6 +16,7 @@ use super::stop::{Stop, obey};
 use super::supervise::Crew;
 use crate::connection::Connection;
 use crate::control::handle::Handle;
+use crate::control::inside::catch_future;
 use crate::control::notice::Notice;
 use crate::control::phase::Phase;
 use crate::control::report::{Cause, Report};
@@ -24,7 +25,7 @@ use crate::error::Error;
 use crate::group::TaskGroup;
 use crate::handler::HandlerOutput;
 use crate::say::say;
-use crate::unwind::{self, Payload, catch_future};
+use crate::unwind::{self, Payload};
 use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
 use std::pin::pin;
@@ -101,7 +102,7 @@ impl Run {
             None => unreachable!("the report is there before the run is over"),
         };
         match self.control.take_failure() {
-            Some(failure) => Err(failure.with(report)),
+            Some(failure) => Err(Error::new(failure, report)),
             None => Ok(report),
         }
     }

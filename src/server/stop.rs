@@ -1,9 +1,10 @@
 //! Shutdown streams: requests to stop that come from outside.
 
 use crate::control::Control;
+use crate::control::inside::catch_future;
 use crate::control::report::Cause;
 use crate::say::say;
-use crate::unwind::{self, catch_future};
+use crate::unwind;
 use async_std::stream::{Stream, StreamExt};
 use std::future::Future;
 use std::pin::Pin;

@@ -1,0 +1,131 @@
+//! Reading from a connection and writing to it.
+
+use super::Connection;
+use crate::stream::Stream;
+use async_std::io::{IoSlice, IoSliceMut, Read, Write};
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+impl Connection {
+    pub(super) fn half_close(&self) -> io::Result<()> {
+        if self.member.has_ended() {
+            return Ok(());
+        }
+        self.member.stream.shutdown(Shutdown::Write)
+    }
+
+    fn poll_read_with(&self, read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.member.has_ended() {
+            return Poll::Ready(Ok(0));
+        }
+        let result = read(&self.member.stream);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.member.note_bytes();
+        }
+        result
+    }
+
+    fn poll_write_with(&self, write: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.member.has_ended() {
+            return Poll::Ready(Err(broken_pipe()));
+        }
+        let result = write(&self.member.stream);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.member.note_bytes();
+        }
+        result
+    }
+}
+
+fn broken_pipe() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed: its handler has ended")
+}
+
+impl Read for &Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let wants_some = !buf.is_empty(); // into an empty buffer, nothing read is not the end
+        let result = self.poll_read_with(|stream| stream.poll_read(cx, buf));
+        if wants_some && matches!(result, Poll::Ready(Ok(0))) {
+            self.member.note_end();
+        }
+        result
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wants_some = bufs.iter().any(|buf| !buf.is_empty());
+        let result = self.poll_read_with(|stream| stream.poll_read_vectored(cx, bufs));
+        if wants_some && matches!(result, Poll::Ready(Ok(0))) {
+            self.member.note_end();
+        }
+        result
+    }
+}
+
+/// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
+impl Write for &Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_with(|stream| stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.member.has_ended() {
+            return Poll::Ready(Err(broken_pipe()));
+        }
+        self.member.stream.poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.half_close())
+    }
+}
+
+impl Read for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read(cx, buf)
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
+    }
+}
+
+/// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
+impl Write for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_close(cx)
+    }
+}

@@ -144,8 +144,11 @@ impl Connection {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        if self.member.has_ended() {
+            return false; // before there is a token: the destructor of a refused future holds nobody up
+        }
         let member = Arc::clone(&self.member);
-        let name: Name = member.clone();
+        let name: Name = Arc::new(format!("a task of {member}"));
         let on_panic = move |message| member.condemn(Verdict::Broken(message));
         let task = run_task(future, Arc::clone(&name), on_panic, self.control.token());
         self.member.tasks.spawn(name, task)

@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //!
-//! 1. The first request wins: its cause, its time and its deadline are never replaced.
+//! 1. The first request wins: its cause and its time are never replaced, and its deadline only by a cancel.
 //! 2. Everything of a run that must be gone before it counts as closed holds a token, and drops it last: each accept loop,
 //!    each connection, each task, the supervisor; before serving, `Idle`. So whoever ends last closes the run, whichever
 //!    way it ended, and there is no path on which `Closed` stays unresolved.
@@ -44,8 +44,10 @@ pub(crate) struct Control {
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) limit: Arc<Limit>,
-    /// Starts children of the server: connections, and what users spawn.
-    pub(crate) spawner: Spawner,
+    /// Starts connections.
+    pub(crate) connections: Spawner,
+    /// Starts tasks of the server, which users spawn.
+    pub(crate) tasks: Spawner,
     /// Somebody has asked for the end.
     pub(crate) requested: Notice,
     /// Somebody has asked again, gracefully. It skips the lame duck.
@@ -65,6 +67,9 @@ pub(crate) struct Control {
     listening: AtomicUsize,
     /// How many tokens there are.
     tokens: AtomicUsize,
+    /// The listening sockets, until somebody serves or closes the server. Under a lock of their own, so that one who finds
+    /// another closing them waits until they are closed: closing a socket is no user code.
+    unserved: Mutex<Vec<OpenListener>>,
     state: Mutex<State>,
 }
 
@@ -89,25 +94,27 @@ struct Request {
     deadline: Option<Instant>,
 }
 
-/// What a server owns until somebody serves it or closes it. Dropping it closes.
+/// What a server owns until somebody serves it or closes it.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    pub(crate) listeners: Vec<OpenListener>,
-    /// The children; before serving these can only be what users have spawned through the handle.
-    pub(crate) children: TaskGroup,
+    /// Dropped first: the tasks have tokens of their own, so whoever joins them, this thread or another, finds the run closed.
     pub(crate) token: Token,
+    pub(crate) connections: TaskGroup,
+    /// Users may spawn tasks before the server serves.
+    pub(crate) tasks: TaskGroup,
 }
 
 impl Control {
     /// A run that listens on nothing yet.
     pub(crate) fn new(first: Listener) -> Arc<Self> {
-        let children = TaskGroup::new();
+        let (connections, tasks) = (TaskGroup::new(), TaskGroup::new());
         let control = Arc::new(Self {
             addresses: Addresses::new(first.address().clone()),
             registry: Registry::default(),
             counters: Counters::default(),
             limit: Limit::new(),
-            spawner: children.spawner(),
+            connections: connections.spawner(),
+            tasks: tasks.spawner(),
             requested: Notice::default(),
             again: Notice::default(),
             cancelled: Notice::default(),
@@ -117,6 +124,7 @@ impl Control {
             started: AtomicBool::new(false),
             listening: AtomicUsize::new(0),
             tokens: AtomicUsize::new(0),
+            unserved: Mutex::new(Vec::new()),
             state: Mutex::new(State {
                 phase: Phase::Bound,
                 request: None,
@@ -126,8 +134,10 @@ impl Control {
                 idle: None,
             }),
         });
-        let idle = Idle { listeners: vec![control.open(first)], children, token: control.token() };
+        let idle = Idle { token: control.token(), connections, tasks };
         lock(&control.state).idle = Some(idle);
+        let first = control.open(first);
+        lock(&control.unserved).push(first);
         control
     }
 
@@ -135,14 +145,10 @@ impl Control {
     pub(crate) fn add_listener(self: &Arc<Self>, listener: Listener) {
         self.addresses.push(listener.address().clone());
         let open = self.open(listener);
-        let refused = match &mut lock(&self.state).idle {
-            Some(idle) => {
-                idle.listeners.push(open);
-                None
-            }
-            None => Some(open),
-        };
-        drop(refused);
+        let state = lock(&self.state);
+        if state.idle.is_some() {
+            lock(&self.unserved).push(open);
+        }
     }
 
     fn open(self: &Arc<Self>, listener: Listener) -> OpenListener {
@@ -157,14 +163,14 @@ impl Control {
     }
 
     /// Begins to serve. `None`: the server was closed before.
-    pub(crate) fn start(&self, grace: Duration, lame_duck: Duration) -> Option<Idle> {
+    pub(crate) fn start(&self, grace: Duration, lame_duck: Duration) -> Option<(Idle, Vec<OpenListener>)> {
         let mut state = lock(&self.state);
         let idle = state.idle.take()?;
         state.phase = Phase::Serving;
         state.allowance = grace.saturating_add(lame_duck);
         drop(state);
         self.started.store(true, Ordering::Release);
-        Some(idle)
+        Some((idle, std::mem::take(&mut *lock(&self.unserved))))
     }
 
     /// Asks for a graceful end.
@@ -174,10 +180,14 @@ impl Control {
 
     /// Asks for the end now.
     pub(crate) fn cancel(&self, cause: Cause) {
-        let (_, idle) = self.enter_request(cause, None);
+        self.enter_request(cause, None);
+        if let Some(request) = &mut lock(&self.state).request {
+            let now = Instant::now();
+            request.deadline = Some(request.deadline.map_or(now, |deadline| deadline.min(now)));
+        }
         self.cancelled.give();
         self.requested.give();
-        drop(idle);
+        self.close_unserved();
     }
 
     /// Asks for a graceful end because of a failure, which `serve` returns if it was the first cause. What fails later
@@ -187,15 +197,32 @@ impl Control {
     }
 
     fn ask(&self, cause: Cause, failure: Option<Failure>) {
-        let (first, idle) = self.enter_request(cause, failure);
-        if !first {
+        if !self.enter_request(cause, failure) {
             self.again.give();
         }
         self.requested.give();
-        drop(idle); // a server that was never served is closed by this
+        self.close_unserved();
     }
 
-    fn enter_request(&self, cause: Cause, failure: Option<Failure>) -> (bool, Option<Idle>) {
+    /// A server that was never served is closed by any request. When this returns it is, whoever else is at it.
+    fn close_unserved(&self) {
+        if self.started.load(Ordering::Acquire) {
+            return;
+        }
+        let idle = {
+            let mut state = lock(&self.state);
+            if state.phase != Phase::Bound {
+                return; // just started, and so the supervisor's business; or closed
+            }
+            state.idle.take()
+        };
+        lock(&self.unserved).clear();
+        drop(idle);
+        self.tasks.cancel_and_join(); // where another has the group and is dropping it: wait for it
+    }
+
+    /// Says whether it is the first.
+    fn enter_request(&self, cause: Cause, failure: Option<Failure>) -> bool {
         let now = Instant::now();
         let mut state = lock(&self.state);
         let first = state.request.is_none();
@@ -204,17 +231,15 @@ impl Control {
             state.request = Some(Request { cause, at: now, deadline });
             state.failure = failure;
         }
-        (first, state.idle.take())
+        first
     }
 
-    /// Moves on to a later phase. Says whether it did.
-    pub(crate) fn advance(&self, phase: Phase) -> bool {
+    /// Moves on to a later phase.
+    pub(crate) fn advance(&self, phase: Phase) {
         let mut state = lock(&self.state);
-        let moves = state.phase.may_become(phase);
-        if moves {
+        if state.phase.may_become(phase) {
             state.phase = phase;
         }
-        moves
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -233,6 +258,16 @@ impl Control {
     /// When a drain ends, if one was asked for and it has an end.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         lock(&self.state).request.as_ref()?.deadline
+    }
+
+    /// Whether nothing may be begun any more: cancelled, or past the deadline.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.cancelled.is_given() || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Why the server stops, if anybody has asked for it.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        lock(&self.state).request.as_ref().map(|request| request.cause)
     }
 
     /// Begins the drain: tells everybody. Comes after the last socket was closed, so nobody can come in untold.

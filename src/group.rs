@@ -118,6 +118,20 @@ impl TaskGroup {
         }
     }
 
+    /// Waits like [`join`](Self::join), for those who must get to the end themselves: a panic is logged, not raised.
+    pub(crate) async fn settled(&self) {
+        let mut joiner = Joiner { children: &self.children, key: None };
+        let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
+        if let Some(payload) = panic {
+            children::log_unjoined(payload);
+        }
+    }
+
+    /// Refuses new children from now on. Those that there are go on.
+    pub(crate) fn close(&self) {
+        self.children.close();
+    }
+
     /// Asks for the end of every child, and refuses new ones from now on. Returns at once.
     ///
     /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group lends a
@@ -169,6 +183,18 @@ impl Spawner {
         F: Future<Output = ()> + Send + 'static,
     {
         self.start(Some(name), future)
+    }
+
+    /// Whether a child would be admitted at this moment.
+    pub(crate) fn admits(&self) -> bool {
+        self.children.upgrade().is_some_and(|children| !children.is_cancelled())
+    }
+
+    /// What dropping the group does, for somebody who must be sure of it while another is about to drop it.
+    pub(crate) fn cancel_and_join(&self) {
+        if let Some(children) = self.children.upgrade() {
+            children.cancel_and_destroy();
+        }
     }
 
     fn start<F>(&self, name: Option<Name>, future: F) -> bool

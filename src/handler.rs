@@ -1,9 +1,12 @@
 //! What a handler may return, and what that means.
 
+use crate::connection::Connection;
 use crate::control::failure::BoxError;
 use crate::control::report::Bucket;
+use crate::say::say;
 use crate::unwind::{self, Payload};
 use log::Level;
+use std::future::Future;
 use std::time::Duration;
 use std::{fmt, io};
 
@@ -71,6 +74,38 @@ impl<E: Into<BoxError>> sealed::Sealed for Result<(), E> {
     }
 }
 
+/// Calls a handler and converts what it returns. All of that is user code.
+pub(crate) async fn call<H, Fut>(handler: &Kept<H>, connection: Connection) -> Result<(), BoxError>
+where
+    H: Fn(Connection) -> Fut,
+    Fut: Future<Output: HandlerOutput>,
+{
+    sealed::Sealed::into_result((handler.get())(connection).await)
+}
+
+/// A handler, or another value of the user's, that is dropped wherever its last owner goes: its destructor may panic, and
+/// must not take that place down.
+pub(crate) struct Kept<T>(Option<T>);
+
+impl<T> Kept<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        self.0.as_ref().expect("it is there until its drop")
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        if let Err(payload) = unwind::catch(|| drop(self.0.take())) {
+            say!(error, "a destructor panicked: {}", unwind::message(&payload));
+            unwind::discard(payload);
+        }
+    }
+}
+
 /// How a handler ended by itself. One that did not was cancelled, and has none.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -102,8 +137,8 @@ impl fmt::Display for Silence {
 }
 
 impl Outcome {
-    pub(crate) fn of<T: HandlerOutput>(result: Result<T, Payload>) -> Self {
-        match result.map(sealed::Sealed::into_result) {
+    pub(crate) fn of(result: Result<Result<(), BoxError>, Payload>) -> Self {
+        match result {
             Ok(Ok(())) => Self::Completed,
             Ok(Err(error)) => Self::Failed(error),
             Err(payload) => {
@@ -128,20 +163,15 @@ pub(crate) fn level_of(error: &BoxError) -> Level {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof, WriteZero,
     };
-    // The error itself, or what it was made from: people wrap.
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>() {
-            if matches!(
-                error.kind(),
-                BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof | WriteZero
-            ) {
-                return Level::Debug;
-            }
-        }
-        cause = error.source();
+    // Only the error itself, as reading and writing return it. One that is wrapped in another may come from anywhere, such
+    // as a database, and that is news.
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    match kind {
+        Some(
+            BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof | WriteZero,
+        ) => Level::Debug,
+        _ => Level::Warn,
     }
-    Level::Warn
 }
 
 #[cfg(test)]
@@ -166,9 +196,10 @@ mod tests {
 
     #[test]
     fn each_output_has_its_bucket() {
-        assert_eq!(Outcome::of(Ok(())).bucket(), Bucket::Completed);
-        assert_eq!(Outcome::of(Ok(Ok::<_, io::Error>(()))).bucket(), Bucket::Completed);
-        assert_eq!(Outcome::of(Ok(Err::<(), _>("no"))).bucket(), Bucket::Failed);
-        assert_eq!(Outcome::of::<()>(Err(Box::new("oh"))).bucket(), Bucket::Panicked);
+        use sealed::Sealed;
+        assert_eq!(Outcome::of(Ok(().into_result())).bucket(), Bucket::Completed);
+        assert_eq!(Outcome::of(Ok(Ok::<_, io::Error>(()).into_result())).bucket(), Bucket::Completed);
+        assert_eq!(Outcome::of(Ok(Err::<(), _>("no").into_result())).bucket(), Bucket::Failed);
+        assert_eq!(Outcome::of(Err(Box::new("oh"))).bucket(), Bucket::Panicked);
     }
 }

@@ -214,7 +214,7 @@ fn r02_a_child_that_another_thread_polls_is_waited_for() {
 /// Drops it on another thread, opens the gate as soon as the drop has said that it has to wait, and looks that it did.
 fn drop_waits_for(gate: &Gate, group: TaskGroup, live: &Live) {
     logs::remember();
-    let notices = || logs::lines_with("still waiting to cancel a child: it blocks its thread").len();
+    let notices = || logs::lines_with("a child: it blocks its thread").len();
     let before = notices();
     let (returned, has_returned) = mpsc::channel();
     let in_the_end = live.clone();

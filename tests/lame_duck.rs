@@ -14,8 +14,12 @@ async fn bind() -> Server {
 
 async fn phase(server: &Handle, phase: Phase) {
     let reached = async {
-        while server.phase() != phase {
-            assert!(server.phase() < phase, "{} is past {phase}", server.phase());
+        loop {
+            let now = server.phase();
+            assert!(now <= phase, "{now} is past {phase}");
+            if now == phase {
+                return;
+            }
             task::yield_now().await;
         }
     };

@@ -168,7 +168,7 @@ fn r06_a_handler_that_blocks_its_thread_is_waited_for_and_named_once_a_second() 
             drop(serving);
             dropped.send(()).unwrap();
         });
-        let line = format!("still waiting to cancel connection 0 from {peer}");
+        let line = format!("still waiting for the end of connection 0 from {peer}");
         while support::logs::lines_with(&line).len() < 2 {
             assert_eq!(is_dropped.try_recv(), Err(mpsc::TryRecvError::Empty), "dropped while the handler blocks");
             std::thread::sleep(Duration::from_millis(50));

@@ -322,12 +322,18 @@ fn a_drain_says_at_once_how_many_are_open_and_how_long_at_most() {
     support::logs::remember();
     test(async {
         let handlers = Handlers::new();
-        let (_ask, asked) = async_std::channel::unbounded(); // a stream, as Ctrl-C would be
+        let (ask, asked) = async_std::channel::unbounded(); // a stream, as Ctrl-C would be
         let server = bind().await.grace(Duration::from_millis(2500)).shutdown_on(asked);
         let mut clients: Vec<_> = (0..7).map(|_| order(server.local_addr(), STUBBORN)).collect();
         let peer = clients[0].local_addr().unwrap();
-        server.scope(handlers.handler(), async |_| handlers.started(7).await).await.unwrap();
-        let lines = support::logs::lines_with("draining 7 connections for at most 2.5s");
+        let body = async |server: Handle| {
+            handlers.started(7).await;
+            ask.send(()).await.unwrap();
+            server.until_draining(pending::<()>()).await;
+            pending::<()>().await
+        };
+        server.scope(handlers.handler(), body).await.unwrap();
+        let lines = support::logs::lines_with("draining 7 connections for at most 2.");
         assert!(lines.len() == 1 && lines[0].0 == log::Level::Info, "{lines:?}");
         assert!(lines[0].1.contains("a second signal (Ctrl-C) stops now") && lines[0].1.contains("connections=7"));
         // Then once a second, with the oldest.

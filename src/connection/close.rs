@@ -27,29 +27,36 @@ pub(super) fn abruptly(member: &Member) {
     member.shut_down(Shutdown::Both);
 }
 
-/// Closes for the handler and all clones at once; for the peer, as soon as that is safe.
-pub(super) async fn orderly(member: &Member) {
-    if !member.end() {
+/// Closes for the handler and all clones, and the outgoing half for the peer.
+pub(super) fn half(member: &Member) {
+    member.end();
+    // Both at once where the peer has closed already: nothing of its is unread or on its way, so there is nothing to wait for.
+    member.shut_down(if member.saw_end() { Shutdown::Both } else { Shutdown::Write });
+}
+
+/// Closes the other half as soon as that is safe: reads and throws away until the peer's end, at most for [`LINGER`].
+///
+/// A drain waits only for peers that are still sending: it ends where the first read finds nothing, or after [`QUIET`]. A
+/// cancel waits for nobody.
+pub(super) async fn linger(member: &Member) {
+    if member.is_shut_down() {
         return;
     }
-    // Free where the peer has closed already: nothing of its is unread or on its way.
-    if !member.saw_end() {
-        member.set_state(ConnectionState::Lingering);
-        member.shut_down(Shutdown::Write);
-        linger(member).await;
-    }
+    member.set_state(ConnectionState::Lingering);
+    discard_until_safe(member).await;
     member.shut_down(Shutdown::Both);
 }
 
-/// Reads and throws away until the peer's end, at most for [`LINGER`].
-///
-/// A drain waits only for peers that are still sending: it ends where the first read finds nothing, or after [`QUIET`].
-async fn linger(member: &Member) {
+async fn discard_until_safe(member: &Member) {
     let end = Instant::now() + LINGER;
     let mut last_read = None;
     let mut draining = member.draining.watch();
+    let mut condemned = member.condemned.watch();
     let (mut timer, mut armed) = (Timer::at(end), end);
     poll_fn(|cx| {
+        if condemned.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
         match discard(member, cx) {
             Discarded::End => return Poll::Ready(()),
             Discarded::More => {

@@ -9,10 +9,11 @@ use crate::control::member::{ConnectionState, Member, Verdict};
 use crate::control::report::{Bucket, Cause};
 use crate::control::{Control, Token};
 use crate::error::{Chain, OnFailure};
-use crate::handler::{HandlerOutput, Outcome, Silence, level_of};
+use crate::handler::{HandlerOutput, Kept, Outcome, Silence, call, level_of};
 use crate::limit::Permit;
 use crate::say::say;
 use crate::stream::Stream;
+use crate::unwind;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
@@ -65,70 +66,69 @@ impl Session {
     }
 
     /// Opens the connection, sees the handler to its end, and closes. The child's whole future.
-    pub(crate) async fn run<H, Fut>(mut self, handler: Arc<H>)
+    ///
+    /// The session is the last parameter: where the future was never polled they are dropped in order, and the session's
+    /// token must outlive the handler.
+    pub(crate) async fn run<H, Fut>(handler: Arc<Kept<H>>, mut session: Self)
     where
         H: Fn(Connection) -> Fut,
         Fut: Future<Output: HandlerOutput>,
     {
-        let Some(outcome) = self.serve(handler).await else {
-            return; // closed by somebody else: counted as cancelled
-        };
-        // From here on the end is the handler's own, whatever else may come.
-        self.drained = self.connection.is_draining();
-        let silent = matches!(outcome, Outcome::TimedOut(_));
-        self.outcome = Some(outcome);
-        if silent {
-            close::abruptly(self.member());
+        session.serve(&handler).await;
+        let member = session.member();
+        match session.outcome {
+            // Closed by somebody else, or silent for too long: nobody is waited for.
+            None | Some(Outcome::TimedOut(_)) => close::abruptly(member),
+            Some(_) => close::half(member),
         }
-        if let Some(tasks) = self.member().tasks.close() {
-            self.member().end();
+        if let Some(tasks) = member.tasks.close() {
             tasks.cancel();
-            tasks.join().await;
+            tasks.settled().await;
         }
-        close::orderly(self.member()).await;
+        close::linger(member).await;
+        drop(handler); // before the session
     }
 
-    /// How the connection ended; `None` if by somebody else.
-    async fn serve<H, Fut>(&self, handler: Arc<H>) -> Option<Outcome>
+    /// Until the handler has ended, or was ended by others; then `outcome` says which.
+    async fn serve<H, Fut>(&mut self, handler: &Kept<H>)
     where
         H: Fn(Connection) -> Fut,
         Fut: Future<Output: HandlerOutput>,
     {
-        let member = self.member();
-        let mut condemned = member.condemned.watch();
+        let member = Arc::clone(self.member());
         let mut idle = self.policy.idle_timeout.map(Idle::new);
-        let mut serving = pin!(self.open_and_handle(handler));
-        poll_fn(|cx| {
-            if let Poll::Ready(outcome) = serving.as_mut().poll(cx) {
-                return Poll::Ready(Some(outcome));
-            }
+        let (policy, connection) = (self.policy, self.connection.clone());
+        let mut serving = pin!(Some(open_and_handle(policy, connection, handler)));
+        let mut condemned = member.condemned.watch();
+        let outcome = poll_fn(|cx| {
+            // First, so that no poll of the handler begins once somebody wants its end.
             if condemned.poll(cx).is_ready() {
                 return Poll::Ready(match member.verdict() {
                     Some(Verdict::Broken(message)) => Some(Outcome::Broken(message.clone())),
-                    Some(Verdict::Closed) | None => None,
+                    Some(Verdict::Cancelled) | None => None,
                 });
             }
-            match idle.as_mut().map(|idle| idle.poll(member, cx)) {
+            let Some(serving) = serving.as_mut().as_pin_mut() else {
+                return Poll::Pending; // never polled again once it has ended
+            };
+            if let Poll::Ready(outcome) = serving.poll(cx) {
+                return Poll::Ready(Some(outcome));
+            }
+            match idle.as_mut().map(|idle| idle.poll(&member, cx)) {
                 Some(Poll::Ready(limit)) => Poll::Ready(Some(Outcome::TimedOut(Silence::Idle(limit)))),
                 _ => Poll::Pending,
             }
         })
-        .await
-    }
-
-    async fn open_and_handle<H, Fut>(&self, handler: Arc<H>) -> Outcome
-    where
-        H: Fn(Connection) -> Fut,
-        Fut: Future<Output: HandlerOutput>,
-    {
-        if let Some(limit) = self.policy.first_byte_timeout {
-            if let Err(silence) = opening::first_byte(self.member(), limit).await {
-                return Outcome::TimedOut(silence);
-            }
+        .await;
+        // From here on the end is the handler's own, whatever else may come: also a destructor of it that panics.
+        self.drained = outcome.is_some() && self.connection.is_draining();
+        self.outcome = outcome;
+        if let Err(payload) = unwind::catch(|| serving.set(None)) {
+            say!(error, connection = member.id, peer:% = member.peer;
+                "a destructor of the handler panicked: {}", unwind::message(&payload)
+            );
+            unwind::discard(payload);
         }
-        self.member().set_state(ConnectionState::Serving);
-        let connection = self.connection.clone();
-        Outcome::of(inside(&self.connection.control, catch_future(|| handler(connection))).await)
     }
 
     /// Says how the handler ended, and stops the server where that was asked for.
@@ -162,10 +162,27 @@ impl Session {
             }
             Some(Outcome::Broken(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
         };
-        if let OnFailure::Shutdown = self.policy.on_failure {
-            self.connection.control.fail(Cause::HandlerFailed, failure);
+        match self.policy.on_failure {
+            OnFailure::Shutdown => self.connection.control.fail(Cause::HandlerFailed, failure),
+            OnFailure::Isolate => drop(Kept::new(failure)), // the error's destructor is the user's
         }
     }
+}
+
+/// What a connection does before its end.
+async fn open_and_handle<H, Fut>(policy: Policy, connection: Connection, handler: &Kept<H>) -> Outcome
+where
+    H: Fn(Connection) -> Fut,
+    Fut: Future<Output: HandlerOutput>,
+{
+    if let Some(limit) = policy.first_byte_timeout {
+        if let Err(silence) = opening::first_byte(&connection.member, limit).await {
+            return Outcome::TimedOut(silence);
+        }
+    }
+    connection.member.set_state(ConnectionState::Serving);
+    let control = Arc::clone(&connection.control);
+    Outcome::of(inside(&control, catch_future(|| call(handler, connection))).await)
 }
 
 impl Drop for Session {

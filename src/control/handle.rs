@@ -33,7 +33,7 @@ impl Handle {
     /// and cancels what is left.
     ///
     /// The request is made whether or not the returned [`Closed`] is awaited. Asking again changes nothing. A server that
-    /// does not serve yet is closed on the spot.
+    /// does not serve yet is closed on the spot, and its tasks are cancelled.
     ///
     /// # Examples
     ///
@@ -64,13 +64,14 @@ impl Handle {
     }
 
     /// Waits until the server is closed, without asking for it.
+    #[must_use = "await it; `shutdown` and `cancel` ask for the end, this only waits"]
     pub fn closed(&self) -> Closed {
         Closed { control: Arc::clone(&self.control), key: None, warned: false }
     }
 
     /// Whether clients are accepted: from the first poll of `serve` until the last listening socket is closed.
     ///
-    /// Once it is false the port refuses.
+    /// Once it is false again the port refuses.
     pub fn is_serving(&self) -> bool {
         self.control.is_serving()
     }
@@ -113,7 +114,7 @@ impl Handle {
     pub fn close(&self, id: u64) -> bool {
         match self.control.registry.find(id) {
             Some(member) => {
-                member.condemn(Verdict::Closed);
+                member.condemn(Verdict::Cancelled);
                 true
             }
             None => false,
@@ -159,15 +160,18 @@ impl Handle {
     /// handlers; so one that loops ends itself by [`until_draining`](Self::until_draining).
     ///
     /// Says whether it was started: `false` once the server is cancelling or closed, and then `future` has been dropped
-    /// without being polled. A server that does not serve yet takes children too. A panic of it is logged and ends
+    /// without being polled; if its destructor panics, so does this. A server that does not serve yet takes children too. A panic of it is logged and ends
     /// nothing else.
     pub fn spawn<F>(&self, future: F) -> bool
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let name: Name = Arc::new("the server");
+        if !self.control.tasks.admits() {
+            return false; // before there is a token: the destructor of a refused future holds nobody up
+        }
+        let name: Name = Arc::new("a task of the server");
         let task = run_task(future, Arc::clone(&name), |_| (), self.control.token());
-        self.control.spawner.spawn_named(name, task)
+        self.control.tasks.spawn_named(name, task)
     }
 }
 
@@ -189,6 +193,9 @@ impl fmt::Debug for Handle {
 /// Awaited inside a handler of the same server it waits for that handler, among others; so the handler is cancelled at
 /// the end of the grace period, and a warning says so.
 ///
+/// Do not block on it in a destructor (`block_on(handle.shutdown())`): in a handler's future that waits for itself, and in a
+/// drop of the server for the very drop that it is in.
+///
 /// # Cancel safety
 ///
 /// Dropping it takes nothing back: a shutdown that was asked for goes on.
@@ -206,12 +213,12 @@ impl Future for Closed {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
         let this = &mut *self;
         if this.control.closed.poll(cx, &mut this.key).is_pending() {
-            if !this.warned && is_inside(&this.control) {
+            if !this.warned && is_inside(&this.control) && this.control.requested.is_given() {
                 this.warned = true;
                 say!(
                     warn,
-                    "a handler awaits the end of its own server, and so of itself: it will be cancelled when the grace \
-                     period is over. Drop the `Closed` and return instead"
+                    "a handler, or a task of the server, awaits the end of its own server, and so of itself: if it waits on \
+                     it will be cancelled when the grace period is over. Drop the `Closed` and return instead"
                 );
             }
             return Poll::Pending;

@@ -73,7 +73,7 @@ where
     if let Err(payload) = inside(token.control(), catch_future(|| future)).await {
         let message = unwind::message(&payload).to_owned();
         unwind::discard(payload);
-        say!(error, "a task of {name} panicked: {message}");
+        say!(error, "{name} panicked: {message}");
         on_panic(message);
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Member {
     verdict: OnceLock<Verdict>,
     /// What it is doing; see `ConnectionState`. Moved by its session alone.
     state: AtomicU8,
+    /// The socket is shut down both ways.
+    shut_down: AtomicBool,
     /// The handler has ended. Set before the socket is shut down; no read or write passes it afterwards.
     ended: AtomicBool,
     /// A read has found the end of the peer's bytes.
@@ -42,8 +44,8 @@ pub(crate) struct Member {
 pub(crate) enum Verdict {
     /// A task of the connection has panicked, with this message.
     Broken(String),
-    /// Somebody wants this connection closed.
-    Closed,
+    /// Somebody wants this connection closed, or the whole server.
+    Cancelled,
 }
 
 /// What a connection is doing.
@@ -81,6 +83,7 @@ impl Member {
             condemned: Notice::default(),
             verdict: OnceLock::new(),
             state: AtomicU8::new(ConnectionState::Opening as u8),
+            shut_down: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             saw_end: AtomicBool::new(false),
             last_byte: watch_idle.then(AtomicU64::default),
@@ -112,9 +115,9 @@ impl Member {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// From now on no clone reads or writes. Says whether that is news.
-    pub(crate) fn end(&self) -> bool {
-        !self.ended.swap(true, Ordering::AcqRel)
+    /// From now on no clone reads or writes.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     /// A read has found the peer's end.
@@ -142,11 +145,21 @@ impl Member {
 
     /// Shuts the socket down, one way or both.
     pub(crate) fn shut_down(&self, how: Shutdown) {
+        if self.is_shut_down() {
+            return;
+        }
+        if how == Shutdown::Both {
+            self.shut_down.store(true, Ordering::Release);
+        }
         if let Err(error) = self.stream.shutdown(how) {
             say!(debug, connection = self.id, peer:% = self.peer;
                 "cannot shut the connection down: {error}"
             );
         }
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.shut_down.load(Ordering::Acquire)
     }
 
     /// Ends the handler. The first verdict is the one that counts.

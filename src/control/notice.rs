@@ -5,7 +5,7 @@ use crate::wakers::{Wakers, wake_all};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// A one-time event with any number of waiters: the drain has begun, the server is closed.
 ///
@@ -59,7 +59,7 @@ impl Notice {
 
     /// A waiter that forgets itself.
     pub(crate) fn watch(&self) -> Watch<'_> {
-        Watch { notice: self, key: None }
+        Watch { notice: self, key: None, registered: None }
     }
 
     /// Waits until it is given.
@@ -85,11 +85,19 @@ impl Notice {
 pub(crate) struct Watch<'a> {
     notice: &'a Notice,
     key: Option<usize>,
+    /// The waker that is registered: a task that polls again, as it does for each message, need not register again.
+    registered: Option<Waker>,
 }
 
 impl Watch<'_> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.notice.poll(cx, &mut self.key)
+        if self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            // If it is given after this look, the registered waker is woken.
+            return if self.notice.is_given() { Poll::Ready(()) } else { Poll::Pending };
+        }
+        let poll = self.notice.poll(cx, &mut self.key);
+        self.registered = poll.is_pending().then(|| cx.waker().clone());
+        poll
     }
 }
 
@@ -104,7 +112,7 @@ mod tests {
     use super::*;
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
-    use std::task::{Wake, Waker};
+    use std::task::Wake;
 
     #[derive(Default)]
     struct Count(AtomicUsize);

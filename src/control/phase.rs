@@ -23,7 +23,7 @@ pub enum Phase {
     Draining,
     /// What is left of the handlers is being destroyed.
     Cancelling,
-    /// No handler is left, and no socket is open.
+    /// No handler is left, no listening socket is open, and every connection is shut down.
     Closed,
 }
 

@@ -91,6 +91,11 @@ impl Children {
         }
     }
 
+    /// Refuses newcomers from now on.
+    pub(super) fn close(&self) {
+        lock(&self.state).cancelled = true;
+    }
+
     /// Refuses newcomers from now on, marks every child and wakes it, so that the executor's threads destroy them.
     pub(super) fn cancel(&self) -> Vec<Arc<Child>> {
         let present: Vec<_> = {
@@ -116,8 +121,7 @@ impl Children {
         }
         let panic = lock(&self.state).panic.take();
         if let Some(payload) = panic {
-            say!(error, "a child panicked and nobody joined it: {}", unwind::message(&payload));
-            unwind::discard(payload);
+            log_unjoined(payload);
         }
     }
 
@@ -143,6 +147,12 @@ impl Children {
     }
 }
 
+/// The end of a child's panic that nobody is there to get.
+pub(super) fn log_unjoined(payload: Payload) {
+    say!(error, "a child panicked and nobody joined it: {}", unwind::message(&payload));
+    unwind::discard(payload);
+}
+
 impl Child {
     /// A poll by the executor's task. Ready once that task has nothing left to do.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
@@ -162,7 +172,7 @@ impl Child {
                 Some(name) => name,
                 None => &"a child",
             };
-            say!(warn, "still waiting to cancel {name}: it blocks its thread");
+            say!(warn, "still waiting for the end of {name}: it blocks its thread");
         };
         if let Destroyed::ByUs = self.slot.destroy(stalled) {
             self.children.leave(self.key, End::Cancelled);

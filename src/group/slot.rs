@@ -14,8 +14,8 @@
 //! 1. Exactly one thread owns the future outside the slot: the one named by `Polling` or `Destroying`.
 //! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
 //! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
-//! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place`; it then looks again.
-//!    The one that takes it out also takes its edge out of the graph of waits, under this slot's lock.
+//! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once a
+//!    second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the graph of waits, under this slot's lock.
 //! 5. Whoever brings the slot to `Gone` is told so (`Ended`, `ByUs`), and nobody else is.
 //!
 //! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
@@ -240,28 +240,33 @@ impl Slot {
                 return Destroyed::Marked;
             }
             state.waiters.push(me);
-            state = self.wait_for_release(me, state, &mut stalled);
+            if self.wait_for_release(me, state) == Waited::TooLong {
+                stalled(); // while it is in no list and in no graph: it calls a logger, which is user code
+            }
+            state = lock(&self.state);
         }
     }
 
-    /// Blocks until this thread is taken out of `waiters`.
-    fn wait_for_release<'a>(
-        &'a self,
-        me: ThreadId,
-        mut state: MutexGuard<'a, State>,
-        stalled: &mut impl FnMut(),
-    ) -> MutexGuard<'a, State> {
+    /// Blocks until this thread is taken out of `waiters`; after a while it takes itself out.
+    fn wait_for_release(&self, me: ThreadId, mut state: MutexGuard<'_, State>) -> Waited {
         while state.waiters.contains(&me) {
             let (guard, timed_out) = wait(&self.changed, state, STALL_NOTICE);
             state = guard;
             if timed_out && state.waiters.contains(&me) {
-                drop(state);
-                stalled();
-                state = lock(&self.state);
+                state.waiters.retain(|waiter| *waiter != me);
+                waits::leave(&[me]);
+                return Waited::TooLong;
             }
         }
-        state
+        Waited::Released
     }
+}
+
+/// How a wait ended.
+#[derive(PartialEq, Eq)]
+enum Waited {
+    Released,
+    TooLong,
 }
 
 impl fmt::Debug for Slot {

@@ -1,6 +1,7 @@
 //! TCP sockets that listen: their options, and what to say when one cannot be had.
 
 use super::{ListenOptions, Listener};
+use crate::say::say;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -26,15 +27,21 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     Ok(socket.into())
 }
 
-/// Binds every address, the same port for those that leave the port to the kernel. A family that the machine lacks is
-/// passed over if another address can be bound.
+/// Binds every address, the same port for those that leave the port to the kernel. A kind of address that the machine lacks
+/// is passed over if another can be bound.
 pub(super) fn bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
-    let only_v6 = addresses.iter().any(SocketAddr::is_ipv4); // else `[::]` would take the port of `0.0.0.0` too
+    let mut distinct: Vec<SocketAddr> = Vec::new();
+    for address in addresses {
+        if !distinct.contains(address) {
+            distinct.push(*address); // a name may be listed twice
+        }
+    }
+    let only_v6 = distinct.iter().any(SocketAddr::is_ipv4); // else `[::]` would take the port of `0.0.0.0` too
     let options = &ListenOptions { only_v6, ..options.clone() };
     let mut tries = 0;
     loop {
         tries += 1;
-        match try_bind_each(addresses, options) {
+        match try_bind_each(&distinct, options) {
             Err(Taken::ByChance(_)) if tries < SAME_PORT_TRIES => {}
             Err(Taken::ByChance(error) | Taken::Truly(error)) => return Err(error),
             Ok(listeners) => return Ok(listeners),
@@ -57,7 +64,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
         if let (0, Some(port)) = (address.port(), chosen) {
             wanted.set_port(port);
         }
-        match Listener::tcp_with(wanted, options) {
+        match bind(wanted, options).and_then(|socket| Listener::over(socket, options.backlog)) {
             Ok(listener) => {
                 if address.port() == 0 {
                     chosen = listener.address().as_tcp().map(|address| address.port());
@@ -65,10 +72,14 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
                 listeners.push(listener);
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse && wanted != address => {
-                return Err(Taken::ByChance(error));
+                return Err(Taken::ByChance(explain(wanted, error)));
             }
-            Err(error) if addresses.len() > 1 && is_lacking_family(&error) => lacking = Some(error),
-            Err(error) => return Err(Taken::Truly(error)),
+            Err(error) if addresses.len() > 1 && is_lacking_family(address, &error) => {
+                let error = explain(wanted, error);
+                say!(debug, "passed over an address that this machine lacks: {error}");
+                lacking = Some(error);
+            }
+            Err(error) => return Err(Taken::Truly(explain(wanted, error))),
         }
     }
     match (listeners.is_empty(), lacking) {
@@ -81,17 +92,15 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
     }
 }
 
-/// Whether the machine has no such kind of address, as one without IPv6 has no `::1`.
-fn is_lacking_family(error: &io::Error) -> bool {
-    // `explain` has wrapped the system's error.
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Explained>());
+/// Whether the machine has no such kind of address, as one without IPv6 has no `::1`. A particular address that is another
+/// machine's is not lacking but wrong.
+fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
     #[cfg(unix)]
-    let unsupported = inner
-        .and_then(|inner| rustix::io::Errno::from_io_error(&inner.source))
-        .is_some_and(|errno| errno == rustix::io::Errno::AFNOSUPPORT);
+    let unsupported = rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::AFNOSUPPORT);
     #[cfg(not(unix))]
-    let unsupported = inner.is_some_and(|inner| inner.source.kind() == ErrorKind::Unsupported);
-    unsupported || error.kind() == ErrorKind::AddrNotAvailable
+    let unsupported = error.kind() == ErrorKind::Unsupported;
+    let every_machines = address.ip().is_loopback() || address.ip().is_unspecified();
+    unsupported || (error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() && every_machines)
 }
 
 /// Says what was attempted, with which address, and what to do.
@@ -175,12 +184,28 @@ mod tests {
     }
 
     #[test]
-    fn a_family_that_the_machine_lacks_is_passed_over() {
+    fn only_a_kind_of_address_that_the_machine_lacks_is_passed_over() {
+        let lacking = io::Error::from(ErrorKind::AddrNotAvailable);
+        let table = [("[::1]:80", true), ("[::]:80", true), ("[2001:db8::1]:80", false), ("192.0.2.1:80", false)];
+        for (address, passed_over) in table {
+            assert_eq!(is_lacking_family(address.parse().unwrap(), &lacking), passed_over, "{address}");
+        }
+        #[cfg(unix)]
+        assert!(is_lacking_family("[2001:db8::1]:80".parse().unwrap(), &rustix::io::Errno::AFNOSUPPORT.into()));
+        assert!(!is_lacking_family("[::1]:80".parse().unwrap(), &ErrorKind::AddrInUse.into()));
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_an_error_also_beside_a_good_one() {
         // 192.0.2.0/24 is reserved for documentation: no address of this machine.
         let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
-        assert_eq!(bind_each(&[foreign, port(0)], &ListenOptions::new()).unwrap().len(), 1);
-        let error = bind_each(&[foreign], &ListenOptions::new()).unwrap_err();
+        let error = bind_each(&[port(0), foreign], &ListenOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
-        assert!(error.to_string().contains("`192.0.2.1:0`"), "{error}");
+        assert!(error.to_string().contains("`192.0.2.1:"), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_is_given_twice_is_bound_once() {
+        assert_eq!(bind_each(&[port(0), port(0)], &ListenOptions::new()).unwrap().len(), 1);
     }
 }

@@ -11,7 +11,7 @@ use crate::control::report::Cause;
 use crate::control::{Control, OpenListener, Token};
 use crate::error::Chain;
 use crate::group::Name;
-use crate::handler::HandlerOutput;
+use crate::handler::{HandlerOutput, Kept};
 use crate::limit::{Limit, Permit, TooMany};
 use crate::say::say;
 use crate::stream::Stream;
@@ -35,7 +35,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Acceptor<H> {
     /// Dropped before the token: see `Control`.
     pub(super) listener: OpenListener,
-    pub(super) handler: Arc<H>,
+    pub(super) handler: Arc<Kept<H>>,
     pub(super) policy: Policy,
     pub(super) control: Arc<Control>,
     /// Given when accepting has to end.
@@ -54,24 +54,28 @@ where
     /// Until told to stop, or until the socket fails for good; then empties the kernel's queue and closes the socket.
     pub(super) async fn run(self) {
         let mut pause = SHORTEST_PAUSE;
-        let mut batch = 0;
+        let (mut turns, mut skipped) = (0, 0);
         while let Some(accepted) = self.next().await {
+            turns += 1;
+            if turns % BATCH == 0 {
+                async_std::task::yield_now().await;
+            }
             let error = match accepted {
                 Ok((stream, peer, permit)) => {
                     self.admit(stream, peer, permit);
-                    pause = SHORTEST_PAUSE;
-                    batch += 1;
-                    if batch % BATCH == 0 {
-                        async_std::task::yield_now().await;
-                    }
+                    (pause, skipped) = (SHORTEST_PAUSE, 0);
                     continue;
                 }
                 Err(error) => error,
             };
             self.control.counters.accept_failed();
             match classify(&error) {
-                Fault::Skip => self.log_skipped(&error),
-                Fault::BackOff => {
+                Fault::Skip if skipped < BATCH => {
+                    skipped += 1;
+                    self.log_skipped(&error);
+                }
+                // So many in a row are not clients that gave up: something refuses us before a client is taken from the queue.
+                Fault::Skip | Fault::BackOff => {
                     self.log_pause(&error, pause);
                     self.stop.until(Timer::after(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
@@ -79,7 +83,7 @@ where
                 Fault::Fatal => return self.fail(error),
             }
         }
-        self.empty_queue();
+        self.empty_queue().await;
     }
 
     /// The next client, or `None` when accepting has to end.
@@ -122,13 +126,19 @@ where
         let session = Session::open(&self.control, stream, peer, permit, self.policy);
         let name: Name = session.member().clone();
         // Refused after a cancel, and then dropping the session has closed the connection and counted it as cancelled.
-        self.control.spawner.spawn_named(name, session.run(Arc::clone(&self.handler)));
+        self.control.connections.spawn_named(name, Session::run(Arc::clone(&self.handler), session));
     }
 
-    /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, so that
-    /// a flood does not keep us here.
-    fn empty_queue(&self) {
-        for _ in 0..self.listener.get().backlog() {
+    /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, and no
+    /// longer than the exit may last, so that a flood does not keep us here. Nobody is waited for.
+    async fn empty_queue(&self) {
+        for turn in 1..=self.listener.get().backlog() as usize {
+            if turn % BATCH == 0 {
+                async_std::task::yield_now().await;
+                if self.control.is_out_of_time() {
+                    return;
+                }
+            }
             let Some(permit) = self.control.limit.try_acquire() else {
                 return;
             };

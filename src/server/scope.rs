@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! serve, scope ── Run ── TaskGroup ── supervisor ── Crew ─┬─ acceptors
-//!   (a guard: its drop                (a task)            ├─ children: connections, tasks
+//!   (a guard: its drop                (a task)            ├─ connections, and tasks of the server
 //!    cancels and joins)                                   └─ shutdown streams
 //! ```
 //!
@@ -20,10 +20,10 @@ use crate::control::inside::catch_future;
 use crate::control::notice::Notice;
 use crate::control::phase::Phase;
 use crate::control::report::{Cause, Report};
-use crate::control::{Control, Idle};
+use crate::control::{Control, Idle, OpenListener};
 use crate::error::Error;
-use crate::group::TaskGroup;
-use crate::handler::HandlerOutput;
+use crate::group::{Name, TaskGroup};
+use crate::handler::{HandlerOutput, Kept};
 use crate::say::say;
 use crate::unwind::{self, Payload};
 use std::future::{Future, poll_fn};
@@ -49,10 +49,10 @@ impl Run {
     {
         let (control, settings, stops) = server.into_parts();
         let run = Self { control, group: TaskGroup::new() };
-        if let Some(idle) = run.control.start(settings.grace, settings.lame_duck) {
+        if let Some((idle, listeners)) = run.control.start(settings.grace, settings.lame_duck) {
             let addresses: Vec<_> = run.control.addresses.iter().map(ToString::to_string).collect();
             say!(info, phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
-            let crew = muster(&run.control, idle, &settings, stops, handler);
+            let crew = muster(&run.control, (idle, listeners), &settings, stops, handler);
             run.group.spawn(crew.supervise());
         }
         run
@@ -159,22 +159,29 @@ impl Drop for Swallowed {
 }
 
 /// Starts everything that a run consists of, but for the supervisor.
-fn muster<H, Fut>(control: &Arc<Control>, idle: Idle, settings: &Settings, stops: Vec<Stop>, handler: H) -> Crew
+fn muster<H, Fut>(
+    control: &Arc<Control>,
+    (idle, listeners): (Idle, Vec<OpenListener>),
+    settings: &Settings,
+    stops: Vec<Stop>,
+    handler: H,
+) -> Crew
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
-    let Idle { listeners, children, token } = idle;
+    let Idle { connections, tasks, token } = idle;
     let crew = Crew {
         lame_duck: settings.lame_duck,
         acceptors: TaskGroup::new(),
-        children,
+        connections,
+        tasks,
         stops: TaskGroup::new(),
         stop_accepting: Arc::new(Notice::default()),
         control: Arc::clone(control),
         _token: token,
     };
-    let handler = Arc::new(handler);
+    let handler = Arc::new(Kept::new(handler));
     for listener in listeners {
         let acceptor = Acceptor {
             listener,
@@ -187,7 +194,8 @@ where
         crew.acceptors.spawn(acceptor.run());
     }
     for stop in stops {
-        crew.stops.spawn(obey(Arc::clone(control), stop));
+        let name: Name = Arc::new("a shutdown stream");
+        crew.stops.spawner().spawn_named(name, obey(Arc::clone(control), stop));
     }
     crew
 }

@@ -45,18 +45,12 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
 /// A stream that panics counts as a request: better to stop than to run on where nobody can stop it.
 pub(super) async fn obey(control: Arc<Control>, mut stop: Stop) {
     let following = async {
-        let mut items = 0;
-        while stop.next().await.is_some() {
-            items += 1;
-            match items {
-                1 => {
-                    control.request(Cause::ShutdownStream);
-                    say!(info, phase:% = control.phase(); "asked to shut down");
-                }
-                _ => {
-                    control.cancel(Cause::ShutdownStream);
-                    say!(info, phase:% = control.phase(); "asked again: stopping now");
-                }
+        if stop.next().await.is_some() {
+            control.request(Cause::ShutdownStream);
+            say!(info, phase:% = control.phase(); "asked to shut down");
+            if stop.next().await.is_some() {
+                control.cancel(Cause::ShutdownStream);
+                say!(info, phase:% = control.phase(); "asked again: stopping now");
             }
         }
     };

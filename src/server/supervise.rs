@@ -2,8 +2,10 @@
 //!
 //! It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is being polled.
 
+use crate::control::member::Verdict;
 use crate::control::notice::Notice;
 use crate::control::phase::Phase;
+use crate::control::report::Cause;
 use crate::control::{Control, Token};
 use crate::group::TaskGroup;
 use crate::say::say;
@@ -22,8 +24,9 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub(super) struct Crew {
     pub(super) lame_duck: Duration,
     pub(super) acceptors: TaskGroup,
-    /// Connections, their handlers, and what users have spawned on the server.
-    pub(super) children: TaskGroup,
+    pub(super) connections: TaskGroup,
+    /// What users have spawned on the server.
+    pub(super) tasks: TaskGroup,
     /// The shutdown streams. Alive to the end, so that a second signal can still cancel.
     pub(super) stops: TaskGroup,
     /// Given to stop the acceptors.
@@ -41,8 +44,20 @@ impl Crew {
         if !self.control.cancelled.is_given() {
             self.drain().await;
         }
-        if !self.children.is_empty() {
+        if self.is_somebody_left() {
             self.cancel().await;
+        }
+    }
+
+    fn is_somebody_left(&self) -> bool {
+        !self.connections.is_empty() || !self.tasks.is_empty()
+    }
+
+    /// Until the last connection and the last task have ended.
+    async fn all_ended(&self) {
+        // Again, because a handler may have spawned a task after the tasks had all ended.
+        while self.is_somebody_left() {
+            (self.connections.settled(), self.tasks.settled()).join().await;
         }
     }
 
@@ -57,7 +72,7 @@ impl Crew {
         );
         let over = sleep_until(Instant::now().checked_add(self.lame_duck));
         // Without listeners there is nothing left to accept.
-        (over, self.control.again.given(), self.control.cancelled.given(), self.acceptors.join()).race().await;
+        (over, self.control.again.given(), self.control.cancelled.given(), self.acceptors.settled()).race().await;
     }
 
     /// Ends when the last listening socket is closed. Bounded: an acceptor that is told to stop waits for nothing more.
@@ -67,28 +82,33 @@ impl Crew {
         } else {
             self.stop_accepting.give();
         }
-        self.acceptors.join().await;
+        self.acceptors.settled().await;
     }
 
-    /// Until the last child has ended, the grace period is over, or somebody cancels.
+    /// Until everybody has ended, the grace period is over, or somebody cancels.
     async fn drain(&self) {
         self.control.begin_drain();
-        if self.children.is_empty() {
+        if !self.is_somebody_left() {
             return;
         }
         let deadline = self.control.deadline();
         self.log_drain(deadline);
-        (self.children.join(), sleep_until(deadline), self.control.cancelled.given(), self.log_progress()).race().await;
+        (self.all_ended(), sleep_until(deadline), self.control.cancelled.given(), self.log_progress()).race().await;
     }
 
-    /// Until the last child's future is destroyed.
+    /// Until the last handler's and the last task's future is destroyed.
     async fn cancel(&self) {
         self.control.advance(Phase::Cancelling);
         say!(info, phase:% = Phase::Cancelling, connections = self.control.registry.len();
             "cancelling {}", self.what_is_left()
         );
-        self.children.cancel();
-        (self.children.join(), self.log_progress()).race().await;
+        // A connection ends itself, so that it waits for its tasks without keeping a thread; a task is destroyed.
+        self.connections.close();
+        for member in self.control.registry.all() {
+            member.condemn(Verdict::Cancelled);
+        }
+        self.tasks.cancel();
+        (self.all_ended(), self.log_progress()).race().await;
     }
 
     fn log_drain(&self, deadline: Option<Instant>) {
@@ -96,7 +116,10 @@ impl Crew {
             Some(limit) => format!("for at most {limit:.1?}"),
             None => "without a limit".to_owned(),
         };
-        let hint = if self.stops.is_empty() { "" } else { "; a second signal (Ctrl-C) stops now" };
+        let hint = match self.control.cause() {
+            Some(Cause::ShutdownStream) => "; a second signal (Ctrl-C) stops now",
+            _ => "",
+        };
         say!(info, phase:% = Phase::Draining, connections = self.control.registry.len();
             "draining {} {limit}{hint}", self.what_is_left()
         );
@@ -124,7 +147,7 @@ impl Crew {
 
     fn what_is_left(&self) -> String {
         let open = self.control.registry.len();
-        let tasks = self.children.len().saturating_sub(open);
+        let tasks = self.tasks.len();
         let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
         match (open, tasks) {
             (_, 0) => plural(open, "connection", "connections"),

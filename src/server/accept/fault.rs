@@ -61,11 +61,12 @@ mod unix {
             | Errno::HOSTDOWN
             | Errno::HOSTUNREACH
             | Errno::NOPROTOOPT
-            | Errno::OPNOTSUPP
             | Errno::TIMEDOUT => Fault::Skip,
             #[cfg(target_os = "linux")]
             Errno::NONET => Fault::Skip,
 
+            // Also a wrong kind of socket, for which it never passes; so not among those that are skipped.
+            Errno::OPNOTSUPP => Fault::BackOff,
             // Exhaustion: descriptors of the process (MFILE) or of the system (NFILE), memory for sockets (NOBUFS,
             // NOMEM), watches of the reactor (NOSPC). And whatever we do not know.
             _ => Fault::BackOff,
@@ -113,13 +114,12 @@ mod unix {
                         Errno::HOSTDOWN,
                         Errno::HOSTUNREACH,
                         Errno::NOPROTOOPT,
-                        Errno::OPNOTSUPP,
                         Errno::TIMEDOUT,
                     ],
                 ),
                 (BackOff, &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC]),
                 // Unknown to us, or of no meaning for accept.
-                (BackOff, &[Errno::XDEV, Errno::IO, Errno::ACCESS]),
+                (BackOff, &[Errno::XDEV, Errno::IO, Errno::ACCESS, Errno::OPNOTSUPP]),
             ];
             for (fault, errnos) in table {
                 for &errno in errnos {

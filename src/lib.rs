@@ -56,6 +56,9 @@
 //!
 //! # Out of reach
 //!
+//! A handler that blocks its thread is waited for, since *closed* wins over every bound; that is said once a second, unless
+//! all of the executor's threads are blocked, for then nobody is there to say it.
+//!
 //! `exit`, `abort`, SIGKILL, `mem::forget`, `panic = "abort"`; `spawn_blocking` closures, threads and detached tasks that a
 //! handler started; async-std's task-locals; a future two of whose destructors panic; and the commonest mistake: returning
 //! from `main` while the future of `serve` lives in a spawned task (`examples/commonest_mistake.rs` shows what is lost and

@@ -211,6 +211,34 @@ fn r02_a_child_that_another_thread_polls_is_waited_for() {
     });
 }
 
+#[test]
+fn r02_a_child_that_blocks_its_thread_does_not_hold_up_its_siblings() {
+    let body = || {
+        let (live, siblings) = (Live::default(), Live::default());
+        live.clone().within_net(move || {
+            let (in_poll, entered) = mpsc::channel();
+            let gate = Gate::new();
+            let group = TaskGroup::new();
+            let blocking = gate.clone();
+            group.spawn(siblings.sleeper());
+            group.spawn(live.child(async move {
+                in_poll.send(()).unwrap();
+                blocking.block_until_open();
+            }));
+            group.spawn(siblings.sleeper());
+            entered.recv_timeout(NET).unwrap();
+            let dropper = thread::spawn(move || drop(group));
+            siblings.wait_for(0);
+            assert!(!dropper.is_finished());
+            assert_eq!(live.count(), 1);
+            gate.open();
+            dropper.join().unwrap();
+            assert_eq!(live.count(), 0);
+        });
+    };
+    one_thread::alone_with_threads(1, "r02_a_child_that_blocks_its_thread_does_not_hold_up_its_siblings", body);
+}
+
 /// Drops it on another thread, opens the gate as soon as the drop has said that it has to wait, and looks that it did.
 fn drop_waits_for(gate: &Gate, group: TaskGroup, live: &Live) {
     logs::remember();

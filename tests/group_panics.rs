@@ -16,6 +16,8 @@ use probe::{Gate, Live, NET, Probe};
 use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc;
+use std::task::Poll;
 use std::time::Instant;
 
 #[test]
@@ -89,7 +91,7 @@ fn a_join_raises_the_first_panic_after_the_last_child_has_ended() {
         gate.open();
         assert_eq!(panic_of(|| task::block_on(group.join())), Some("the first of two"));
         assert_eq!((live.count(), group.len()), (0, 0));
-        wait_until(|| logs::lines_with("the second of two").len() == 1);
+        assert_eq!(logs::lines_with("the second of two").len(), 1, "the second panic was not logged before");
         assert!(logs::lines_with("the first of two").is_empty(), "raised, and logged too");
     });
 }
@@ -123,6 +125,82 @@ fn a_drop_only_logs_a_panic_that_nobody_joined() {
         let lines = logs::lines_with("nobody joined me");
         assert!(matches!(lines[..], [(Level::Error, _)]), "{lines:?}");
     });
+}
+
+#[test]
+fn a_panic_that_meets_the_drop_is_logged_before_that_returns() {
+    logs::remember();
+    let live = Live::default();
+    live.clone().within_net(move || {
+        for round in 1..=300 {
+            let group = TaskGroup::new();
+            let (in_poll, entered) = mpsc::channel();
+            group.spawn(live.child(async move {
+                in_poll.send(()).unwrap();
+                panic_any("met a drop");
+            }));
+            entered.recv_timeout(NET).unwrap();
+            drop(group);
+            assert_eq!(logs::lines_with("met a drop").len(), round);
+        }
+    });
+}
+
+#[test]
+fn a_child_that_drops_its_own_group_and_then_panics_is_logged() {
+    logs::remember();
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        let (give, take) = async_std::channel::bounded(1);
+        group.spawn(live.child(async move {
+            drop::<TaskGroup>(take.recv().await.unwrap());
+            panic_any("after its own drop");
+        }));
+        give.send_blocking(group).unwrap();
+        wait_until(|| logs::lines_with("after its own drop").len() == 1);
+        assert_eq!(live.count(), 0);
+    });
+}
+
+#[test]
+fn r02_a_logger_that_panics_keeps_nobody_from_being_destroyed() {
+    // As one does that prints, when its pipe is closed.
+    struct Panics;
+    impl log::Log for Panics {
+        fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+            true
+        }
+        fn log(&self, record: &log::Record<'_>) {
+            assert!(record.target() != "ebbtide", "failed printing to stdout");
+        }
+        fn flush(&self) {}
+    }
+
+    let body = || {
+        log::set_logger(&Panics).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+        let live = Live::default();
+        live.clone().within_net(move || {
+            for joined in [false, true] {
+                let group = TaskGroup::new();
+                for _ in 0..30 {
+                    let mut bomb = Some(Bomb(Some(live.probe()), "in a destructor"));
+                    let end = if joined { Poll::Ready(()) } else { Poll::Pending };
+                    group.spawn(live.child(std::future::poll_fn(move |_| {
+                        let _held = &mut bomb;
+                        end
+                    })));
+                }
+                if joined {
+                    task::block_on(group.join());
+                }
+                assert_eq!(panic_of(|| drop(group)), None);
+                assert_eq!(live.count(), 0);
+            }
+        });
+    };
+    one_thread::alone_with_threads(2, "r02_a_logger_that_panics_keeps_nobody_from_being_destroyed", body);
 }
 
 #[test]
@@ -167,7 +245,7 @@ fn a_destructor_that_panics_after_its_child_has_ended_changes_nothing() {
             let mut bomb = Some(bomb);
             group.spawn(live.child(std::future::poll_fn(move |_| {
                 let _still_held = &mut bomb;
-                std::task::Poll::Ready(())
+                Poll::Ready(())
             })));
         }
         assert_eq!(panic_of(|| task::block_on(group.join())), None);

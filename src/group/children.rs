@@ -2,7 +2,7 @@
 //!
 //! It names no runtime: the group hands each child to the executor, which polls it through [`Child::poll`].
 
-use super::slot::{Destroyed, End, Polled, Slot};
+use super::slot::{End, Slot};
 use crate::say::say;
 use crate::sync::{Mutex, lock};
 use crate::unwind::{self, Payload};
@@ -28,6 +28,8 @@ struct State {
     present: Slab<Arc<Child>>,
     /// Nobody may join any more. Never reset.
     cancelled: bool,
+    /// Nobody will join any more, so a panic is logged at once. Set in the end by the drop.
+    dropped: bool,
     /// The first panic of a child, until a join raises it or the drop logs it.
     panic: Option<Payload>,
     /// Those who wait for `present` to be empty.
@@ -115,35 +117,53 @@ impl Children {
     ///
     /// When it returns every child is gone, save those that only could be marked (see `slot`).
     pub(super) fn cancel_and_destroy(&self) {
+        let present = self.cancel();
+        // First whatever nobody is at, so that a child that blocks its thread does not hold up the end of its siblings.
         // From the back, because the executor's threads, woken in order, come from the front.
-        for child in self.cancel().iter().rev() {
+        let busy: Vec<_> = present.iter().rev().filter(|child| !child.try_destroy()).collect();
+        for child in busy {
             child.destroy();
         }
-        let panic = lock(&self.state).panic.take();
+        let panic = {
+            let mut state = lock(&self.state);
+            state.dropped = true;
+            state.panic.take()
+        };
         if let Some(payload) = panic {
             log_unjoined(payload);
         }
     }
 
-    /// A child is gone.
+    /// A child's future has been destroyed.
     fn leave(&self, key: usize, end: End) {
-        let mut state = lock(&self.state);
-        let child = state.present.try_remove(key);
-        let mut surplus = None;
         if let End::Panicked(payload) = end {
-            match state.panic {
-                Some(_) => surplus = Some(payload),
-                None => state.panic = Some(payload),
-            }
+            self.keep(payload); // before any join can know that the child is gone
         }
-        let joiners = if state.present.is_empty() { state.joiners.take() } else { Vec::new() };
-        drop(state);
+        let (child, joiners) = {
+            let mut state = lock(&self.state);
+            let child = state.present.try_remove(key);
+            let joiners = if state.present.is_empty() { state.joiners.take() } else { Vec::new() };
+            (child, joiners)
+        };
         drop(child);
         wake_all(joiners);
-        if let Some(payload) = surplus {
-            say!(error, "one more child panicked: {}", unwind::message(&payload));
-            unwind::discard(payload);
-        }
+    }
+
+    /// Keeps a child's panic for the next join, or logs it.
+    fn keep(&self, payload: Payload) {
+        let (surplus, what) = {
+            let mut state = lock(&self.state);
+            if state.dropped {
+                (payload, "a child panicked after its group was dropped")
+            } else if state.panic.is_some() {
+                (payload, "one more child panicked")
+            } else {
+                state.panic = Some(payload);
+                return;
+            }
+        };
+        say!(error, "{what}: {}", unwind::message(&surplus));
+        unwind::discard(surplus);
     }
 }
 
@@ -156,17 +176,14 @@ pub(super) fn log_unjoined(payload: Payload) {
 impl Child {
     /// A poll by the executor's task. Ready once that task has nothing left to do.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        match self.slot.poll(cx) {
-            Polled::Pending => Poll::Pending,
-            Polled::Over => Poll::Ready(()),
-            Polled::Ended(end) => {
-                self.children.leave(self.key, end);
-                Poll::Ready(())
-            }
-        }
+        self.slot.poll(cx, |end| self.leave(end))
     }
 
-    pub(super) fn destroy(&self) {
+    fn try_destroy(&self) -> bool {
+        self.slot.try_destroy(|end| self.leave(end))
+    }
+
+    fn destroy(&self) {
         let stalled = || {
             let name: &dyn fmt::Display = match &self.name {
                 Some(name) => name,
@@ -174,9 +191,11 @@ impl Child {
             };
             say!(warn, "still waiting for the end of {name}: it blocks its thread");
         };
-        if let Destroyed::ByUs = self.slot.destroy(stalled) {
-            self.children.leave(self.key, End::Cancelled);
-        }
+        self.slot.destroy(|end| self.leave(end), stalled);
+    }
+
+    fn leave(&self, end: End) {
+        self.children.leave(self.key, end);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The protocol of `slot` and `children` under loom, which tries every interleaving.
 //!
 //! `RUSTFLAGS="--cfg ebbtide_loom" cargo test --release --lib models`. The ordinary twins of these models, on the real
-//! executor, are in `tests/group.rs` under the same names.
+//! executor, are in `tests/group.rs` and `tests/group_circles.rs` under the same names.
 
 use super::children::{Child, Children};
 use loom::sync::{Condvar, Mutex};
@@ -138,8 +138,8 @@ fn a_drop_against_a_poll_leaves_nothing() {
         let executor = thread::spawn(move || Shell::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
+        assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
         executor.join().unwrap();
-        assert_eq!(children.len(), 0);
     });
 }
 
@@ -151,8 +151,23 @@ fn a_drop_against_a_finish_leaves_nothing() {
         let executor = thread::spawn(move || Shell::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
+        assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
         executor.join().unwrap();
-        assert_eq!(children.len(), 0);
+    });
+}
+
+#[test]
+fn a_drop_against_a_panic_leaves_no_panic_unseen() {
+    model(|| {
+        let children = Arc::new(Children::default());
+        let (child, dropped) = enter(&children, || std::panic::resume_unwind(Box::new("unseen")));
+        let executor = thread::spawn(move || Shell::run(child.unwrap()));
+        children.cancel_and_destroy();
+        assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
+        executor.join().unwrap();
+        // Whatever is still kept now is never logged.
+        let kept = children.poll_empty(&mut Context::from_waker(Waker::noop()), &mut None);
+        assert!(matches!(kept, Poll::Ready(None)), "a panic was kept for a join that never comes");
     });
 }
 
@@ -205,7 +220,7 @@ fn two_children_that_drop_each_others_groups_both_end() {
 
 #[test]
 fn three_children_that_drop_in_a_circle_all_end() {
-    circle(3, 1); // four threads are as much as a model can carry
+    circle(3, 1); // four threads are as much as a model can carry; `waits` has a test of longer circles
 }
 
 /// Each child drops the next one's group, and the last the first's. Whichever is destroyed before it comes to that

@@ -15,8 +15,10 @@
 //! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
 //! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
 //! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once a
-//!    second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the graph of waits, under this slot's lock.
-//! 5. Whoever brings the slot to `Gone` is told so (`Ended`, `ByUs`), and nobody else is.
+//!    second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the graph
+//!    of waits, under this slot's lock.
+//! 5. Whoever destroys the future reports its end, exactly once, between the destructor's return and `Gone`. So whoever
+//!    has waited for the child finds its end reported.
 //!
 //! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
 //! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
@@ -79,28 +81,6 @@ pub(super) enum End {
     Cancelled,
 }
 
-/// What a poll by the executor came to.
-#[derive(Debug)]
-pub(super) enum Polled {
-    /// Not done yet.
-    Pending,
-    /// This poll brought the child to its end.
-    Ended(End),
-    /// The child belongs to somebody else now; the executor's task has nothing left to do.
-    Over,
-}
-
-/// What a request to destroy came to.
-#[derive(Debug)]
-pub(super) enum Destroyed {
-    /// The caller destroyed the future before its end.
-    ByUs,
-    /// It was gone, or another thread has destroyed it meanwhile. No destructor of it runs any more.
-    ByOthers,
-    /// Waiting would have meant to wait for ourselves. The child is marked, and ends when its poll or destructor returns.
-    Marked,
-}
-
 impl Slot {
     pub(super) fn new(future: BoxedFuture) -> Self {
         Self {
@@ -109,20 +89,22 @@ impl Slot {
         }
     }
 
-    /// Polls the child for the executor's task that `cx` belongs to.
-    pub(super) fn poll(&self, cx: &mut Context<'_>) -> Polled {
+    /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the child
+    /// has ended, or belongs to somebody else now.
+    pub(super) fn poll(&self, cx: &mut Context<'_>, report: impl FnOnce(End)) -> Poll<()> {
         let me = this_thread();
         let mut state = lock(&self.state);
         let mut future = match mem::replace(&mut state.place, Place::Polling(me)) {
             Place::Idle(future) if state.wanted => {
                 state.place = Place::Destroying(me);
                 drop(state);
-                return Polled::Ended(self.end(future, End::Cancelled));
+                drop(self.bring_to_gone(future, || report(End::Cancelled)));
+                return Poll::Ready(());
             }
             Place::Idle(future) => future,
             other => {
                 state.place = other;
-                return Polled::Over;
+                return Poll::Ready(());
             }
         };
         if !state.shell.as_ref().is_some_and(|shell| shell.will_wake(cx.waker())) {
@@ -131,57 +113,53 @@ impl Slot {
         drop(state);
 
         match unwind::catch(|| future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => self.put_back(me, future),
-            Ok(Poll::Ready(())) => Polled::Ended(self.end_poll(me, future, End::Returned)),
-            Err(payload) => Polled::Ended(self.end_poll(me, future, End::Panicked(payload))),
+            Ok(Poll::Pending) => self.put_back(me, future, report),
+            Ok(Poll::Ready(())) => self.end_poll(me, future, || report(End::Returned)),
+            Err(payload) => self.end_poll(me, future, || report(End::Panicked(payload))),
         }
     }
 
     /// After a poll that found the child pending: back into its slot, or to whoever has come for it.
-    fn put_back(&self, me: ThreadId, future: BoxedFuture) -> Polled {
+    fn put_back(&self, me: ThreadId, future: BoxedFuture, report: impl FnOnce(End)) -> Poll<()> {
         let mut state = lock(&self.state);
         if !state.wanted {
             state.place = Place::Idle(future);
-            return Polled::Pending;
+            return Poll::Pending;
         }
         if state.waiters.is_empty() {
             drop(state);
-            return Polled::Ended(self.end_poll(me, future, End::Cancelled));
+            return self.end_poll(me, future, || report(End::Cancelled));
         }
         // Handed over. Each waiter looks again, and the first of them finds it idle and takes it.
         state.place = Place::Idle(future);
         self.release(state);
-        Polled::Over
+        Poll::Ready(())
     }
 
     /// The poll was the child's last: destroys it.
-    fn end_poll(&self, me: ThreadId, future: BoxedFuture, end: End) -> End {
+    fn end_poll(&self, me: ThreadId, future: BoxedFuture, report: impl FnOnce()) -> Poll<()> {
         let mut state = lock(&self.state);
         state.place = Place::Destroying(me);
         // Those who waited for the poll now wait for the destruction, by the same thread: their edges stay true.
         drop(state);
-        self.end(future, end)
-    }
-
-    /// Destroys the future from within a poll, whose return tells the executor all that a wake would.
-    fn end(&self, future: BoxedFuture, end: End) -> End {
-        drop(self.bring_to_gone(future));
-        end
+        // The return tells the executor all that a wake would.
+        drop(self.bring_to_gone(future, report));
+        Poll::Ready(())
     }
 
     /// Destroys the future, which this thread has taken out (`Destroying`).
     ///
     /// Gives the waker of the executor's task, if nobody has woken that yet.
-    fn bring_to_gone(&self, future: BoxedFuture) -> Option<Waker> {
-        let destructor = unwind::catch(|| drop(future));
+    fn bring_to_gone(&self, future: BoxedFuture, report: impl FnOnce()) -> Option<Waker> {
+        if let Err(payload) = unwind::catch(|| drop(future)) {
+            say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
+            unwind::discard(payload);
+        }
+        report();
         let mut state = lock(&self.state);
         state.place = Place::Gone;
         let shell = state.shell.take();
         self.release(state);
-        if let Err(payload) = destructor {
-            say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
-            unwind::discard(payload);
-        }
         shell
     }
 
@@ -207,44 +185,44 @@ impl Slot {
         }
     }
 
+    /// Destroys the child if nobody is at it, without waiting. Says whether that leaves nothing to wait for.
+    pub(super) fn try_destroy(&self, report: impl FnOnce(End)) -> bool {
+        self.take_out(report).is_ok()
+    }
+
     /// Destroys the child on this thread, or waits until another thread that is at it has destroyed or handed it over.
     ///
-    /// Calls `stalled` once a second while it waits.
-    pub(super) fn destroy(&self, mut stalled: impl FnMut()) -> Destroyed {
+    /// Where waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or destructor
+    /// returns. Calls `stalled` once a second while it waits.
+    pub(super) fn destroy(&self, mut report: impl FnMut(End), mut stalled: impl FnMut()) {
         let me = this_thread();
-        let mut state = lock(&self.state);
-        state.wanted = true;
-        loop {
-            let owner = match mem::replace(&mut state.place, Place::Destroying(me)) {
-                Place::Idle(future) => {
-                    drop(state);
-                    if let Some(shell) = self.bring_to_gone(future) {
-                        shell.wake();
-                    }
-                    return Destroyed::ByUs;
-                }
-                Place::Gone => {
-                    state.place = Place::Gone;
-                    return Destroyed::ByOthers;
-                }
-                Place::Polling(owner) => {
-                    state.place = Place::Polling(owner);
-                    owner
-                }
-                Place::Destroying(owner) => {
-                    state.place = Place::Destroying(owner);
-                    owner
-                }
-            };
+        while let Err((owner, mut state)) = self.take_out(&mut report) {
             if !waits::enter(me, owner) {
-                return Destroyed::Marked;
+                return;
             }
             state.waiters.push(me);
             if self.wait_for_release(me, state) == Waited::TooLong {
                 stalled(); // while it is in no list and in no graph: it calls a logger, which is user code
             }
-            state = lock(&self.state);
         }
+    }
+
+    /// Marks the child, and destroys it if nobody is at it. If somebody is: who, and the slot, still locked.
+    fn take_out(&self, report: impl FnOnce(End)) -> Result<(), (ThreadId, MutexGuard<'_, State>)> {
+        let mut state = lock(&self.state);
+        state.wanted = true;
+        match state.place {
+            Place::Polling(owner) | Place::Destroying(owner) => return Err((owner, state)),
+            Place::Gone => return Ok(()),
+            Place::Idle(_) => {}
+        }
+        if let Place::Idle(future) = mem::replace(&mut state.place, Place::Destroying(this_thread())) {
+            drop(state);
+            if let Some(shell) = self.bring_to_gone(future, || report(End::Cancelled)) {
+                shell.wake();
+            }
+        }
+        Ok(())
     }
 
     /// Blocks until this thread is taken out of `waiters`; after a while it takes itself out.

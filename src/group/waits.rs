@@ -46,3 +46,35 @@ pub(super) fn leave(threads: &[ThreadId]) {
         lock(&EDGES).retain(|(from, _)| !threads.contains(from));
     }
 }
+
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests {
+    use super::{enter, leave};
+    use crate::sync::{ThreadId, this_thread};
+
+    fn threads<const N: usize>() -> [ThreadId; N] {
+        std::array::from_fn(|_| std::thread::spawn(this_thread).join().unwrap())
+    }
+
+    #[test]
+    fn a_circle_of_any_length_is_refused_and_nothing_else() {
+        let [a, b, c, d, e] = threads();
+        assert!(!enter(a, a));
+        assert!(enter(a, b) && enter(b, c) && enter(c, d));
+        assert!(!enter(d, a) && !enter(d, b) && !enter(d, c));
+        assert!(enter(e, b), "two may wait for one");
+        leave(&[a, b, c, d, e]);
+    }
+
+    #[test]
+    fn a_wait_that_is_over_is_no_part_of_a_circle() {
+        let [a, b, c] = threads();
+        assert!(enter(a, b) && enter(b, c) && !enter(c, a));
+        leave(&[b]);
+        assert!(enter(c, a));
+        assert!(!enter(b, c), "`c` waits for `a`, and `a` for `b`");
+        leave(&[a, b, c]);
+        assert!(enter(b, c));
+        leave(&[b]);
+    }
+}

@@ -21,6 +21,7 @@ pub(crate) mod phase;
 pub(crate) mod registry;
 pub(crate) mod report;
 mod tasks;
+pub(crate) mod token;
 
 use crate::group::{Spawner, TaskGroup};
 use crate::limit::Limit;
@@ -36,6 +37,7 @@ use report::{Cause, Counters, Report};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use token::{OpenListener, Token};
 
 /// The state that everybody shares.
 #[derive(Debug)]
@@ -153,13 +155,13 @@ impl Control {
 
     fn open(self: &Arc<Self>, listener: Listener) -> OpenListener {
         self.listening.fetch_add(1, Ordering::AcqRel);
-        OpenListener { socket: Some(listener), control: Arc::clone(self) }
+        OpenListener::new(listener, Arc::clone(self))
     }
 
     /// See invariant 2.
     pub(crate) fn token(self: &Arc<Self>) -> Token {
         self.tokens.fetch_add(1, Ordering::AcqRel);
-        Token(Arc::clone(self))
+        Token::new(Arc::clone(self))
     }
 
     /// Begins to serve. `None`: the server was closed before.
@@ -305,44 +307,5 @@ impl Control {
         self.draining.give(); // a server that was cancelled has not drained; who waits for that waits no more
         self.closed.give();
         self.over.give();
-    }
-}
-
-/// Something that must be gone before the run is closed. Dropped last by whatever holds it.
-#[derive(Debug)]
-pub(crate) struct Token(Arc<Control>);
-
-impl Token {
-    pub(crate) fn control(&self) -> &Arc<Control> {
-        &self.0
-    }
-}
-
-impl Drop for Token {
-    fn drop(&mut self) {
-        if self.0.tokens.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.close();
-        }
-    }
-}
-
-/// A listening socket that the run counts until it is closed.
-#[derive(Debug)]
-pub(crate) struct OpenListener {
-    /// `None` only while it is dropped.
-    socket: Option<Listener>,
-    control: Arc<Control>,
-}
-
-impl OpenListener {
-    pub(crate) fn get(&self) -> &Listener {
-        self.socket.as_ref().expect("a listener is there until its drop")
-    }
-}
-
-impl Drop for OpenListener {
-    fn drop(&mut self) {
-        drop(self.socket.take()); // first the port refuses, then `is_serving` is false
-        self.control.listening.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -3,11 +3,12 @@
 use super::idle::Idle;
 use super::{Connection, close, opening};
 use crate::address::Address;
+use crate::control::Control;
 use crate::control::failure::Failure;
 use crate::control::inside::{catch_future, inside};
 use crate::control::member::{ConnectionState, Member, Verdict};
 use crate::control::report::{Bucket, Cause};
-use crate::control::{Control, Token};
+use crate::control::token::Token;
 use crate::error::{Chain, OnFailure};
 use crate::handler::{HandlerOutput, Kept, Outcome, Silence, call, level_of};
 use crate::limit::Permit;

@@ -1,6 +1,7 @@
 //! Code that runs as part of a run: handlers, and the tasks that they and the server have.
 
-use super::{Control, Token};
+use super::Control;
+use super::token::Token;
 use crate::group::Name;
 use crate::say::say;
 use crate::unwind::{self, Payload};

@@ -2,11 +2,12 @@
 //!
 //! It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is being polled.
 
+use crate::control::Control;
 use crate::control::member::Verdict;
 use crate::control::notice::Notice;
 use crate::control::phase::Phase;
 use crate::control::report::Cause;
-use crate::control::{Control, Token};
+use crate::control::token::Token;
 use crate::group::TaskGroup;
 use crate::say::say;
 use async_io::Timer;

@@ -1,0 +1,53 @@
+//! What must be gone before a run is closed, and the sockets that must be closed before it stops to serve.
+
+use super::Control;
+use crate::listener::Listener;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Something that must be gone before the run is closed. Dropped last by whatever holds it.
+#[derive(Debug)]
+pub(crate) struct Token(Arc<Control>);
+
+impl Token {
+    pub(super) fn new(control: Arc<Control>) -> Self {
+        Self(control)
+    }
+
+    pub(crate) fn control(&self) -> &Arc<Control> {
+        &self.0
+    }
+}
+
+impl Drop for Token {
+    fn drop(&mut self) {
+        if self.0.tokens.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.close();
+        }
+    }
+}
+
+/// A listening socket that the run counts until it is closed.
+#[derive(Debug)]
+pub(crate) struct OpenListener {
+    /// `None` only while it is dropped.
+    socket: Option<Listener>,
+    control: Arc<Control>,
+}
+
+impl OpenListener {
+    pub(super) fn new(socket: Listener, control: Arc<Control>) -> Self {
+        Self { socket: Some(socket), control }
+    }
+
+    pub(crate) fn get(&self) -> &Listener {
+        self.socket.as_ref().expect("a listener is there until its drop")
+    }
+}
+
+impl Drop for OpenListener {
+    fn drop(&mut self) {
+        drop(self.socket.take()); // first the port refuses, then `is_serving` is false
+        self.control.listening.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -281,8 +281,10 @@ impl Control {
         self.draining.give();
     }
 
-    pub(crate) fn report(&self) -> Option<Report> {
-        lock(&self.state).report.clone()
+    /// What came of the run, once it is closed.
+    pub(crate) fn report(&self) -> Report {
+        let report = lock(&self.state).report.clone();
+        report.expect("the report is written before anybody is told that the run is closed")
     }
 
     pub(crate) fn take_failure(&self) -> Option<Failure> {

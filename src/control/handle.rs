@@ -223,10 +223,7 @@ impl Future for Closed {
             }
             return Poll::Pending;
         }
-        match this.control.report() {
-            Some(report) => Poll::Ready(report),
-            None => Poll::Pending, // not reached: the report is there before the notice is given
-        }
+        Poll::Ready(this.control.report())
     }
 }
 

@@ -98,10 +98,7 @@ impl Run {
     pub(super) async fn finish(self) -> Result<Report, Error> {
         self.control.over.given().await;
         self.group.join().await; // raises what the supervisor itself may have panicked with; it has ended
-        let report = match self.control.report() {
-            Some(report) => report,
-            None => unreachable!("the report is there before the run is over"),
-        };
+        let report = self.control.report();
         match self.control.take_failure() {
             Some(failure) => Err(Error::new(failure, report)),
             None => Ok(report),

@@ -170,6 +170,10 @@ impl Control {
         let idle = state.idle.take()?;
         state.phase = Phase::Serving;
         state.allowance = grace.saturating_add(lame_duck);
+        let allowance = state.allowance;
+        if let Some(request) = &mut state.request {
+            request.deadline = request.at.checked_add(allowance); // it came at this very moment, and did not know
+        }
         drop(state);
         self.started.store(true, Ordering::Release);
         Some((idle, std::mem::take(&mut *lock(&self.unserved))))
@@ -199,8 +203,8 @@ impl Control {
     }
 
     fn ask(&self, cause: Cause, failure: Option<Failure>) {
-        if !self.enter_request(cause, failure) {
-            self.again.give();
+        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::ShutdownStream) {
+            self.again.give(); // a person, or the one who orders; what fails, or returns, in a lame duck does not end it
         }
         self.requested.give();
         self.close_unserved();

@@ -40,13 +40,27 @@ impl Stream {
     /// Ready once there is something to read, the peer's end (0) and errors included. Takes nothing.
     pub(crate) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
-            match self.socket.get_ref().peek(&mut [0]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                result => return Poll::Ready(result),
+            if let Some(result) = self.peek() {
+                return Poll::Ready(result);
             }
             ready!(self.socket.poll_readable(cx))?;
         }
+    }
+
+    /// The same without waiting: `None` where there is nothing.
+    pub(crate) fn peek(&self) -> Option<io::Result<usize>> {
+        loop {
+            match self.socket.get_ref().peek(&mut [0]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return Some(result),
+            }
+        }
+    }
+
+    /// Waits until there is something to read, beside whoever else waits for that.
+    pub(crate) async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
     }
 
     /// Reads, and throws away what it has read.

@@ -18,7 +18,8 @@ static LIVE_BYTES: Cap<System> = Cap::new(System, usize::MAX);
 
 /// Runs so many rounds, the first few of which may grow the queues, and fails if the others take memory for good.
 ///
-/// What is looked for is 200 bytes a child: 8 million in 20 rounds of 2,000. One byte a child would be found.
+/// What is looked for is 200 bytes a child: 8 million in 20 rounds of 2,000. Five bytes a child would be found. Less than that
+/// cannot be told from a queue or a table of the executor that doubles once (32 KiB), when a round has met a slower one.
 fn stays_level(mut round: impl FnMut()) {
     let mut run = |rounds| {
         (0..rounds).for_each(|_| round());
@@ -27,7 +28,7 @@ fn stays_level(mut round: impl FnMut()) {
     let before = run(10);
     let after = run(20);
     let grown = after.saturating_sub(before);
-    assert!(grown < 20_000, "20 rounds took {grown} bytes for good: {before} before, {after} after");
+    assert!(grown < 200_000, "20 rounds took {grown} bytes for good: {before} before, {after} after");
 }
 
 const CHILDREN: usize = 2000;

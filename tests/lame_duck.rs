@@ -73,15 +73,22 @@ fn a_second_request_skips_the_lame_duck() {
 }
 
 #[test]
-fn a_body_that_returns_during_the_lame_duck_skips_it() {
+fn what_returns_or_fails_during_the_lame_duck_does_not_end_it() {
     test(async {
+        let lame_duck = Duration::from_millis(200);
+        let handlers = Handlers::new();
+        let server = bind().await.lame_duck(lame_duck).on_failure(ebbtide::OnFailure::Shutdown);
+        let address = server.local_addr().clone();
         let body = async |server: Handle| {
             drop(server.shutdown());
             phase(&server, Phase::LameDuck).await;
+            let mut failing = order(&address, FAILS);
+            handlers.started(1).await;
+            task::spawn_blocking(move || assert_eq!(rest(&mut failing), "")).await;
         };
-        let server = bind().await.lame_duck(FOR_EVER);
-        let (_, report) = server.scope(|_: Connection| async {}, body).await.unwrap();
-        assert_eq!(report.cause(), Cause::Shutdown);
+        let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert!(report.elapsed() >= lame_duck, "{report}");
+        assert_eq!((report.cause(), report.failed()), (Cause::Shutdown, 1));
     });
 }
 

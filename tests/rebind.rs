@@ -70,6 +70,7 @@ fn connections_inherit_the_options_of_their_listener() {
             (ListenOptions::new(), true, Some(Duration::from_secs(60))),
             (ListenOptions::new().nodelay(false).keepalive(None).backlog(1), false, None),
             (ListenOptions::new().keepalive(Some(Duration::from_secs(5))), true, Some(Duration::from_secs(5))),
+            (ListenOptions::new().keepalive(Some(Duration::MAX)), true, Some(Duration::from_secs(32_767))),
         ];
         for (options, nodelay, keepalive) in cases {
             let server = Server::bind_with(loopback(), &options).await.unwrap();

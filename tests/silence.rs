@@ -197,6 +197,40 @@ fn peer_closed_tells_of_a_close_behind_unread_bytes() {
 }
 
 #[test]
+fn peer_closed_does_not_disturb_a_task_that_reads() {
+    test(async {
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let (polls, was_polled) = async_std::channel::bounded(1);
+        let handler = move |mut conn: Connection| {
+            let polls = polls.clone();
+            async move {
+                let watching = conn.clone();
+                conn.spawn(async move { watching.peer_closed().await });
+                let mut count = 0;
+                let mut buf = [0; 8];
+                let mut read = std::pin::pin!(conn.read(&mut buf));
+                let n = std::future::poll_fn(|cx| {
+                    count += 1;
+                    read.as_mut().poll(cx)
+                })
+                .await;
+                polls.send((n.unwrap(), count)).await.unwrap();
+            }
+        };
+        let body = async |_| {
+            task::sleep(SHORT * 2).await;
+            drop(client);
+            was_polled.recv().await.unwrap()
+        };
+        let (value, _) = server.scope(handler, body).await.unwrap();
+        let (n, polls) = value.unwrap();
+        assert_eq!(n, 0);
+        assert!(polls < 20, "they have woken each other: {polls} polls");
+    });
+}
+
+#[test]
 fn a_handler_can_abandon_work_for_nobody() {
     test(async {
         use futures_concurrency::prelude::*;

@@ -112,6 +112,8 @@ fn a_closed_connection_is_not_a_failure() {
         };
         let (_, report) = server.scope(never, body).await.unwrap();
         assert_eq!((report.cancelled(), report.failed()), (1, 0), "{report}");
+        assert!(report.cut().is_empty(), "it was not the exit that cut it off");
+        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
     });
 }
 

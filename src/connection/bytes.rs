@@ -16,13 +16,19 @@ impl Connection {
         self.member.stream.shutdown(Shutdown::Write)
     }
 
-    fn poll_read_with(&self, read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn poll_read_with(
+        &self,
+        wants_some: bool,
+        read: impl FnOnce(&Stream) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if self.member.has_ended() {
-            return Poll::Ready(Ok(0));
+            return Poll::Ready(Ok(0)); // ours, and not the peer's end
         }
         let result = read(&self.member.stream);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.member.note_bytes();
+        match result {
+            Poll::Ready(Ok(1..)) => self.member.note_bytes(),
+            Poll::Ready(Ok(0)) if wants_some => self.member.note_end(),
+            _ => {}
         }
         result
     }
@@ -46,11 +52,7 @@ fn broken_pipe() -> io::Error {
 impl Read for &Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let wants_some = !buf.is_empty(); // into an empty buffer, nothing read is not the end
-        let result = self.poll_read_with(|stream| stream.poll_read(cx, buf));
-        if wants_some && matches!(result, Poll::Ready(Ok(0))) {
-            self.member.note_end();
-        }
-        result
+        self.poll_read_with(wants_some, |stream| stream.poll_read(cx, buf))
     }
 
     fn poll_read_vectored(
@@ -59,11 +61,7 @@ impl Read for &Connection {
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         let wants_some = bufs.iter().any(|buf| !buf.is_empty());
-        let result = self.poll_read_with(|stream| stream.poll_read_vectored(cx, bufs));
-        if wants_some && matches!(result, Poll::Ready(Ok(0))) {
-            self.member.note_end();
-        }
-        result
+        self.poll_read_with(wants_some, |stream| stream.poll_read_vectored(cx, bufs))
     }
 }
 

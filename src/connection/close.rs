@@ -29,9 +29,10 @@ pub(super) fn abruptly(member: &Member) {
 
 /// Closes for the handler and all clones, and the outgoing half for the peer.
 pub(super) fn half(member: &Member) {
-    member.end();
     // Both at once where the peer has closed already: nothing of its is unread or on its way, so there is nothing to wait for.
-    member.shut_down(if member.saw_end() { Shutdown::Both } else { Shutdown::Write });
+    let how = if member.saw_end() { Shutdown::Both } else { Shutdown::Write };
+    member.end();
+    member.shut_down(how);
 }
 
 /// Closes the other half as soon as that is safe: reads and throws away until the peer's end, at most for [`LINGER`].

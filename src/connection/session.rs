@@ -195,7 +195,9 @@ impl Drop for Session {
         let bucket = match &self.outcome {
             Some(outcome) => outcome.bucket(),
             None => {
-                control.counters.cut(self.member());
+                if control.requested.is_given() {
+                    control.counters.cut(self.member()); // by the exit, and not by somebody who closed this one
+                }
                 Bucket::Cancelled
             }
         };

@@ -94,8 +94,8 @@ impl Report {
         self.counts.cancelled
     }
 
-    /// Who had to be cancelled: at most 32 of them, as each was at that moment. [`cancelled`](Self::cancelled) is how many
-    /// there were.
+    /// Who was cut off by the exit: at most 32 of them, as each was at that moment. Those that somebody closed before
+    /// ([`Handle::close`](crate::Handle::close)) are among the [`cancelled`](Self::cancelled), and not here.
     pub fn cut(&self) -> &[ConnectionInfo] {
         &self.cut
     }
@@ -110,8 +110,8 @@ impl Report {
         self.counts.accept_errors
     }
 
-    /// What a program that only serves may exit with: success where every handler ended by itself, failure (1) where one
-    /// had to be cancelled.
+    /// What a program that only serves may exit with: success where every handler ended by itself, failure (1) where the
+    /// exit had to cut one off.
     ///
     /// ```no_run
     /// # use ebbtide::{Connection, Server, signal};
@@ -122,7 +122,7 @@ impl Report {
     /// # }
     /// ```
     pub fn exit_code(&self) -> ExitCode {
-        if self.cancelled() == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if self.cut.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
     /// How many handlers ended during the drain by themselves, well or badly: these were not cut off.

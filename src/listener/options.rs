@@ -62,9 +62,11 @@ impl ListenOptions {
     }
 
     /// `SO_KEEPALIVE` for the connections, after so long a silence. Default: 60 seconds. `None`: off. The kernel counts
-    /// in whole seconds, at least one.
+    /// in whole seconds.
+    ///
+    /// It is held between 1 second and 32,767 seconds (about 9 hours), which is all that Linux takes.
     pub fn keepalive(mut self, after: Option<Duration>) -> Self {
-        self.keepalive = after.map(|after| after.max(Duration::from_secs(1)));
+        self.keepalive = after.map(|after| after.clamp(Duration::from_secs(1), Duration::from_secs(32_767)));
         self
     }
 }

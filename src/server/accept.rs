@@ -27,6 +27,9 @@ use std::time::Duration;
 /// How many clients are accepted before other tasks get their turn: a flood of clients must not starve the handlers.
 const BATCH: usize = 64;
 
+/// How many clients are taken from the queue at the end at most, whatever backlog was asked for: the kernel clamps that too.
+const LONGEST_QUEUE: u32 = 4096;
+
 /// The first pause after an error that time may mend; each further one in a row is twice as long.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest: by then the log says once a second what is wrong.
@@ -133,14 +136,15 @@ where
     /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, and no
     /// longer than the exit may last, so that a flood does not keep us here. Nobody is waited for.
     async fn empty_queue(&self) {
-        for turn in 1..=self.listener.get().backlog() as usize {
+        // The kernel queues one more than it was told to.
+        for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
                 async_std::task::yield_now().await;
                 if self.control.is_out_of_time() {
                     return;
                 }
             }
-            let Some(permit) = self.control.limit.try_acquire() else {
+            let Some(permit) = self.free_permit().await else {
                 return;
             };
             match self.listener.get().accept() {
@@ -155,6 +159,17 @@ where
                 }
             }
         }
+    }
+
+    /// A permit that is free now, or that another loop which finds its own queue empty is about to give back.
+    async fn free_permit(&self) -> Option<Permit> {
+        for _ in 0..3 {
+            if let Some(permit) = self.control.limit.try_acquire() {
+                return Some(permit);
+            }
+            async_std::task::yield_now().await;
+        }
+        None
     }
 
     fn fail(&self, source: io::Error) {

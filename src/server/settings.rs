@@ -36,7 +36,8 @@ impl Server {
     }
 
     /// How long clients are still accepted after a shutdown was asked for, while [`Handle::is_ready`](crate::Handle::is_ready) is false already: the
-    /// time that a load balancer takes to notice. Default: 0. A second request skips the rest of it.
+    /// time that a load balancer takes to notice. Default: 0. A second request to stop (`shutdown`, or
+    /// another stream) skips the rest of it.
     ///
     /// There is one deadline for the whole exit, fixed when it is asked for: lame duck plus grace.
     pub fn lame_duck(mut self, duration: Duration) -> Self {
@@ -48,7 +49,8 @@ impl Server {
     /// lingers counts. Can be moved while serving: [`Handle::set_max_connections`](crate::Handle::set_max_connections).
     ///
     /// Default: the soft limit on open files, less what is left to the rest of the program (a tenth, at least 64, at most
-    /// half), so that accepting never runs out of descriptors. Two servers of one process share its table of open files:
+    /// half), so that accepting never runs out of descriptors. (A clone of a connection that a detached task keeps holds a
+    /// descriptor, and no permit.) Two servers of one process share its table of open files:
     /// give each a limit of its own.
     pub fn max_connections(self, max: usize) -> Self {
         self.bound.control().limit.set_max(max);
@@ -65,17 +67,17 @@ impl Server {
     /// How long a client may keep silent before its first byte; then it is closed, counted as failed, and the handler is
     /// never called for it. The byte stays to be read. Default: no limit. In a drain it is at most 1 second.
     ///
-    /// Not for protocols in which the server speaks first.
+    /// Zero: no limit. Not for protocols in which the server speaks first.
     pub fn first_byte_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.first_byte_timeout = Some(timeout);
+        self.settings.policy.first_byte_timeout = (!timeout.is_zero()).then_some(timeout);
         self
     }
 
     /// How long no byte may go either way before the connection is ended, its handler destroyed, and counted as failed: so
     /// that idle clients cannot fill [`max_connections`](Self::max_connections) for ever. Default: no limit. A handler that
-    /// works for longer than this without reading or writing is ended too.
+    /// works for longer than this without reading or writing is ended too. Zero: no limit.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.idle_timeout = Some(timeout);
+        self.settings.policy.idle_timeout = (!timeout.is_zero()).then_some(timeout);
         self
     }
 

@@ -37,21 +37,25 @@ fn r09_ten_thousand_raced_shutdowns() {
         let client = {
             let start = Arc::clone(&start);
             std::thread::spawn(move || {
-                let (mut served, mut ended, mut refused, mut reset) = (0, 0, 0, 0);
-                for address in next {
+                // Served, ended without a reply, refused, reset: by a shutdown, and by a drop.
+                let mut ends = [[0; 4]; 2];
+                for (address, dropped) in next {
                     start.wait();
-                    match speak(address) {
-                        Ok(5) => served += 1,
-                        Ok(_) => ended += 1,
-                        Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused += 1,
-                        Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
-                            reset += 1;
-                        }
-                        Err(error) => panic!("neither served, refused nor reset: {error:?}"),
-                    }
+                    let end = match speak(address) {
+                        Ok(5) => 0,
+                        Ok(_) => 1,
+                        Err(error) => match error.kind() {
+                            ErrorKind::ConnectionRefused => 2,
+                            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => 3,
+                            _ => panic!("neither served, refused nor reset: {error:?}"),
+                        },
+                    };
+                    ends[usize::from(dropped)][end] += 1;
                     start.wait();
                 }
-                println!("served {served}, ended without a reply {ended}, refused {refused}, reset {reset}");
+                for (how, [served, ended, refused, reset]) in ["shutdown", "drop"].into_iter().zip(ends) {
+                    println!("{how}: {served} served, {ended} ended without a reply, {refused} refused, {reset} reset");
+                }
             })
         };
         let mut accepted = 0;
@@ -60,14 +64,18 @@ fn r09_ten_thousand_raced_shutdowns() {
                 let server = Server::bind(loopback()).await.unwrap();
                 let handle = server.handle();
                 let serving = task::spawn(server.serve(echo));
-                address.send(tcp(handle.local_addr())).unwrap();
+                while !handle.is_serving() {
+                    task::yield_now().await;
+                }
+                let dropped = round % 5 == 4;
+                address.send((tcp(handle.local_addr()), dropped)).unwrap();
                 start.wait();
                 // From "at once" to "about as long as a connect takes".
                 for _ in 0..round % 50 {
                     std::hint::spin_loop();
                     task::yield_now().await;
                 }
-                let report = if round % 5 == 4 {
+                let report = if dropped {
                     serving.cancel().await;
                     handle.closed().await
                 } else {

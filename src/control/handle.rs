@@ -32,7 +32,8 @@ impl Handle {
     /// Asks for a graceful end, at once: the server stops accepting, tells its handlers, gives them the grace period,
     /// and cancels what is left.
     ///
-    /// The request is made whether or not the returned [`Closed`] is awaited. Asking again changes nothing. A server that
+    /// The request is made whether or not the returned [`Closed`] is awaited. Asking again skips what is left of
+    /// a [lame duck](crate::Server::lame_duck), and changes nothing else. A server that
     /// does not serve yet is closed on the spot, and its tasks are cancelled.
     ///
     /// # Examples

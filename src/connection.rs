@@ -2,8 +2,10 @@
 
 mod bytes;
 mod close;
+#[cfg(unix)]
+mod credentials;
 mod idle;
-mod opening;
+pub(crate) mod opening;
 pub(crate) mod session;
 
 use crate::address::Address;
@@ -14,8 +16,10 @@ use crate::control::member::{Member, Verdict};
 use crate::control::phase::Phase;
 use crate::group::Name;
 use async_io::Timer;
+#[cfg(unix)]
+pub use credentials::PeerCredentials;
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -64,7 +68,7 @@ impl Connection {
 
     /// Who is at the other end.
     pub fn peer_addr(&self) -> &Address {
-        &self.member.peer
+        self.member.peer()
     }
 
     /// The address that the client connected to. For a server that listens on all addresses it is the particular one.
@@ -161,7 +165,7 @@ impl Connection {
     ///
     /// What the system reports. A peer that is gone already is not an error.
     pub async fn close(&self) -> io::Result<()> {
-        self.half_close()
+        poll_fn(|cx| self.poll_half_close(cx)).await
     }
 
     /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work for nobody.
@@ -197,12 +201,10 @@ impl Connection {
 
         let member = &self.member;
         while !member.saw_end() && !member.has_ended() {
-            match member.stream.peek() {
-                // A place of its own among those who wait: a task that reads at the same time is not disturbed.
-                None => drop(member.stream.readable().await),
-                Some(Ok(0) | Err(_)) => return,
-                Some(Ok(_)) if member.stream.is_hung_up() => return,
-                Some(Ok(_)) => drop(Timer::after(LOOK_AGAIN).await),
+            match member.stream.peeked().await {
+                Ok(0) | Err(_) => return,
+                Ok(_) if member.stream.is_hung_up() => return,
+                Ok(_) => drop(Timer::after(LOOK_AGAIN).await),
             }
         }
     }
@@ -210,7 +212,15 @@ impl Connection {
     /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
     /// everything that this crate promises.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
-        self.member.stream.tcp()
+        self.member.stream.as_tcp()
+    }
+
+    /// Who opened the connection, where the system tells: for Unix sockets on Linux.
+    ///
+    /// It is the process that called `connect`, as it was then; by now it may be gone, or have handed its socket on.
+    #[cfg(unix)]
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        PeerCredentials::of(self.member.stream.as_unix()?)
     }
 }
 

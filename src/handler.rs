@@ -1,14 +1,15 @@
 //! What a handler may return, and what that means.
 
 use crate::connection::Connection;
+use crate::connection::opening::Unopened;
 use crate::control::failure::BoxError;
 use crate::control::report::Bucket;
-use crate::say::say;
+use crate::kept::Kept;
 use crate::unwind::{self, Payload};
 use log::Level;
 use std::future::Future;
+use std::io;
 use std::time::Duration;
-use std::{fmt, io};
 
 /// What a handler may return: `()`, or a `Result<(), E>` whose error converts into [`BoxError`].
 ///
@@ -83,29 +84,6 @@ where
     sealed::Sealed::into_result((handler.get())(connection).await)
 }
 
-/// A handler, or another value of the user's, that is dropped wherever its last owner goes: its destructor may panic, and
-/// must not take that place down.
-pub(crate) struct Kept<T>(Option<T>);
-
-impl<T> Kept<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(Some(value))
-    }
-
-    pub(crate) fn get(&self) -> &T {
-        self.0.as_ref().expect("it is there until its drop")
-    }
-}
-
-impl<T> Drop for Kept<T> {
-    fn drop(&mut self) {
-        if let Err(payload) = unwind::catch(|| drop(self.0.take())) {
-            say!(error, "a destructor panicked: {}", unwind::message(&payload));
-            unwind::discard(payload);
-        }
-    }
-}
-
 /// How a handler ended by itself. One that did not was cancelled, and has none.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -114,26 +92,10 @@ pub(crate) enum Outcome {
     Panicked(String),
     /// A task of its connection panicked, which has been logged.
     Broken(String),
-    /// The peer kept silent for longer than it may.
-    TimedOut(Silence),
-}
-
-/// Which silence was too long.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Silence {
-    /// No first byte came within this time.
-    BeforeFirstByte(Duration),
-    /// No byte went either way for this time.
+    /// It was never called, since the connection could not be opened.
+    Unopened(Unopened),
+    /// No byte went either way for this time, which is longer than it may be.
     Idle(Duration),
-}
-
-impl fmt::Display for Silence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::BeforeFirstByte(limit) => write!(f, "it sent nothing for {limit:.1?}"),
-            Self::Idle(limit) => write!(f, "no byte went either way for {limit:.1?}"),
-        }
-    }
 }
 
 impl Outcome {
@@ -152,7 +114,7 @@ impl Outcome {
     pub(crate) fn bucket(&self) -> Bucket {
         match self {
             Self::Completed => Bucket::Completed,
-            Self::Failed(_) | Self::TimedOut(_) => Bucket::Failed,
+            Self::Failed(_) | Self::Unopened(_) | Self::Idle(_) => Bucket::Failed,
             Self::Panicked(_) | Self::Broken(_) => Bucket::Panicked,
         }
     }

@@ -80,6 +80,7 @@ mod control;
 mod error;
 mod group;
 mod handler;
+mod kept;
 mod limit;
 mod listener;
 mod say;
@@ -92,6 +93,8 @@ mod wakers;
 
 pub use address::Address;
 pub use connection::Connection;
+#[cfg(unix)]
+pub use connection::PeerCredentials;
 pub use control::failure::BoxError;
 pub use control::handle::{Closed, Handle};
 pub use control::member::ConnectionState;
@@ -101,8 +104,9 @@ pub use control::report::{Cause, Report};
 pub use error::{Error, OnFailure};
 pub use group::{Spawner, TaskGroup};
 pub use handler::HandlerOutput;
-pub use listener::{ListenOptions, Listener};
+pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
 pub use server::Server;
+pub use stream::{BoxedStream, Duplex};
 
 /// The README's examples are compiled with the documentation.
 #[cfg(doctest)]

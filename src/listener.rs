@@ -1,26 +1,82 @@
-//! Sockets that listen.
+//! Where connections come from.
 
+mod custom;
+#[cfg(unix)]
+mod inherited;
+mod layers;
+mod memory;
 mod options;
 mod tcp;
+#[cfg(unix)]
+mod unix;
 
 use crate::address::Address;
 use crate::stream::Stream;
 use async_io::Async;
 use async_std::net::ToSocketAddrs;
+pub use custom::Accept;
+use custom::Custom;
+pub(crate) use layers::Layers;
+pub use memory::{Connector, MemoryStream};
 pub use options::ListenOptions;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::task::{Context, Poll};
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
+#[cfg(unix)]
+use std::path::Path;
+use std::task::{Context, Poll, Waker, ready};
 
-/// A bound, listening socket, for [`Server::new`](crate::Server::new) and [`Server::listen`](crate::Server::listen).
+/// Where connections come from, for [`Server::new`](crate::Server::new) and [`Server::listen`](crate::Server::listen): a TCP
+/// or Unix socket that listens, [memory](Self::memory), or [anything else](Self::custom).
 ///
-/// Most servers need none by name: [`Server::bind`](crate::Server::bind) makes its own.
+/// Most servers need none by name: [`Server::bind`](crate::Server::bind) and
+/// [`Server::bind_unix`](crate::Server::bind_unix) make their own. One server can have any number of listeners, of any
+/// mixture; all have the same handler, and the same guarantees.
+///
+/// # Sockets that are inherited
+///
+/// A socket that listens already is taken over with `Listener::try_from`: from a [`TcpListener`] of the standard library, on
+/// Unix also from a `UnixListener` or an [`OwnedFd`](std::os::fd::OwnedFd); with the feature `systemd` from the service
+/// manager. Others may have it too: the process that it came from, or the next one after a restart. So it is left as it was
+/// found. While it is served it is non-blocking for all of them; afterwards it is what it was before. It goes on to listen,
+/// its file stays where it is, and the clients in its queue are left to the others: where there are none, those clients are
+/// reset when the last descriptor is closed.
 pub struct Listener {
-    socket: Async<TcpListener>,
+    /// The socket file that we made; gone once it was removed.
+    #[cfg(unix)]
+    file: Option<unix::SocketFile>,
+    source: Source,
     address: Address,
     /// How many clients the kernel may queue.
     backlog: u32,
+    /// It was taken over, and how it was.
+    inherited: Option<Inherited>,
+    /// What its connections begin with.
+    layers: Layers,
+}
+
+enum Source {
+    Tcp(Async<TcpListener>),
+    #[cfg(unix)]
+    Unix(Async<UnixListener>),
+    Custom(Custom),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Inherited {
+    /// Accepting from it blocked, before we made that otherwise for all who have it.
+    was_blocking: bool,
+}
+
+/// A client.
+pub(crate) struct Accepted {
+    pub(crate) stream: Stream,
+    pub(crate) peer: Address,
+    /// Where it has connected to, if that is always the same; else its stream tells.
+    pub(crate) local: Option<Address>,
+    pub(crate) layers: Layers,
 }
 
 impl Listener {
@@ -40,14 +96,128 @@ impl Listener {
     /// As for [`tcp`](Self::tcp).
     pub fn tcp_with(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
         tcp::bind(address, options)
-            .and_then(|socket| Self::over(socket, options.backlog))
+            .and_then(|socket| Self::over_tcp(socket, options.backlog, None))
             .map_err(|error| tcp::explain(address, error))
     }
 
-    fn over(socket: TcpListener, backlog: u32) -> io::Result<Self> {
+    /// Listens on a Unix socket, with the default [`ListenOptions`].
+    ///
+    /// The file is made, and removed again when the listener is closed, before its queue is emptied: so a client finds either a server
+    /// that serves it or no file at all. It is removed only if it is still the one that was made, and not another's that has
+    /// taken its place.
+    ///
+    /// A file that an earlier run has left behind, because it was killed, is removed first, if nothing answers behind it: it
+    /// is tried once, which a server that lives sees as a client that left at once. Programs that use this crate and start at
+    /// the same moment do not remove each other's: each holds a lock (`flock`) on the folder meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// Where another program listens there, where a file that is no socket lies there, where the folder is missing or may not
+    /// be written to, and where the path is longer than the system takes (107 bytes on Linux). The error names the path.
+    #[cfg(unix)]
+    pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::unix_with(path, &ListenOptions::new())
+    }
+
+    /// The same with other options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`unix`](Self::unix).
+    #[cfg(unix)]
+    pub fn unix_with(path: impl AsRef<Path>, options: &ListenOptions) -> io::Result<Self> {
+        let path = path.as_ref();
+        unix::bind(path, options)
+            .and_then(|(socket, file)| {
+                let mut listener = Self::over_unix(socket, options.backlog, None)?;
+                listener.file = Some(file);
+                Ok(listener)
+            })
+            .map_err(|error| unix::explain(&Address::Unix(path.into()), error))
+    }
+
+    /// Listens on a Unix socket with a name in Linux's abstract namespace: it needs no file, and is gone with the socket.
+    /// Anybody in the same network namespace may connect, whatever their rights:
+    /// [`Connection::peer_credentials`](crate::Connection::peer_credentials) tells who it was.
+    ///
+    /// # Errors
+    ///
+    /// Where the name is taken, empty, or longer than 107 bytes. The error shows it with an `@`.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub fn unix_abstract(name: impl AsRef<[u8]>) -> io::Result<Self> {
+        let (name, options) = (name.as_ref(), ListenOptions::new());
+        unix::bind_abstract(name, &options)
+            .and_then(|socket| Self::over_unix(socket, options.backlog, None))
+            .map_err(|error| unix::explain(&Address::UnixAbstract(name.into()), error))
+    }
+
+    /// A listener in memory, and what clients connect with: for tests without sockets, and for clients in the same process.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use async_std::io::{ReadExt, WriteExt};
+    /// use ebbtide::{Connection, Listener, Server};
+    ///
+    /// let (listener, connector) = Listener::memory();
+    /// let shout = async |conn: Connection| {
+    ///     let mut text = String::new();
+    ///     (&conn).read_to_string(&mut text).await?;
+    ///     (&conn).write_all(text.to_uppercase().as_bytes()).await
+    /// };
+    /// let (reply, report) = Server::new(listener)
+    ///     .scope(shout, async |_| {
+    ///         let mut client = connector.connect().await?;
+    ///         client.write_all(b"hello").await?;
+    ///         client.close().await?;
+    ///         let mut reply = String::new();
+    ///         client.read_to_string(&mut reply).await?;
+    ///         std::io::Result::Ok(reply)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(reply.unwrap()?, "HELLO");
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn memory() -> (Self, Connector) {
+        let (accept, connector) = memory::listener();
+        (Self::custom(Address::other("memory"), accept), connector)
+    }
+
+    /// A listener of your own: a transport that this crate does not know, or one that fails as a test wants it to. It is
+    /// closed by its drop, and `address` is what the server calls it.
+    pub fn custom(address: Address, accept: impl Accept) -> Self {
+        Self {
+            #[cfg(unix)]
+            file: None,
+            source: Source::Custom(Custom::new(accept)),
+            address,
+            backlog: ListenOptions::new().backlog,
+            inherited: None,
+            layers: Layers::default(),
+        }
+    }
+
+    fn over_tcp(socket: TcpListener, backlog: u32, inherited: Option<Inherited>) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
-        let socket = Async::new(socket)?;
-        Ok(Self { socket, address, backlog })
+        let source = Source::Tcp(Async::new(socket)?);
+        Ok(Self {
+            #[cfg(unix)]
+            file: None,
+            source,
+            address,
+            backlog,
+            inherited,
+            layers: Layers::default(),
+        })
+    }
+
+    #[cfg(unix)]
+    fn over_unix(socket: UnixListener, backlog: u32, inherited: Option<Inherited>) -> io::Result<Self> {
+        let address = Address::from(socket.local_addr()?);
+        let source = Source::Unix(Async::new(socket)?);
+        Ok(Self { file: None, source, address, backlog, inherited, layers: Layers::default() })
     }
 
     /// Where it listens.
@@ -59,18 +229,69 @@ impl Listener {
         self.backlog
     }
 
-    /// A client, or the error in its place; `None` where the kernel's queue is empty.
-    pub(crate) fn accept(&self) -> Option<io::Result<(Stream, Address)>> {
-        match self.socket.get_ref().accept() {
-            Ok((stream, peer)) => Some(Stream::new(stream).map(|stream| (stream, Address::from(peer)))),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
-            Err(error) => Some(Err(error)),
+    /// Whether the clients that wait may be left to others, who listen on the same socket.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.inherited.is_some()
+    }
+
+    /// A client, or the error in its place, as soon as there is one.
+    pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
+        if let Source::Custom(custom) = &mut self.source {
+            return custom.poll_accept(cx).map(|accepted| self.receive(accepted));
+        }
+        loop {
+            if let Some(accepted) = self.accept_now() {
+                return Poll::Ready(accepted);
+            }
+            match &self.source {
+                Source::Tcp(socket) => ready!(socket.poll_readable(cx))?,
+                #[cfg(unix)]
+                Source::Unix(socket) => ready!(socket.poll_readable(cx))?,
+                Source::Custom(_) => unreachable!("it was seen above that it is a socket"),
+            }
         }
     }
 
-    /// Ready once it is worth to try [`accept`](Self::accept) again.
-    pub(crate) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_readable(cx)
+    /// The same without waiting: `None` where nobody is there.
+    pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
+        let accepted = match &mut self.source {
+            Source::Tcp(socket) => tcp::accept(socket.get_ref()),
+            #[cfg(unix)]
+            Source::Unix(socket) => unix::accept(socket.get_ref()),
+            Source::Custom(custom) => match custom.poll_accept(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(accepted) => accepted,
+                Poll::Pending => return None,
+            },
+        };
+        match accepted {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            accepted => Some(self.receive(accepted)),
+        }
+    }
+
+    fn receive(&self, accepted: io::Result<(Stream, Address)>) -> io::Result<Accepted> {
+        let (stream, peer) = accepted?;
+        let local = match self.source {
+            Source::Tcp(_) => None,
+            _ => Some(self.address.clone()),
+        };
+        Ok(Accepted { stream, peer, local, layers: self.layers.clone() })
+    }
+
+    /// Lets nobody new find it, as far as that can be had before it is closed.
+    pub(crate) fn retire(&mut self) {
+        #[cfg(unix)]
+        drop(self.file.take());
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.retire(); // before the socket is closed: until then nobody else can have its inode
+        #[cfg(unix)]
+        if let Some(Inherited { was_blocking: true }) = self.inherited {
+            inherited::make_blocking(&self.source, &self.address);
+        }
     }
 }
 
@@ -80,15 +301,22 @@ pub(crate) async fn bind_all(addresses: impl ToSocketAddrs, options: &ListenOpti
     tcp::bind_each(&resolved, options)
 }
 
-/// Takes over a socket that listens already. It becomes non-blocking, for every process and clone that shares it.
+/// Takes over a socket that listens already: see [inherited sockets](Listener#sockets-that-are-inherited).
 ///
-/// A clone of it that lives elsewhere keeps the port open after the server has closed its own.
+/// # Errors
+///
+/// Where it does not listen.
 impl TryFrom<TcpListener> for Listener {
     type Error = io::Error;
 
+    #[cfg(unix)]
     fn try_from(socket: TcpListener) -> io::Result<Self> {
-        tcp::check_listening(&socket)?;
-        Self::over(socket, ListenOptions::new().backlog) // its own is not to be had
+        Self::try_from(std::os::fd::OwnedFd::from(socket))
+    }
+
+    #[cfg(not(unix))]
+    fn try_from(socket: TcpListener) -> io::Result<Self> {
+        Self::over_tcp(socket, ListenOptions::new().backlog, Some(Inherited { was_blocking: false }))
     }
 }
 
@@ -100,6 +328,9 @@ impl fmt::Display for Listener {
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Listener").field("address", &self.address).finish()
+        f.debug_struct("Listener")
+            .field("address", &self.address)
+            .field("inherited", &self.is_shared())
+            .finish_non_exhaustive()
     }
 }

@@ -20,6 +20,8 @@ use settings::Settings;
 use std::fmt;
 use std::future::Future;
 use std::io;
+#[cfg(unix)]
+use std::path::Path;
 use std::sync::Arc;
 use stop::Stop;
 
@@ -28,6 +30,14 @@ use stop::Stop;
 /// Clients that connect before the server serves wait in the kernel's queue. [`serve`](Self::serve) and
 /// [`scope`](Self::scope) consume the server, so it cannot be served twice; and it is not `Clone`, for the same reason.
 /// Dropped before it is served, it is closed.
+///
+/// # Errors of accept
+///
+/// Accepting a client can fail, and whoever it concerns is treated accordingly. Where the client gave up meanwhile, or a
+/// firewall forbids it, the next one is accepted. Where something has run out (descriptors, memory), or the error is not
+/// known, accepting rests for 5 milliseconds, and twice as long each time that follows, up to 1 second, with a line in the log
+/// each. Only what the listening socket itself is to blame for (EBADF, EINVAL, ENOTSOCK, EFAULT) ends the server, after a drain, with
+/// [`Error::Listener`].
 ///
 /// # Examples
 ///
@@ -105,6 +115,42 @@ impl Server {
         let mut listeners = listener::bind_all(addresses, options).await?.into_iter();
         let first = listeners.next().expect("binding gives at least one listener, or an error");
         Ok(listeners.fold(Self::new(first), Self::listen))
+    }
+
+    /// Listens on a Unix socket: see [`Listener::unix`] for its file, and for what becomes of one that was left behind.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Listener::unix`]. The error names the path and says what to do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Server};
+    ///
+    /// let path = std::env::temp_dir().join(format!("ebbtide-doc-{}.sock", std::process::id()));
+    /// let (is_there, _report) = Server::bind_unix(&path)
+    ///     .await?
+    ///     .scope(|_: Connection| async {}, async |_| std::fs::metadata(&path).is_ok())
+    ///     .await?;
+    /// assert_eq!(is_there, Some(true));
+    /// assert!(!path.exists());
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[cfg(unix)]
+    pub async fn bind_unix(path: impl AsRef<Path>) -> io::Result<Self> {
+        Self::bind_unix_with(path, &ListenOptions::new()).await
+    }
+
+    /// The same with other options, such as the file's [mode](ListenOptions::mode).
+    ///
+    /// # Errors
+    ///
+    /// As for [`Listener::unix`].
+    #[cfg(unix)]
+    pub async fn bind_unix_with(path: impl AsRef<Path>, options: &ListenOptions) -> io::Result<Self> {
+        Listener::unix_with(path, options).map(Self::new)
     }
 
     /// A server on a listener that was made before.

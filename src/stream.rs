@@ -1,32 +1,110 @@
-//! A connected socket.
+//! A connected socket, or what stands for one.
 
+mod shared;
+mod unread;
+
+use crate::address::Address;
 use async_io::Async;
 use async_std::io::{IoSlice, IoSliceMut, Read, Write};
+use shared::Shared;
+pub use shared::{BoxedStream, Duplex};
 use std::cell::RefCell;
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
+use unread::Unread;
 
-/// The bytes of one connection. Not async-std's own type, which panics where registering a socket fails and hides whether
-/// it is ready.
+/// The bytes of one connection.
 pub(crate) struct Stream {
-    socket: Async<TcpStream>,
+    kind: Kind,
+    /// Bytes that were read before it was the handler's turn, and belong to it.
+    unread: OnceLock<Unread>,
+}
+
+/// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
+enum Kind {
+    Tcp(Async<TcpStream>),
+    #[cfg(unix)]
+    Unix(Async<UnixStream>),
+    Shared(Shared),
+}
+
+/// Does the same with whichever socket it is, and something else with what is none.
+macro_rules! each {
+    ($stream:expr, $socket:ident => $with_socket:expr, $shared:ident => $with_shared:expr) => {
+        match &$stream.kind {
+            Kind::Tcp($socket) => $with_socket,
+            #[cfg(unix)]
+            Kind::Unix($socket) => $with_socket,
+            Kind::Shared($shared) => $with_shared,
+        }
+    };
 }
 
 impl Stream {
     /// Registers an accepted socket with the reactor, which can fail (out of memory, of watches).
-    pub(crate) fn new(socket: TcpStream) -> io::Result<Self> {
-        Ok(Self { socket: Async::new(socket)? })
+    pub(crate) fn tcp(socket: TcpStream) -> io::Result<Self> {
+        Ok(Self::of(Kind::Tcp(Async::new(socket)?)))
     }
 
-    pub(crate) fn tcp(&self) -> Option<&TcpStream> {
-        Some(self.socket.get_ref())
+    /// The same for a Unix socket.
+    #[cfg(unix)]
+    pub(crate) fn unix(socket: UnixStream) -> io::Result<Self> {
+        Ok(Self::of(Kind::Unix(Async::new(socket)?)))
+    }
+
+    /// What a custom listener has given.
+    pub(crate) fn boxed(stream: BoxedStream) -> Self {
+        Self::of(Kind::Shared(Shared::new(stream)))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self { kind, unread: OnceLock::new() }
+    }
+
+    pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.kind {
+            Kind::Tcp(socket) => Some(socket.get_ref()),
+            _ => None,
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn as_unix(&self) -> Option<&UnixStream> {
+        match &self.kind {
+            Kind::Unix(socket) => Some(socket.get_ref()),
+            _ => None,
+        }
+    }
+
+    /// The address at our end, where each connection has its own.
+    pub(crate) fn local_address(&self) -> Option<Address> {
+        self.as_tcp()?.local_addr().ok().map(Address::from)
+    }
+
+    /// Whether ending a direction is a matter of a moment.
+    pub(crate) fn closes_at_once(&self) -> bool {
+        each!(self, _socket => true, _shared => false)
     }
 
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_read(cx, buf)
+        each!(self,
+        socket => match self.take_unread(buf) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => Pin::new(&mut &*socket).poll_read(cx, buf),
+        },
+        // In its turn, so that a byte which another task peeks at comes in its order.
+        shared => shared.poll(cx, |stream, cx| match self.take_unread(buf) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => stream.poll_read(cx, buf),
+        }))
     }
 
     pub(crate) fn poll_read_vectored(
@@ -34,23 +112,68 @@ impl Stream {
         cx: &mut Context<'_>,
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_read_vectored(cx, bufs)
+        each!(self,
+        socket => match self.take_unread_vectored(bufs) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => Pin::new(&mut &*socket).poll_read_vectored(cx, bufs),
+        },
+        shared => shared.poll(cx, |stream, cx| match self.take_unread_vectored(bufs) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => stream.poll_read_vectored(cx, bufs),
+        }))
     }
 
-    /// Ready once there is something to read, the peer's end (0) and errors included. Takes nothing.
+    fn take_unread_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> Option<usize> {
+        let unread = self.unread.get()?;
+        unread.take(bufs.iter_mut().find(|buf| !buf.is_empty())?)
+    }
+
+    /// `None` where there is nothing, or nothing any more.
+    fn take_unread(&self, buf: &mut [u8]) -> Option<usize> {
+        self.unread.get()?.take(buf)
+    }
+
+    /// Gives back bytes that were read too early: the next read finds them.
+    pub(crate) fn put_back(&self, bytes: &[u8]) {
+        self.unread.get_or_init(Unread::default).put_back(bytes);
+    }
+
+    fn has_unread(&self) -> bool {
+        self.unread.get().is_some_and(|unread| !unread.is_empty())
+    }
+
+    /// Ready once there is something to read, the peer's end (0) and errors included. It stays to be read.
     pub(crate) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         loop {
             if let Some(result) = self.peek() {
                 return Poll::Ready(result);
             }
-            ready!(self.socket.poll_readable(cx))?;
+            each!(self,
+            socket => ready!(socket.poll_readable(cx))?,
+            shared => {
+                return shared.poll(cx, |stream, cx| {
+                    if self.has_unread() {
+                        return Poll::Ready(Ok(1)); // another task has peeked meanwhile
+                    }
+                    let mut byte = [0];
+                    let n = ready!(stream.poll_read(cx, &mut byte))?;
+                    self.put_back(&byte[..n]);
+                    Poll::Ready(Ok(n))
+                });
+            })
         }
     }
 
-    /// The same without waiting: `None` where there is nothing.
-    pub(crate) fn peek(&self) -> Option<io::Result<usize>> {
+    /// The same without waiting: `None` where there is nothing, or where that can be told only by reading.
+    fn peek(&self) -> Option<io::Result<usize>> {
+        if self.has_unread() {
+            return Some(Ok(1));
+        }
         loop {
-            match self.socket.get_ref().peek(&mut [0]) {
+            let peeked = each!(self,
+                socket => socket2::SockRef::from(socket.get_ref()).peek(&mut [MaybeUninit::uninit()]),
+                _shared => return None);
+            match peeked {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => return Some(result),
@@ -58,16 +181,29 @@ impl Stream {
         }
     }
 
-    /// Waits until there is something to read, beside whoever else waits for that.
-    pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among those who wait: a task that reads at the
+    /// same time is not disturbed.
+    pub(crate) async fn peeked(&self) -> io::Result<usize> {
+        loop {
+            if let Some(result) = self.peek() {
+                return result;
+            }
+            each!(self,
+                socket => socket.readable().await?,
+                _shared => return poll_fn(|cx| self.poll_peek(cx)).await)
+        }
     }
 
     /// Reads, and throws away what it has read.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // The thread's and not the connection's: a thousand that linger at a time need no memory for it.
         thread_local!(static WASTE: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]));
-        WASTE.with_borrow_mut(|waste| self.poll_read(cx, waste))
+        // Taken, since a stream that is no socket runs code of the user's, which may end up here again.
+        let mut waste = WASTE.take();
+        waste.resize(16 * 1024, 0);
+        let poll = self.poll_read(cx, &mut waste);
+        WASTE.set(waste);
+        poll
     }
 
     /// Whether the peer has closed or reset the connection, as far as can be told without reading.
@@ -77,37 +213,74 @@ impl Stream {
         #[cfg(target_os = "linux")]
         {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let mut fds = [PollFd::new(self.socket.get_ref(), PollFlags::RDHUP)];
+            let fd = each!(self, socket => PollFd::new(socket.get_ref(), PollFlags::RDHUP), _shared => return false);
             let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            poll(&mut fds, Some(&at_once)).is_ok_and(|ready| ready > 0)
+            poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
         }
         #[cfg(not(target_os = "linux"))]
         false
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_write(cx, buf)
+        each!(self,
+            socket => Pin::new(&mut &*socket).poll_write(cx, buf),
+            shared => shared.poll(cx, |stream, cx| stream.poll_write(cx, buf)))
     }
 
     pub(crate) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &self.socket).poll_write_vectored(cx, bufs)
+        each!(self,
+            socket => Pin::new(&mut &*socket).poll_write_vectored(cx, bufs),
+            shared => shared.poll(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)))
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut &self.socket).poll_flush(cx)
+        each!(self,
+            socket => Pin::new(&mut &*socket).poll_flush(cx),
+            shared => shared.poll(cx, |stream, cx| stream.poll_flush(cx)))
     }
 
-    /// Ends one or both directions. A peer that is gone already is fine.
-    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        match self.socket.get_ref().shutdown(how) {
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
-            result => result,
-        }
+    /// Ends our direction: the peer reads the end after all that was written. A peer that is gone already is fine.
+    pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self,
+            socket => Poll::Ready(shut_down(socket.get_ref(), Shutdown::Write)),
+            shared => shared.poll(cx, |stream, cx| stream.poll_close(cx)))
+    }
+
+    /// Ends both directions, at once: what was written and has not left yet may be lost.
+    pub(crate) fn shut_down(&self) -> io::Result<()> {
+        each!(self,
+        socket => shut_down(socket.get_ref(), Shutdown::Both),
+        shared => {
+            shared.destroy();
+            Ok(())
+        })
+    }
+
+    /// Has every task that waits for it look again. Those that wait for a socket are woken by its end.
+    pub(crate) fn wake(&self) {
+        each!(self, _socket => {}, shared => shared.wake());
+    }
+}
+
+#[cfg(unix)]
+fn shut_down(socket: &impl std::os::fd::AsFd, how: Shutdown) -> io::Result<()> {
+    gone_is_fine(socket2::SockRef::from(socket).shutdown(how))
+}
+
+#[cfg(windows)]
+fn shut_down(socket: &impl std::os::windows::io::AsSocket, how: Shutdown) -> io::Result<()> {
+    gone_is_fine(socket2::SockRef::from(socket).shutdown(how))
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
     }
 }
 
 impl fmt::Debug for Stream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.socket.get_ref().fmt(f)
+        each!(self, socket => socket.get_ref().fmt(f), shared => shared.fmt(f))
     }
 }

@@ -4,16 +4,15 @@ use super::Connection;
 use crate::stream::Stream;
 use async_std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::io;
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 impl Connection {
-    pub(super) fn half_close(&self) -> io::Result<()> {
+    pub(super) fn poll_half_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.member.has_ended() {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
-        self.member.stream.shutdown(Shutdown::Write)
+        self.member.stream.poll_close(cx)
     }
 
     fn poll_read_with(
@@ -86,8 +85,8 @@ impl Write for &Connection {
         self.member.stream.poll_flush(cx)
     }
 
-    fn poll_close(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.half_close())
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_half_close(cx)
     }
 }
 

@@ -6,8 +6,9 @@
 
 use crate::control::member::{ConnectionState, Member};
 use async_io::Timer;
+use async_std::task::sleep;
+use futures_concurrency::prelude::*;
 use std::future::{Future, poll_fn};
-use std::net::Shutdown;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -24,15 +25,24 @@ const READS: usize = 16;
 /// Closes at once. What the peer has not read yet still arrives, unless it is sending.
 pub(super) fn abruptly(member: &Member) {
     member.end();
-    member.shut_down(Shutdown::Both);
+    member.shut_down();
 }
 
-/// Closes for the handler and all clones, and the outgoing half for the peer.
-pub(super) fn half(member: &Member) {
-    // Both at once where the peer has closed already: nothing of its is unread or on its way, so there is nothing to wait for.
-    let how = if member.saw_end() { Shutdown::Both } else { Shutdown::Write };
+/// Closes for the handler and all clones, and our direction for the peer, which is over in a moment for a socket. What is
+/// more than a socket may have bytes to send first; that takes at most [`LINGER`], and a cancel does not wait for it.
+pub(super) async fn half(member: &Member) {
     member.end();
-    member.shut_down(how);
+    // Both at once where the peer has closed already: nothing of its is unread or on its way, so there is nothing to wait for.
+    let saw_end = member.saw_end();
+    let closed = poll_fn(|cx| member.poll_close(cx));
+    match member.stream.closes_at_once() {
+        true if saw_end => {}
+        true => closed.await,
+        false => (closed, member.condemned.given(), sleep(LINGER)).race().await,
+    }
+    if saw_end {
+        member.shut_down();
+    }
 }
 
 /// Closes the other half as soon as that is safe: reads and throws away until the peer's end, at most for [`LINGER`].
@@ -45,7 +55,7 @@ pub(super) async fn linger(member: &Member) {
     }
     member.set_state(ConnectionState::Lingering);
     discard_until_safe(member).await;
-    member.shut_down(Shutdown::Both);
+    member.shut_down();
 }
 
 async fn discard_until_safe(member: &Member) {

@@ -1,36 +1,109 @@
-//! What happens before the handler is called.
+//! What happens before the handler is called, and how long that may take.
 
 use crate::control::member::Member;
-use crate::handler::Silence;
+use crate::listener::Layers;
 use async_io::Timer;
+use log::Level;
+use std::fmt;
 use std::future::{Future, poll_fn};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long a connection may take to open once the server drains: clients who have just been accepted get their chance,
 /// and silent ones hold nobody.
 const IN_A_DRAIN: Duration = Duration::from_secs(1);
 
-/// Waits until the peer has sent something, which stays unread; its end, or an error, is something too.
-pub(super) async fn first_byte(member: &Member, limit: Duration) -> Result<(), Silence> {
-    let mut timer = Timer::after(limit);
-    let mut allowed = limit;
-    let mut draining = member.draining.watch();
-    let mut told = false;
-    poll_fn(|cx| {
-        if member.stream.poll_peek(cx).is_ready() {
-            return Poll::Ready(Ok(()));
+/// How long each step may take; `None`: as long as it likes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    pub(crate) first_byte: Option<Duration>,
+}
+
+/// Why the handler was never called.
+#[derive(Debug)]
+pub(crate) enum Unopened {
+    /// No first byte came within this time.
+    Silent(Duration),
+}
+
+impl Unopened {
+    /// Whether the peer is still to be told something, so that the connection is closed with care.
+    pub(super) fn is_told(&self) -> bool {
+        match self {
+            Self::Silent(_) => false,
         }
-        if !told && draining.poll(cx).is_ready() {
-            told = true;
-            let left = limit.saturating_sub(member.since.elapsed());
-            if left > IN_A_DRAIN {
-                timer.set_after(IN_A_DRAIN);
-                allowed = member.since.elapsed() + IN_A_DRAIN;
+    }
+
+    /// How loud it is: what a peer caused is not news.
+    pub(super) fn level(&self) -> Level {
+        match self {
+            Self::Silent(_) => Level::Debug,
+        }
+    }
+}
+
+impl fmt::Display for Unopened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent(limit) => write!(f, "it sent nothing for {limit:.1?}"),
+        }
+    }
+}
+
+/// Whether there is anything to do before the handler is called.
+pub(super) fn is_needed(layers: &Layers, limits: Limits) -> bool {
+    limits.first_byte.is_some() || !layers.is_empty()
+}
+
+/// Does what comes before the handler. One after the other, each with its own limit; and in a drain, all together within
+/// [`IN_A_DRAIN`].
+pub(super) async fn open(member: &Member, layers: &Layers, limits: Limits) -> Result<(), Unopened> {
+    let mut clock = Clock { member, told: None };
+    let _ = layers;
+    if let Some(limit) = limits.first_byte {
+        // What has come stays unread. The peer's end, or an error, is something too.
+        let something = poll_fn(|cx| member.stream.poll_peek(cx).map(drop));
+        clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
+    }
+    Ok(())
+}
+
+/// Watches the steps' limits.
+struct Clock<'a> {
+    member: &'a Member,
+    /// When the drain was noticed.
+    told: Option<Instant>,
+}
+
+impl Clock<'_> {
+    /// Runs one step. If it takes too long it is dropped, and the error says how long it was allowed.
+    async fn within<F: Future>(&mut self, limit: Option<Duration>, step: F) -> Result<F::Output, Duration> {
+        let start = Instant::now();
+        let mut end =
+            earliest(limit.and_then(|limit| start.checked_add(limit)), self.told.map(|told| told + IN_A_DRAIN));
+        let mut timer = end.map_or_else(Timer::never, Timer::at);
+        let mut draining = self.member.draining.watch();
+        let mut step = pin!(step);
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = step.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
             }
-        }
-        Pin::new(&mut timer).poll(cx).map(|_| Err(Silence::BeforeFirstByte(allowed)))
-    })
-    .await
+            if self.told.is_none() && draining.poll(cx).is_ready() {
+                let now = Instant::now();
+                self.told = Some(now);
+                end = earliest(end, Some(now + IN_A_DRAIN));
+                timer = end.map_or_else(Timer::never, Timer::at);
+            }
+            Pin::new(&mut timer).poll(cx).map(|_| Err(end.map_or(Duration::MAX, |end| end - start)))
+        })
+        .await
+    }
+}
+
+fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }

@@ -2,7 +2,6 @@
 
 use super::idle::Idle;
 use super::{Connection, close, opening};
-use crate::address::Address;
 use crate::control::Control;
 use crate::control::failure::Failure;
 use crate::control::inside::{catch_future, inside};
@@ -10,10 +9,11 @@ use crate::control::member::{ConnectionState, Member, Verdict};
 use crate::control::report::{Bucket, Cause};
 use crate::control::token::Token;
 use crate::error::{Chain, OnFailure};
-use crate::handler::{HandlerOutput, Kept, Outcome, Silence, call, level_of};
+use crate::handler::{HandlerOutput, Outcome, call, level_of};
+use crate::kept::Kept;
 use crate::limit::Permit;
+use crate::listener::{Accepted, Layers};
 use crate::say::say;
-use crate::stream::Stream;
 use crate::unwind;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -25,7 +25,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Policy {
     pub(crate) on_failure: OnFailure,
-    pub(crate) first_byte_timeout: Option<Duration>,
+    pub(crate) opening: opening::Limits,
     pub(crate) idle_timeout: Option<Duration>,
 }
 
@@ -36,6 +36,8 @@ pub(crate) struct Session {
     /// Its place in the registry.
     key: usize,
     policy: Policy,
+    /// What comes before the handler.
+    layers: Layers,
     /// How the handler ended by itself; `None`: it did not, and is counted as cancelled.
     outcome: Option<Outcome>,
     /// It ended by itself after the drain had begun.
@@ -47,14 +49,16 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(crate) fn open(control: &Arc<Control>, stream: Stream, peer: Address, permit: Permit, policy: Policy) -> Self {
-        let (key, member) = control.registry.enter(stream, peer, policy.idle_timeout.is_some());
+    pub(crate) fn open(control: &Arc<Control>, mut accepted: Accepted, permit: Permit, policy: Policy) -> Self {
+        let layers = std::mem::take(&mut accepted.layers);
+        let (key, member) = control.registry.enter(accepted, policy.idle_timeout.is_some());
         control.counters.accepted();
-        say!(debug, connection = member.id, peer:% = member.peer; "opened");
+        say!(debug, connection = member.id, peer:% = member.peer(); "opened");
         Self {
             connection: Connection::new(member, Arc::clone(control)),
             key,
             policy,
+            layers,
             outcome: None,
             drained: false,
             _permit: permit,
@@ -77,10 +81,11 @@ impl Session {
     {
         session.serve(&handler).await;
         let member = session.member();
-        match session.outcome {
+        match &session.outcome {
             // Closed by somebody else, or silent for too long: nobody is waited for.
-            None | Some(Outcome::TimedOut(_)) => close::abruptly(member),
-            Some(_) => close::half(member),
+            None | Some(Outcome::Idle(_)) => close::abruptly(member),
+            Some(Outcome::Unopened(why)) if !why.is_told() => close::abruptly(member),
+            Some(_) => close::half(member).await,
         }
         if let Some(tasks) = member.tasks.close() {
             tasks.cancel();
@@ -98,8 +103,9 @@ impl Session {
     {
         let member = Arc::clone(self.member());
         let mut idle = self.policy.idle_timeout.map(Idle::new);
-        let (policy, connection) = (self.policy, self.connection.clone());
-        let mut serving = pin!(Some(open_and_handle(policy, connection, handler)));
+        let (limits, connection) = (self.policy.opening, self.connection.clone());
+        let layers = std::mem::take(&mut self.layers);
+        let mut serving = pin!(Some(open_and_handle(limits, layers, connection, handler)));
         let mut condemned = member.condemned.watch();
         let outcome = poll_fn(|cx| {
             // First, so that no poll of the handler begins once somebody wants its end.
@@ -116,7 +122,7 @@ impl Session {
                 return Poll::Ready(Some(outcome));
             }
             match idle.as_mut().map(|idle| idle.poll(&member, cx)) {
-                Some(Poll::Ready(limit)) => Poll::Ready(Some(Outcome::TimedOut(Silence::Idle(limit)))),
+                Some(Poll::Ready(limit)) => Poll::Ready(Some(Outcome::Idle(limit))),
                 _ => Poll::Pending,
             }
         })
@@ -125,7 +131,7 @@ impl Session {
         self.drained = outcome.is_some() && self.connection.is_draining();
         self.outcome = outcome;
         if let Err(payload) = unwind::catch(|| serving.set(None)) {
-            say!(error, connection = member.id, peer:% = member.peer;
+            say!(error, connection = member.id, peer:% = member.peer();
                 "a destructor of the handler panicked: {}", unwind::message(&payload)
             );
             unwind::discard(payload);
@@ -135,7 +141,7 @@ impl Session {
     /// Says how the handler ended, and stops the server where that was asked for.
     fn settle(&mut self) {
         let member = Arc::clone(self.member());
-        let (id, peer) = (member.id, &member.peer);
+        let (id, peer) = (member.id, member.peer());
         let failure = match self.outcome.take() {
             None => {
                 say!(debug, connection = id, peer:% = peer; "cancelled");
@@ -157,9 +163,14 @@ impl Session {
                 );
                 Failure::HandlerPanicked { peer: peer.clone(), message }
             }
-            Some(Outcome::TimedOut(silence)) => {
-                say!(debug, connection = id, peer:% = peer; "closed the connection: {silence}");
-                return; // a peer's doing, which never stops the server
+            // A peer's doing, which never stops the server.
+            Some(Outcome::Unopened(why)) => {
+                say!(why.level(), connection = id, peer:% = peer; "closed the connection from `{peer}`: {why}");
+                return;
+            }
+            Some(Outcome::Idle(limit)) => {
+                say!(debug, connection = id, peer:% = peer; "closed the connection: no byte went either way for {limit:.1?}");
+                return;
             }
             Some(Outcome::Broken(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
         };
@@ -171,14 +182,23 @@ impl Session {
 }
 
 /// What a connection does before its end.
-async fn open_and_handle<H, Fut>(policy: Policy, connection: Connection, handler: &Kept<H>) -> Outcome
+async fn open_and_handle<H, Fut>(
+    limits: opening::Limits,
+    layers: Layers,
+    connection: Connection,
+    handler: &Kept<H>,
+) -> Outcome
 where
     H: Fn(Connection) -> Fut,
     Fut: Future<Output: HandlerOutput>,
 {
-    if let Some(limit) = policy.first_byte_timeout {
-        if let Err(silence) = opening::first_byte(&connection.member, limit).await {
-            return Outcome::TimedOut(silence);
+    if opening::is_needed(&layers, limits) {
+        // On the heap, and gone before the handler begins: it would make the future of every connection larger.
+        let opening = Box::pin(opening::open(&connection.member, &layers, limits));
+        match catch_future(|| opening).await {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => return Outcome::Unopened(why),
+            Err(payload) => return Outcome::of(Err(payload)),
         }
     }
     connection.member.set_state(ConnectionState::Serving);

@@ -3,23 +3,26 @@
 use super::notice::Notice;
 use super::tasks::Tasks;
 use crate::address::Address;
+use crate::listener::Accepted;
 use crate::say::say;
 use crate::stream::Stream;
 use std::fmt;
-use std::net::Shutdown;
+use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// What the clones of a connection, its session and the registry have in common.
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) id: u64,
-    pub(crate) peer: Address,
+    /// Who is at the other end of the stream.
+    peer: Address,
     /// When it was accepted.
     pub(crate) since: Instant,
     pub(crate) stream: Stream,
-    /// Asked of the system once, when somebody wants to know.
+    /// Where the client connected to. Where each connection has its own: asked of the system once, when somebody wants to know.
     local: OnceLock<Option<Address>>,
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place.
     pub(crate) draining: Notice,
@@ -72,13 +75,14 @@ impl fmt::Display for ConnectionState {
 }
 
 impl Member {
-    pub(crate) fn new(id: u64, stream: Stream, peer: Address, watch_idle: bool) -> Self {
+    pub(crate) fn new(id: u64, accepted: Accepted, watch_idle: bool) -> Self {
+        let Accepted { stream, peer, local, layers: _ } = accepted;
         Self {
             id,
             peer,
             since: Instant::now(),
             stream,
-            local: OnceLock::new(),
+            local: local.map_or_else(OnceLock::new, |local| OnceLock::from(Some(local))),
             draining: Notice::default(),
             condemned: Notice::default(),
             verdict: OnceLock::new(),
@@ -91,10 +95,14 @@ impl Member {
         }
     }
 
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> &Address {
+        &self.peer
+    }
+
     /// The address that the client connected to, if the system still tells.
     pub(crate) fn local(&self) -> Option<&Address> {
-        let ask = || self.stream.tcp()?.local_addr().ok().map(Address::from);
-        self.local.get_or_init(ask).as_ref()
+        self.local.get_or_init(|| self.stream.local_address()).as_ref()
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -118,6 +126,7 @@ impl Member {
     /// From now on no clone reads or writes.
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
+        self.stream.wake();
     }
 
     /// A read has found the peer's end.
@@ -143,18 +152,21 @@ impl Member {
         self.since + Duration::from_nanos(last)
     }
 
-    /// Shuts the socket down, one way or both.
-    pub(crate) fn shut_down(&self, how: Shutdown) {
-        if self.is_shut_down() {
-            return;
+    /// Closes our direction, after what was written.
+    pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_close(cx).map(|result| self.note_closing(result))
+    }
+
+    /// Shuts the stream down, both ways.
+    pub(crate) fn shut_down(&self) {
+        if !self.shut_down.swap(true, Ordering::AcqRel) {
+            self.note_closing(self.stream.shut_down());
         }
-        if how == Shutdown::Both {
-            self.shut_down.store(true, Ordering::Release);
-        }
-        if let Err(error) = self.stream.shutdown(how) {
-            say!(debug, connection = self.id, peer:% = self.peer;
-                "cannot shut the connection down: {error}"
-            );
+    }
+
+    fn note_closing(&self, result: io::Result<()>) {
+        if let Err(error) = result {
+            say!(debug, connection = self.id, peer:% = self.peer(); "cannot shut the connection down: {error}");
         }
     }
 
@@ -175,6 +187,6 @@ impl Member {
 
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} from {}", self.id, self.peer)
+        write!(f, "connection {} from {}", self.id, self.peer())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::member::{ConnectionState, Member};
 use crate::address::Address;
-use crate::stream::Stream;
+use crate::listener::Accepted;
 use crate::sync::{Mutex, lock};
 use slab::Slab;
 use std::fmt;
@@ -19,9 +19,9 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Enters a connection; the key is for [`leave`](Self::leave).
-    pub(crate) fn enter(&self, stream: Stream, peer: Address, watch_idle: bool) -> (usize, Arc<Member>) {
+    pub(crate) fn enter(&self, accepted: Accepted, watch_idle: bool) -> (usize, Arc<Member>) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let member = Arc::new(Member::new(id, stream, peer, watch_idle));
+        let member = Arc::new(Member::new(id, accepted, watch_idle));
         let key = lock(&self.members).insert(Arc::clone(&member));
         (key, member)
     }
@@ -66,7 +66,7 @@ impl ConnectionInfo {
     pub(crate) fn of(member: &Member) -> Self {
         Self {
             id: member.id,
-            peer: member.peer.clone(),
+            peer: member.peer().clone(),
             local: member.local().cloned(),
             age: member.since.elapsed(),
             state: member.state(),

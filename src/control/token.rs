@@ -40,6 +40,10 @@ impl OpenListener {
         Self { socket: Some(socket), control }
     }
 
+    pub(crate) fn get_mut(&mut self) -> &mut Listener {
+        self.socket.as_mut().expect("a listener is there until its drop")
+    }
+
     pub(crate) fn get(&self) -> &Listener {
         self.socket.as_ref().expect("a listener is there until its drop")
     }

@@ -9,8 +9,8 @@ const BACKLOG: u32 = 4096;
 /// A peer that vanished without a word is noticed after this long and a few unanswered probes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// The options of a listening socket, for [`Server::bind_with`](crate::Server::bind_with) and
-/// [`Listener::tcp_with`](crate::Listener::tcp_with).
+/// The options of a listening socket, for [`Server::bind_with`](crate::Server::bind_with),
+/// [`Listener::tcp_with`](crate::Listener::tcp_with) and, on Unix, `Server::bind_unix_with` and `Listener::unix_with`.
 ///
 /// What concerns connections is set on the listener, and the kernel lets them inherit it: no call for each of them.
 ///
@@ -31,6 +31,11 @@ pub struct ListenOptions {
     pub(crate) reuse_address: bool,
     pub(crate) nodelay: bool,
     pub(crate) keepalive: Option<Duration>,
+    #[cfg(unix)]
+    pub(crate) reuse_port: bool,
+    /// The permissions of a Unix socket's file; `None`: what the process's umask leaves.
+    #[cfg(unix)]
+    pub(crate) mode: Option<u32>,
     /// Leave IPv4 to another socket. Set where one is bound beside; else the system's default stands.
     pub(crate) only_v6: bool,
 }
@@ -38,7 +43,17 @@ pub struct ListenOptions {
 impl ListenOptions {
     /// The defaults.
     pub fn new() -> Self {
-        Self { backlog: BACKLOG, reuse_address: true, nodelay: true, keepalive: Some(KEEPALIVE), only_v6: false }
+        Self {
+            backlog: BACKLOG,
+            reuse_address: true,
+            nodelay: true,
+            keepalive: Some(KEEPALIVE),
+            #[cfg(unix)]
+            reuse_port: false,
+            #[cfg(unix)]
+            mode: None,
+            only_v6: false,
+        }
     }
 
     /// How many clients the kernel may queue before they are accepted. Default: 4,096. The kernel clamps it
@@ -52,6 +67,27 @@ impl ListenOptions {
     /// Windows the option would let others take the port, and is never set.
     pub fn reuse_address(mut self, reuse: bool) -> Self {
         self.reuse_address = reuse;
+        self
+    }
+
+    /// `SO_REUSEPORT`: several sockets, of several processes, listen on one TCP address, and the kernel spreads the clients
+    /// among them (on Linux by a hash of their addresses). All of them must set it, and belong to one user. Default: off.
+    ///
+    /// Each socket has a queue of its own, and what is in the queue of a socket that closes is lost: the kernel resets
+    /// those clients, though another process could have served them. A server of this crate empties its queue before it closes the
+    /// socket, which leaves a gap of microseconds. Where that is too much: Linux 5.14 and later hand such clients
+    /// over with `net.ipv4.tcp_migrate_req=1`; or let the processes share one socket, as socket activation does.
+    #[cfg(unix)]
+    pub fn reuse_port(mut self, reuse: bool) -> Self {
+        self.reuse_port = reuse;
+        self
+    }
+
+    /// The permissions of a Unix socket's file, such as `0o660`: who may connect is who may write to it. Default: what the
+    /// umask leaves of `0o777`. They are set before anybody can connect. For TCP it means nothing.
+    #[cfg(unix)]
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode & 0o7777);
         self
     }
 

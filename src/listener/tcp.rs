@@ -1,7 +1,9 @@
 //! TCP sockets that listen: their options, and what to say when one cannot be had.
 
 use super::{ListenOptions, Listener};
+use crate::address::Address;
 use crate::say::say;
+use crate::stream::Stream;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -9,11 +11,21 @@ use std::net::{SocketAddr, TcpListener};
 /// How often several sockets that want one port of the kernel's choice start again when another process is quicker.
 const SAME_PORT_TRIES: usize = 32;
 
+/// A client's stream and address.
+pub(super) fn accept(socket: &TcpListener) -> io::Result<(Stream, Address)> {
+    let (stream, peer) = socket.accept()?;
+    Ok((Stream::tcp(stream)?, Address::from(peer)))
+}
+
 pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // On Windows the option means something else: that others may take the port from us.
     #[cfg(unix)]
     socket.set_reuse_address(options.reuse_address)?;
+    #[cfg(unix)]
+    if options.reuse_port {
+        socket.set_reuse_port(true)?;
+    }
     if address.is_ipv6() && options.only_v6 {
         socket.set_only_v6(true)?;
     }
@@ -64,7 +76,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
         if let (0, Some(port)) = (address.port(), chosen) {
             wanted.set_port(port);
         }
-        match bind(wanted, options).and_then(|socket| Listener::over(socket, options.backlog)) {
+        match bind(wanted, options).and_then(|socket| Listener::over_tcp(socket, options.backlog, None)) {
             Ok(listener) => {
                 if address.port() == 0 {
                     chosen = listener.address().as_tcp().map(|address| address.port());
@@ -139,20 +151,6 @@ impl std::error::Error for Explained {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
     }
-}
-
-/// A socket that was handed to us must really listen: accepting from another kind fails only later, and obscurely.
-pub(super) fn check_listening(socket: &TcpListener) -> io::Result<()> {
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
-    if !socket2::SockRef::from(socket).is_listener()? {
-        return Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "cannot serve on this socket: it does not listen; call `listen` on it first",
-        ));
-    }
-    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-    let _ = socket;
-    Ok(())
 }
 
 #[cfg(test)]

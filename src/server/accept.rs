@@ -2,7 +2,6 @@
 
 mod fault;
 
-use crate::address::Address;
 use crate::connection::Connection;
 use crate::connection::session::{Policy, Session};
 use crate::control::Control;
@@ -12,10 +11,11 @@ use crate::control::report::Cause;
 use crate::control::token::{OpenListener, Token};
 use crate::error::Chain;
 use crate::group::Name;
-use crate::handler::{HandlerOutput, Kept};
+use crate::handler::HandlerOutput;
+use crate::kept::Kept;
 use crate::limit::{Limit, Permit, TooMany};
+use crate::listener::{self, Listener};
 use crate::say::say;
-use crate::stream::Stream;
 use async_io::Timer;
 use fault::{Fault, classify, hint};
 use std::future::{Future, poll_fn};
@@ -48,7 +48,7 @@ pub(super) struct Acceptor<H> {
 }
 
 /// A client that accept has returned, and its permit.
-type Accepted = io::Result<(Stream, Address, Permit)>;
+type Accepted = io::Result<(listener::Accepted, Permit)>;
 
 impl<H, Fut> Acceptor<H>
 where
@@ -56,7 +56,7 @@ where
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
     /// Until told to stop, or until the socket fails for good; then empties the kernel's queue and closes the socket.
-    pub(super) async fn run(self) {
+    pub(super) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         let (mut turns, mut skipped) = (0, 0);
         while let Some(accepted) = self.next().await {
@@ -65,8 +65,8 @@ where
                 async_std::task::yield_now().await;
             }
             let error = match accepted {
-                Ok((stream, peer, permit)) => {
-                    self.admit(stream, peer, permit);
+                Ok((client, permit)) => {
+                    self.admit(client, permit);
                     (pause, skipped) = (SHORTEST_PAUSE, 0);
                     continue;
                 }
@@ -91,35 +91,22 @@ where
     }
 
     /// The next client, or `None` when accepting has to end.
-    async fn next(&self) -> Option<Accepted> {
+    async fn next(&mut self) -> Option<Accepted> {
+        let listener = self.listener.get_mut();
         let mut stop = self.stop.watch();
         let mut turn = Turn { limit: &self.control.limit, key: None };
         poll_fn(|cx| {
             if stop.poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            self.poll_accept(cx, &mut turn).map(Some)
+            poll_accept(listener, cx, &mut turn).map(Some)
         })
         .await
     }
 
-    /// A permit first, then a client: the kernel queues those who have to wait.
-    ///
-    /// A permit is held only for the moment of the accept, and not while the socket has nobody. With several listeners
-    /// the last one would otherwise lie with a listener that nobody connects to.
-    fn poll_accept(&self, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<Accepted> {
-        loop {
-            let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
-            if let Some(accepted) = self.listener.get().accept() {
-                return Poll::Ready(accepted.map(|(stream, peer)| (stream, peer, permit)));
-            }
-            drop(permit);
-            ready!(self.listener.get().poll_readable(cx))?;
-        }
-    }
-
     /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten.
-    fn admit(&self, stream: Stream, peer: Address, mut permit: Permit) {
+    fn admit(&self, client: listener::Accepted, mut permit: Permit) {
+        let peer = &client.peer;
         if let Some(TooMany { max }) = peer.as_tcp().and_then(|tcp| permit.assign(tcp.ip()).err()) {
             self.control.counters.refused();
             say!(debug, peer:% = peer;
@@ -127,7 +114,7 @@ where
             );
             return;
         }
-        let session = Session::open(&self.control, stream, peer, permit, self.policy);
+        let session = Session::open(&self.control, client, permit, self.policy);
         let name: Name = session.member().clone();
         // Refused after a cancel, and then dropping the session has closed the connection and counted it as cancelled.
         self.control.connections.spawn_named(name, Session::run(Arc::clone(&self.handler), session));
@@ -135,7 +122,13 @@ where
 
     /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, and no
     /// longer than the exit may last, so that a flood does not keep us here. Nobody is waited for.
-    async fn empty_queue(&self) {
+    ///
+    /// A queue that others may have too is left to them.
+    async fn empty_queue(&mut self) {
+        self.listener.get_mut().retire();
+        if self.listener.get().is_shared() {
+            return;
+        }
         // The kernel queues one more than it was told to.
         for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
@@ -147,9 +140,9 @@ where
             let Some(permit) = self.free_permit().await else {
                 return;
             };
-            match self.listener.get().accept() {
+            match self.listener.get_mut().accept_now() {
                 None => return,
-                Some(Ok((stream, peer))) => self.admit(stream, peer, permit),
+                Some(Ok(client)) => self.admit(client, permit),
                 Some(Err(error)) => {
                     self.control.counters.accept_failed();
                     if classify(&error) != Fault::Skip {
@@ -200,6 +193,16 @@ where
             "cannot accept the clients that still wait on `{listener}`: {}{}", Chain(error), hint(error)
         );
     }
+}
+
+/// A permit first, then a client: the kernel queues those who have to wait.
+///
+/// A permit is held only for the moment of the accept, and not while the socket has nobody. With several listeners
+/// the last one would otherwise lie with a listener that nobody connects to.
+fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<Accepted> {
+    let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
+    let client = ready!(listener.poll_accept(cx))?;
+    Poll::Ready(Ok((client, permit)))
 }
 
 /// One accept loop's place among those who wait for a permit; given up when dropped.

@@ -69,7 +69,7 @@ impl Server {
     ///
     /// Zero: no limit. Not for protocols in which the server speaks first.
     pub fn first_byte_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.first_byte_timeout = (!timeout.is_zero()).then_some(timeout);
+        self.settings.policy.opening.first_byte = (!timeout.is_zero()).then_some(timeout);
         self
     }
 

@@ -135,9 +135,9 @@ impl Crew {
             let still = if phase == Phase::Cancelling { "; a handler blocks its thread" } else { "" };
             match self.control.registry.oldest() {
                 Some(oldest) => say!(info, phase:% = phase, connections = open, connection = oldest.id,
-                    peer:% = oldest.peer;
+                    peer:% = oldest.peer();
                     "{phase}: {} left, the oldest from `{}`, {:.1?} old{still}",
-                    self.what_is_left(), oldest.peer, oldest.since.elapsed()
+                    self.what_is_left(), oldest.peer(), oldest.since.elapsed()
                 ),
                 None => say!(info, phase:% = phase, connections = open;
                     "{phase}: {} left{still}", self.what_is_left()

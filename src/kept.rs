@@ -1,0 +1,31 @@
+//! Values of the user's that we keep.
+
+use crate::say::say;
+use crate::unwind;
+
+/// A handler, or another value of the user's, that is dropped wherever its last owner goes: its destructor may panic, and
+/// must not take that place down.
+pub(crate) struct Kept<T>(Option<T>);
+
+impl<T> Kept<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Some(value))
+    }
+
+    pub(crate) fn get(&self) -> &T {
+        self.0.as_ref().expect("it is there until its drop")
+    }
+
+    pub(crate) fn get_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect("it is there until its drop")
+    }
+}
+
+impl<T> Drop for Kept<T> {
+    fn drop(&mut self) {
+        if let Err(payload) = unwind::catch(|| drop(self.0.take())) {
+            say!(error, "a destructor panicked: {}", unwind::message(&payload));
+            unwind::discard(payload);
+        }
+    }
+}

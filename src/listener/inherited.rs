@@ -1,0 +1,99 @@
+//! Sockets that listened before we had them, and that others may have too.
+
+use super::{Inherited, ListenOptions, Listener, Source};
+use crate::address::Address;
+use crate::say::say;
+use socket2::{Domain, SockRef, Type};
+use std::io::{self, ErrorKind};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+
+/// Takes over a socket that listens already, TCP or Unix: see
+/// [inherited sockets](Listener#sockets-that-are-inherited).
+///
+/// # Errors
+///
+/// Where the descriptor is no socket, not a stream socket of one of these kinds, or does not listen. The error says which,
+/// with the descriptor's number; and the descriptor is closed.
+impl TryFrom<OwnedFd> for Listener {
+    type Error = io::Error;
+
+    fn try_from(fd: OwnedFd) -> io::Result<Self> {
+        let number = fd.as_raw_fd();
+        adopt(fd).map_err(|error| {
+            let text = format!("cannot serve on the inherited descriptor {number}: {error}");
+            io::Error::new(error.kind(), text)
+        })
+    }
+}
+
+/// Takes over a socket that listens already: see [inherited sockets](Listener#sockets-that-are-inherited).
+///
+/// # Errors
+///
+/// Where it does not listen.
+impl TryFrom<UnixListener> for Listener {
+    type Error = io::Error;
+
+    fn try_from(socket: UnixListener) -> io::Result<Self> {
+        Self::try_from(OwnedFd::from(socket))
+    }
+}
+
+fn adopt(fd: OwnedFd) -> io::Result<Listener> {
+    let domain = check(&fd)?;
+    let inherited = Inherited { was_blocking: !SockRef::from(&fd).nonblocking()? };
+    let backlog = ListenOptions::new().backlog; // its own is not to be had
+    match domain {
+        Domain::UNIX => Listener::over_unix(UnixListener::from(fd), backlog, Some(inherited)),
+        _ => Listener::over_tcp(TcpListener::from(fd), backlog, Some(inherited)),
+    }
+}
+
+/// Accepting from another kind of descriptor would fail only later, and obscurely.
+fn check(fd: &OwnedFd) -> io::Result<Domain> {
+    let wrong = |text: &str| Err(io::Error::new(ErrorKind::InvalidInput, text));
+    let socket = SockRef::from(fd);
+    let kind = match socket.r#type() {
+        Ok(kind) => kind,
+        Err(error) if rustix::io::Errno::from_io_error(&error) == Some(rustix::io::Errno::NOTSOCK) => {
+            return wrong("it is no socket");
+        }
+        Err(error) => return Err(error),
+    };
+    if kind != Type::STREAM {
+        return wrong("it is no stream socket");
+    }
+    let domain = Domain::from(i32::from(socket.local_addr()?.family()));
+    if ![Domain::IPV4, Domain::IPV6, Domain::UNIX].contains(&domain) {
+        return wrong("it is neither a TCP nor a Unix socket");
+    }
+    if !listens(&socket)? {
+        return wrong("it does not listen; call `listen` on it first");
+    }
+    Ok(domain)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn listens(socket: &SockRef<'_>) -> io::Result<bool> {
+    socket.is_listener()
+}
+
+/// Not every system tells; there accepting says it.
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn listens(_: &SockRef<'_>) -> io::Result<bool> {
+    Ok(true)
+}
+
+/// Gives the socket back as it was, to the others who have it.
+pub(super) fn make_blocking(source: &Source, address: &Address) {
+    let result = match source {
+        Source::Tcp(socket) => socket.get_ref().set_nonblocking(false),
+        Source::Unix(socket) => socket.get_ref().set_nonblocking(false),
+        Source::Custom(_) => Ok(()),
+    };
+    if let Err(error) = result {
+        say!(warn, "cannot make the inherited socket `{address}` blocking again: {error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! A listener in memory, and its clients.
+
+use super::custom::Accept;
+use crate::address::Address;
+use crate::stream::BoxedStream;
+use async_std::channel::{Receiver, Sender, bounded};
+use async_std::io::{Read, Write};
+use async_std::stream::Stream;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+/// How many clients wait at most; one more waits in [`Connector::connect`].
+const BACKLOG: usize = 128;
+
+/// How many bytes are on their way at most, in each direction; more wait in the writer.
+const BUFFER: usize = 64 * 1024;
+
+/// Connects to a listener in memory: see [`Listener::memory`](crate::Listener::memory).
+#[derive(Clone)]
+pub struct Connector {
+    clients: Sender<Client>,
+    /// Clients are numbered, so that logs can tell them apart.
+    next: Arc<AtomicU64>,
+}
+
+type Client = (MemoryStream, Address);
+
+impl Connector {
+    /// Connects; the client's address is `memory:` and its number, from 0. Where 128 clients wait already it waits with them.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionRefused` if the listener is closed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future connects nobody.
+    pub async fn connect(&self) -> io::Result<MemoryStream> {
+        let (ours, theirs) = MemoryStream::pair();
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        match self.clients.send((theirs, Address::other(format!("memory:{number}")))).await {
+            Ok(()) => Ok(ours),
+            Err(_) => {
+                let text = "cannot connect to the listener in memory: it is closed";
+                Err(io::Error::new(io::ErrorKind::ConnectionRefused, text))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connector")
+            .field("waiting", &self.clients.len())
+            .field("closed", &self.clients.is_closed())
+            .finish()
+    }
+}
+
+/// Dropped, it closes the channel, and so the clients that wait.
+struct Memory(Pin<Box<Receiver<Client>>>);
+
+pub(super) fn listener() -> (impl Accept, Connector) {
+    let (clients, incoming) = bounded(BACKLOG);
+    (Memory(Box::pin(incoming)), Connector { clients, next: Arc::default() })
+}
+
+impl Accept for Memory {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
+        match ready!(self.0.as_mut().poll_next(cx)) {
+            Some((stream, peer)) => Poll::Ready(Ok((Box::pin(stream), peer))),
+            None => Poll::Pending, // every connector is gone
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.0.close();
+        while self.0.try_recv().is_ok() {} // those who wait read the end, though a connector may live on
+    }
+}
+
+/// One end of a stream of bytes in memory, both ways; each direction holds 64 KiB.
+///
+/// It behaves as a socket does: closing ends our direction only, and the other end reads what was written before it reads the
+/// end; dropping ends both, and the other end's writes fail with `BrokenPipe`.
+pub struct MemoryStream {
+    reader: piper::Reader,
+    /// `None` once it is closed.
+    writer: Option<piper::Writer>,
+}
+
+impl MemoryStream {
+    /// Two ends that are connected with each other.
+    pub fn pair() -> (Self, Self) {
+        let (here, to_there) = (piper::pipe(BUFFER), piper::pipe(BUFFER));
+        let (one_reads, other_writes) = here;
+        let (other_reads, one_writes) = to_there;
+        (Self { reader: one_reads, writer: Some(one_writes) }, Self { reader: other_reads, writer: Some(other_writes) })
+    }
+
+    /// Ends our direction: the other end reads what was written, and then the end, and can still send. Closing again does
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// None: the `Result` is what the sockets' own closing has.
+    pub async fn close(&mut self) -> io::Result<()> {
+        self.writer = None;
+        Ok(())
+    }
+}
+
+impl Read for MemoryStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        self.reader.poll_drain_bytes(cx, buf).map(Ok)
+    }
+}
+
+impl Write for MemoryStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let gone = |text: &str| Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
+        let Some(writer) = &mut self.writer else {
+            return gone("this end was closed before");
+        };
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        match ready!(writer.poll_fill_bytes(cx, buf)) {
+            0 => gone("the other end is gone"),
+            n => Poll::Ready(Ok(n)),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// Closing again does nothing.
+    fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer = None;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for MemoryStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStream")
+            .field("to_be_read", &self.reader.len())
+            .field("closed", &self.writer.is_none())
+            .finish()
+    }
+}

@@ -1,0 +1,191 @@
+//! A stream of bytes that is no socket, for all the clones of its connection.
+//!
+//! Its methods need it for themselves (`Pin<&mut Self>`), and it keeps one waker a direction, as streams do. Clones of a
+//! connection are polled by many tasks at once. So:
+//!
+//! 1. One task at a time has its *turn*. Nobody ever waits for a lock here, since whoever holds it runs user code: who finds
+//!    it taken is woken when the turn ends.
+//! 2. The stream is given one waker, always the same, which wakes every task that waits, whichever direction it waits for:
+//!    a TLS stream may have to write in order to read.
+//! 3. The stream is destroyed by the first who can: whoever wants its end, or the one whose turn it then is, on leaving.
+//!
+//! 1 and 3 rest on a swap: who comes in sets a flag and tries the lock again; who leaves releases the lock and looks at the
+//! flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what the other did before.
+
+use crate::kept::Kept;
+use crate::say::say;
+use crate::sync::{Mutex, MutexGuard, lock};
+use crate::unwind;
+use crate::wakers::wake_all;
+use async_std::io::{Read, Write};
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, TryLockError};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// Bytes in both directions: what a [custom listener](crate::Accept) gives for each client. Everything that implements
+/// async-std's [`Read`] and [`Write`] (which are those of futures-io) and is [`Send`] is one.
+pub trait Duplex: Read + Write + Send {}
+
+impl<T: Read + Write + Send + ?Sized> Duplex for T {}
+
+/// A [`Duplex`] stream on the heap: `Box::pin(stream)`.
+pub type BoxedStream = Pin<Box<dyn Duplex>>;
+
+/// How many tasks are remembered at most before all of them are woken: those that went away without reading do not count
+/// for ever.
+const MOST_WAITERS: usize = 16;
+
+/// See the module.
+pub(crate) struct Shared {
+    /// `None` once it is destroyed. Never waited for.
+    stream: Mutex<Option<Kept<BoxedStream>>>,
+    waiters: Arc<Waiters>,
+    /// Wakes the waiters.
+    waker: Waker,
+    /// Somebody found it taken, and waits for the end of the turn.
+    contended: AtomicBool,
+    /// It is to be destroyed.
+    condemned: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn new(stream: BoxedStream) -> Self {
+        let waiters = Arc::<Waiters>::default();
+        Self {
+            stream: Mutex::new(Some(Kept::new(stream))),
+            waker: Waker::from(Arc::clone(&waiters)),
+            waiters,
+            contended: AtomicBool::new(false),
+            condemned: AtomicBool::new(false),
+        }
+    }
+
+    /// Polls the stream if nobody else does. Its panic ends the stream, and is an error for whoever polled.
+    pub(crate) fn poll<T>(
+        &self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(Pin<&mut dyn Duplex>, &mut Context<'_>) -> Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
+        let Some(mut turn) = self.turn() else {
+            return Poll::Pending;
+        };
+        let Some(stream) = turn.stream() else {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
+        };
+        match unwind::catch(|| poll(stream.get_mut().as_mut(), &mut Context::from_waker(&self.waker))) {
+            Ok(poll) => poll,
+            Err(payload) => {
+                self.condemned.swap(true, Ordering::AcqRel); // destroyed at the end of the turn
+                let message = unwind::message(&payload).to_owned();
+                unwind::discard(payload);
+                say!(error, "the stream of a connection panicked: {message}");
+                Poll::Ready(Err(io::Error::other(format!("the stream of the connection panicked: {message}"))))
+            }
+        }
+    }
+
+    fn turn(&self) -> Option<Turn<'_>> {
+        if let Some(guard) = self.try_lock() {
+            return Some(Turn { shared: self, guard: Some(guard) });
+        }
+        self.contended.swap(true, Ordering::AcqRel);
+        self.try_lock().map(|guard| Turn { shared: self, guard: Some(guard) })
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, Option<Kept<BoxedStream>>>> {
+        match self.stream.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Destroys the stream, which is its way to close; if it is being polled, as soon as that poll is over.
+    pub(crate) fn destroy(&self) {
+        self.condemned.swap(true, Ordering::AcqRel);
+        self.destroy_condemned();
+    }
+
+    fn destroy_condemned(&self) {
+        if let Some(mut guard) = self.try_lock() {
+            let stream = guard.take();
+            drop(guard);
+            drop(stream); // user code, and no lock is held
+        }
+        self.wake();
+    }
+
+    /// Has everybody who waits look again.
+    pub(crate) fn wake(&self) {
+        self.waiters.wake_by_ref();
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let closed = self.condemned.load(Ordering::Relaxed);
+        f.debug_struct("Shared").field("closed", &closed).finish_non_exhaustive()
+    }
+}
+
+/// The right to poll the stream.
+struct Turn<'a> {
+    shared: &'a Shared,
+    /// `None` only while it is dropped.
+    guard: Option<MutexGuard<'a, Option<Kept<BoxedStream>>>>,
+}
+
+impl Turn<'_> {
+    fn stream(&mut self) -> Option<&mut Kept<BoxedStream>> {
+        if self.shared.condemned.load(Ordering::Acquire) {
+            return None;
+        }
+        self.guard.as_mut().and_then(|guard| guard.as_mut())
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        if self.shared.contended.swap(false, Ordering::AcqRel) {
+            self.shared.wake();
+        }
+        if self.shared.condemned.fetch_or(false, Ordering::AcqRel) {
+            self.shared.destroy_condemned();
+        }
+    }
+}
+
+/// The tasks that wait for the stream.
+#[derive(Default)]
+struct Waiters(Mutex<Vec<Waker>>);
+
+impl Waiters {
+    fn add(&self, waker: &Waker) {
+        let is_known = |waiters: &[Waker]| waiters.iter().any(|known| known.will_wake(waker));
+        if is_known(&lock(&self.0)) {
+            return;
+        }
+        let waker = waker.clone(); // user code, and so without the lock
+        let mut waiters = lock(&self.0);
+        let too_many = if waiters.len() < MOST_WAITERS { Vec::new() } else { std::mem::take(&mut *waiters) };
+        waiters.push(waker);
+        drop(waiters);
+        wake_all(too_many);
+    }
+}
+
+impl Wake for Waiters {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let waiters = std::mem::take(&mut *lock(&self.0));
+        wake_all(waiters);
+    }
+}

@@ -215,6 +215,13 @@ impl Connection {
         self.member.stream.as_tcp()
     }
 
+    /// What its TLS handshake has agreed on: the name that the client asked for, the protocol, the client's certificate (feature
+    /// `tls`). `None` where the listener has no [`Tls`](crate::Tls).
+    #[cfg(feature = "tls")]
+    pub fn tls(&self) -> Option<&crate::stream::TlsInfo> {
+        self.member.stream.tls_info()
+    }
+
     /// Who opened the connection, where the system tells: for Unix sockets on Linux.
     ///
     /// It is the process that called `connect`, as it was then; by now it may be gone, or have handed its socket on.

@@ -88,6 +88,8 @@ mod server;
 pub mod signal;
 mod stream;
 mod sync;
+#[cfg(feature = "tls")]
+mod tls;
 mod unwind;
 mod wakers;
 
@@ -106,7 +108,15 @@ pub use group::{Spawner, TaskGroup};
 pub use handler::HandlerOutput;
 pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
 pub use server::Server;
+#[cfg(feature = "tls")]
+pub use stream::TlsInfo;
 pub use stream::{BoxedStream, Duplex};
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsFiles};
+
+/// The TLS library, for [`Tls::from_config`] and the types of [`TlsInfo`] (feature `tls`).
+#[cfg(feature = "tls")]
+pub use futures_rustls::rustls;
 
 /// The README's examples are compiled with the documentation.
 #[cfg(doctest)]

@@ -12,6 +12,8 @@ mod unix;
 
 use crate::address::Address;
 use crate::stream::Stream;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use async_io::Async;
 use async_std::net::ToSocketAddrs;
 pub use custom::Accept;
@@ -96,7 +98,7 @@ impl Listener {
     /// As for [`tcp`](Self::tcp).
     pub fn tcp_with(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
         tcp::bind(address, options)
-            .and_then(|socket| Self::over_tcp(socket, options.backlog, None))
+            .and_then(|socket| Self::over_tcp(socket, options, None))
             .map_err(|error| tcp::explain(address, error))
     }
 
@@ -129,7 +131,7 @@ impl Listener {
         let path = path.as_ref();
         unix::bind(path, options)
             .and_then(|(socket, file)| {
-                let mut listener = Self::over_unix(socket, options.backlog, None)?;
+                let mut listener = Self::over_unix(socket, options, None)?;
                 listener.file = Some(file);
                 Ok(listener)
             })
@@ -147,7 +149,7 @@ impl Listener {
     pub fn unix_abstract(name: impl AsRef<[u8]>) -> io::Result<Self> {
         let (name, options) = (name.as_ref(), ListenOptions::new());
         unix::bind_abstract(name, &options)
-            .and_then(|socket| Self::over_unix(socket, options.backlog, None))
+            .and_then(|socket| Self::over_unix(socket, &options, None))
             .map_err(|error| unix::explain(&Address::UnixAbstract(name.into()), error))
     }
 
@@ -199,7 +201,7 @@ impl Listener {
         }
     }
 
-    fn over_tcp(socket: TcpListener, backlog: u32, inherited: Option<Inherited>) -> io::Result<Self> {
+    fn over_tcp(socket: TcpListener, options: &ListenOptions, inherited: Option<Inherited>) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
         let source = Source::Tcp(Async::new(socket)?);
         Ok(Self {
@@ -207,17 +209,39 @@ impl Listener {
             file: None,
             source,
             address,
-            backlog,
+            backlog: options.backlog,
             inherited,
-            layers: Layers::default(),
+            layers: options.layers.clone(),
         })
     }
 
     #[cfg(unix)]
-    fn over_unix(socket: UnixListener, backlog: u32, inherited: Option<Inherited>) -> io::Result<Self> {
+    fn over_unix(socket: UnixListener, options: &ListenOptions, inherited: Option<Inherited>) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
         let source = Source::Unix(Async::new(socket)?);
-        Ok(Self { file: None, source, address, backlog, inherited, layers: Layers::default() })
+        let (backlog, layers) = (options.backlog, options.layers.clone());
+        Ok(Self { file: None, source, address, backlog, inherited, layers })
+    }
+
+    /// Its connections are encrypted: see [`Tls`] (feature `tls`). For any listener, also one in memory.
+    ///
+    /// # Examples
+    ///
+    /// A socket that listens already:
+    ///
+    /// ```no_run
+    /// # fn example(inherited: std::net::TcpListener) -> std::io::Result<ebbtide::Server> {
+    /// use ebbtide::{Listener, Server, Tls};
+    ///
+    /// let tls = Tls::from_pem_files("cert.pem", "key.pem")?;
+    /// let server = Server::new(Listener::try_from(inherited)?.tls(&tls));
+    /// # Ok(server) }
+    /// ```
+    #[cfg(feature = "tls")]
+    #[must_use = "it gives the listener back"]
+    pub fn tls(mut self, tls: &Tls) -> Self {
+        self.layers.tls = Some(tls.clone());
+        self
     }
 
     /// Where it listens.
@@ -275,7 +299,7 @@ impl Listener {
             Source::Tcp(_) => None,
             _ => Some(self.address.clone()),
         };
-        Ok(Accepted { stream, peer, local, layers: self.layers.clone() })
+        Ok(Accepted { stream: self.layers.prepare(stream), peer, local, layers: self.layers.clone() })
     }
 
     /// Lets nobody new find it, as far as that can be had before it is closed.
@@ -316,7 +340,7 @@ impl TryFrom<TcpListener> for Listener {
 
     #[cfg(not(unix))]
     fn try_from(socket: TcpListener) -> io::Result<Self> {
-        Self::over_tcp(socket, ListenOptions::new().backlog, Some(Inherited { was_blocking: false }))
+        Self::over_tcp(socket, &ListenOptions::new(), Some(Inherited { was_blocking: false }))
     }
 }
 

@@ -1,6 +1,8 @@
 //! A connected socket, or what stands for one.
 
 mod shared;
+#[cfg(feature = "tls")]
+mod tls;
 mod unread;
 
 use crate::address::Address;
@@ -19,6 +21,8 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
+#[cfg(feature = "tls")]
+pub use tls::TlsInfo;
 use unread::Unread;
 
 /// The bytes of one connection.
@@ -34,16 +38,26 @@ enum Kind {
     #[cfg(unix)]
     Unix(Async<UnixStream>),
     Shared(Shared),
+    #[cfg(feature = "tls")]
+    Secured(Box<tls::Secured>),
+}
+
+/// What is read and written at this moment.
+enum Layer<'a> {
+    Tcp(&'a Async<TcpStream>),
+    #[cfg(unix)]
+    Unix(&'a Async<UnixStream>),
+    Shared(&'a Shared),
 }
 
 /// Does the same with whichever socket it is, and something else with what is none.
 macro_rules! each {
     ($stream:expr, $socket:ident => $with_socket:expr, $shared:ident => $with_shared:expr) => {
-        match &$stream.kind {
-            Kind::Tcp($socket) => $with_socket,
+        match $stream.layer() {
+            Layer::Tcp($socket) => $with_socket,
             #[cfg(unix)]
-            Kind::Unix($socket) => $with_socket,
-            Kind::Shared($shared) => $with_shared,
+            Layer::Unix($socket) => $with_socket,
+            Layer::Shared($shared) => $with_shared,
         }
     };
 }
@@ -69,8 +83,63 @@ impl Stream {
         Self { kind, unread: OnceLock::new() }
     }
 
-    pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
+    /// The same stream, to be encrypted: plain until its [`handshake`](Self::handshake) is done.
+    #[cfg(feature = "tls")]
+    pub(crate) fn awaiting_tls(self) -> Self {
+        Self::of(Kind::Secured(Box::new(tls::Secured::new(self))))
+    }
+
+    /// Lets the client shake hands. From then on the stream is that which is encrypted.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn handshake(&self, acceptor: futures_rustls::TlsAcceptor) -> io::Result<()> {
         match &self.kind {
+            Kind::Secured(secured) => secured.handshake(acceptor).await,
+            _ => Err(io::Error::other("the connection was made without TLS")), // not reached: its listener has seen to it
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_info(&self) -> Option<&TlsInfo> {
+        match &self.kind {
+            Kind::Secured(secured) => secured.info(),
+            _ => None,
+        }
+    }
+
+    fn layer(&self) -> Layer<'_> {
+        match &self.kind {
+            Kind::Tcp(socket) => Layer::Tcp(socket),
+            #[cfg(unix)]
+            Kind::Unix(socket) => Layer::Unix(socket),
+            Kind::Shared(shared) => Layer::Shared(shared),
+            #[cfg(feature = "tls")]
+            Kind::Secured(secured) => match secured.over() {
+                Some(shared) => Layer::Shared(shared),
+                None => secured.plain.layer(),
+            },
+        }
+    }
+
+    /// The stream under the encryption; itself where there is none.
+    fn plain(&self) -> &Self {
+        match &self.kind {
+            #[cfg(feature = "tls")]
+            Kind::Secured(secured) => secured.plain.plain(),
+            _ => self,
+        }
+    }
+
+    /// What was read too early of this layer.
+    fn unread(&self) -> &OnceLock<Unread> {
+        match &self.kind {
+            #[cfg(feature = "tls")]
+            Kind::Secured(secured) if secured.over().is_none() => secured.plain.unread(),
+            _ => &self.unread,
+        }
+    }
+
+    pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.plain().kind {
             Kind::Tcp(socket) => Some(socket.get_ref()),
             _ => None,
         }
@@ -78,7 +147,7 @@ impl Stream {
 
     #[cfg(unix)]
     pub(crate) fn as_unix(&self) -> Option<&UnixStream> {
-        match &self.kind {
+        match &self.plain().kind {
             Kind::Unix(socket) => Some(socket.get_ref()),
             _ => None,
         }
@@ -124,22 +193,22 @@ impl Stream {
     }
 
     fn take_unread_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> Option<usize> {
-        let unread = self.unread.get()?;
+        let unread = self.unread().get()?;
         unread.take(bufs.iter_mut().find(|buf| !buf.is_empty())?)
     }
 
     /// `None` where there is nothing, or nothing any more.
     fn take_unread(&self, buf: &mut [u8]) -> Option<usize> {
-        self.unread.get()?.take(buf)
+        self.unread().get()?.take(buf)
     }
 
     /// Gives back bytes that were read too early: the next read finds them.
     pub(crate) fn put_back(&self, bytes: &[u8]) {
-        self.unread.get_or_init(Unread::default).put_back(bytes);
+        self.unread().get_or_init(Unread::default).put_back(bytes);
     }
 
     fn has_unread(&self) -> bool {
-        self.unread.get().is_some_and(|unread| !unread.is_empty())
+        self.unread().get().is_some_and(|unread| !unread.is_empty())
     }
 
     /// Ready once there is something to read, the peer's end (0) and errors included. It stays to be read.
@@ -194,14 +263,14 @@ impl Stream {
         }
     }
 
-    /// Reads, and throws away what it has read.
+    /// Reads, and throws away what it has read; what is encrypted, unopened.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         // The thread's and not the connection's: a thousand that linger at a time need no memory for it.
         thread_local!(static WASTE: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]));
         // Taken, since a stream that is no socket runs code of the user's, which may end up here again.
         let mut waste = WASTE.take();
         waste.resize(16 * 1024, 0);
-        let poll = self.poll_read(cx, &mut waste);
+        let poll = self.plain().poll_read(cx, &mut waste);
         WASTE.set(waste);
         poll
     }
@@ -213,7 +282,8 @@ impl Stream {
         #[cfg(target_os = "linux")]
         {
             use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let fd = each!(self, socket => PollFd::new(socket.get_ref(), PollFlags::RDHUP), _shared => return false);
+            let fd =
+                each!(self.plain(), socket => PollFd::new(socket.get_ref(), PollFlags::RDHUP), _shared => return false);
             let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
             poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
         }
@@ -248,6 +318,13 @@ impl Stream {
 
     /// Ends both directions, at once: what was written and has not left yet may be lost.
     pub(crate) fn shut_down(&self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Kind::Secured(secured) = &self.kind {
+            if let Some(over) = secured.over() {
+                over.destroy();
+            }
+            return secured.plain.shut_down();
+        }
         each!(self,
         socket => shut_down(socket.get_ref(), Shutdown::Both),
         shared => {

@@ -14,10 +14,28 @@ use std::time::{Duration, Instant};
 /// and silent ones hold nobody.
 const IN_A_DRAIN: Duration = Duration::from_secs(1);
 
+/// How long a handshake may take: several round trips over a bad line, and not so long that clients which do nothing fill the
+/// server.
+#[cfg(feature = "tls")]
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
 /// How long each step may take; `None`: as long as it likes.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) first_byte: Option<Duration>,
+    #[cfg(feature = "tls")]
+    pub(crate) handshake: Option<Duration>,
+}
+
+#[cfg_attr(not(feature = "tls"), expect(clippy::derivable_impls, reason = "only without TLS"))]
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            first_byte: None,
+            #[cfg(feature = "tls")]
+            handshake: Some(HANDSHAKE),
+        }
+    }
 }
 
 /// Why the handler was never called.
@@ -25,6 +43,12 @@ pub(crate) struct Limits {
 pub(crate) enum Unopened {
     /// No first byte came within this time.
     Silent(Duration),
+    /// The TLS handshake failed.
+    #[cfg(feature = "tls")]
+    Unsecured(std::io::Error),
+    /// The TLS handshake took longer than this.
+    #[cfg(feature = "tls")]
+    SlowHandshake(Duration),
 }
 
 impl Unopened {
@@ -32,6 +56,10 @@ impl Unopened {
     pub(super) fn is_told(&self) -> bool {
         match self {
             Self::Silent(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Unsecured(_) => true, // an alert says what was wrong
+            #[cfg(feature = "tls")]
+            Self::SlowHandshake(_) => false,
         }
     }
 
@@ -39,6 +67,8 @@ impl Unopened {
     pub(super) fn level(&self) -> Level {
         match self {
             Self::Silent(_) => Level::Debug,
+            #[cfg(feature = "tls")]
+            Self::Unsecured(_) | Self::SlowHandshake(_) => Level::Debug,
         }
     }
 }
@@ -47,6 +77,10 @@ impl fmt::Display for Unopened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Silent(limit) => write!(f, "it sent nothing for {limit:.1?}"),
+            #[cfg(feature = "tls")]
+            Self::Unsecured(error) => write!(f, "its TLS handshake failed: {error}{}", tls_hint(error)),
+            #[cfg(feature = "tls")]
+            Self::SlowHandshake(limit) => write!(f, "its TLS handshake took longer than {limit:.1?}"),
         }
     }
 }
@@ -60,6 +94,13 @@ pub(super) fn is_needed(layers: &Layers, limits: Limits) -> bool {
 /// [`IN_A_DRAIN`].
 pub(super) async fn open(member: &Member, layers: &Layers, limits: Limits) -> Result<(), Unopened> {
     let mut clock = Clock { member, told: None };
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &layers.tls {
+        let handshake = member.stream.handshake(tls.acceptor());
+        let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
+        done.map_err(Unopened::Unsecured)?;
+    }
+    #[cfg(not(feature = "tls"))]
     let _ = layers;
     if let Some(limit) = limits.first_byte {
         // What has come stays unread. The peer's end, or an error, is something too.
@@ -67,6 +108,19 @@ pub(super) async fn open(member: &Member, layers: &Layers, limits: Limits) -> Re
         clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
     }
     Ok(())
+}
+
+/// What a person can do about it.
+#[cfg(feature = "tls")]
+fn tls_hint(error: &std::io::Error) -> &'static str {
+    use futures_rustls::rustls::{AlertDescription, Error, InvalidMessage};
+    match error.get_ref().and_then(|error| error.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(InvalidMessage::InvalidContentType)) => "; it does not speak TLS",
+        Some(Error::AlertReceived(
+            AlertDescription::UnknownCA | AlertDescription::BadCertificate | AlertDescription::CertificateUnknown,
+        )) => "; it does not trust this server's certificate",
+        _ => "",
+    }
 }
 
 /// Watches the steps' limits.

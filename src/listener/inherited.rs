@@ -44,10 +44,10 @@ impl TryFrom<UnixListener> for Listener {
 fn adopt(fd: OwnedFd) -> io::Result<Listener> {
     let domain = check(&fd)?;
     let inherited = Inherited { was_blocking: !SockRef::from(&fd).nonblocking()? };
-    let backlog = ListenOptions::new().backlog; // its own is not to be had
+    let options = ListenOptions::new(); // its own backlog is not to be had
     match domain {
-        Domain::UNIX => Listener::over_unix(UnixListener::from(fd), backlog, Some(inherited)),
-        _ => Listener::over_tcp(TcpListener::from(fd), backlog, Some(inherited)),
+        Domain::UNIX => Listener::over_unix(UnixListener::from(fd), &options, Some(inherited)),
+        _ => Listener::over_tcp(TcpListener::from(fd), &options, Some(inherited)),
     }
 }
 

@@ -1,5 +1,8 @@
 //! What can be set on a socket before it listens.
 
+use super::Layers;
+#[cfg(feature = "tls")]
+use crate::tls::Tls;
 use std::time::Duration;
 
 /// How many clients the kernel may queue for us. It clamps the number to its own limit (`somaxconn`). async-std's
@@ -24,7 +27,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// let server = Server::bind_with("127.0.0.1:0", &options).await?;
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 #[must_use = "options do nothing before they are given to `Server::bind_with` or `Listener::tcp_with`"]
 pub struct ListenOptions {
     pub(crate) backlog: u32,
@@ -38,6 +41,8 @@ pub struct ListenOptions {
     pub(crate) mode: Option<u32>,
     /// Leave IPv4 to another socket. Set where one is bound beside; else the system's default stands.
     pub(crate) only_v6: bool,
+    /// What its connections begin with.
+    pub(crate) layers: Layers,
 }
 
 impl ListenOptions {
@@ -53,6 +58,7 @@ impl ListenOptions {
             #[cfg(unix)]
             mode: None,
             only_v6: false,
+            layers: Layers::default(),
         }
     }
 
@@ -103,6 +109,14 @@ impl ListenOptions {
     /// It is held between 1 second and 32,767 seconds (about 9 hours), which is all that Linux takes.
     pub fn keepalive(mut self, after: Option<Duration>) -> Self {
         self.keepalive = after.map(|after| after.clamp(Duration::from_secs(1), Duration::from_secs(32_767)));
+        self
+    }
+
+    /// The connections are encrypted: see [`Tls`] (feature `tls`). Default: they are not. For listeners that are not bound with
+    /// options: [`Listener::tls`](crate::Listener::tls).
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: &Tls) -> Self {
+        self.layers.tls = Some(tls.clone());
         self
     }
 }

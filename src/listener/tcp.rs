@@ -76,7 +76,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
         if let (0, Some(port)) = (address.port(), chosen) {
             wanted.set_port(port);
         }
-        match bind(wanted, options).and_then(|socket| Listener::over_tcp(socket, options.backlog, None)) {
+        match bind(wanted, options).and_then(|socket| Listener::over_tcp(socket, options, None)) {
             Ok(listener) => {
                 if address.port() == 0 {
                     chosen = listener.address().as_tcp().map(|address| address.port());

@@ -73,6 +73,14 @@ impl Server {
         self
     }
 
+    /// How long a client may take for its TLS handshake; then it is closed, counted as failed, and the handler is never called
+    /// for it (feature `tls`). Default: 10 seconds. In a drain it is at most 1 second. Zero: no limit.
+    #[cfg(feature = "tls")]
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.policy.opening.handshake = (!timeout.is_zero()).then_some(timeout);
+        self
+    }
+
     /// How long no byte may go either way before the connection is ended, its handler destroyed, and counted as failed: so
     /// that idle clients cannot fill [`max_connections`](Self::max_connections) for ever. Default: no limit. A handler that
     /// works for longer than this without reading or writing is ended too. Zero: no limit.

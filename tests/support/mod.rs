@@ -1,6 +1,8 @@
 //! What the tests share. Each test file uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+#[cfg(feature = "tls")]
+pub mod certificates;
 pub mod logs;
 pub mod one_thread;
 

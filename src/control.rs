@@ -280,7 +280,7 @@ impl Control {
     pub(crate) fn begin_drain(&self) {
         self.advance(Phase::Draining);
         for member in self.registry.all() {
-            member.draining.give();
+            member.tell();
         }
         self.draining.give();
     }

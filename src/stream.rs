@@ -1,24 +1,28 @@
 //! A connected socket, or what stands for one.
 
+mod fast_read;
 mod shared;
+mod side;
 #[cfg(feature = "tls")]
 mod tls;
 mod unread;
+mod waiters;
 
 use crate::address::Address;
 use async_io::Async;
-use async_std::io::{IoSlice, IoSliceMut, Read, Write};
+use async_std::io::{IoSlice, IoSliceMut};
+use fast_read::FastRead;
 use shared::Shared;
 pub use shared::{BoxedStream, Duplex};
+use side::Side;
 use std::cell::RefCell;
 use std::fmt;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-use std::pin::Pin;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 #[cfg(feature = "tls")]
@@ -30,6 +34,10 @@ pub(crate) struct Stream {
     kind: Kind,
     /// Bytes that were read before it was the handler's turn, and belong to it.
     unread: OnceLock<Unread>,
+    /// For sockets.
+    fast_read: FastRead,
+    readers: Side,
+    writers: Side,
 }
 
 /// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
@@ -80,7 +88,13 @@ impl Stream {
     }
 
     fn of(kind: Kind) -> Self {
-        Self { kind, unread: OnceLock::new() }
+        Self {
+            kind,
+            unread: OnceLock::new(),
+            fast_read: FastRead::default(),
+            readers: Side::default(),
+            writers: Side::default(),
+        }
     }
 
     /// The same stream, to be encrypted: plain until its [`handshake`](Self::handshake) is done.
@@ -167,7 +181,7 @@ impl Stream {
         each!(self,
         socket => match self.take_unread(buf) {
             Some(n) => Poll::Ready(Ok(n)),
-            None => Pin::new(&mut &*socket).poll_read(cx, buf),
+            None => self.poll_socket(cx, socket, buf.len(), || socket.get_ref().read(buf)),
         },
         // In its turn, so that a byte which another task peeks at comes in its order.
         shared => shared.poll(cx, |stream, cx| match self.take_unread(buf) {
@@ -184,12 +198,30 @@ impl Stream {
         each!(self,
         socket => match self.take_unread_vectored(bufs) {
             Some(n) => Poll::Ready(Ok(n)),
-            None => Pin::new(&mut &*socket).poll_read_vectored(cx, bufs),
+            None => {
+                let len = bufs.iter().map(|buf| buf.len()).sum();
+                self.poll_socket(cx, socket, len, || socket.get_ref().read_vectored(bufs))
+            }
         },
         shared => shared.poll(cx, |stream, cx| match self.take_unread_vectored(bufs) {
             Some(n) => Poll::Ready(Ok(n)),
             None => stream.poll_read_vectored(cx, bufs),
         }))
+    }
+
+    fn poll_socket<S>(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &Async<S>,
+        len: usize,
+        read: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        self.fast_read.poll(cx, len, read, |cx| self.readers.poll(cx, |cx| socket.poll_readable(cx)))
+    }
+
+    /// From the beginning of a drain: a read says `Pending` only where nothing has arrived.
+    pub(crate) fn be_eager(&self) {
+        self.plain().fast_read.be_eager();
     }
 
     fn take_unread_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> Option<usize> {
@@ -218,7 +250,7 @@ impl Stream {
                 return Poll::Ready(result);
             }
             each!(self,
-            socket => ready!(socket.poll_readable(cx))?,
+            socket => ready!(self.readers.poll(cx, |cx| socket.poll_readable(cx)))?,
             shared => {
                 return shared.poll(cx, |stream, cx| {
                     if self.has_unread() {
@@ -293,19 +325,33 @@ impl Stream {
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         each!(self,
-            socket => Pin::new(&mut &*socket).poll_write(cx, buf),
+            socket => self.poll_socket_write(cx, socket, || socket.get_ref().write(buf)),
             shared => shared.poll(cx, |stream, cx| stream.poll_write(cx, buf)))
     }
 
     pub(crate) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         each!(self,
-            socket => Pin::new(&mut &*socket).poll_write_vectored(cx, bufs),
+            socket => self.poll_socket_write(cx, socket, || socket.get_ref().write_vectored(bufs)),
             shared => shared.poll(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)))
+    }
+
+    fn poll_socket_write<S>(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &Async<S>,
+        mut write: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(result) = fast_read::attempt(&mut write) {
+                return Poll::Ready(result);
+            }
+            ready!(self.writers.poll(cx, |cx| socket.poll_writable(cx)))?;
+        }
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
-            socket => Pin::new(&mut &*socket).poll_flush(cx),
+            _socket => Poll::Ready(Ok(())), // it keeps nothing back
             shared => shared.poll(cx, |stream, cx| stream.poll_flush(cx)))
     }
 
@@ -333,8 +379,11 @@ impl Stream {
         })
     }
 
-    /// Has every task that waits for it look again. Those that wait for a socket are woken by its end.
+    /// Has every task that waits for it look again. A task that alone waits for a socket is woken by its end.
     pub(crate) fn wake(&self) {
+        let plain = self.plain();
+        plain.readers.wake();
+        plain.writers.wake();
         each!(self, _socket => {}, shared => shared.wake());
     }
 }

@@ -367,11 +367,12 @@ fn a_client_that_shakes_no_hands_holds_up_nobody() {
         let server = house.bind().await.handshake_timeout(FOR_EVER);
         let (_, report) = server
             .scope(echo, async |server| {
-                let _silent = connect(server.local_addr());
+                let silent = connect(server.local_addr());
                 let mut client = house.client(server.local_addr());
                 client.write_all(b"hello").unwrap();
                 client.read_exact(&mut [0; 5]).unwrap();
                 drop(server.cancel());
+                (silent, client)
             })
             .await
             .unwrap();

@@ -27,6 +27,8 @@ impl Connection {
         match result {
             Poll::Ready(Ok(1..)) => self.member.note_bytes(),
             Poll::Ready(Ok(0)) if wants_some => self.member.note_end(),
+            // It has ended meanwhile, and whoever was to be woken by that may have been before we waited.
+            Poll::Pending if self.member.has_ended() => return Poll::Ready(Ok(0)),
             _ => {}
         }
         result
@@ -37,8 +39,10 @@ impl Connection {
             return Poll::Ready(Err(broken_pipe()));
         }
         let result = write(&self.member.stream);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.member.note_bytes();
+        match result {
+            Poll::Ready(Ok(1..)) => self.member.note_bytes(),
+            Poll::Pending if self.member.has_ended() => return Poll::Ready(Err(broken_pipe())), // as above
+            _ => {}
         }
         result
     }

@@ -210,7 +210,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         close::abruptly(self.member());
         drop(self.member().tasks.close()); // cancels and joins them
-        self.member().draining.give(); // a clone in a detached task must not wait for a drain that it will not hear of
+        self.member().tell();
         let control = &self.connection.control;
         let bucket = match &self.outcome {
             Some(outcome) => outcome.bucket(),

@@ -119,6 +119,12 @@ impl Member {
         self.state.store(state as u8, Ordering::Relaxed);
     }
 
+    /// The drain has begun; or the connection has ended, and a clone must not wait for a drain that it will not hear of.
+    pub(crate) fn tell(&self) {
+        self.stream.be_eager(); // first, so that who hears of it, and looks again, finds what has arrived
+        self.draining.give();
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }

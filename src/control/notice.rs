@@ -5,7 +5,7 @@ use crate::wakers::{Wakers, wake_all};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 /// A one-time event with any number of waiters: the drain has begun, the server is closed.
 ///
@@ -72,9 +72,16 @@ impl Notice {
     pub(crate) async fn until<F: Future>(&self, future: F) -> Option<F::Output> {
         let mut future = pin!(future);
         let mut watch = self.watch();
-        poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Poll::Ready(Some(output)),
-            Poll::Pending => watch.poll(cx).map(|()| None),
+        poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+            ready!(watch.poll(cx));
+            // It may have been given after that poll, which knew nothing of it: a read tries its socket only from then on.
+            match future.as_mut().poll(cx) {
+                Poll::Ready(output) => Poll::Ready(Some(output)),
+                Poll::Pending => Poll::Ready(None),
+            }
         })
         .await
     }

@@ -12,11 +12,11 @@
 //! 1 and 3 rest on a swap: who comes in sets a flag and tries the lock again; who leaves releases the lock and looks at the
 //! flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what the other did before.
 
+use super::waiters::Waiters;
 use crate::kept::Kept;
 use crate::say::say;
-use crate::sync::{Mutex, MutexGuard, lock};
+use crate::sync::{Mutex, MutexGuard};
 use crate::unwind;
-use crate::wakers::wake_all;
 use async_std::io::{Read, Write};
 use std::fmt;
 use std::io;
@@ -33,10 +33,6 @@ impl<T: Read + Write + Send + ?Sized> Duplex for T {}
 
 /// A [`Duplex`] stream on the heap: `Box::pin(stream)`.
 pub type BoxedStream = Pin<Box<dyn Duplex>>;
-
-/// How many tasks are remembered at most before all of them are woken: those that went away without reading do not count
-/// for ever.
-const MOST_WAITERS: usize = 16;
 
 /// See the module.
 pub(crate) struct Shared {
@@ -157,35 +153,5 @@ impl Drop for Turn<'_> {
         if self.shared.condemned.fetch_or(false, Ordering::AcqRel) {
             self.shared.destroy_condemned();
         }
-    }
-}
-
-/// The tasks that wait for the stream.
-#[derive(Default)]
-struct Waiters(Mutex<Vec<Waker>>);
-
-impl Waiters {
-    fn add(&self, waker: &Waker) {
-        let is_known = |waiters: &[Waker]| waiters.iter().any(|known| known.will_wake(waker));
-        if is_known(&lock(&self.0)) {
-            return;
-        }
-        let waker = waker.clone(); // user code, and so without the lock
-        let mut waiters = lock(&self.0);
-        let too_many = if waiters.len() < MOST_WAITERS { Vec::new() } else { std::mem::take(&mut *waiters) };
-        waiters.push(waker);
-        drop(waiters);
-        wake_all(too_many);
-    }
-}
-
-impl Wake for Waiters {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        let waiters = std::mem::take(&mut *lock(&self.0));
-        wake_all(waiters);
     }
 }

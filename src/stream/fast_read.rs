@@ -1,0 +1,146 @@
+//! When to read a socket, and when to wait for it first: the difference between two and four system calls a message.
+//!
+//! A plain reader tries the socket first, finds nothing, and asks the reactor to watch it: for every message a read in vain and
+//! an `epoll_ctl`, with an `epoll_wait` to follow. Two observations save them:
+//!
+//! - **A read that was short has emptied the socket.** What comes next is waited for without trying first. (tokio does the
+//!   same, for the same reason.)
+//! - **On a busy server the next message is there before the reactor has been asked.** So a task that has just had a message
+//!   goes once to the end of the executor's queue and then tries again. Each connection remembers whether that paid the last
+//!   time: where it did it is done again, where it did not it is left out for a while, twice as long each time, up to
+//!   [`LONGEST_REST`] waits. So a connection for which it can't pay pays for it once in so many messages.
+//!
+//! The conditions of correctness:
+//!
+//! 1. Every `Pending` is preceded, in the same poll, by a registration with the reactor or by the one self-wake. After a
+//!    retry in vain the same poll registers. The reactor's registration is level-triggered: asked to watch a socket
+//!    that is readable already, it says so at once. So nothing here can lose a wake-up, whatever the hints say: they are
+//!    relaxed atomics, and two readers may mix them up.
+//! 2. Short means `0 < n < len`. The end, errors and empty buffers leave the hints alone; into an empty buffer nothing is read,
+//!    which is not the end.
+//! 3. Only sockets are read so. A stream that is more may keep bytes of its own, which no reactor knows.
+//! 4. Once it is *eager*, which it is from the beginning of a drain, the socket is tried before every `Pending`, and nobody goes to the end
+//!    of the queue: who asks then, and is told to wait, can be sure that nothing had arrived.
+//! 5. A read that is dropped between its self-wake and its retry leaves the mark of it, and the next read, whoever polls it, tries.
+//! 6. Two tasks may read through clones: see `side`.
+//!
+//! The figures, and how to have them again: `bench/README.md`.
+
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::task::{Context, Poll, ready};
+
+/// For how many waits at most the retry is left out, where it did not pay.
+const LONGEST_REST: u8 = 64;
+
+/// What is remembered of one socket's reads.
+#[derive(Debug)]
+pub(super) struct FastRead {
+    /// The last read was short.
+    drained: AtomicBool,
+    /// Bytes have come since the last wait: only then another retry is worth a thought.
+    fresh: AtomicBool,
+    /// A reader has gone to the end of the queue, and its retry is due.
+    yielded: AtomicBool,
+    /// See condition 4. Never reset.
+    eager: AtomicBool,
+    /// How many waits are still without a retry.
+    rest: AtomicU8,
+    /// How many it will be after the next retry in vain.
+    next_rest: AtomicU8,
+}
+
+impl Default for FastRead {
+    fn default() -> Self {
+        Self {
+            drained: AtomicBool::new(false),
+            fresh: AtomicBool::new(false),
+            yielded: AtomicBool::new(false),
+            eager: AtomicBool::new(false),
+            rest: AtomicU8::new(0),
+            next_rest: AtomicU8::new(1),
+        }
+    }
+}
+
+impl FastRead {
+    /// From now on the socket is always tried.
+    pub(super) fn be_eager(&self) {
+        self.eager.store(true, Ordering::Release);
+    }
+
+    /// Reads up to `len` bytes with `read`, or waits with `poll_ready` until the socket is readable.
+    pub(super) fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        mut read: impl FnMut() -> io::Result<usize>,
+        mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<usize>> {
+        if len == 0 {
+            return Poll::Ready(Ok(0));
+        }
+        let eager = self.eager.load(Ordering::Acquire);
+        let retry = self.yielded.load(Ordering::Relaxed) && self.yielded.swap(false, Ordering::Relaxed);
+        if retry || eager || !self.drained.load(Ordering::Relaxed) {
+            if let Some(result) = attempt(&mut read) {
+                self.note(&result, len, retry);
+                return Poll::Ready(result);
+            }
+            if retry {
+                self.note_vain_retry();
+            }
+        }
+        if !retry && !eager && self.is_worth_a_retry() {
+            self.yielded.store(true, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        loop {
+            ready!(poll_ready(cx))?;
+            if let Some(result) = attempt(&mut read) {
+                self.note(&result, len, false);
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    fn note(&self, result: &io::Result<usize>, len: usize, was_retry: bool) {
+        if let Ok(n @ 1..) = *result {
+            self.drained.store(n < len, Ordering::Relaxed);
+            self.fresh.store(true, Ordering::Relaxed);
+            if was_retry {
+                self.rest.store(0, Ordering::Relaxed);
+                self.next_rest.store(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn note_vain_retry(&self) {
+        let rest = self.next_rest.load(Ordering::Relaxed);
+        self.rest.store(rest, Ordering::Relaxed);
+        self.next_rest.store(rest.saturating_mul(2).min(LONGEST_REST), Ordering::Relaxed);
+    }
+
+    /// Asked once for each wait that follows a message.
+    fn is_worth_a_retry(&self) -> bool {
+        if !self.fresh.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.fresh.store(false, Ordering::Relaxed);
+        let rest = self.rest.load(Ordering::Relaxed);
+        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
+        rest == 0
+    }
+}
+
+/// `None`: there is nothing.
+pub(super) fn attempt(read: &mut impl FnMut() -> io::Result<usize>) -> Option<io::Result<usize>> {
+    loop {
+        match read() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return Some(result),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Who waits for one direction of a socket.
+//!
+//! The reactor keeps one waker a direction for those that poll, and wakes the one that it displaces. So two tasks that wait
+//! through clones of a connection would displace and wake each other for ever. Nearly always there is only one, and that one
+//! must not pay. So:
+//!
+//! 1. As long as one task waits it is registered itself, and its identity is remembered: two words.
+//! 2. When another comes, all of them wait behind a waker in common, from then on, which wakes each of them. The first
+//!    registration of that waker displaces, and so wakes, the task that is registered itself; it comes again, and joins them.
+//!
+//! An identity is only compared, so a wrong guess costs speed and nothing else: a task may be taken for another (once the
+//! connection was handed from one to the other), but not two tasks for one, since the reactor keeps the waker of the
+//! first, and with it its address, for as long as it waits.
+
+use super::waiters::Waiters;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// One direction.
+#[derive(Debug, Default)]
+pub(super) struct Side {
+    /// The task that is registered itself, or was; 0: nobody.
+    last: AtomicUsize,
+    /// There once several tasks have waited.
+    common: OnceLock<Box<Common>>,
+}
+
+#[derive(Debug)]
+struct Common {
+    waiters: Arc<Waiters>,
+    /// Wakes the waiters.
+    waker: Waker,
+}
+
+impl Side {
+    /// Waits, with `poll_ready`, until the reactor says that something has come.
+    pub(super) fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(common) = self.common.get() {
+            return common.poll(cx, poll_ready);
+        }
+        let me = identity(cx.waker());
+        let before = self.last.swap(me, Ordering::Relaxed);
+        if before != 0 && before != me {
+            return self.common.get_or_init(Common::new).poll(cx, poll_ready);
+        }
+        let poll = poll_ready(cx);
+        if poll.is_ready() {
+            self.last.store(0, Ordering::Relaxed);
+        }
+        poll
+    }
+
+    /// Has those look again who wait behind a waker in common.
+    pub(super) fn wake(&self) {
+        if let Some(common) = self.common.get() {
+            common.waiters.wake_by_ref();
+        }
+    }
+}
+
+impl Common {
+    fn new() -> Box<Self> {
+        let waiters = Arc::<Waiters>::default();
+        Box::new(Self { waker: Waker::from(Arc::clone(&waiters)), waiters })
+    }
+
+    fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+    ) -> Poll<io::Result<()>> {
+        self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
+        poll_ready(&mut Context::from_waker(&self.waker))
+    }
+}
+
+/// Never 0.
+fn identity(waker: &Waker) -> usize {
+    (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)) | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync::{Mutex, lock};
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Does with wakers as the reactor does.
+    #[derive(Default)]
+    struct Reactor(Mutex<Option<Waker>>);
+
+    impl Reactor {
+        fn poll(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let displaced = lock(&self.0).replace(cx.waker().clone());
+            if let Some(displaced) = displaced.filter(|waker| !waker.will_wake(cx.waker())) {
+                displaced.wake();
+            }
+            Poll::Pending
+        }
+
+        fn event(&self) {
+            if let Some(waker) = lock(&self.0).take() {
+                waker.wake();
+            }
+        }
+    }
+
+    #[test]
+    fn two_tasks_do_not_wake_each_other_for_ever_and_an_event_wakes_both() {
+        let (side, reactor) = (Side::default(), Reactor::default());
+        let tasks = [Arc::new(Count::default()), Arc::new(Count::default())];
+        let wakers = [Waker::from(Arc::clone(&tasks[0])), Waker::from(Arc::clone(&tasks[1]))];
+        let woken = || [tasks[0].0.load(Ordering::SeqCst), tasks[1].0.load(Ordering::SeqCst)];
+        let wait = |n: usize| {
+            let poll = side.poll(&mut Context::from_waker(&wakers[n]), |cx| reactor.poll(cx));
+            assert!(poll.is_pending());
+        };
+        wait(0);
+        wait(0);
+        assert!(side.common.get().is_none(), "one task pays nothing");
+        wait(1);
+        assert_eq!(woken(), [1, 0], "the first is displaced once");
+        for n in [0, 1, 0, 1] {
+            wait(n);
+        }
+        assert_eq!(woken(), [1, 0]);
+        reactor.event();
+        assert_eq!(woken(), [2, 1]);
+    }
+}

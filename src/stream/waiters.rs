@@ -1,0 +1,92 @@
+//! The tasks that wait for one stream, where there may be several.
+
+use crate::sync::{Mutex, lock};
+use crate::wakers::wake_all;
+use std::sync::Arc;
+use std::task::{Wake, Waker};
+
+/// How many tasks are remembered before all of them are woken: those that went away without reading do not count for ever.
+/// Where so many wait in earnest, twice as many are remembered from then on, until the next event.
+const FEW: usize = 16;
+
+/// Woken as one. Whoever gives a stream the waker of these has all of them woken by it.
+#[derive(Debug)]
+pub(super) struct Waiters(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    wakers: Vec<Waker>,
+    most: usize,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self(Mutex::new(State { wakers: Vec::new(), most: FEW }))
+    }
+}
+
+impl Waiters {
+    /// Remembers a task until the next wake-up.
+    pub(super) fn add(&self, waker: &Waker) {
+        if lock(&self.0).wakers.iter().any(|known| known.will_wake(waker)) {
+            return;
+        }
+        let waker = waker.clone(); // user code, and so without the lock
+        let mut state = lock(&self.0);
+        let mut too_many = Vec::new();
+        if state.wakers.len() >= state.most {
+            state.most *= 2; // or those would wake each other for ever
+            too_many = std::mem::take(&mut state.wakers);
+        }
+        state.wakers.push(waker);
+        drop(state);
+        wake_all(too_many);
+    }
+}
+
+impl Wake for Waiters {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let wakers = {
+            let mut state = lock(&self.0);
+            state.most = FEW;
+            std::mem::take(&mut state.wakers)
+        };
+        wake_all(wakers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn each_is_woken_once_and_many_do_not_wake_each_other_for_ever() {
+        let waiters = Arc::new(Waiters::default());
+        let tasks: Vec<_> = (0..3 * FEW).map(|_| Arc::new(Count::default())).collect();
+        let wakers: Vec<_> = tasks.iter().map(|task| Waker::from(Arc::clone(task))).collect();
+        let woken = || tasks.iter().map(|task| task.0.load(Ordering::SeqCst)).sum::<usize>();
+        let mut before = None;
+        // Each time somebody is woken they come again, as tasks do.
+        while before != Some(woken()) {
+            before = Some(woken());
+            assert!(woken() < 10 * FEW, "they wake each other for ever");
+            wakers.iter().for_each(|waker| waiters.add(waker));
+        }
+        waiters.wake_by_ref();
+        assert_eq!(woken(), before.unwrap() + tasks.len());
+    }
+}

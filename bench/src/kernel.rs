@@ -1,0 +1,141 @@
+//! What the kernel says of a process, and what it is told: processor time, memory, open files, cores.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use rustix::time::{ClockId, clock_gettime};
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// Processor time of another process.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Cpu {
+    /// The scheduler's own account in nanoseconds, summed over the threads that live: exact, but a thread that ends takes its share
+    /// with it.
+    pub(crate) exact_ns: u64,
+    /// In ticks of 10 ms, threads that have ended included: coarse, and the check of the other.
+    pub(crate) user_ns: u64,
+    pub(crate) system_ns: u64,
+}
+
+/// `USER_HZ`, which Linux has promised to be 100 whatever the kernel's own tick is.
+const TICK_NS: u64 = 10_000_000;
+
+impl Cpu {
+    pub(crate) fn of(pid: u32) -> io::Result<Self> {
+        let mut exact_ns = 0;
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+            // A thread that ends meanwhile is no error; `stat` still knows of it.
+            if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
+                exact_ns += first_number(&text).unwrap_or(0);
+            }
+        }
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let (user, system) = ticks(&stat).ok_or_else(|| io::Error::other("/proc/PID/stat has changed its form"))?;
+        Ok(Self { exact_ns, user_ns: user * TICK_NS, system_ns: system * TICK_NS })
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            exact_ns: self.exact_ns.saturating_sub(before.exact_ns),
+            user_ns: self.user_ns.saturating_sub(before.user_ns),
+            system_ns: self.system_ns.saturating_sub(before.system_ns),
+        }
+    }
+
+    /// Whether the two accounts tell the same within what the coarse one can see.
+    pub(crate) fn agrees(self) -> bool {
+        let coarse = self.user_ns + self.system_ns;
+        self.exact_ns.abs_diff(coarse) <= 3 * TICK_NS + coarse / 33
+    }
+}
+
+fn first_number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// `utime` and `stime` of `/proc/PID/stat`. The second field is the program's name, which may contain anything.
+fn ticks(stat: &str) -> Option<(u64, u64)> {
+    let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// Processor time of this process, all threads.
+pub(crate) fn own_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// `VmHWM` (the peak of the resident set) or `VmRSS`, in bytes.
+pub(crate) fn memory(pid: u32, field: &str) -> io::Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    status_kib(&status, field).map(|kib| kib * 1024).ok_or_else(|| io::Error::other(format!("no `{field}` of {pid}")))
+}
+
+fn status_kib(status: &str, field: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
+    first_number(line)
+}
+
+pub(crate) fn open_files(pid: u32) -> io::Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+}
+
+/// The cores that this process may use.
+pub(crate) fn cores() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else { return vec![0] };
+    (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
+}
+
+/// Only before the first thread is started, since threads inherit it.
+pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    cores.iter().for_each(|&core| set.set(core));
+    Ok(sched_setaffinity(None, &set)?)
+}
+
+/// As many open files as the hard limit allows; gives that.
+pub(crate) fn raise_open_files() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // What could not be raised is what there is.
+    let _ = setrlimit(Resource::Nofile, raised);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_program_does_not_confuse_its_times() {
+        let stat = "7 (a) b (c) S 1 2 3 4 5 6 7 8 9 10 321 123 0 0 20 0";
+        assert_eq!(ticks(stat), Some((321, 123)));
+        assert_eq!(ticks("7 (a) S 1"), None);
+    }
+
+    #[test]
+    fn memory_is_found_by_its_whole_name() {
+        let status = "VmHWMx:\t1 kB\nVmHWM:\t    2048 kB\nVmRSS:\t 12 kB\n";
+        assert_eq!(status_kib(status, "VmHWM"), Some(2048));
+        assert_eq!(status_kib(status, "VmRSS"), Some(12));
+        assert_eq!(status_kib(status, "VmSwap"), None);
+    }
+
+    #[test]
+    fn the_two_accounts_of_a_busy_process_agree() {
+        let before = Cpu::of(std::process::id()).unwrap();
+        let own = own_cpu();
+        while own_cpu() - own < Duration::from_millis(200) {}
+        let spent = Cpu::of(std::process::id()).unwrap().since(before);
+        assert!(spent.exact_ns >= 190_000_000, "{spent:?}");
+        // Other tests run beside it in this process, and their threads end.
+        assert!(spent.user_ns + spent.system_ns >= 150_000_000, "{spent:?}");
+    }
+
+    #[test]
+    fn accounts_that_differ_by_more_than_a_tick_can_explain_disagree() {
+        assert!(Cpu { exact_ns: 500_000_000, user_ns: 300_000_000, system_ns: 180_000_000 }.agrees());
+        assert!(!Cpu { exact_ns: 400_000_000, user_ns: 300_000_000, system_ns: 180_000_000 }.agrees());
+    }
+}

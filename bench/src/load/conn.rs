@@ -1,0 +1,124 @@
+//! One connection of the load generator: bytes out, bytes back, each of them compared.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+/// At most this much is written or read at once.
+pub(super) const CHUNK: usize = 64 * 1024;
+
+/// Prime, so that neither messages nor buffers fall into step with it: a byte that is lost, doubled or moved is seen.
+const PERIOD: usize = 251;
+
+/// What is sent: byte `k` of it is `k % PERIOD`, long enough for a chunk from any place in the period.
+pub(super) struct Pattern(Vec<u8>);
+
+impl Pattern {
+    pub(super) fn new() -> Self {
+        Self((0..PERIOD + CHUNK).map(|k| (k % PERIOD) as u8).collect())
+    }
+
+    /// `len` bytes of connection `seed` from `offset` on.
+    fn at(&self, seed: usize, offset: u64, len: usize) -> &[u8] {
+        let from = (seed + (offset % PERIOD as u64) as usize) % PERIOD;
+        &self.0[from..from + len]
+    }
+}
+
+pub(super) struct Conn {
+    pub(super) stream: TcpStream,
+    /// Where in the pattern it begins: no two neighbours send the same.
+    seed: usize,
+    /// Bytes that are to be sent in all, are sent, and have come back.
+    pub(super) due: u64,
+    sent: u64,
+    pub(super) received: u64,
+}
+
+impl Conn {
+    pub(super) fn open(address: SocketAddr, seed: usize) -> io::Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, seed, due: 0, sent: 0, received: 0 })
+    }
+
+    /// Sends what is due, as far as the socket takes it.
+    pub(super) fn send(&mut self, pattern: &Pattern) -> io::Result<()> {
+        while self.sent < self.due {
+            let len = (self.due - self.sent).min(CHUNK as u64) as usize;
+            match (&self.stream).write(pattern.at(self.seed, self.sent, len)) {
+                Ok(n) => self.sent += n as u64,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Receives what there is. A read that did not fill the buffer has emptied the socket: epoll tells of what comes then.
+    pub(super) fn receive(&mut self, pattern: &Pattern, buf: &mut [u8]) -> io::Result<()> {
+        loop {
+            let n = match (&self.stream).read(buf) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => n,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            if self.received + n as u64 > self.sent || buf[..n] != *pattern.at(self.seed, self.received, n) {
+                return Err(io::Error::new(ErrorKind::InvalidData, "what came back is not what was sent"));
+            }
+            self.received += n as u64;
+            if n < buf.len() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    fn pair() -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let conn = Conn::open(listener.local_addr().unwrap(), 250).unwrap();
+        conn.stream.set_nonblocking(false).unwrap();
+        (conn, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn what_comes_back_unchanged_is_accepted() {
+        let (mut conn, mut server) = pair();
+        conn.due = 600;
+        conn.send(&Pattern::new()).unwrap();
+        let mut bytes = [0; 600];
+        server.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes[..3], [250, 0, 1]);
+        server.write_all(&bytes).unwrap();
+        conn.receive(&Pattern::new(), &mut [0; 1024]).unwrap();
+        assert_eq!(conn.received, 600);
+    }
+
+    #[test]
+    fn a_changed_byte_a_lost_one_and_one_too_many_are_found() {
+        for change in [|bytes: &mut Vec<u8>| bytes[599] ^= 1, |bytes| drop(bytes.remove(7)), |bytes| bytes.push(98)] {
+            let (mut conn, mut server) = pair();
+            conn.due = 600;
+            conn.send(&Pattern::new()).unwrap();
+            let mut bytes = vec![0; 600];
+            server.read_exact(&mut bytes).unwrap();
+            change(&mut bytes);
+            server.write_all(&bytes).unwrap();
+            let error = conn.receive(&Pattern::new(), &mut [0; 1024]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData);
+        }
+    }
+
+    #[test]
+    fn a_server_that_hangs_up_is_an_error() {
+        let (mut conn, server) = pair();
+        drop(server);
+        assert_eq!(conn.receive(&Pattern::new(), &mut [0; 8]).unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+}

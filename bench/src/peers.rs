@@ -1,0 +1,130 @@
+//! The servers that are compared. Each does the same work with the same buffers, written as its own documentation would.
+
+mod async_std;
+mod ebbtide;
+mod epoll;
+mod foreign;
+mod smol;
+mod tokio;
+
+use crate::args::Args;
+use crate::control::{Control, Heap};
+use crate::kernel;
+use ::socket2::{Domain, Socket, Type};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::str::FromStr;
+
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Peer {
+    Ebbtide,
+    Tokio,
+    AsyncStd,
+    Smol,
+    Epoll,
+    Asyncio,
+    Go,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Ebbtide, Self::Tokio, Self::AsyncStd, Self::Smol, Self::Epoll, Self::Asyncio, Self::Go];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ebbtide => "ebbtide",
+            Self::Tokio => "tokio",
+            Self::AsyncStd => "async-std",
+            Self::Smol => "smol",
+            Self::Epoll => "epoll",
+            Self::Asyncio => "asyncio",
+            Self::Go => "go",
+        }
+    }
+
+    /// Whether it can be had on this machine.
+    pub(crate) fn is_here(self) -> bool {
+        match self {
+            Self::Asyncio => foreign::python().is_some(),
+            Self::Go => foreign::go().is_some(),
+            _ => true,
+        }
+    }
+
+    /// asyncio has one thread, whatever one does.
+    pub(crate) fn has_threads(self, threads: usize) -> bool {
+        threads == 1 || self != Self::Asyncio
+    }
+
+    /// The variable by which its executor is told how many threads to use.
+    fn variable(self) -> Option<&'static str> {
+        match self {
+            Self::Ebbtide | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
+            Self::Smol => Some("SMOL_THREADS"),
+            Self::Go => Some("GOMAXPROCS"),
+            Self::Tokio | Self::Epoll | Self::Asyncio => None,
+        }
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|peer| peer.name() == name).ok_or_else(|| format!("there is no peer `{name}`"))
+    }
+}
+
+/// What is made before anything is measured.
+pub(crate) fn build(peers: &[Peer]) -> io::Result<()> {
+    if peers.contains(&Peer::Go) { foreign::build_go() } else { Ok(()) }
+}
+
+/// `serve PEER`: listens, prints its address, serves until it is stopped.
+pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
+    let peer: Peer = args.word(1, "the peer")?.parse()?;
+    args.no_words_after(2)?;
+    let threads: usize = args.value_or("threads", 1)?;
+    let buffer: usize = args.value_or("buffer", 1024)?;
+    prepare(peer, threads, args)?;
+    let control = || Control::start(args.flag("controlled"), heap);
+    let served = match peer {
+        Peer::Ebbtide => ebbtide::serve(buffer, &control()),
+        Peer::Tokio => tokio::serve(threads, buffer, &control()),
+        Peer::AsyncStd => async_std::serve(buffer, &control()),
+        Peer::Smol => smol::serve(buffer, &control()),
+        Peer::Epoll => epoll::serve(threads, buffer, &control()),
+        Peer::Asyncio | Peer::Go => foreign::serve(peer, buffer, args.flag("controlled")),
+    };
+    served.map_err(|error| format!("{} could not serve: {error}", peer.name()))
+}
+
+/// Cores, open files and the number of threads: all that has to be settled before the first thread is.
+pub(crate) fn prepare(peer: Peer, threads: usize, args: &Args) -> Result<(), String> {
+    if let Some(cores) = args.list("cores")? {
+        kernel::pin(&cores).map_err(|error| format!("cannot use the cores {cores:?}: {error}"))?;
+    }
+    kernel::raise_open_files();
+    let Some(variable) = peer.variable() else { return Ok(()) };
+    if std::env::var(variable).is_ok_and(|value| value == threads.to_string()) {
+        return Ok(());
+    }
+    // The environment cannot be changed safely from inside, so once more from the start.
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let error = Command::new(program).args(std::env::args_os().skip(1)).env(variable, threads.to_string()).exec();
+    Err(format!("cannot start anew: {error}"))
+}
+
+/// ebbtide's default, for all.
+const BACKLOG: i32 = 4096;
+
+fn listener() -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}

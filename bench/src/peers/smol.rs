@@ -1,0 +1,33 @@
+//! smol: what async-std stands on, by itself.
+
+use crate::control::Control;
+use smol::io::{AsyncReadExt, AsyncWriteExt};
+use smol::net::{TcpListener, TcpStream};
+use std::io;
+
+pub(super) fn serve(size: usize, control: &Control) -> io::Result<()> {
+    let listener = super::listener()?;
+    smol::block_on(async {
+        let listener = TcpListener::try_from(listener)?;
+        control.listening(listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            smol::spawn(async move {
+                let _ = echo(stream, size).await;
+            })
+            .detach();
+        }
+    })
+}
+
+async fn echo(mut stream: TcpStream, size: usize) -> io::Result<()> {
+    let mut buf = vec![0; size];
+    loop {
+        let n = stream.read(&mut buf).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        stream.write_all(&buf[..n]).await?;
+    }
+}

@@ -1,0 +1,149 @@
+//! The processes that a run needs: a server, a load generator, and which cores are whose.
+
+use crate::kernel;
+use crate::measured::Measured;
+use crate::peers::Peer;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// Which cores the server and the load generator run on.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Places {
+    pub(crate) server: Vec<usize>,
+    pub(crate) load: Vec<usize>,
+}
+
+impl Places {
+    /// A core for each of the server's threads and one of its own for the load generator; where there are too few, they share.
+    pub(crate) fn choose(cores: &[usize], threads: usize) -> Self {
+        let server = cores[..threads.min(cores.len())].to_vec();
+        let load = cores.get(server.len()).map_or_else(|| server.clone(), |&core| vec![core]);
+        Self { server, load }
+    }
+
+    pub(crate) fn shared(&self) -> bool {
+        self.load.iter().any(|core| self.server.contains(core))
+    }
+
+    pub(crate) fn here(threads: usize) -> Self {
+        Self::choose(&kernel::cores(), threads)
+    }
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
+}
+
+/// A child that ends with us, or before.
+struct Piped {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Piped {
+    fn start(program: &PathBuf, args: &[String]) -> Result<Self, String> {
+        let mut child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| format!("cannot start {}: {error}", program.display()))?;
+        let (stdin, stdout) = child.stdin.take().zip(child.stdout.take()).ok_or("no pipes")?;
+        Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
+    }
+
+    fn say(&mut self, line: &str) -> Result<(), String> {
+        writeln!(self.stdin, "{line}").map_err(|error| format!("cannot say `{line}`: {error}"))
+    }
+
+    /// The rest of a line that must begin with `word`.
+    fn expect(&mut self, word: &str) -> Result<String, String> {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).map_err(|error| format!("waiting for `{word}`: {error}"))?;
+        let rest = line.trim_end().strip_prefix(word).ok_or_else(|| format!("`{line}` in place of `{word}`"))?;
+        Ok(rest.trim_start().to_owned())
+    }
+
+    /// All that it still says, and that it ended well.
+    fn finish(mut self) -> Result<String, String> {
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut self.stdout, &mut text).map_err(|error| error.to_string())?;
+        let status = self.child.wait().map_err(|error| error.to_string())?;
+        if status.success() { Ok(text) } else { Err(format!("a part of the benchmark ended with {status}")) }
+    }
+}
+
+impl Drop for Piped {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn own_program() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| format!("which program is this? {error}"))
+}
+
+pub(crate) struct Server {
+    process: Piped,
+    address: String,
+}
+
+impl Server {
+    pub(crate) fn start(program: &PathBuf, peer: Peer, threads: usize, buffer: usize) -> Result<Self, String> {
+        let cores = list(&Places::here(threads).server);
+        let args = format!("serve {} --controlled --threads {threads} --buffer {buffer} --cores {cores}", peer.name());
+        let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+        let mut process = Piped::start(program, &args)?;
+        let address = process.expect("listening").map_err(|error| format!("{}: {error}", peer.name()))?;
+        Ok(Self { process, address })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.child.id()
+    }
+}
+
+/// A load generator at work.
+pub(crate) struct Load {
+    process: Piped,
+}
+
+impl Load {
+    /// `what` is the command line after the address.
+    pub(crate) fn start(server: &Server, threads: usize, what: &str) -> Result<Self, String> {
+        let cores = list(&Places::here(threads).load);
+        let args = format!("load {} {what} --pid {} --cores {cores}", server.address, server.pid());
+        let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+        Ok(Self { process: Piped::start(&own_program()?, &args)? })
+    }
+
+    pub(crate) fn finish(self) -> Result<Measured, String> {
+        let text = self.process.finish()?;
+        Measured::parse(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_a_core_of_its_own_where_there_are_enough() {
+        let places = Places::choose(&[0, 1], 1);
+        assert_eq!(places, Places { server: vec![0], load: vec![1] });
+        assert!(!places.shared());
+        assert_eq!(Places::choose(&[2, 4, 6, 8], 2), Places { server: vec![2, 4], load: vec![6] });
+    }
+
+    #[test]
+    fn they_share_where_there_are_too_few() {
+        let places = Places::choose(&[0, 1], 2);
+        assert_eq!(places, Places { server: vec![0, 1], load: vec![0, 1] });
+        assert!(places.shared());
+        assert!(Places::choose(&[3], 1).shared());
+    }
+}

@@ -106,10 +106,10 @@ impl Session {
         let (limits, connection) = (self.policy.opening, self.connection.clone());
         let layers = std::mem::take(&mut self.layers);
         let mut serving = pin!(Some(open_and_handle(limits, layers, connection, handler)));
-        let mut condemned = member.condemned.watch();
         let outcome = poll_fn(|cx| {
+            member.move_in(cx.waker());
             // First, so that no poll of the handler begins once somebody wants its end.
-            if condemned.poll(cx).is_ready() {
+            if member.condemned.is_given() {
                 return Poll::Ready(match member.verdict() {
                     Some(Verdict::Broken(message)) => Some(Outcome::Broken(message.clone())),
                     Some(Verdict::Cancelled) | None => None,
@@ -211,6 +211,7 @@ impl Drop for Session {
         close::abruptly(self.member());
         drop(self.member().tasks.close()); // cancels and joins them
         self.member().tell();
+        self.member().condemned.move_out();
         let control = &self.connection.control;
         let bucket = match &self.outcome {
             Some(outcome) => outcome.bucket(),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::io;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// What the clones of a connection, its session and the registry have in common.
@@ -123,6 +123,13 @@ impl Member {
     pub(crate) fn tell(&self) {
         self.stream.be_eager(); // first, so that who hears of it, and looks again, finds what has arrived
         self.draining.give();
+    }
+
+    /// Makes the task of this waker, the connection's own, resident with the connection's notices: it waits for them with
+    /// every message.
+    pub(crate) fn move_in(&self, waker: &Waker) {
+        self.draining.move_in(waker);
+        self.condemned.move_in(waker);
     }
 
     pub(crate) fn has_ended(&self) -> bool {

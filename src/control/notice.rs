@@ -1,21 +1,31 @@
 //! Something that is made known once, to all who wait and to all who will ask.
 
 use crate::sync::{Mutex, lock};
-use crate::wakers::{Wakers, wake_all};
+use crate::wakers::{self, Wakers, wake_all};
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 /// A one-time event with any number of waiters: the drain has begun, the server is closed.
 ///
 /// Asking costs one atomic load. Waiting costs a short lock of the notice's own, so notices that are waited for on the
-/// path of a message (a connection's) are not shared between connections.
+/// path of a message (a connection's) are not shared between connections. And one task may be *resident*: it is woken in
+/// any case, so it waits, as often as it likes, without registering. A connection's own task is, for the connection's notices.
 #[derive(Debug, Default)]
 pub(crate) struct Notice {
     /// Set under the lock of `waiters`, so that nobody registers after the last waker was taken.
     given: AtomicBool,
-    waiters: Mutex<Wakers>,
+    /// The identity of the resident task's waker, or 0. True as long as the waker is kept, since it keeps its address.
+    resident: AtomicUsize,
+    waiters: Mutex<Waiters>,
+}
+
+#[derive(Debug, Default)]
+struct Waiters {
+    resident: Option<Waker>,
+    /// Made for the first: most notices have none.
+    others: Option<Box<Wakers>>,
 }
 
 impl Notice {
@@ -23,7 +33,8 @@ impl Notice {
     pub(crate) fn give(&self) -> bool {
         let mut waiters = lock(&self.waiters);
         let news = !self.given.swap(true, Ordering::Release);
-        let wakers = waiters.take();
+        let mut wakers = waiters.others.as_mut().map_or_else(Vec::new, |others| others.take());
+        wakers.extend(self.take_resident(&mut waiters));
         drop(waiters);
         wake_all(wakers);
         news
@@ -33,17 +44,53 @@ impl Notice {
         self.given.load(Ordering::Acquire)
     }
 
+    /// Makes the task of this waker the resident one, until the notice is given or the task moves [`out`](Self::move_out).
+    pub(crate) fn move_in(&self, waker: &Waker) {
+        if self.is_resident(waker) || self.is_given() {
+            return;
+        }
+        let waker = waker.clone(); // user code, so before the lock
+        let mut waiters = lock(&self.waiters);
+        let displaced = if self.is_given() {
+            Some(waker)
+        } else {
+            self.resident.store(wakers::identity(&waker), Ordering::Relaxed);
+            waiters.resident.replace(waker)
+        };
+        drop(waiters);
+        drop(displaced);
+    }
+
+    /// Forgets the resident task.
+    pub(crate) fn move_out(&self) {
+        let waker = self.take_resident(&mut lock(&self.waiters));
+        drop(waker);
+    }
+
+    fn take_resident(&self, waiters: &mut Waiters) -> Option<Waker> {
+        self.resident.store(0, Ordering::Relaxed);
+        waiters.resident.take()
+    }
+
+    fn is_resident(&self, waker: &Waker) -> bool {
+        self.resident.load(Ordering::Relaxed) == wakers::identity(waker)
+    }
+
     /// Ready once it is given. A waiter keeps its `key`, and hands it to [`forget`](Self::forget) in the end.
     pub(crate) fn poll(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<()> {
         if self.is_given() {
             return Poll::Ready(());
+        }
+        if self.is_resident(cx.waker()) {
+            // If it is given after this look, the resident task is woken.
+            return if self.is_given() { Poll::Ready(()) } else { Poll::Pending };
         }
         let waker = cx.waker().clone(); // user code, so before the lock
         let mut waiters = lock(&self.waiters);
         if self.is_given() {
             return Poll::Ready(());
         }
-        let displaced = waiters.register(key, waker);
+        let displaced = waiters.others.get_or_insert_default().register(key, waker);
         drop(waiters);
         drop(displaced);
         Poll::Pending
@@ -52,7 +99,7 @@ impl Notice {
     /// A waiter waits no more.
     pub(crate) fn forget(&self, key: &mut Option<usize>) {
         if let Some(key) = key.take() {
-            let waker = lock(&self.waiters).remove(key);
+            let waker = lock(&self.waiters).others.as_mut().and_then(|others| others.remove(key));
             drop(waker);
         }
     }
@@ -103,7 +150,8 @@ impl Watch<'_> {
             return if self.notice.is_given() { Poll::Ready(()) } else { Poll::Pending };
         }
         let poll = self.notice.poll(cx, &mut self.key);
-        self.registered = poll.is_pending().then(|| cx.waker().clone());
+        // A resident task has no key, and needs none.
+        self.registered = (poll.is_pending() && self.key.is_some()).then(|| cx.waker().clone());
         poll
     }
 }

@@ -6,9 +6,9 @@
 //! - **A read that was short has emptied the socket.** What comes next is waited for without trying first. (tokio does the
 //!   same, for the same reason.)
 //! - **On a busy server the next message is there before the reactor has been asked.** So a task that has just had a message
-//!   goes once to the end of the executor's queue and then tries again. Each connection remembers whether that paid the last
-//!   time: where it did it is done again, where it did not it is left out for a while, twice as long each time, up to
-//!   [`LONGEST_REST`] waits. So a connection for which it can't pay pays for it once in so many messages.
+//!   goes once to the end of the executor's queue and then tries again. Each connection keeps account of whether that pays: a
+//!   retry that finds something earns credit, one in vain costs some; without credit it is left out for [`REST`] waits, and
+//!   then there is one for a trial. So a connection for which it can't pay pays for it once in so many messages.
 //!
 //! The conditions of correctness:
 //!
@@ -30,8 +30,18 @@ use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// For how many waits at most the retry is left out, where it did not pay.
-const LONGEST_REST: u8 = 64;
+/// For how many waits the retry is left out, where it does not pay.
+const REST: u8 = 64;
+
+/// What a retry costs that was in vain is about half of what one saves that was not: a poll and a read against a registration,
+/// its event, and a poll.
+const EARNED: u8 = 2;
+
+/// The most that can be had in advance: so a connection that has fallen silent is noticed soon.
+const MOST_CREDIT: u8 = 16;
+
+/// For a connection of which nothing is known.
+const FIRST_CREDIT: u8 = 2;
 
 /// What is remembered of one socket's reads.
 #[derive(Debug)]
@@ -44,10 +54,10 @@ pub(super) struct FastRead {
     yielded: AtomicBool,
     /// See condition 4. Never reset.
     eager: AtomicBool,
-    /// How many waits are still without a retry.
+    /// How many retries in vain are still granted.
+    credit: AtomicU8,
+    /// Without credit: how many waits are still without a retry.
     rest: AtomicU8,
-    /// How many it will be after the next retry in vain.
-    next_rest: AtomicU8,
 }
 
 impl Default for FastRead {
@@ -57,8 +67,8 @@ impl Default for FastRead {
             fresh: AtomicBool::new(false),
             yielded: AtomicBool::new(false),
             eager: AtomicBool::new(false),
-            rest: AtomicU8::new(0),
-            next_rest: AtomicU8::new(1),
+            credit: AtomicU8::new(FIRST_CREDIT),
+            rest: AtomicU8::new(REST),
         }
     }
 }
@@ -110,16 +120,15 @@ impl FastRead {
             self.drained.store(n < len, Ordering::Relaxed);
             self.fresh.store(true, Ordering::Relaxed);
             if was_retry {
-                self.rest.store(0, Ordering::Relaxed);
-                self.next_rest.store(1, Ordering::Relaxed);
+                let credit = self.credit.load(Ordering::Relaxed);
+                self.credit.store((credit + EARNED).min(MOST_CREDIT), Ordering::Relaxed);
             }
         }
     }
 
     fn note_vain_retry(&self) {
-        let rest = self.next_rest.load(Ordering::Relaxed);
-        self.rest.store(rest, Ordering::Relaxed);
-        self.next_rest.store(rest.saturating_mul(2).min(LONGEST_REST), Ordering::Relaxed);
+        let credit = self.credit.load(Ordering::Relaxed);
+        self.credit.store(credit.saturating_sub(1), Ordering::Relaxed);
     }
 
     /// Asked once for each wait that follows a message.
@@ -128,8 +137,11 @@ impl FastRead {
             return false;
         }
         self.fresh.store(false, Ordering::Relaxed);
+        if self.credit.load(Ordering::Relaxed) > 0 {
+            return true;
+        }
         let rest = self.rest.load(Ordering::Relaxed);
-        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
+        self.rest.store(if rest == 0 { REST } else { rest - 1 }, Ordering::Relaxed);
         rest == 0
     }
 }

@@ -13,6 +13,7 @@
 //! first, and with it its address, for as long as it waits.
 
 use super::waiters::Waiters;
+use crate::wakers::identity;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -78,11 +79,6 @@ impl Common {
         self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
         poll_ready(&mut Context::from_waker(&self.waker))
     }
-}
-
-/// Never 0.
-fn identity(waker: &Waker) -> usize {
-    (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)) | 1
 }
 
 #[cfg(test)]

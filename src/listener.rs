@@ -278,6 +278,12 @@ impl Listener {
 
     /// The same without waiting: `None` where nobody is there.
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
+        #[cfg(unix)]
+        if let Some(inherited) = &mut self.inherited {
+            if let Err(error) = inherited::keep_nonblocking(&self.source, inherited) {
+                return Some(Err(error));
+            }
+        }
         let accepted = match &mut self.source {
             Source::Tcp(socket) => tcp::accept(socket.get_ref()),
             #[cfg(unix)]

@@ -86,6 +86,24 @@ fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether accepting blocks is a property of the socket that all of its holders share: one who leaves it as it was found
+/// makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So it is looked
+/// at before each accept, which costs a system call, and that for inherited sockets only.
+///
+/// Blocking is then what it is to be again when we leave, whatever we had found ourselves.
+pub(super) fn keep_nonblocking(source: &Source, inherited: &mut Inherited) -> io::Result<()> {
+    let socket = match source {
+        Source::Tcp(socket) => SockRef::from(socket.get_ref()),
+        Source::Unix(socket) => SockRef::from(socket.get_ref()),
+        Source::Custom(_) => return Ok(()),
+    };
+    if !socket.nonblocking()? {
+        inherited.was_blocking = true;
+        socket.set_nonblocking(true)?;
+    }
+    Ok(())
+}
+
 /// Gives the socket back as it was, to the others who have it.
 pub(super) fn make_blocking(source: &Source, address: &Address) {
     let result = match source {

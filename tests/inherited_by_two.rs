@@ -1,0 +1,39 @@
+//! One inherited socket, two who have it. Whether accepting blocks is a property of the socket, and the other, when it leaves
+//! the socket as it had found it, used to make it blocking under us: our next accept then blocked a thread of the executor,
+//! and with it the shutdown, until a client came.
+#![cfg(unix)]
+
+mod support;
+
+use ebbtide::{Address, Listener, Server};
+use socket2::SockRef;
+use std::net::TcpListener;
+use support::{Handlers, SPEAKS, hold_executor, loopback, one_thread, order, rest};
+
+#[test]
+fn another_who_makes_the_socket_blocking_does_not_make_us_block() {
+    support::test(async {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let address = Address::from(socket.local_addr().unwrap());
+        let handlers = Handlers::new();
+        let server = Server::new(Listener::try_from(socket.try_clone().unwrap()).unwrap());
+        let handle = server.handle();
+        let serving = async_std::task::spawn(server.serve(handlers.handler()));
+        assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply");
+        let held = hold_executor(); // so that nobody is in the middle of an accept
+        socket.set_nonblocking(false).unwrap();
+        drop(held);
+        // Having had this one, the accept loop looks whether there is one more.
+        assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply");
+        let report = handle.shutdown().await;
+        assert_eq!(report.completed(), 2, "{report}");
+        serving.await.unwrap();
+        assert!(!SockRef::from(&socket).nonblocking().unwrap(), "it is left as the other wanted it");
+    });
+}
+
+#[test]
+fn the_whole_file_holds_with_one_executor_thread() {
+    one_thread::whole_file_with_one_thread();
+}

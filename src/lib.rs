@@ -74,6 +74,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+mod adapters;
 mod address;
 mod connection;
 mod control;
@@ -93,6 +95,8 @@ mod tls;
 mod unwind;
 mod wakers;
 
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+pub use adapters::systemd;
 pub use address::Address;
 pub use connection::Connection;
 #[cfg(unix)]

@@ -95,7 +95,12 @@ pub(crate) struct Ended {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::start_with(command, Stdio::piped())
+    }
+
+    /// The same with a standard input of the caller's; nothing can be said to it then.
+    pub(crate) fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(command, 0);
         let name = format!("{command:?}");
@@ -141,6 +146,13 @@ impl Process {
         let over = |lines: &Lines| find(lines).is_some() || lines.stdout.ended;
         let found = find(&self.printed.wait(PATIENCE, over));
         found.unwrap_or_else(|| panic!("waited for `{text}` ({n} times): {self}"))
+    }
+
+    /// Until a line on standard error contains `text`.
+    pub(crate) fn wait_for_error(&self, text: &str) {
+        let has_it = |lines: &Lines| lines.stderr.text.iter().any(|line| line.contains(text));
+        let found = has_it(&self.printed.wait(PATIENCE, |lines| has_it(lines) || lines.stderr.ended));
+        assert!(found, "waited for `{text}` on standard error: {self}");
     }
 
     /// Whether a line on standard output contains `text`, now or before `limit` is over.

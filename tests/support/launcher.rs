@@ -1,0 +1,35 @@
+//! Starts programs as systemd does: a listening socket is descriptor 3, and the environment says so.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use crate::process::{Process, example};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+
+/// One socket, without a name.
+pub(crate) const ONE: &str = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null";
+
+/// Starts `program` by a shell that executes `script`, with the socket as its standard input. The shell becomes the program,
+/// so `$$` is the program's process id.
+pub(crate) fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    let socket = socket.as_fd().try_clone_to_owned().expect("a descriptor can be duplicated");
+    Process::start_with(&mut shell, Stdio::from(socket))
+}
+
+/// The example, with so many executor threads; `None` for the usual number.
+pub(crate) fn service(threads: Option<&str>) -> Command {
+    let mut service = example("socket_activation");
+    match threads {
+        Some(threads) => service.env("ASYNC_STD_THREAD_COUNT", threads),
+        None => service.env_remove("ASYNC_STD_THREAD_COUNT"),
+    };
+    service
+}

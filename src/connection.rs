@@ -171,8 +171,8 @@ impl Connection {
     /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work for nobody.
     ///
     /// It takes no bytes. Where bytes are there that nobody has read, they hide the end that comes after them; then it
-    /// looks again after a quarter of a second (on Linux the system can tell all the same; elsewhere the end is noticed once
-    /// the bytes have been read). A peer that only half-closes, as some clients do after their request, cannot be told from
+    /// looks again after a quarter of a second (of a socket Linux can tell all the same; else the end is noticed once the bytes
+    /// have been read). A peer that only half-closes, as some clients do after their request, cannot be told from
     /// one that has closed.
     ///
     /// # Cancel safety

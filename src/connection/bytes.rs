@@ -27,8 +27,8 @@ impl Connection {
         match result {
             Poll::Ready(Ok(1..)) => self.member.note_bytes(),
             Poll::Ready(Ok(0)) if wants_some => self.member.note_end(),
-            // It has ended meanwhile, and whoever was to be woken by that may have been before we waited.
-            Poll::Pending if self.member.has_ended() => return Poll::Ready(Ok(0)),
+            // Meanwhile; and its end may have woken us before we waited.
+            Poll::Pending | Poll::Ready(Err(_)) if self.member.has_ended() => return Poll::Ready(Ok(0)),
             _ => {}
         }
         result
@@ -41,7 +41,7 @@ impl Connection {
         let result = write(&self.member.stream);
         match result {
             Poll::Ready(Ok(1..)) => self.member.note_bytes(),
-            Poll::Pending if self.member.has_ended() => return Poll::Ready(Err(broken_pipe())), // as above
+            Poll::Pending if self.member.has_ended() => return Poll::Ready(Err(broken_pipe())),
             _ => {}
         }
         result

@@ -4,7 +4,8 @@
 //! connection are polled by many tasks at once. So:
 //!
 //! 1. One task at a time has its *turn*. Nobody ever waits for a lock here, since whoever holds it runs user code: who finds
-//!    it taken is woken when the turn ends.
+//!    it taken is *refused*, and woken when the turn ends. Nobody else is: else two tasks that wait for bytes, woken at the
+//!    same time, would meet again, and go on refusing each other.
 //! 2. The stream is given one waker, always the same, which wakes every task that waits, whichever direction it waits for:
 //!    a TLS stream may have to write in order to read.
 //! 3. The stream is destroyed by the first who can: whoever wants its end, or the one whose turn it then is, on leaving.
@@ -23,7 +24,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, TryLockError};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// Bytes in both directions: what a [custom listener](crate::Accept) gives for each client. Everything that implements
 /// async-std's [`Read`] and [`Write`] (which are those of futures-io) and is [`Send`] is one.
@@ -38,10 +39,13 @@ pub type BoxedStream = Pin<Box<dyn Duplex>>;
 pub(crate) struct Shared {
     /// `None` once it is destroyed. Never waited for.
     stream: Mutex<Option<Kept<BoxedStream>>>,
+    /// Who waits for the stream.
     waiters: Arc<Waiters>,
     /// Wakes the waiters.
     waker: Waker,
-    /// Somebody found it taken, and waits for the end of the turn.
+    /// Who found it taken, and waits for the end of the turn.
+    refused: Waiters,
+    /// There may be somebody among the refused.
     contended: AtomicBool,
     /// It is to be destroyed.
     condemned: AtomicBool,
@@ -54,6 +58,7 @@ impl Shared {
             stream: Mutex::new(Some(Kept::new(stream))),
             waker: Waker::from(Arc::clone(&waiters)),
             waiters,
+            refused: Waiters::default(),
             contended: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
         }
@@ -65,10 +70,10 @@ impl Shared {
         cx: &mut Context<'_>,
         poll: impl FnOnce(Pin<&mut dyn Duplex>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
-        let Some(mut turn) = self.turn() else {
+        let Some(mut turn) = self.turn(cx.waker()) else {
             return Poll::Pending;
         };
+        self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
         let Some(stream) = turn.stream() else {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
         };
@@ -84,10 +89,11 @@ impl Shared {
         }
     }
 
-    fn turn(&self) -> Option<Turn<'_>> {
+    fn turn(&self, waker: &Waker) -> Option<Turn<'_>> {
         if let Some(guard) = self.try_lock() {
             return Some(Turn { shared: self, guard: Some(guard) });
         }
+        self.refused.add(waker);
         self.contended.swap(true, Ordering::AcqRel);
         self.try_lock().map(|guard| Turn { shared: self, guard: Some(guard) })
     }
@@ -117,7 +123,8 @@ impl Shared {
 
     /// Has everybody who waits look again.
     pub(crate) fn wake(&self) {
-        self.waiters.wake_by_ref();
+        self.waiters.wake_all();
+        self.refused.wake_all();
     }
 }
 
@@ -148,7 +155,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         drop(self.guard.take());
         if self.shared.contended.swap(false, Ordering::AcqRel) {
-            self.shared.wake();
+            self.shared.refused.wake_all();
         }
         if self.shared.condemned.fetch_or(false, Ordering::AcqRel) {
             self.shared.destroy_condemned();

@@ -17,7 +17,7 @@ use crate::wakers::identity;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll, Waker};
 
 /// One direction.
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ impl Side {
     /// Has those look again who wait behind a waker in common.
     pub(super) fn wake(&self) {
         if let Some(common) = self.common.get() {
-            common.waiters.wake_by_ref();
+            common.waiters.wake_all();
         }
     }
 }
@@ -85,6 +85,7 @@ impl Common {
 mod tests {
     use super::*;
     use crate::sync::{Mutex, lock};
+    use std::task::Wake;
 
     #[derive(Default)]
     struct Count(AtomicUsize);

@@ -10,7 +10,7 @@ use std::task::{Wake, Waker};
 const FEW: usize = 16;
 
 /// Woken as one. Whoever gives a stream the waker of these has all of them woken by it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Waiters(Mutex<State>);
 
 #[derive(Debug)]
@@ -19,9 +19,9 @@ struct State {
     most: usize,
 }
 
-impl Default for Waiters {
+impl Default for State {
     fn default() -> Self {
-        Self(Mutex::new(State { wakers: Vec::new(), most: FEW }))
+        Self { wakers: Vec::new(), most: FEW }
     }
 }
 
@@ -42,20 +42,21 @@ impl Waiters {
         drop(state);
         wake_all(too_many);
     }
+
+    /// Wakes and forgets them.
+    pub(super) fn wake_all(&self) {
+        let wakers = std::mem::take(&mut *lock(&self.0)).wakers;
+        wake_all(wakers);
+    }
 }
 
 impl Wake for Waiters {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
+        self.wake_all();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        let wakers = {
-            let mut state = lock(&self.0);
-            state.most = FEW;
-            std::mem::take(&mut state.wakers)
-        };
-        wake_all(wakers);
+        self.wake_all();
     }
 }
 
@@ -86,7 +87,7 @@ mod tests {
             assert!(woken() < 10 * FEW, "they wake each other for ever");
             wakers.iter().for_each(|waker| waiters.add(waker));
         }
-        waiters.wake_by_ref();
+        waiters.wake_all();
         assert_eq!(woken(), before.unwrap() + tasks.len());
     }
 }

@@ -1,0 +1,134 @@
+//! A listener and a stream that do as a test tells them.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use async_std::channel::{Receiver, Sender, unbounded};
+use async_std::io::{Read, Write};
+use async_std::stream::Stream;
+use ebbtide::{Accept, Address, BoxedStream, Listener, MemoryStream};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// What the listener does next.
+pub enum Step {
+    Client(BoxedStream),
+    Fail(io::Error),
+    Panic(&'static str),
+}
+
+/// Tells a listener what to do. Its clients are numbered.
+#[derive(Clone)]
+pub struct Script(Sender<Step>);
+
+impl Script {
+    /// A listener that does nothing until it is told to.
+    pub fn listener() -> (Listener, Self) {
+        let (steps, next) = unbounded();
+        (Listener::custom(Address::other("scripted"), Scripted { next: Box::pin(next), clients: 0 }), Self(steps))
+    }
+
+    pub fn tell(&self, step: Step) {
+        self.0.try_send(step).unwrap_or_else(|_| panic!("the listener is gone"));
+    }
+
+    pub fn fail(&self, error: impl Into<io::Error>) {
+        self.tell(Step::Fail(error.into()));
+    }
+
+    pub fn client(&self) -> MemoryStream {
+        let (ours, theirs) = MemoryStream::pair();
+        self.tell(Step::Client(Box::pin(theirs)));
+        ours
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    /// How many steps it has not taken.
+    pub fn left(&self) -> usize {
+        self.0.len()
+    }
+}
+
+struct Scripted {
+    next: Pin<Box<Receiver<Step>>>,
+    clients: usize,
+}
+
+impl Accept for Scripted {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
+        match ready!(self.next.as_mut().poll_next(cx)) {
+            Some(Step::Client(stream)) => {
+                self.clients += 1;
+                Poll::Ready(Ok((stream, Address::other(format!("client {}", self.clients)))))
+            }
+            Some(Step::Fail(error)) => Poll::Ready(Err(error)),
+            Some(Step::Panic(message)) => panic!("{message}"),
+            None => Poll::Pending,
+        }
+    }
+}
+
+type OnRead = Box<dyn FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>> + Send>;
+type OnClose = Box<dyn FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + Send>;
+
+/// A stream whose methods the test writes. What is left out has no bytes for ever, swallows all of them, closes at once, and
+/// has no destructor.
+pub struct Puppet {
+    pub read: OnRead,
+    pub close: OnClose,
+    pub drop: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Puppet {
+    pub fn new() -> Self {
+        Self { read: Box::new(|_, _| Poll::Pending), close: Box::new(|_| Poll::Ready(Ok(()))), drop: None }
+    }
+
+    pub fn read(
+        mut self,
+        read: impl FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>> + Send + 'static,
+    ) -> Self {
+        self.read = Box::new(read);
+        self
+    }
+
+    pub fn close(mut self, close: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + Send + 'static) -> Self {
+        self.close = Box::new(close);
+        self
+    }
+
+    pub fn drop(mut self, drop: impl FnOnce() + Send + 'static) -> Self {
+        self.drop = Some(Box::new(drop));
+        self
+    }
+}
+
+impl Read for Puppet {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        (self.read)(cx, buf)
+    }
+}
+
+impl Write for Puppet {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        (self.close)(cx)
+    }
+}
+
+impl Drop for Puppet {
+    fn drop(&mut self) {
+        if let Some(drop) = self.drop.take() {
+            drop();
+        }
+    }
+}

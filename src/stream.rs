@@ -11,7 +11,7 @@ mod waiters;
 use crate::address::Address;
 use async_io::Async;
 use async_std::io::{IoSlice, IoSliceMut};
-use fast_read::FastRead;
+use fast_read::{FastRead, Streak};
 use shared::Shared;
 pub use shared::{BoxedStream, Duplex};
 use side::Side;
@@ -38,6 +38,8 @@ pub(crate) struct Stream {
     fast_read: FastRead,
     readers: Side,
     writers: Side,
+    /// Of writes without a wait.
+    write_streak: Streak,
 }
 
 /// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
@@ -94,6 +96,7 @@ impl Stream {
             fast_read: FastRead::default(),
             readers: Side::default(),
             writers: Side::default(),
+            write_streak: Streak::default(),
         }
     }
 
@@ -341,10 +344,17 @@ impl Stream {
         socket: &Async<S>,
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
+        if self.write_streak.is_over() {
+            self.write_streak.reset();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             if let Some(result) = fast_read::attempt(&mut write) {
+                self.write_streak.go_on();
                 return Poll::Ready(result);
             }
+            self.write_streak.reset();
             ready!(self.writers.poll(cx, |cx| socket.poll_writable(cx)))?;
         }
     }

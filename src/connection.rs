@@ -66,7 +66,8 @@ impl Connection {
         self.member.id
     }
 
-    /// Who is at the other end.
+    /// Who the client is: who is at the other end, or, behind a proxy that says it (`ProxyProtocol`, feature `proxy-protocol`),
+    /// who is at the other end of that.
     pub fn peer_addr(&self) -> &Address {
         self.member.peer()
     }

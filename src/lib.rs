@@ -85,6 +85,8 @@ mod handler;
 mod kept;
 mod limit;
 mod listener;
+#[cfg(feature = "proxy-protocol")]
+mod proxy;
 mod say;
 mod server;
 pub mod signal;
@@ -111,6 +113,11 @@ pub use error::{Error, OnFailure};
 pub use group::{Spawner, TaskGroup};
 pub use handler::HandlerOutput;
 pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
+#[cfg(all(fuzzing, feature = "proxy-protocol"))]
+#[doc(hidden)]
+pub use proxy::fuzz as fuzz_proxy_header;
+#[cfg(feature = "proxy-protocol")]
+pub use proxy::{ProxyHeader, ProxyProtocol};
 pub use server::Server;
 #[cfg(feature = "tls")]
 pub use stream::TlsInfo;

@@ -11,6 +11,8 @@ mod tcp;
 mod unix;
 
 use crate::address::Address;
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyProtocol;
 use crate::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -28,6 +30,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 #[cfg(unix)]
 use std::path::Path;
+#[cfg(feature = "proxy-protocol")]
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 /// Where connections come from, for [`Server::new`](crate::Server::new) and [`Server::listen`](crate::Server::listen): a TCP
@@ -241,6 +245,15 @@ impl Listener {
     #[must_use = "it gives the listener back"]
     pub fn tls(mut self, tls: &Tls) -> Self {
         self.layers.tls = Some(tls.clone());
+        self
+    }
+
+    /// Its connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature `proxy-protocol`). For
+    /// any listener, also an inherited one, one of your own, or one in memory.
+    #[cfg(feature = "proxy-protocol")]
+    #[must_use = "it gives the listener back"]
+    pub fn proxy_protocol(mut self, proxy: ProxyProtocol) -> Self {
+        self.layers.proxy = Some(Arc::new(proxy));
         self
     }
 

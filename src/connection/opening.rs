@@ -1,6 +1,10 @@
 //! What happens before the handler is called, and how long that may take.
 
+#[cfg(feature = "proxy-protocol")]
+mod proxied;
+
 use crate::control::member::Member;
+use crate::limit::Permit;
 use crate::listener::Layers;
 use async_io::Timer;
 use log::Level;
@@ -49,6 +53,9 @@ pub(crate) enum Unopened {
     /// The TLS handshake took longer than this.
     #[cfg(feature = "tls")]
     SlowHandshake(Duration),
+    /// The PROXY header was wrong, or not there, or said that the client may not come.
+    #[cfg(feature = "proxy-protocol")]
+    Unproxied(proxied::Unproxied),
 }
 
 impl Unopened {
@@ -60,6 +67,8 @@ impl Unopened {
             Self::Unsecured(_) => true, // an alert says what was wrong
             #[cfg(feature = "tls")]
             Self::SlowHandshake(_) => false,
+            #[cfg(feature = "proxy-protocol")]
+            Self::Unproxied(_) => false,
         }
     }
 
@@ -69,6 +78,8 @@ impl Unopened {
             Self::Silent(_) => Level::Debug,
             #[cfg(feature = "tls")]
             Self::Unsecured(_) | Self::SlowHandshake(_) => Level::Debug,
+            #[cfg(feature = "proxy-protocol")]
+            Self::Unproxied(why) => why.level(),
         }
     }
 }
@@ -81,6 +92,8 @@ impl fmt::Display for Unopened {
             Self::Unsecured(error) => write!(f, "its TLS handshake failed: {error}{}", tls_hint(error)),
             #[cfg(feature = "tls")]
             Self::SlowHandshake(limit) => write!(f, "its TLS handshake took longer than {limit:.1?}"),
+            #[cfg(feature = "proxy-protocol")]
+            Self::Unproxied(why) => why.fmt(f),
         }
     }
 }
@@ -92,16 +105,26 @@ pub(super) fn is_needed(layers: &Layers, limits: Limits) -> bool {
 
 /// Does what comes before the handler. One after the other, each with its own limit; and in a drain, all together within
 /// [`IN_A_DRAIN`].
-pub(super) async fn open(member: &Member, layers: &Layers, limits: Limits) -> Result<(), Unopened> {
+///
+/// The permit is for the client's address, where only the proxy knows that.
+pub(super) async fn open(
+    member: &Member,
+    layers: &Layers,
+    limits: Limits,
+    permit: &mut Permit,
+) -> Result<(), Unopened> {
     let mut clock = Clock { member, told: None };
+    #[cfg(feature = "proxy-protocol")]
+    if let Some(proxy) = &layers.proxy {
+        proxied::receive(proxy, &mut clock, permit).await.map_err(Unopened::Unproxied)?;
+    }
     #[cfg(feature = "tls")]
     if let Some(tls) = &layers.tls {
         let handshake = member.stream.handshake(tls.acceptor());
         let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
         done.map_err(Unopened::Unsecured)?;
     }
-    #[cfg(not(feature = "tls"))]
-    let _ = layers;
+    let _ = (layers, permit); // used by features only
     if let Some(limit) = limits.first_byte {
         // What has come stays unread. The peer's end, or an error, is something too.
         let something = poll_fn(|cx| member.stream.poll_peek(cx).map(drop));

@@ -43,7 +43,7 @@ pub(crate) struct Session {
     /// It ended by itself after the drain had begun.
     drained: bool,
     /// Held while it lingers too.
-    _permit: Permit,
+    permit: Permit,
     /// The last to go: a field's drop comes after the drop of the struct.
     _token: Token,
 }
@@ -61,7 +61,7 @@ impl Session {
             layers,
             outcome: None,
             drained: false,
-            _permit: permit,
+            permit,
             _token: control.token(),
         }
     }
@@ -105,7 +105,7 @@ impl Session {
         let mut idle = self.policy.idle_timeout.map(Idle::new);
         let (limits, connection) = (self.policy.opening, self.connection.clone());
         let layers = std::mem::take(&mut self.layers);
-        let mut serving = pin!(Some(open_and_handle(limits, layers, connection, handler)));
+        let mut serving = pin!(Some(open_and_handle(limits, layers, &mut self.permit, connection, handler)));
         let outcome = poll_fn(|cx| {
             member.move_in(cx.waker());
             // First, so that no poll of the handler begins once somebody wants its end.
@@ -185,6 +185,7 @@ impl Session {
 async fn open_and_handle<H, Fut>(
     limits: opening::Limits,
     layers: Layers,
+    permit: &mut Permit,
     connection: Connection,
     handler: &Kept<H>,
 ) -> Outcome
@@ -194,7 +195,7 @@ where
 {
     if opening::is_needed(&layers, limits) {
         // On the heap, and gone before the handler begins: it would make the future of every connection larger.
-        let opening = Box::pin(opening::open(&connection.member, &layers, limits));
+        let opening = Box::pin(opening::open(&connection.member, &layers, limits, permit));
         match catch_future(|| opening).await {
             Ok(Ok(())) => {}
             Ok(Err(why)) => return Outcome::Unopened(why),

@@ -4,6 +4,8 @@ use super::notice::Notice;
 use super::tasks::Tasks;
 use crate::address::Address;
 use crate::listener::Accepted;
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyHeader;
 use crate::say::say;
 use crate::stream::Stream;
 use std::fmt;
@@ -19,6 +21,9 @@ pub(crate) struct Member {
     pub(crate) id: u64,
     /// Who is at the other end of the stream.
     peer: Address,
+    /// What a proxy has said about its client, once that was read.
+    #[cfg(feature = "proxy-protocol")]
+    proxied: OnceLock<Box<ProxyHeader>>,
     /// When it was accepted.
     pub(crate) since: Instant,
     pub(crate) stream: Stream,
@@ -55,7 +60,7 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// The handler has not been called yet: the first byte is waited for.
+    /// The handler has not been called yet: what comes before it is waited for, such as the first byte.
     Opening,
     /// The handler runs.
     Serving,
@@ -80,6 +85,8 @@ impl Member {
         Self {
             id,
             peer,
+            #[cfg(feature = "proxy-protocol")]
+            proxied: OnceLock::new(),
             since: Instant::now(),
             stream,
             local: local.map_or_else(OnceLock::new, |local| OnceLock::from(Some(local))),
@@ -95,14 +102,45 @@ impl Member {
         }
     }
 
-    /// Who is at the other end.
+    /// Who the client is: by the proxy's word, once there is one, or else who is at the other end.
     pub(crate) fn peer(&self) -> &Address {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(source) = self.proxied().and_then(ProxyHeader::source) {
+            return source;
+        }
         &self.peer
     }
 
-    /// The address that the client connected to, if the system still tells.
+    /// The address that the client connected to: by the proxy's word, or as the system tells, if it still does.
     pub(crate) fn local(&self) -> Option<&Address> {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(destination) = self.proxied().and_then(ProxyHeader::destination) {
+            return Some(destination);
+        }
+        self.socket_local()
+    }
+
+    /// Who is at the other end of the stream.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn socket_peer(&self) -> &Address {
+        &self.peer
+    }
+
+    /// Where the other end of the stream has connected to, if the system still tells.
+    pub(crate) fn socket_local(&self) -> Option<&Address> {
         self.local.get_or_init(|| self.stream.local_address()).as_ref()
+    }
+
+    /// What a proxy has said, once that was read.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn proxied(&self) -> Option<&ProxyHeader> {
+        self.proxied.get().map(Box::as_ref)
+    }
+
+    /// From now on the client is who the header says.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn set_proxied(&self, header: ProxyHeader) {
+        let _ = self.proxied.set(Box::new(header)); // there is one header
     }
 
     pub(crate) fn state(&self) -> ConnectionState {

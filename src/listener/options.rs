@@ -1,8 +1,12 @@
 //! What can be set on a socket before it listens.
 
 use super::Layers;
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyProtocol;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
+#[cfg(feature = "proxy-protocol")]
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How many clients the kernel may queue for us. It clamps the number to its own limit (`somaxconn`). async-std's
@@ -117,6 +121,15 @@ impl ListenOptions {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: &Tls) -> Self {
         self.layers.tls = Some(tls.clone());
+        self
+    }
+
+    /// The connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature `proxy-protocol`).
+    /// Default: they do not. For listeners that are not bound with options:
+    /// [`Listener::proxy_protocol`](crate::Listener::proxy_protocol).
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_protocol(mut self, proxy: ProxyProtocol) -> Self {
+        self.layers.proxy = Some(Arc::new(proxy));
         self
     }
 }

@@ -107,7 +107,9 @@ where
     /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten.
     fn admit(&self, client: listener::Accepted, mut permit: Permit) {
         let peer = &client.peer;
-        if let Some(TooMany { max }) = peer.as_tcp().and_then(|tcp| permit.assign(tcp.ip()).err()) {
+        // Through a proxy all clients come from its address: they are told apart once it has said whose connection it is.
+        let counted = if client.layers.name_client_of(peer) { None } else { peer.as_tcp() };
+        if let Some(TooMany { max }) = counted.and_then(|tcp| permit.assign(tcp.ip()).err()) {
             self.control.counters.refused();
             say!(debug, peer:% = peer;
                 "refused a client: there are {max} connections from its address"

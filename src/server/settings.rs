@@ -58,7 +58,12 @@ impl Server {
     }
 
     /// How many connections there may be from one IP address at a time; one more is closed at once and counted as
-    /// [`refused`](crate::Report::refused). Default: no limit. Behind a proxy all clients have the proxy's address.
+    /// [`refused`](crate::Report::refused). Default: no limit.
+    ///
+    /// Behind a proxy all clients have the proxy's address, and would be counted together. Where it says who they are
+    /// (`ProxyProtocol`, feature `proxy-protocol`), each address of theirs is counted for itself, from the moment when the
+    /// proxy's header has been read: one more is closed then, before its handler is called, and counted as
+    /// [`failed`](crate::Report::failed), since it was accepted.
     pub fn max_connections_per_ip(self, max: usize) -> Self {
         self.bound.control().limit.set_max_per_ip(max);
         self

@@ -5,6 +5,8 @@
 pub mod certificates;
 pub mod logs;
 pub mod one_thread;
+#[cfg(feature = "proxy-protocol")]
+pub mod proxied;
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::{io, prelude::*, task};

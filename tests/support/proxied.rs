@@ -1,0 +1,204 @@
+//! Servers behind a proxy, which the test plays.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use super::{NET, loopback, test};
+use async_std::prelude::*;
+use async_std::{io, task};
+use ebbtide::{Connection, Connector, Handle, ListenOptions, Listener, MemoryStream, ProxyProtocol, Report, Server};
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+pub const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
+/// The same in version 2.
+pub const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb";
+/// What the handler answers to these two.
+pub const SAID: &str = "192.0.2.1:56324 to 198.51.100.2:443: ";
+pub const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
+
+/// How a peer gets to the server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    Tcp,
+    #[cfg(unix)]
+    Unix,
+    Memory,
+}
+
+pub const WAYS: &[Way] = &[
+    Way::Tcp,
+    #[cfg(unix)]
+    Way::Unix,
+    Way::Memory,
+];
+
+/// Believes everybody of this machine.
+pub fn trusting(proxy: ProxyProtocol) -> ProxyProtocol {
+    proxy.trust("127.0.0.0/8").unwrap().trust_local()
+}
+
+/// Reads all, and then says who is there and what it has read.
+pub async fn who(mut conn: Connection) -> io::Result<()> {
+    let mut all = String::new();
+    conn.read_to_string(&mut all).await?;
+    let answer = format!("{} to {}: {all}", conn.peer_addr(), conn.local_addr());
+    conn.write_all(answer.as_bytes()).await
+}
+
+/// Serves [`who`] while `clients` runs, on a thread of its own.
+pub fn serve(
+    way: Way,
+    proxy: ProxyProtocol,
+    set: impl FnOnce(Server) -> Server + Send + 'static,
+    clients: impl FnOnce(&Door, &Handle) + Send + 'static,
+) -> Report {
+    test(async move {
+        let (server, door) = Door::open(way, proxy).await;
+        let body = async |handle: Handle| task::spawn_blocking(move || clients(&door, &handle)).await;
+        set(server).scope(who, body).await.unwrap().1
+    })
+}
+
+/// Where clients get in. Its drop removes the folder of its socket.
+pub struct Door {
+    to: To,
+    folder: Option<PathBuf>,
+}
+
+enum To {
+    Tcp(SocketAddr),
+    #[cfg(unix)]
+    Unix(PathBuf),
+    Memory(Connector),
+}
+
+impl Door {
+    pub async fn open(way: Way, proxy: ProxyProtocol) -> (Server, Self) {
+        match way {
+            Way::Tcp => {
+                let options = ListenOptions::new().proxy_protocol(proxy);
+                let server = Server::bind_with(loopback(), &options).await.unwrap();
+                let to = To::Tcp(super::tcp(server.local_addr()));
+                (server, Self { to, folder: None })
+            }
+            #[cfg(unix)]
+            Way::Unix => {
+                let folder = folder();
+                let path = folder.join("socket");
+                let options = ListenOptions::new().proxy_protocol(proxy);
+                let listener = Listener::unix_with(&path, &options).unwrap();
+                (Server::new(listener), Self { to: To::Unix(path), folder: Some(folder) })
+            }
+            Way::Memory => {
+                let (listener, connector) = Listener::memory();
+                let server = Server::new(listener.proxy_protocol(proxy));
+                (server, Self { to: To::Memory(connector), folder: None })
+            }
+        }
+    }
+
+    pub fn client(&self) -> Client {
+        match &self.to {
+            To::Tcp(address) => {
+                let socket = TcpStream::connect(address).unwrap();
+                socket.set_read_timeout(Some(NET)).unwrap();
+                socket.set_nodelay(true).unwrap();
+                Client::Tcp(socket)
+            }
+            #[cfg(unix)]
+            To::Unix(path) => {
+                let socket = UnixStream::connect(path).unwrap();
+                socket.set_read_timeout(Some(NET)).unwrap();
+                Client::Unix(socket)
+            }
+            To::Memory(connector) => Client::Memory(task::block_on(connector.connect()).unwrap()),
+        }
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        if let Some(folder) = &self.folder {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// A new folder for the files of one test.
+pub fn folder() -> PathBuf {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("ebbtide-proxied-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let folder = std::env::temp_dir().join(name);
+    std::fs::create_dir(&folder).unwrap();
+    folder
+}
+
+pub enum Client {
+    Tcp(TcpStream),
+    #[cfg(unix)]
+    Unix(UnixStream),
+    Memory(MemoryStream),
+}
+
+impl Client {
+    /// A server that has closed takes nothing more, and that is no failure here.
+    pub fn send(&mut self, bytes: &[u8]) {
+        let _ = match self {
+            Self::Tcp(socket) => socket.write_all(bytes),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.write_all(bytes),
+            Self::Memory(stream) => task::block_on(stream.write_all(bytes)),
+        };
+    }
+
+    pub fn finish(&mut self) {
+        let _ = match self {
+            Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.shutdown(Shutdown::Write),
+            Self::Memory(stream) => task::block_on(stream.close()),
+        };
+    }
+
+    /// What it gets until the end; for one who was closed while it was sending, a reset is an end.
+    pub fn rest(&mut self) -> String {
+        let mut rest = Vec::new();
+        let result = match self {
+            Self::Tcp(socket) => socket.read_to_end(&mut rest),
+            #[cfg(unix)]
+            Self::Unix(socket) => socket.read_to_end(&mut rest),
+            Self::Memory(stream) => task::block_on(async { stream.read_to_end(&mut rest).timeout(NET).await.unwrap() }),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+            result => drop(result.expect("the server closes")),
+        }
+        String::from_utf8(rest).unwrap()
+    }
+
+    /// Sends all, in one piece, and gets the answer.
+    pub fn ask(&mut self, bytes: &[u8]) -> String {
+        self.send(bytes);
+        self.finish();
+        self.rest()
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().unwrap(),
+            _ => panic!("only TCP clients have one"),
+        }
+    }
+}
+
+trait Timeout: Future + Sized {
+    fn timeout(self, limit: Duration) -> impl Future<Output = Result<Self::Output, async_std::future::TimeoutError>> {
+        async_std::future::timeout(limit, self)
+    }
+}
+
+impl<F: Future> Timeout for F {}

@@ -67,6 +67,10 @@
 //! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by the
 //! kernel. No server that closes its socket can prevent that; clients retry.
 //!
+//! # Optional features
+//!
+//! - `proxy-protocol`: `ProxyProtocol`, which makes the client's own address known behind HAProxy and other load balancers.
+//!
 //! # The runtime
 //!
 //! async-std is no longer developed (RUSTSEC-2025-0052); the parts that do its work, async-io, async-executor and polling,

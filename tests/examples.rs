@@ -18,7 +18,7 @@ const THREE_LINES: &[&str] =
     &["Server listening on 127.0.0.1:8888", "Shutting down...", "Server closed: serving=false"];
 
 /// What each example prints on standard output.
-const OUTPUTS: [(&str, &[&str]); 12] = [
+const OUTPUTS: &[(&str, &[&str])] = &[
     ("cancel", THREE_LINES),
     ("sigint", THREE_LINES),
     (
@@ -101,10 +101,22 @@ const OUTPUTS: [(&str, &[&str]); 12] = [
         ],
     ),
     ("goodbye", &["Server listening on 127.0.0.1:8888", "2 joined, and 2 of them stayed to the end"]),
+    #[cfg(feature = "proxy-protocol")]
+    (
+        "proxy_protocol",
+        &[
+            "Server listening on 127.0.0.1:8888",
+            "version 1: you are 192.0.2.1:56324, and asked `who am I now`",
+            "version 2: you are 192.0.2.1:56324, and asked `who am I now`",
+            "a health check: you are 127.0.0.1, and asked `who am I now`",
+            "no header: the answer is ``",
+            "3 completed, 1 failed",
+        ],
+    ),
 ];
 
 /// The examples that listen: all but `client`.
-const SERVERS: [&str; 12] = [
+const SERVERS: &[&str] = &[
     "cancel",
     "sigint",
     "clients",
@@ -117,6 +129,8 @@ const SERVERS: [&str; 12] = [
     "limits",
     "lame_duck",
     "goodbye",
+    #[cfg(feature = "proxy-protocol")]
+    "proxy_protocol",
 ];
 
 /// Far above what an example takes, also on a busy machine.
@@ -175,6 +189,12 @@ fn limits_holds_under_more_clients_than_it_takes() {
 #[test]
 fn lame_duck_accepts_until_it_is_over() {
     runs_to_its_end("lame_duck", 0, seconds(2));
+}
+
+#[cfg(feature = "proxy-protocol")]
+#[test]
+fn proxy_protocol_knows_its_clients_by_their_headers() {
+    runs_to_its_end("proxy_protocol", 0, Duration::ZERO);
 }
 
 #[cfg(unix)]
@@ -326,7 +346,7 @@ fn each_server_says_that_its_address_is_none_and_exits_with_status_1() {
 
 #[test]
 fn an_unknown_option_is_refused() {
-    for name in SERVERS.into_iter().chain(["client"]) {
+    for name in SERVERS.iter().chain(&["client"]) {
         let ended = Process::start(example(name).arg("--fast")).wait();
         assert_says(&ended, "error: unknown option `--fast`");
         assert_eq!(ended.stdout, [""; 0], "{ended:?}");
@@ -345,10 +365,10 @@ fn verbose_shows_the_log() {
 #[test]
 fn the_readme_shows_what_each_example_prints() {
     for (name, output) in OUTPUTS {
-        let section = README.split("\n## ").find(|section| section.lines().next() == Some(name));
+        let section = README.split("\n## ").find(|section| section.lines().next() == Some(*name));
         let section = section.unwrap_or_else(|| panic!("examples/README.md has no section `{name}`"));
         let shown: Vec<_> = block(section, "```text\n", 0).lines().collect();
-        assert_eq!(shown, output, "the section `{name}` of examples/README.md");
+        assert_eq!(shown, *output, "the section `{name}` of examples/README.md");
     }
 }
 
@@ -366,9 +386,9 @@ fn assert_ends(name: &str, status: i32, at_least: Duration, ended: &Ended) {
 }
 
 fn assert_output(name: &str, ended: &Ended) {
-    let (_, expected) = OUTPUTS.into_iter().find(|(known, _)| *known == name).expect("its output is in the table");
+    let (_, expected) = OUTPUTS.iter().find(|(known, _)| *known == name).expect("its output is in the table");
     let printed: Vec<_> = ended.stdout.iter().map(|line| with_the_usual_port(line)).collect();
-    assert_eq!(printed, expected, "{name}: {ended:?}");
+    assert_eq!(printed, *expected, "{name}: {ended:?}");
 }
 
 /// The tests run on whatever port is free; the texts have the default one.

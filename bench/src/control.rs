@@ -3,7 +3,7 @@
 use async_channel::{Receiver, unbounded};
 use std::fmt;
 use std::io::{BufRead, stdin};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How much of the heap is in use, in bytes, where the allocator counts.
 pub(crate) type Heap = Option<fn() -> usize>;
@@ -21,6 +21,13 @@ pub(crate) struct Stop {
     pub(crate) how: How,
     /// When it was read from the pipe.
     pub(crate) at: Instant,
+}
+
+/// Whoever has not closed by then never will, and nobody shall wait for it.
+fn give_up() {
+    std::thread::sleep(Duration::from_secs(60));
+    eprintln!("not closed after a minute");
+    std::process::exit(1);
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +61,7 @@ impl Control {
                     other => panic!("`{other}` is no request"),
                 };
                 let _ = sender.try_send(Stop { how, at });
+                std::thread::spawn(give_up);
             }
             std::process::exit(0);
         });
@@ -68,10 +76,13 @@ impl Control {
         self.requests.recv().await.expect("the thread that reads lives as long as the process")
     }
 
-    /// The server is closed: the last that it does. `account` is what it knows of its connections.
+    /// The server is closed: the last that it does. `account` is what it knows of its connections. The process stays until its
+    /// pipe ends: its end would close everything, and so hide what the server has left open.
     pub(crate) fn closed(&self, stop: Stop, account: impl fmt::Display) -> ! {
         let took = stop.at.elapsed().as_nanos();
         println!("closed {took} {account}");
-        std::process::exit(0)
+        loop {
+            std::thread::park();
+        }
     }
 }

@@ -66,6 +66,12 @@ pub(crate) fn own_cpu() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// How long this process, which has one thread, was ready to run and had no core: others used it. 0 where the kernel does not say.
+pub(crate) fn own_waits() -> u64 {
+    let text = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|waited| waited.parse().ok()).unwrap_or(0)
+}
+
 /// `VmHWM` (the peak of the resident set) or `VmRSS`, in bytes.
 pub(crate) fn memory(pid: u32, field: &str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -77,8 +83,14 @@ fn status_kib(status: &str, field: &str) -> Option<u64> {
     first_number(line)
 }
 
-pub(crate) fn open_files(pid: u32) -> io::Result<usize> {
-    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.count())
+/// Sockets that a process holds. Other files come and go as a runtime finds that it needs them.
+pub(crate) fn open_sockets(pid: u32) -> io::Result<usize> {
+    let is_socket = |file: io::Result<fs::DirEntry>| {
+        // What is closed meanwhile is none.
+        let target = file.and_then(|file| fs::read_link(file.path()));
+        target.is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
+    };
+    Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|file| is_socket(file).then_some(())).count())
 }
 
 /// The cores that this process may use.
@@ -106,6 +118,7 @@ pub(crate) fn raise_open_files() -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     #[test]
     fn the_name_of_a_program_does_not_confuse_its_times() {
@@ -124,13 +137,25 @@ mod tests {
 
     #[test]
     fn the_two_accounts_of_a_busy_process_agree() {
-        let before = Cpu::of(std::process::id()).unwrap();
-        let own = own_cpu();
-        while own_cpu() - own < Duration::from_millis(200) {}
-        let spent = Cpu::of(std::process::id()).unwrap().since(before);
-        assert!(spent.exact_ns >= 190_000_000, "{spent:?}");
-        // Other tests run beside it in this process, and their threads end.
-        assert!(spent.user_ns + spent.system_ns >= 150_000_000, "{spent:?}");
+        let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let mut spent = Cpu::default();
+        while spent.exact_ns < 300_000_000 {
+            std::thread::sleep(Duration::from_millis(10));
+            spent = Cpu::of(busy.id()).unwrap();
+        }
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        assert!(spent.agrees(), "{spent:?}");
+    }
+
+    #[test]
+    fn sockets_are_told_from_other_files() {
+        // Other tests open sockets too, but not as many.
+        let before = open_sockets(std::process::id()).unwrap();
+        let sockets: Vec<_> = (0..100).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        let _files: Vec<_> = (0..100).map(|_| fs::File::open("/proc/self/status").unwrap()).collect();
+        let more = open_sockets(std::process::id()).unwrap() - before;
+        assert!((sockets.len() - 20..sockets.len() + 20).contains(&more), "{more} more");
     }
 
     #[test]

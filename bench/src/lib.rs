@@ -2,10 +2,14 @@
 
 mod args;
 mod control;
+mod growth;
+mod inside;
 mod kernel;
 mod load;
+mod machine;
 mod measured;
 mod peers;
+mod plot;
 mod process;
 mod rounds;
 mod stats;
@@ -24,6 +28,7 @@ pub fn main(heap: Option<fn() -> usize>) -> ExitCode {
             parse(&["threads", "buffer", "cores"], &["controlled"]).and_then(|args| peers::serve(&args, heap))
         }
         Some("load") => parse(load::OPTIONS, load::FLAGS).and_then(|args| load::run(&args)),
+        Some("inside") => parse(inside::OPTIONS, inside::FLAGS).and_then(|args| inside::run(&args)),
         _ => parse(suite::OPTIONS, suite::FLAGS).and_then(|args| suite::run(&args)),
     };
     match result {

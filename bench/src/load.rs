@@ -1,6 +1,8 @@
 //! The load generator: a process of its own, with a plain epoll loop.
 
+mod churn;
 mod conn;
+mod hold;
 mod messages;
 mod poll;
 
@@ -11,8 +13,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub(crate) const OPTIONS: &[&str] = &["cores", "pid", "connections", "active", "message", "warm-up", "time", "rate"];
-pub(crate) const FLAGS: &[&str] = &["spin"];
+pub(crate) const OPTIONS: &[&str] =
+    &["cores", "pid", "connections", "active", "message", "warm-up", "time", "rate", "count", "at-a-time", "beside"];
+pub(crate) const FLAGS: &[&str] = &["spin", "reset", "close", "keep"];
 
 /// Whoever waits for a server longer than this has found a bug.
 const NET: Duration = Duration::from_secs(30);
@@ -27,6 +30,7 @@ pub(crate) struct Begin {
     at: Instant,
     server: Cpu,
     own: Duration,
+    waited: u64,
 }
 
 impl Subject {
@@ -34,27 +38,47 @@ impl Subject {
     fn begin(&self) -> io::Result<Begin> {
         std::thread::sleep(QUIET);
         let server = self.pid.map_or(Ok(Cpu::default()), Cpu::of)?;
-        Ok(Begin { server, own: kernel::own_cpu(), at: Instant::now() })
+        Ok(Begin { server, own: kernel::own_cpu(), waited: kernel::own_waits(), at: Instant::now() })
     }
 
     /// `end` is when the last operation was over.
     fn end(&self, begin: &Begin, end: Instant, ops: u64) -> io::Result<Measured> {
-        let load = kernel::own_cpu() - begin.own;
-        std::thread::sleep(QUIET);
-        let Some(pid) = self.pid else {
-            return Ok(Measured { ops, wall_ns: nanos(end - begin.at), load_ns: nanos(load), ..Measured::default() });
-        };
-        let spent = Cpu::of(pid)?.since(begin.server);
-        Ok(Measured {
+        let mut measured = Measured {
             ops,
             wall_ns: nanos(end - begin.at),
-            cpu_ns: spent.exact_ns,
-            user_ns: spent.user_ns,
-            system_ns: spent.system_ns,
-            load_ns: nanos(load),
-            peak_bytes: kernel::memory(pid, "VmHWM")?,
+            load_ns: nanos(kernel::own_cpu() - begin.own),
+            waited_ns: kernel::own_waits() - begin.waited,
             ..Measured::default()
-        })
+        };
+        if let Some(pid) = self.pid {
+            std::thread::sleep(QUIET);
+            measured.set_cpu(Cpu::of(pid)?.since(begin.server));
+            measured.peak_bytes = kernel::memory(pid, "VmHWM")?;
+        }
+        Ok(measured)
+    }
+
+    /// Waits until the server has as many sockets as `before`: it has seen the end of all connections that came since.
+    fn wait_until_closed(&self, before: usize) -> io::Result<()> {
+        let Some(pid) = self.pid else { return Ok(()) };
+        let net = Instant::now() + NET;
+        while kernel::open_sockets(pid)? > before {
+            in_time(net)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn open_sockets(&self) -> io::Result<usize> {
+        self.pid.map_or(Ok(0), kernel::open_sockets)
+    }
+}
+
+fn in_time(net: Instant) -> io::Result<()> {
+    if Instant::now() < net {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer"))
     }
 }
 
@@ -73,6 +97,8 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     let subject = Subject { pid: args.value("pid")? };
     let measured = match kind {
         "echo" => messages::run(address, &subject, &messages::Plan::parse(args)?),
+        "churn" => churn::run(address, &subject, &churn::Plan::parse(args)?),
+        "hold" => hold::run(address, &hold::Plan::parse(args)?),
         other => return Err(format!("there is no load `{other}`")),
     };
     measured.map_err(|error| format!("the load failed: {error}"))?.print();

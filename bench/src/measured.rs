@@ -1,5 +1,6 @@
 //! What one run of the load generator measured, and how it says so to who started it: lines of `name value`.
 
+use crate::kernel::Cpu;
 use crate::stats::percentile;
 use std::time::Duration;
 
@@ -8,13 +9,16 @@ pub(crate) struct Measured {
     /// What was done and checked: messages, connections.
     pub(crate) ops: u64,
     pub(crate) wall_ns: u64,
-    /// The server's processor time, by the scheduler's account.
+    /// The server's processor time, user and system.
     pub(crate) cpu_ns: u64,
-    /// The same in ticks, for the split and the check.
+    /// The same in ticks, for the split.
     pub(crate) user_ns: u64,
     pub(crate) system_ns: u64,
-    /// The load generator's own.
+    /// 1 if the two accounts of the kernel did not agree.
+    pub(crate) doubtful: u64,
+    /// The load generator's own, and how long it had to wait for its core because something else ran there.
     pub(crate) load_ns: u64,
+    pub(crate) waited_ns: u64,
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
     /// Open loop: how much later than intended the 99th percentile of the messages was sent.
@@ -23,22 +27,29 @@ pub(crate) struct Measured {
     pub(crate) peak_bytes: u64,
     /// Connections that were seen to end as they should.
     pub(crate) closed: u64,
+    /// For each connection: what the heap has grown by, where the allocator counts, and the resident set.
+    pub(crate) heap_bytes: u64,
+    pub(crate) resident_bytes: u64,
 }
 
 impl Measured {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 11] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
         [
             ("ops", &mut self.ops),
             ("wall_ns", &mut self.wall_ns),
             ("cpu_ns", &mut self.cpu_ns),
             ("user_ns", &mut self.user_ns),
             ("system_ns", &mut self.system_ns),
+            ("doubtful", &mut self.doubtful),
             ("load_ns", &mut self.load_ns),
+            ("waited_ns", &mut self.waited_ns),
             ("p50_ns", &mut self.p50_ns),
             ("p99_ns", &mut self.p99_ns),
             ("late_ns", &mut self.late_ns),
             ("peak_bytes", &mut self.peak_bytes),
             ("closed", &mut self.closed),
+            ("heap_bytes", &mut self.heap_bytes),
+            ("resident_bytes", &mut self.resident_bytes),
         ]
     }
 
@@ -69,6 +80,13 @@ impl Measured {
 
     pub(crate) fn ops_per_second(&self) -> f64 {
         self.ops as f64 * 1e9 / self.wall_ns.max(1) as f64
+    }
+
+    /// The scheduler's account, or the coarse one if threads have ended and taken their share of the other with them.
+    pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
+        (self.user_ns, self.system_ns) = (cpu.user_ns, cpu.system_ns);
+        self.doubtful = u64::from(!cpu.agrees());
+        self.cpu_ns = if cpu.agrees() { cpu.exact_ns } else { cpu.exact_ns.max(cpu.user_ns + cpu.system_ns) };
     }
 
     /// Sets the percentiles from single latencies.

@@ -3,7 +3,7 @@
 mod async_std;
 mod ebbtide;
 mod epoll;
-mod foreign;
+pub(crate) mod foreign;
 mod smol;
 mod tokio;
 
@@ -21,6 +21,8 @@ use std::str::FromStr;
 pub(crate) enum Peer {
     Ebbtide,
     Tokio,
+    /// tokio's other group of tasks; no server.
+    JoinSet,
     AsyncStd,
     Smol,
     Epoll,
@@ -29,13 +31,14 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Ebbtide, Self::Tokio, Self::AsyncStd, Self::Smol, Self::Epoll, Self::Asyncio, Self::Go];
+    pub(crate) const ALL: [Self; 8] =
+        [Self::Ebbtide, Self::Tokio, Self::JoinSet, Self::AsyncStd, Self::Smol, Self::Epoll, Self::Asyncio, Self::Go];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ebbtide => "ebbtide",
             Self::Tokio => "tokio",
+            Self::JoinSet => "tokio-joinset",
             Self::AsyncStd => "async-std",
             Self::Smol => "smol",
             Self::Epoll => "epoll",
@@ -64,7 +67,7 @@ impl Peer {
             Self::Ebbtide | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
             Self::Smol => Some("SMOL_THREADS"),
             Self::Go => Some("GOMAXPROCS"),
-            Self::Tokio | Self::Epoll | Self::Asyncio => None,
+            Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
         }
     }
 }
@@ -77,9 +80,12 @@ impl FromStr for Peer {
     }
 }
 
-/// What is made before anything is measured.
-pub(crate) fn build(peers: &[Peer]) -> io::Result<()> {
-    if peers.contains(&Peer::Go) { foreign::build_go() } else { Ok(()) }
+/// What is made before anything is measured: the go program, and this one with the allocator that counts.
+pub(crate) fn build(peers: &[Peer], counted: bool) -> io::Result<()> {
+    if peers.contains(&Peer::Go) {
+        foreign::build_go()?;
+    }
+    if counted { foreign::build_counted() } else { Ok(()) }
 }
 
 /// `serve PEER`: listens, prints its address, serves until it is stopped.
@@ -96,6 +102,7 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
         Peer::AsyncStd => async_std::serve(buffer, &control()),
         Peer::Smol => smol::serve(buffer, &control()),
         Peer::Epoll => epoll::serve(threads, buffer, &control()),
+        Peer::JoinSet => return Err("a `JoinSet` is no server".to_owned()),
         Peer::Asyncio | Peer::Go => foreign::serve(peer, buffer, args.flag("controlled")),
     };
     served.map_err(|error| format!("{} could not serve: {error}", peer.name()))
@@ -120,7 +127,7 @@ pub(crate) fn prepare(peer: Peer, threads: usize, args: &Args) -> Result<(), Str
 /// ebbtide's default, for all.
 const BACKLOG: i32 = 4096;
 
-fn listener() -> io::Result<TcpListener> {
+pub(crate) fn listener() -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;

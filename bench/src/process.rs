@@ -1,6 +1,6 @@
 //! The processes that a run needs: a server, a load generator, and which cores are whose.
 
-use crate::kernel;
+use crate::kernel::{self, Cpu};
 use crate::measured::Measured;
 use crate::peers::Peer;
 use std::io::{BufRead, BufReader, Write};
@@ -105,6 +105,38 @@ impl Server {
     pub(crate) fn pid(&self) -> u32 {
         self.process.child.id()
     }
+
+    pub(crate) fn cpu(&self) -> Result<Cpu, String> {
+        Cpu::of(self.pid()).map_err(|error| format!("no account of the server: {error}"))
+    }
+
+    pub(crate) fn memory(&self, field: &str) -> Result<u64, String> {
+        kernel::memory(self.pid(), field).map_err(|error| format!("no memory of the server: {error}"))
+    }
+
+    /// Bytes of its heap that are in use; 0 where the allocator does not count.
+    pub(crate) fn heap(&mut self) -> Result<u64, String> {
+        self.process.say("heap")?;
+        let answer = self.process.expect("heap")?;
+        answer.parse().map_err(|_| format!("`{answer}` bytes of heap"))
+    }
+
+    /// Stops it: nanoseconds from the request until it was closed, and what it tells of its connections.
+    pub(crate) fn stop(&mut self, how: &str) -> Result<(u64, String), String> {
+        self.process.say(how)?;
+        let answer = self.process.expect("closed")?;
+        let (took, account) = answer.split_once(' ').unwrap_or((&answer, ""));
+        let took = took.parse().map_err(|_| format!("closed after `{took}`"))?;
+        Ok((took, account.trim().to_owned()))
+    }
+}
+
+/// Runs `inside` to its end.
+pub(crate) fn inside(peer: Peer, threads: usize, what: &str) -> Result<Measured, String> {
+    let cores = list(&Places::here(threads).server);
+    let args = format!("inside {} {what} --threads {threads} --cores {cores}", peer.name());
+    let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
+    Measured::parse(&Piped::start(&own_program()?, &args)?.finish()?)
 }
 
 /// A load generator at work.
@@ -119,6 +151,16 @@ impl Load {
         let args = format!("load {} {what} --pid {} --cores {cores}", server.address, server.pid());
         let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
         Ok(Self { process: Piped::start(&own_program()?, &args)? })
+    }
+
+    /// Every connection stands, and each has had its first byte.
+    pub(crate) fn ready(&mut self) -> Result<(), String> {
+        self.process.expect("ready").map(drop)
+    }
+
+    /// What it waits for has been done.
+    pub(crate) fn go_on(&mut self) -> Result<(), String> {
+        self.process.say("go on")
     }
 
     pub(crate) fn finish(self) -> Result<Measured, String> {

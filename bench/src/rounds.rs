@@ -1,9 +1,9 @@
 //! The rounds of one workload: every peer once in each, in an order that rotates.
 
 use crate::measured::Measured;
-use crate::peers::Peer;
-use crate::process::{self, Load, Server};
-use crate::workloads::{Kind, Workload};
+use crate::peers::{Peer, foreign};
+use crate::process::{self, Load, Places, Server};
+use crate::workloads::{Kind, Rate, Workload};
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +11,10 @@ pub(crate) struct Effort {
     pub(crate) rounds: usize,
     pub(crate) time_ms: u64,
     pub(crate) warm_up_ms: u64,
+    /// What counts, and takes no set time, is divided by this: connections that come and go, children, stops.
+    pub(crate) divide: usize,
+    /// No more connections than this: two descriptors each would not fit.
+    pub(crate) most: usize,
 }
 
 /// One workload with one number of threads: for each peer what each round gave.
@@ -21,6 +25,8 @@ pub(crate) struct Results {
     pub(crate) peers: Vec<(Peer, Vec<Option<Measured>>)>,
     /// What a reader has to know of it.
     pub(crate) notes: Vec<String>,
+    /// How many runs failed.
+    pub(crate) failed: usize,
 }
 
 pub(crate) fn run(workload: &Workload, threads: usize, peers: &[Peer], effort: Effort) -> Results {
@@ -29,13 +35,24 @@ pub(crate) fn run(workload: &Workload, threads: usize, peers: &[Peer], effort: E
         threads,
         peers: peers.iter().map(|&peer| (peer, vec![None; effort.rounds])).collect(),
         notes: Vec::new(),
+        failed: 0,
     };
+    let mut run = Run { threads, effort, rate: None };
+    if let Err(error) = run.choose_rate(workload.kind) {
+        results.notes.push(format!("no capacity of tokio's to take a share of: {error}"));
+        results.failed += 1;
+        return results;
+    }
+    results.notes.extend(run.rate.map(|rate| format!("{rate:.0} messages a second")));
     for round in 0..effort.rounds {
         for turn in 0..peers.len() {
             let (peer, rounds) = &mut results.peers[(round + turn) % peers.len()];
-            match once(workload, threads, *peer, effort) {
+            match run.once(workload.kind, *peer) {
                 Ok(measured) => rounds[round] = Some(measured),
-                Err(error) => results.notes.push(format!("{} in round {}: {error}", peer.name(), round + 1)),
+                Err(error) => {
+                    results.notes.push(format!("{} in round {}: {error}", peer.name(), round + 1));
+                    results.failed += 1;
+                }
             }
         }
         eprint!(".");
@@ -43,19 +60,124 @@ pub(crate) fn run(workload: &Workload, threads: usize, peers: &[Peer], effort: E
     results
 }
 
-fn once(workload: &Workload, threads: usize, peer: Peer, effort: Effort) -> Result<Measured, String> {
-    match workload.kind {
-        Kind::Echo { connections, active, message, buffer } => {
-            let server = Server::start(&process::own_program()?, peer, threads, buffer)?;
-            let what = format!(
-                "echo --connections {connections} --active {active} --message {message} --time {} --warm-up {}",
-                effort.time_ms, effort.warm_up_ms
-            );
-            let measured = Load::start(&server, threads, &what)?.finish()?;
-            if measured.closed != connections as u64 {
-                return Err(format!("{} of {connections} connections are accounted for", measured.closed));
+/// What is the same for all runs of a workload.
+struct Run {
+    threads: usize,
+    effort: Effort,
+    /// Messages a second, where the workload has a rate.
+    rate: Option<f64>,
+}
+
+impl Run {
+    /// The same for all: a share of what tokio can do, the median of three.
+    fn choose_rate(&mut self, kind: Kind) -> Result<(), String> {
+        let Kind::Echo { connections, active, message, buffer, rate } = kind else { return Ok(()) };
+        self.rate = match rate {
+            None => None,
+            Some(Rate::Fixed(rate)) => Some(rate),
+            Some(Rate::OfCapacity(share)) => {
+                let closed_loop = Kind::Echo { connections, active, message, buffer, rate: None };
+                let mut capacity = Vec::new();
+                for _ in 0..3 {
+                    capacity.push(self.once(closed_loop, Peer::Tokio)?.ops_per_second());
+                }
+                capacity.sort_by(f64::total_cmp);
+                Some(capacity[1] * share)
             }
-            Ok(measured)
+        };
+        Ok(())
+    }
+
+    fn once(&self, kind: Kind, peer: Peer) -> Result<Measured, String> {
+        let Self { threads, effort, .. } = *self;
+        let few = |connections: usize| connections.min(effort.most);
+        match kind {
+            Kind::Echo { connections, active, message, buffer, rate } => {
+                let connections = few(connections);
+                let active = active.min(connections);
+                let mut what = format!("echo --connections {connections} --active {active} --message {message}");
+                what += &format!(" --time {} --warm-up {}", effort.time_ms, effort.warm_up_ms);
+                if let (Some(rate), Some(_)) = (self.rate, rate) {
+                    // With a core of its own it need not sleep, and is on time.
+                    let spin = if Places::here(threads).shared() { "" } else { "--spin" };
+                    what += &format!(" --rate {rate} {spin}");
+                }
+                let server = self.serve(peer, buffer)?;
+                all_of(connections, Load::start(&server, threads, &what)?.finish()?)
+            }
+            Kind::Churn { reset, beside } => {
+                let count = 6000 / effort.divide;
+                let reset = if reset { "--reset" } else { "" };
+                let server = self.serve(peer, 1024)?;
+                let what = format!("churn --count {count} --beside {} {reset}", few(beside));
+                all_of(count, Load::start(&server, threads, &what)?.finish()?)
+            }
+            Kind::Memory { connections } => self.memory(peer, few(connections)),
+            Kind::Stop { how, clients_close, connections } => self.stop(peer, how, clients_close, few(connections)),
+            Kind::StopIdle => process::inside(peer, threads, &format!("stop-idle --count {}", 200 / effort.divide)),
+            Kind::Children { from_main } => {
+                let from_main = if from_main { "--from-main" } else { "" };
+                let count = 1_000_000 / effort.divide;
+                all_of(count, process::inside(peer, threads, &format!("children --count {count} {from_main}"))?)
+            }
         }
     }
+
+    fn serve(&self, peer: Peer, buffer: usize) -> Result<Server, String> {
+        Server::start(&process::own_program()?, peer, self.threads, buffer)
+    }
+
+    /// Growth by so many connections, after a hundred others have shown the server what it will need.
+    fn memory(&self, peer: Peer, connections: usize) -> Result<Measured, String> {
+        let program = foreign::counted_program().map_err(|error| error.to_string())?;
+        let mut server = Server::start(&program, peer, self.threads, 1024)?;
+        let look = |server: &mut Server| -> Result<(u64, u64), String> {
+            let counts = !matches!(peer, Peer::Go | Peer::Asyncio);
+            Ok((if counts { server.heap()? } else { 0 }, server.memory("VmRSS")?))
+        };
+        let idle = |server: &Server, connections| -> Result<Load, String> {
+            let mut load = Load::start(server, self.threads, &format!("hold --keep --connections {connections}"))?;
+            load.ready()?;
+            Ok(load)
+        };
+        let _first = idle(&server, 100)?;
+        let before = look(&mut server)?;
+        let mut load = idle(&server, connections)?;
+        let after = look(&mut server)?;
+        load.go_on()?;
+        let mut measured = all_of(connections, load.finish()?)?;
+        let grown = |before: u64, after: u64| after.saturating_sub(before) / connections as u64;
+        measured.heap_bytes = grown(before.0, after.0);
+        measured.resident_bytes = grown(before.1, after.1);
+        measured.peak_bytes = server.memory("VmHWM")?;
+        Ok(measured)
+    }
+
+    /// The account is from the request until the server says that it is closed. Every client must find its connection ended.
+    fn stop(&self, peer: Peer, how: &str, clients_close: bool, connections: usize) -> Result<Measured, String> {
+        let mut server = self.serve(peer, 1024)?;
+        let close = if clients_close { "--close" } else { "" };
+        let mut load = Load::start(&server, self.threads, &format!("hold --connections {connections} {close}"))?;
+        load.ready()?;
+        let before = server.cpu()?;
+        let (took, account) = server.stop(how)?;
+        let spent = server.cpu()?.since(before);
+        // What the server itself knows, if it does: how many it had, and how many of those have ended.
+        if !account.is_empty() && account != format!("{connections} {connections}") {
+            return Err(format!("{connections} connections, and the server tells of `{account}`"));
+        }
+        load.go_on()?;
+        let mut measured = all_of(connections, load.finish()?)?;
+        measured.set_cpu(spent);
+        (measured.wall_ns, measured.p50_ns, measured.p99_ns) = (took, took, took);
+        measured.peak_bytes = server.memory("VmHWM")?;
+        Ok(measured)
+    }
+}
+
+fn all_of(expected: usize, measured: Measured) -> Result<Measured, String> {
+    if measured.closed == expected as u64 {
+        return Ok(measured);
+    }
+    Err(format!("{} of {expected} are accounted for", measured.closed))
 }

@@ -1,12 +1,30 @@
 //! What is measured, by which peers, and what ebbtide has to reach.
 
-use crate::peers::Peer::{self, AsyncStd, Asyncio, Ebbtide, Epoll, Go, Smol, Tokio};
+use crate::peers::Peer::{self, AsyncStd, Asyncio, Ebbtide, Epoll, Go, JoinSet, Smol, Tokio};
 
 /// What the server is made to do.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// Messages there and back over connections that stay, closed-loop.
-    Echo { connections: usize, active: usize, message: usize, buffer: usize },
+    /// Messages there and back over connections that stay; closed-loop without a rate.
+    Echo { connections: usize, active: usize, message: usize, buffer: usize, rate: Option<Rate> },
+    /// Connections that come, send a byte each way, and go, `beside` others that stand idle.
+    Churn { reset: bool, beside: usize },
+    /// What an idle connection holds.
+    Memory { connections: usize },
+    /// From the request until all is closed, with that many idle connections.
+    Stop { how: &'static str, clients_close: bool, connections: usize },
+    /// The same without any, many times over.
+    StopIdle,
+    /// Children of a group, spawned by a child or by the main thread, and joined.
+    Children { from_main: bool },
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rate {
+    /// Messages a second.
+    Fixed(f64),
+    /// Of what tokio does closed-loop with as many connections.
+    OfCapacity(f64),
 }
 
 /// What of a run is compared.
@@ -16,13 +34,17 @@ pub(crate) enum Measure {
     Cpu,
     P50,
     P99,
+    /// From beginning to end.
+    Wall,
+    /// Live bytes of heap for each connection.
+    Heap,
 }
 
-/// What ebbtide's measure may be at most, as a share of that peer's in the same round.
+/// What ebbtide's measure may be at most: a share of that peer's in the same round, or microseconds if there is no peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) measure: Measure,
-    pub(crate) against: Peer,
+    pub(crate) against: Option<Peer>,
     /// For the upper quartile.
     pub(crate) must: Option<f64>,
     /// For the median.
@@ -31,7 +53,7 @@ pub(crate) struct Target {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Workload {
-    pub(crate) name: &'static str,
+    pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) peers: &'static [Peer],
     /// With how many worker threads.
@@ -39,37 +61,176 @@ pub(crate) struct Workload {
     pub(crate) targets: Vec<Target>,
 }
 
+/// All that serve.
+const SERVERS: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
 /// Those that the targets speak of.
 const JUDGED: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Epoll];
-const ALL: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
+/// Those that can be stopped.
+const STOPPED: &[Peer] = &[Ebbtide, Tokio];
+const GROUPS: &[Peer] = &[Ebbtide, Tokio, JoinSet, AsyncStd];
 
-fn cpu(against: Peer, must: Option<f64>, goal: Option<f64>) -> Target {
-    Target { measure: Measure::Cpu, against, must, goal }
+const ONE: &[usize] = &[1];
+const BOTH: &[usize] = &[1, 2];
+
+/// Connections in the rows that show how costs grow.
+pub(crate) const GROWTH: [usize; 4] = [10, 100, 1000, 10_000];
+
+fn target(measure: Measure, against: Peer, must: impl Into<Option<f64>>, goal: impl Into<Option<f64>>) -> Target {
+    Target { measure, against: Some(against), must: must.into(), goal: goal.into() }
 }
 
-fn echo64(name: &'static str, connections: usize) -> Workload {
+pub(crate) fn all() -> Vec<Workload> {
+    let mut all = Vec::new();
+    all.extend([1, 10, 64, 100, 1000, 10_000].map(echo64));
+    all.extend([0.3, 0.6].map(open_loop));
+    all.extend([transfer("64KiBx16", 16, 65_536, 1024), transfer("1MiBx4", 4, 1 << 20, 1024)]);
+    all.push(transfer("1MiBx4-large-buffer", 4, 1 << 20, 65_536));
+    all.extend(
+        [("connect-close", false), ("connect-reset", true)].map(|(name, reset)| churn(name.to_owned(), reset, 0)),
+    );
+    all.extend(GROWTH.map(|beside| churn(format!("connect-close-beside-{beside}"), false, beside)));
+    all.extend([100, 1000, 10_000].map(memory));
+    for how in ["shutdown", "cancel", "drop"] {
+        all.extend([true, false].map(|clients_close| stop(how, clients_close, 10_000)));
+    }
+    all.extend([10, 100, 1000].map(|connections| stop("shutdown", true, connections)));
+    all.push(stop_idle());
+    all.extend([false, true].map(children));
+    all.extend(sparse());
+    all
+}
+
+fn echo(connections: usize, active: usize, message: usize, buffer: usize, rate: Option<Rate>) -> Kind {
+    Kind::Echo { connections, active, message, buffer, rate }
+}
+
+fn echo64(connections: usize) -> Workload {
     let targets = match connections {
-        1 => vec![cpu(Tokio, Some(1.00), Some(0.90))],
-        _ => {
-            vec![cpu(Tokio, Some(1.00), Some(0.95)), cpu(AsyncStd, Some(0.80), None), cpu(Epoll, None, Some(1.02))]
-        }
+        1 => vec![target(Measure::Cpu, Tokio, 1.00, 0.90)],
+        _ => vec![
+            target(Measure::Cpu, Tokio, 1.00, 0.95),
+            target(Measure::Cpu, AsyncStd, 0.80, None),
+            target(Measure::Cpu, Epoll, None, 1.02),
+        ],
     };
     Workload {
-        name,
-        kind: Kind::Echo { connections, active: connections, message: 64, buffer: 1024 },
-        peers: if matches!(connections, 64 | 1000 | 10_000) { ALL } else { JUDGED },
-        threads: &[1, 2],
+        name: format!("echo64x{connections}"),
+        kind: echo(connections, connections, 64, 1024, None),
+        peers: SERVERS,
+        threads: if matches!(connections, 1 | 64 | 1000) { BOTH } else { ONE },
         targets,
     }
 }
 
-pub(crate) fn all() -> Vec<Workload> {
-    vec![
-        echo64("echo64x1", 1),
-        echo64("echo64x10", 10),
-        echo64("echo64x64", 64),
-        echo64("echo64x100", 100),
-        echo64("echo64x1000", 1000),
-        echo64("echo64x10000", 10_000),
+fn open_loop(share: f64) -> Workload {
+    Workload {
+        name: format!("open-loop-{:.0}%", share * 100.0),
+        kind: echo(64, 64, 64, 1024, Some(Rate::OfCapacity(share))),
+        peers: JUDGED,
+        threads: BOTH,
+        targets: [Measure::Cpu, Measure::P50, Measure::P99].map(|one| target(one, Tokio, 1.05, 1.00)).into(),
+    }
+}
+
+fn transfer(name: &str, connections: usize, message: usize, buffer: usize) -> Workload {
+    Workload {
+        name: name.to_owned(),
+        kind: echo(connections, connections, message, buffer, None),
+        peers: JUDGED,
+        threads: ONE,
+        targets: [Tokio, AsyncStd].map(|peer| target(Measure::Cpu, peer, 1.00, None)).into(),
+    }
+}
+
+fn churn(name: String, reset: bool, beside: usize) -> Workload {
+    Workload {
+        name,
+        kind: Kind::Churn { reset, beside },
+        peers: if beside == 0 { SERVERS } else { JUDGED },
+        threads: if beside == 0 { BOTH } else { ONE },
+        targets: vec![target(Measure::Cpu, Tokio, 1.00, 0.90)],
+    }
+}
+
+fn memory(connections: usize) -> Workload {
+    let targets = vec![target(Measure::Heap, Tokio, 0.65, None), target(Measure::Heap, AsyncStd, None, 1.00)];
+    Workload {
+        name: format!("memory-of-{connections}"),
+        kind: Kind::Memory { connections },
+        peers: if connections == 10_000 { SERVERS } else { JUDGED },
+        threads: ONE,
+        targets,
+    }
+}
+
+fn stop(how: &'static str, clients_close: bool, connections: usize) -> Workload {
+    let clients = if clients_close { "close" } else { "stay" };
+    Workload {
+        name: format!("{how}-of-{connections}-clients-{clients}"),
+        kind: Kind::Stop { how, clients_close, connections },
+        peers: STOPPED,
+        threads: if connections == 10_000 { BOTH } else { ONE },
+        targets: vec![target(Measure::Wall, Tokio, 1.5, 1.00)],
+    }
+}
+
+fn stop_idle() -> Workload {
+    let limit = Target { measure: Measure::P99, against: None, must: Some(1000.0), goal: None };
+    Workload {
+        name: "stop-of-idle".to_owned(),
+        kind: Kind::StopIdle,
+        peers: STOPPED,
+        threads: BOTH,
+        targets: vec![limit],
+    }
+}
+
+fn children(from_main: bool) -> Workload {
+    Workload {
+        name: format!("children-of-{}", if from_main { "main" } else { "a-task" }),
+        kind: Kind::Children { from_main },
+        peers: GROUPS,
+        threads: BOTH,
+        targets: vec![target(Measure::Cpu, AsyncStd, 1.3, None), target(Measure::Cpu, JoinSet, None, 1.00)],
+    }
+}
+
+fn sparse() -> [Workload; 3] {
+    let one = |name: &str, kind, threads| Workload {
+        name: name.to_owned(),
+        kind,
+        peers: JUDGED,
+        threads,
+        targets: vec![target(Measure::Cpu, Tokio, 1.05, 1.00)],
+    };
+    [
+        one("1%-of-10000-active", echo(10_000, 100, 64, 1024, None), BOTH),
+        one("10000-once-a-second", echo(10_000, 10_000, 64, 1024, Some(Rate::Fixed(10_000.0))), ONE),
+        one("one-busy-beside-999", echo(1000, 1, 64, 1024, None), ONE),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_fit_the_command_line() {
+        let mut names: Vec<String> = all().into_iter().map(|workload| workload.name).collect();
+        assert!(names.iter().all(|name| !name.contains([',', ' ', '|'])));
+        let count = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn whom_a_target_compares_with_is_measured() {
+        for workload in all() {
+            assert!(workload.peers.contains(&Ebbtide));
+            for target in &workload.targets {
+                assert!(target.against.is_none_or(|peer| workload.peers.contains(&peer)), "{}", workload.name);
+            }
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::conn::{CHUNK, Conn, Pattern};
 use super::poll::Poll;
-use super::{NET, Subject};
+use super::{NET, Subject, in_time};
 use crate::args::Args;
 use crate::measured::{Measured, short_nanos};
 use rustix::event::epoll::EventFlags;
@@ -54,8 +54,8 @@ pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Re
 }
 
 pub(super) struct Messages {
-    conns: Vec<Conn>,
-    poll: Poll,
+    pub(super) conns: Vec<Conn>,
+    pub(super) poll: Poll,
     pattern: Pattern,
     buf: Vec<u8>,
 }
@@ -195,18 +195,10 @@ impl Messages {
 
     /// All bytes are back, and each connection still stands; gives how many.
     fn finish(self) -> io::Result<u64> {
-        let whole = self.conns.iter().filter(|conn| conn.received == conn.due).count();
+        let whole = self.conns.iter().filter(|conn| conn.received == conn.due && conn.stands()).count();
         if whole < self.conns.len() {
-            return Err(io::Error::other(format!("{} connections lost bytes", self.conns.len() - whole)));
+            return Err(io::Error::other(format!("{} connections lost bytes, or ended", self.conns.len() - whole)));
         }
         Ok(whole as u64)
-    }
-}
-
-fn in_time(net: Instant) -> io::Result<()> {
-    if Instant::now() < net {
-        Ok(())
-    } else {
-        Err(io::Error::new(io::ErrorKind::TimedOut, "the server did not answer"))
     }
 }

@@ -22,7 +22,8 @@ pub(super) fn serve(threads: usize, size: usize, control: &Control) -> io::Resul
     control.listening(listener.local_addr()?);
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            scope.spawn(|| run(&listener, size));
+            // Half a server would be slow in secret.
+            scope.spawn(|| run(&listener, size).expect("a thread of the loop"));
         }
         run(&listener, size)
     })

@@ -1,4 +1,4 @@
-//! The peers that are not written in Rust.
+//! The programs that are not this one: the peers that are not written in Rust, and the twin that counts its heap.
 
 use super::Peer;
 use std::io;
@@ -16,15 +16,15 @@ fn go_program() -> io::Result<PathBuf> {
 }
 
 /// The interpreter itself, and no script in front of it that would cost a shell.
-pub(super) fn python() -> Option<String> {
+pub(crate) fn python() -> Option<String> {
     output(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))
 }
 
-pub(super) fn go() -> Option<String> {
+pub(crate) fn go() -> Option<String> {
     output(Command::new("go").arg("version"))
 }
 
-fn output(command: &mut Command) -> Option<String> {
+pub(crate) fn output(command: &mut Command) -> Option<String> {
     let output = command.stderr(Stdio::null()).output().ok().filter(|output| output.status.success())?;
     Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
@@ -32,6 +32,25 @@ fn output(command: &mut Command) -> Option<String> {
 pub(super) fn build_go() -> io::Result<()> {
     let status = Command::new("go").arg("build").arg("-o").arg(go_program()?).arg(source("go/main.go")).status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other("`go build` failed")) }
+}
+
+/// Where the twin of this program is whose allocator counts.
+pub(crate) fn counted_program() -> io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name("ebbtide-bench-counted"))
+}
+
+/// Built by the same cargo in the same profile, beside this one.
+pub(super) fn build_counted() -> io::Result<()> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "--bin", "ebbtide-bench-counted", "--manifest-path"]);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
+    let program = counted_program()?;
+    let profile = program.parent().ok_or_else(|| io::Error::other("a program in no folder"))?;
+    command.args((!cfg!(debug_assertions)).then_some("--release"));
+    command.args(profile.parent().into_iter().flat_map(|target| ["--target-dir".as_ref(), target.as_os_str()]));
+    let status = command.status()?;
+    if status.success() && program.exists() { Ok(()) } else { Err(io::Error::other("the twin could not be built")) }
 }
 
 /// Becomes that program, with the same process id.

@@ -1,0 +1,135 @@
+//! Connections that come and go: connect, a byte each way, and an end, by FIN or by RST.
+
+use super::conn::Conn;
+use super::messages::Messages;
+use super::poll::Poll;
+use super::{NET, Subject, in_time};
+use crate::args::Args;
+use crate::measured::{Measured, short_nanos};
+use rustix::event::epoll::EventFlags;
+use rustix::net::sockopt::set_socket_linger;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plan {
+    /// How many connections in all; less than there are ports, since each leaves one behind in TIME_WAIT.
+    count: usize,
+    at_a_time: usize,
+    reset: bool,
+    /// How many others stand by, idle.
+    beside: usize,
+}
+
+impl Plan {
+    pub(super) fn parse(args: &Args) -> Result<Self, String> {
+        let plan = Self {
+            count: args.value_or("count", 4000)?,
+            at_a_time: args.value_or("at-a-time", 64)?,
+            reset: args.flag("reset"),
+            beside: args.value_or("beside", 0)?,
+        };
+        if plan.at_a_time > 0 { Ok(plan) } else { Err("no connection at a time is none at all".to_owned()) }
+    }
+}
+
+pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Result<Measured> {
+    let beside = Messages::connect(address, plan.beside)?;
+    let sockets = subject.open_sockets()?;
+    let mut churn = Churn { address, plan: *plan, poll: Poll::new()?, slots: Vec::new(), latencies: Vec::new() };
+    churn.go(plan.count / 8)?;
+    subject.wait_until_closed(sockets)?;
+    churn.latencies.clear();
+    let begin = subject.begin()?;
+    churn.go(plan.count)?;
+    let end = Instant::now();
+    subject.wait_until_closed(sockets)?;
+    let mut measured = subject.end(&begin, end, churn.latencies.len() as u64)?;
+    measured.closed = measured.ops;
+    measured.set_latencies(&mut churn.latencies);
+    // They stood by until now.
+    let standing = beside.conns.iter().filter(|conn| Conn::stands(conn)).count();
+    if standing < plan.beside {
+        return Err(io::Error::other(format!("{} idle connections ended", plan.beside - standing)));
+    }
+    Ok(measured)
+}
+
+struct Churn {
+    address: SocketAddr,
+    plan: Plan,
+    poll: Poll,
+    slots: Vec<Slot>,
+    latencies: Vec<u32>,
+}
+
+/// A connection at a time.
+struct Slot {
+    stream: Option<TcpStream>,
+    since: Instant,
+    byte: u8,
+    /// Its byte is back, and it has said that it sends no more.
+    ending: bool,
+}
+
+impl Churn {
+    fn go(&mut self, count: usize) -> io::Result<()> {
+        let net = Instant::now() + NET;
+        let mut opened = self.plan.at_a_time.min(count);
+        self.slots.clear();
+        for index in 0..opened {
+            self.slots.push(open(self.address, &self.poll, index, index as u8)?);
+        }
+        let mut ended = 0;
+        while ended < count {
+            self.poll.wait(net)?;
+            in_time(net)?;
+            for (index, _) in self.poll.events() {
+                let slot = &mut self.slots[index];
+                if !slot.goes_on(self.plan.reset)? {
+                    slot.stream = None;
+                    self.latencies.push(short_nanos(slot.since.elapsed()));
+                    ended += 1;
+                    if opened < count {
+                        *slot = open(self.address, &self.poll, index, opened as u8)?;
+                        opened += 1;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open(address: SocketAddr, poll: &Poll, index: usize, byte: u8) -> io::Result<Slot> {
+    let since = Instant::now();
+    // The loopback interface answers at once, so this does not wait.
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(&[byte])?;
+    stream.set_nonblocking(true)?;
+    poll.add(&stream, index, EventFlags::IN | EventFlags::ET)?;
+    Ok(Slot { stream: Some(stream), since, byte, ending: false })
+}
+
+impl Slot {
+    fn goes_on(&mut self, reset: bool) -> io::Result<bool> {
+        let Some(mut stream) = self.stream.as_ref() else { return Ok(true) };
+        let mut buf = [0; 8];
+        loop {
+            match stream.read(&mut buf) {
+                Ok(0) if self.ending => return Ok(false),
+                Ok(1) if !self.ending && buf[0] == self.byte => {}
+                Ok(n) => return Err(io::Error::other(format!("{n} bytes where one was sent"))),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+                Err(error) => return Err(error),
+            }
+            self.ending = true;
+            if reset {
+                set_socket_linger(stream, Some(Duration::ZERO))?;
+                return Ok(false);
+            }
+            stream.shutdown(Shutdown::Write)?;
+        }
+    }
+}

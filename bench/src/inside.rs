@@ -7,7 +7,7 @@ use crate::args::Args;
 use crate::kernel::{self, Cpu};
 use crate::measured::{Measured, nanos};
 use crate::peers::{self, Peer};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(crate) const OPTIONS: &[&str] = &["threads", "cores", "count"];
 pub(crate) const FLAGS: &[&str] = &["from-main"];
@@ -30,9 +30,16 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
 
 /// An account of this process.
 struct Account {
-    cpu: std::time::Duration,
+    cpu: Duration,
     coarse: Cpu,
     at: Instant,
+}
+
+/// When the work was done, and how much of it.
+struct Done {
+    account: Account,
+    ops: usize,
+    wall: Duration,
 }
 
 impl Account {
@@ -41,15 +48,35 @@ impl Account {
         Self { coarse, cpu: kernel::own_cpu(), at: Instant::now() }
     }
 
-    fn end(&self, ops: usize) -> Measured {
-        let (wall_ns, cpu_ns) = (nanos(self.at.elapsed()), nanos(kernel::own_cpu() - self.cpu));
+    fn done(self, ops: usize) -> Done {
+        Done { wall: self.at.elapsed(), ops, account: self }
+    }
+}
+
+impl Done {
+    /// What the work has left to other threads to do later is part of its cost: the account ends when they are quiet.
+    fn measure(self) -> Measured {
+        let mut cpu = kernel::own_cpu();
+        loop {
+            std::thread::sleep(Duration::from_millis(5));
+            let now = kernel::own_cpu();
+            if now - cpu < Duration::from_micros(200) {
+                break;
+            }
+            cpu = now;
+        }
         let id = std::process::id();
-        // The process's own clock knows of threads that have ended too.
-        let mut spent = Cpu::of(id).unwrap_or_default().since(self.coarse);
-        spent.exact_ns = cpu_ns;
-        let peak_bytes = kernel::memory(id, "VmHWM").unwrap_or(0);
-        let mut measured = Measured { ops: ops as u64, wall_ns, peak_bytes, closed: ops as u64, ..Measured::default() };
-        measured.set_cpu(spent);
-        measured
+        let coarse = Cpu::of(id).unwrap_or_default().since(self.account.coarse);
+        Measured {
+            ops: self.ops as u64,
+            wall_ns: nanos(self.wall),
+            // The process's own clock knows of threads that have ended too.
+            cpu_ns: nanos(cpu - self.account.cpu),
+            user_ns: coarse.user_ns,
+            system_ns: coarse.system_ns,
+            peak_bytes: kernel::memory(id, "VmHWM").unwrap_or(0),
+            closed: self.ops as u64,
+            ..Measured::default()
+        }
     }
 }

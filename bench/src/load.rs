@@ -33,6 +33,19 @@ pub(crate) struct Begin {
     waited: u64,
 }
 
+/// The last operation is over.
+pub(crate) struct End {
+    at: Instant,
+    own: Duration,
+    waited: u64,
+}
+
+impl End {
+    fn now() -> Self {
+        Self { at: Instant::now(), own: kernel::own_cpu(), waited: kernel::own_waits() }
+    }
+}
+
 impl Subject {
     /// Both sides must be quiet, so that the scheduler's books are up to date.
     fn begin(&self) -> io::Result<Begin> {
@@ -41,13 +54,13 @@ impl Subject {
         Ok(Begin { server, own: kernel::own_cpu(), waited: kernel::own_waits(), at: Instant::now() })
     }
 
-    /// `end` is when the last operation was over.
-    fn end(&self, begin: &Begin, end: Instant, ops: u64) -> io::Result<Measured> {
+    /// The server's part goes on until now, ours ended with the last operation.
+    fn end(&self, begin: &Begin, end: &End, ops: u64) -> io::Result<Measured> {
         let mut measured = Measured {
             ops,
-            wall_ns: nanos(end - begin.at),
-            load_ns: nanos(kernel::own_cpu() - begin.own),
-            waited_ns: kernel::own_waits() - begin.waited,
+            wall_ns: nanos(end.at - begin.at),
+            load_ns: nanos(end.own - begin.own),
+            waited_ns: end.waited - begin.waited,
             ..Measured::default()
         };
         if let Some(pid) = self.pid {

@@ -116,7 +116,7 @@ fn echo64(connections: usize) -> Workload {
     Workload {
         name: format!("echo64x{connections}"),
         kind: echo(connections, connections, 64, 1024, None),
-        peers: SERVERS,
+        peers: if matches!(connections, 64 | 1000 | 10_000) { SERVERS } else { JUDGED },
         threads: if matches!(connections, 1 | 64 | 1000) { BOTH } else { ONE },
         targets,
     }
@@ -190,7 +190,7 @@ fn children(from_main: bool) -> Workload {
         name: format!("children-of-{}", if from_main { "main" } else { "a-task" }),
         kind: Kind::Children { from_main },
         peers: GROUPS,
-        threads: BOTH,
+        threads: if from_main { ONE } else { BOTH },
         targets: vec![target(Measure::Cpu, AsyncStd, 1.3, None), target(Measure::Cpu, JoinSet, None, 1.00)],
     }
 }
@@ -204,7 +204,7 @@ fn sparse() -> [Workload; 3] {
         targets: vec![target(Measure::Cpu, Tokio, 1.05, 1.00)],
     };
     [
-        one("1%-of-10000-active", echo(10_000, 100, 64, 1024, None), BOTH),
+        one("1%-of-10000-active", echo(10_000, 100, 64, 1024, None), ONE),
         one("10000-once-a-second", echo(10_000, 10_000, 64, 1024, Some(Rate::Fixed(10_000.0))), ONE),
         one("one-busy-beside-999", echo(1000, 1, 64, 1024, None), ONE),
     ]

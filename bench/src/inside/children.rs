@@ -1,8 +1,10 @@
 //! Children that do next to nothing, spawned and joined.
 
-use super::Account;
+use super::{Account, Done};
+
 use crate::measured::Measured;
 use crate::peers::Peer;
+use async_std::task;
 use ebbtide::TaskGroup;
 use std::hint::black_box;
 use tokio::runtime::Builder;
@@ -10,32 +12,42 @@ use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 pub(super) fn run(peer: Peer, threads: usize, count: usize, from_main: bool) -> Result<Measured, String> {
-    let runtime =
-        || Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(|e| e.to_string());
-    let on_tokio = |work: std::pin::Pin<Box<dyn Future<Output = Measured> + Send>>| {
-        let runtime = runtime()?;
-        let spawned = async { tokio::spawn(work).await.map_err(|error| error.to_string()) };
-        runtime.block_on(spawned)
-    };
-    match (peer, from_main) {
-        (Peer::Ebbtide, true) => Ok(async_std::task::block_on(twice(count, group))),
-        (Peer::Ebbtide, false) => Ok(async_std::task::block_on(async_std::task::spawn(twice(count, group)))),
-        (Peer::AsyncStd, true) => Ok(async_std::task::block_on(twice(count, handles))),
-        (Peer::AsyncStd, false) => Ok(async_std::task::block_on(async_std::task::spawn(twice(count, handles)))),
-        (Peer::Tokio, true) => Ok(runtime()?.block_on(twice(count, tracker))),
-        (Peer::Tokio, false) => on_tokio(Box::pin(twice(count, tracker))),
-        (Peer::JoinSet, true) => Ok(runtime()?.block_on(twice(count, join_set))),
-        (Peer::JoinSet, false) => on_tokio(Box::pin(twice(count, join_set))),
+    match peer {
+        Peer::Ebbtide => Ok(on_async_std(twice(count, group), from_main)),
+        Peer::AsyncStd => Ok(on_async_std(twice(count, handles), from_main)),
+        Peer::Tokio => on_tokio(threads, twice(count, tracker), from_main),
+        Peer::JoinSet => on_tokio(threads, twice(count, join_set), from_main),
         _ => Err(format!("{} has no children", peer.name())),
     }
 }
 
+fn on_async_std(work: impl Future<Output = Done> + Send + 'static, from_main: bool) -> Measured {
+    let done = if from_main { task::block_on(work) } else { task::block_on(task::spawn(work)) };
+    done.measure()
+}
+
+fn on_tokio(
+    threads: usize,
+    work: impl Future<Output = Done> + Send + 'static,
+    from_main: bool,
+) -> Result<Measured, String> {
+    let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    let done = if from_main {
+        runtime.block_on(work)
+    } else {
+        runtime.block_on(runtime.spawn(work)).map_err(|error| error.to_string())?
+    };
+    // While the runtime lives: what it has put off is done now.
+    Ok(done.measure())
+}
+
 /// A tenth of it first, so that threads and memory are there.
-async fn twice<F: Future<Output = usize>>(count: usize, work: impl Fn(usize) -> F) -> Measured {
+async fn twice<F: Future<Output = usize>>(count: usize, work: impl Fn(usize) -> F) -> Done {
     work(count / 10).await;
     let account = Account::begin();
     let joined = work(count).await;
-    account.end(joined)
+    account.done(joined)
 }
 
 async fn child(number: usize) {
@@ -50,7 +62,7 @@ async fn group(count: usize) -> usize {
 }
 
 async fn handles(count: usize) -> usize {
-    let handles: Vec<_> = (0..count).map(|number| async_std::task::spawn(child(number))).collect();
+    let handles: Vec<_> = (0..count).map(|number| task::spawn(child(number))).collect();
     let spawned = handles.len();
     for handle in handles {
         handle.await;

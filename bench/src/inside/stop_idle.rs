@@ -28,7 +28,7 @@ pub(super) fn run(peer: Peer, threads: usize, count: usize) -> Result<Measured, 
         _ => return Err(format!("{} cannot be stopped", peer.name())),
     };
     done.map_err(|error| format!("{}: {error}", peer.name()))?;
-    let mut measured = account.end(count);
+    let mut measured = account.done(count).measure();
     measured.set_latencies(&mut latencies);
     Ok(measured)
 }
@@ -38,7 +38,7 @@ async fn ebbtide() -> io::Result<u32> {
     let handle = server.handle();
     let serving = task::spawn(server.serve(async |_conn: Connection| {}));
     while !handle.is_serving() {
-        task::yield_now().await;
+        task::sleep(SETTLE).await;
     }
     task::sleep(SETTLE).await;
     let since = Instant::now();

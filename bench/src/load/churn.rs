@@ -3,7 +3,7 @@
 use super::conn::Conn;
 use super::messages::Messages;
 use super::poll::Poll;
-use super::{NET, Subject, in_time};
+use super::{End, NET, Subject, in_time};
 use crate::args::Args;
 use crate::measured::{Measured, short_nanos};
 use rustix::event::epoll::EventFlags;
@@ -43,9 +43,9 @@ pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Re
     churn.latencies.clear();
     let begin = subject.begin()?;
     churn.go(plan.count)?;
-    let end = Instant::now();
+    let end = End::now();
     subject.wait_until_closed(sockets)?;
-    let mut measured = subject.end(&begin, end, churn.latencies.len() as u64)?;
+    let mut measured = subject.end(&begin, &end, churn.latencies.len() as u64)?;
     measured.closed = measured.ops;
     measured.set_latencies(&mut churn.latencies);
     // They stood by until now.

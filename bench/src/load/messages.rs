@@ -2,7 +2,7 @@
 
 use super::conn::{CHUNK, Conn, Pattern};
 use super::poll::Poll;
-use super::{NET, Subject, in_time};
+use super::{End, NET, Subject, in_time};
 use crate::args::Args;
 use crate::measured::{Measured, short_nanos};
 use rustix::event::epoll::EventFlags;
@@ -45,7 +45,7 @@ pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Re
     load.time(plan, plan.warm_up)?;
     let begin = subject.begin()?;
     let (mut latencies, mut lateness) = load.time(plan, plan.time)?;
-    let mut measured = subject.end(&begin, Instant::now(), latencies.len() as u64)?;
+    let mut measured = subject.end(&begin, &End::now(), latencies.len() as u64)?;
     measured.set_latencies(&mut latencies);
     lateness.sort_unstable();
     measured.late_ns = crate::stats::percentile(&lateness, 99.0).into();

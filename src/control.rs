@@ -37,7 +37,7 @@ use report::{Cause, Counters, Report};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use token::{OpenListener, Token};
+use token::{OpenListener, Token, Unserved};
 
 /// The state that everybody shares.
 #[derive(Debug)]
@@ -69,8 +69,7 @@ pub(crate) struct Control {
     listening: AtomicUsize,
     /// How many tokens there are.
     tokens: AtomicUsize,
-    /// The listening sockets, until somebody serves or closes the server. Under a lock of their own, so that one who finds
-    /// another closing them waits until they are closed: closing a socket is no user code.
+    /// The listening sockets, until somebody serves or closes the server.
     unserved: Mutex<Vec<OpenListener>>,
     state: Mutex<State>,
 }
@@ -180,12 +179,12 @@ impl Control {
     }
 
     /// Asks for a graceful end.
-    pub(crate) fn request(&self, cause: Cause) {
+    pub(crate) fn request(self: &Arc<Self>, cause: Cause) {
         self.ask(cause, None);
     }
 
     /// Asks for the end now.
-    pub(crate) fn cancel(&self, cause: Cause) {
+    pub(crate) fn cancel(self: &Arc<Self>, cause: Cause) {
         self.enter_request(cause, None);
         if let Some(request) = &mut lock(&self.state).request {
             let now = Instant::now();
@@ -198,11 +197,11 @@ impl Control {
 
     /// Asks for a graceful end because of a failure, which `serve` returns if it was the first cause. What fails later
     /// is logged.
-    pub(crate) fn fail(&self, cause: Cause, failure: Failure) {
+    pub(crate) fn fail(self: &Arc<Self>, cause: Cause, failure: Failure) {
         self.ask(cause, Some(failure));
     }
 
-    fn ask(&self, cause: Cause, failure: Option<Failure>) {
+    fn ask(self: &Arc<Self>, cause: Cause, failure: Option<Failure>) {
         if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::ShutdownStream) {
             self.again.give(); // a person, or the one who orders; what fails, or returns, in a lame duck does not end it
         }
@@ -211,7 +210,7 @@ impl Control {
     }
 
     /// A server that was never served is closed by any request. When this returns it is, whoever else is at it.
-    fn close_unserved(&self) {
+    fn close_unserved(self: &Arc<Self>) {
         if self.started.load(Ordering::Acquire) {
             return;
         }
@@ -222,7 +221,14 @@ impl Control {
             }
             state.idle.take()
         };
-        lock(&self.unserved).clear();
+        let mut unserved = lock(&self.unserved);
+        let listeners = std::mem::take(&mut *unserved);
+        if !listeners.is_empty() {
+            // A child, so that it is waited for by all who close, and without a lock: a custom listener's destructor is
+            // user code. Under this lock, so that nobody who finds no listeners cancels the group before they are in it.
+            self.tasks.spawn(Unserved::new(listeners, self.token()));
+        }
+        drop(unserved);
         drop(idle);
         self.tasks.cancel_and_join(); // where another has the group and is dropping it: wait for it
     }

@@ -2,8 +2,11 @@
 
 use super::Control;
 use crate::listener::Listener;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
 /// Something that must be gone before the run is closed. Dropped last by whatever holds it.
 #[derive(Debug)]
@@ -53,5 +56,26 @@ impl Drop for OpenListener {
     fn drop(&mut self) {
         drop(self.socket.take()); // first the port refuses, then `is_serving` is false
         self.control.listening.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The listeners of a server that was never served, on their way to their end: a child that does nothing, and is destroyed.
+pub(super) struct Unserved {
+    _listeners: Vec<OpenListener>,
+    /// The last to go.
+    _token: Token,
+}
+
+impl Unserved {
+    pub(super) fn new(listeners: Vec<OpenListener>, token: Token) -> Self {
+        Self { _listeners: listeners, _token: token }
+    }
+}
+
+impl Future for Unserved {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
     }
 }

@@ -18,17 +18,43 @@ pub enum Step {
 
 /// Tells a listener what to do. Its clients are numbered.
 #[derive(Clone)]
-pub struct Script(Sender<Step>);
+pub struct Script {
+    steps: Sender<Step>,
+    /// It was asked for the first time.
+    asked: Receiver<()>,
+}
 
 impl Script {
     /// A listener that does nothing until it is told to.
     pub fn listener() -> (Listener, Self) {
+        Self::listener_at("scripted")
+    }
+
+    /// The same with an address of its own, to find it in the log.
+    pub fn listener_at(address: &str) -> (Listener, Self) {
+        Self::make(address, false)
+    }
+
+    /// One that has nothing when it is asked first, and forgets whom to wake. Asked again when the server empties the queue,
+    /// it goes on with its steps.
+    pub fn listener_at_the_end() -> (Listener, Self) {
+        Self::make("scripted", true)
+    }
+
+    fn make(address: &str, forgets: bool) -> (Listener, Self) {
         let (steps, next) = unbounded();
-        (Listener::custom(Address::other("scripted"), Scripted { next: Box::pin(next), clients: 0 }), Self(steps))
+        let (send, asked) = unbounded();
+        let scripted = Scripted { next: Box::pin(next), clients: 0, forgets, asked: Some(send) };
+        (Listener::custom(Address::other(address), scripted), Self { steps, asked })
+    }
+
+    /// Waits until it was asked for the first time.
+    pub async fn asked(&self) {
+        self.asked.recv().await.expect("the listener is asked");
     }
 
     pub fn tell(&self, step: Step) {
-        self.0.try_send(step).unwrap_or_else(|_| panic!("the listener is gone"));
+        self.steps.try_send(step).unwrap_or_else(|_| panic!("the listener is gone"));
     }
 
     pub fn fail(&self, error: impl Into<io::Error>) {
@@ -42,22 +68,30 @@ impl Script {
     }
 
     pub fn is_gone(&self) -> bool {
-        self.0.is_closed()
+        self.steps.is_closed()
     }
 
     /// How many steps it has not taken.
     pub fn left(&self) -> usize {
-        self.0.len()
+        self.steps.len()
     }
 }
 
 struct Scripted {
     next: Pin<Box<Receiver<Step>>>,
     clients: usize,
+    forgets: bool,
+    asked: Option<Sender<()>>,
 }
 
 impl Accept for Scripted {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
+        if let Some(asked) = self.asked.take() {
+            let _ = asked.try_send(());
+            if self.forgets {
+                return Poll::Pending;
+            }
+        }
         match ready!(self.next.as_mut().poll_next(cx)) {
             Some(Step::Client(stream)) => {
                 self.clients += 1;

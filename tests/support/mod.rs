@@ -3,6 +3,7 @@
 
 #[cfg(feature = "tls")]
 pub mod certificates;
+pub mod files;
 pub mod logs;
 pub mod one_thread;
 #[cfg(feature = "proxy-protocol")]

@@ -7,15 +7,16 @@ use std::os::unix::net::UnixStream;
 pub struct PeerCredentials {
     uid: u32,
     gid: u32,
-    pid: i32,
+    pid: Option<i32>,
 }
 
 impl PeerCredentials {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(super) fn of(stream: &UnixStream) -> Option<Self> {
-        let credentials = rustix::net::sockopt::socket_peercred(stream).ok()?;
-        let (uid, gid) = (credentials.uid.as_raw(), credentials.gid.as_raw());
-        Some(Self { uid, gid, pid: credentials.pid.as_raw_nonzero().get() })
+        // Not by rustix, which takes for granted that there is a process number.
+        let credentials = nix::sys::socket::getsockopt(stream, nix::sys::socket::sockopt::PeerCredentials).ok()?;
+        let pid = Some(credentials.pid()).filter(|pid| *pid != 0);
+        Some(Self { uid: credentials.uid(), gid: credentials.gid(), pid })
     }
 
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
@@ -33,8 +34,8 @@ impl PeerCredentials {
         self.gid
     }
 
-    /// The process's number, as this process sees it.
-    pub fn pid(&self) -> i32 {
+    /// The process's number, as this process sees it; `None` where it cannot, as from within a container.
+    pub fn pid(&self) -> Option<i32> {
         self.pid
     }
 }

@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// system calls.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
+/// The same for a server that stops: it does without in the end, and has no time for one who keeps the lock.
+const LOCK_PATIENCE_OF_AN_EXIT: Duration = Duration::from_millis(50);
+
 /// A client's stream and address.
 pub(super) fn accept(socket: &UnixListener) -> io::Result<(Stream, Address)> {
     let (stream, peer) = socket.accept()?;
@@ -32,7 +35,7 @@ pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixList
     }
     let address = SockAddr::unix(path)?;
     let full_path = std::path::absolute(path)?; // the program may change its folder before it is removed
-    let _lock = FolderLock::of(&full_path)?;
+    let _lock = FolderLock::of(&full_path, LOCK_PATIENCE)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     match socket.bind(&address) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -80,8 +83,9 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     };
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => {
+            fs::remove_file(path)?;
             say!(info, "removed the socket file `{}`, behind which nobody listened any more", path.display());
-            fs::remove_file(path)
+            Ok(())
         }
         Some(Errno::NOENT) => Ok(()),
         Some(Errno::AGAIN | Errno::INPROGRESS) => {
@@ -89,6 +93,9 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         }
         Some(Errno::PROTOTYPE) => {
             taken("another program has a socket of another type there: stop it, or choose another path")
+        }
+        Some(Errno::ACCESS | Errno::PERM) => {
+            taken("there is a socket that this user may not connect to: remove it, or choose another path")
         }
         _ => Err(error),
     }
@@ -102,14 +109,14 @@ struct FolderLock {
 }
 
 impl FolderLock {
-    fn of(file: &Path) -> io::Result<Self> {
+    fn of(file: &Path, patience: Duration) -> io::Result<Self> {
         let Some(Ok(folder)) = file.parent().map(File::open) else {
             return Ok(Self { _folder: None }); // may be written and not read: then there is only the system's own order
         };
         let start = Instant::now();
         loop {
             match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
-                Err(Errno::AGAIN) if start.elapsed() < LOCK_PATIENCE => std::thread::sleep(Duration::from_millis(1)),
+                Err(Errno::AGAIN) if start.elapsed() < patience => std::thread::sleep(Duration::from_millis(1)),
                 Err(Errno::AGAIN) => {
                     let text = "another program keeps the folder locked (`flock`), as this one would for a moment";
                     return Err(io::Error::new(ErrorKind::ResourceBusy, text));
@@ -143,7 +150,7 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _lock = FolderLock::of(&self.path);
+        let _lock = FolderLock::of(&self.path, LOCK_PATIENCE_OF_AN_EXIT);
         let path = self.path.display();
         let result = match fs::symlink_metadata(&self.path) {
             Ok(found) if identity(&found) == self.identity => fs::remove_file(&self.path),

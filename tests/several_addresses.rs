@@ -1,0 +1,251 @@
+//! One server on several addresses: one port for all where the kernel chooses it, all or none, and all stop before any drain
+//! begins. Behaviours 32 and 33.
+
+#[cfg(target_os = "linux")]
+#[path = "support/process.rs"]
+mod process;
+mod support;
+
+use async_std::{prelude::*, task};
+use ebbtide::{Address, Connection, Handle, Listener, Server};
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+use support::*;
+
+/// Replies to one byte.
+async fn speaks(mut conn: Connection) -> io::Result<()> {
+    conn.read_exact(&mut [0]).await?;
+    conn.write_all(b"whole reply").await
+}
+
+fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+fn tcps(server: &Server) -> Vec<SocketAddr> {
+    server.local_addrs().map(|address| address.as_tcp().unwrap()).collect()
+}
+
+#[test]
+fn ipv4_and_ipv6_get_the_same_port_and_both_are_served() {
+    test(async {
+        if !has_ipv6() {
+            println!("skipped: this machine has no IPv6");
+            return;
+        }
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        for both in [[loopback(), v6], [v6, loopback()]] {
+            let server = Server::bind(&both[..]).await.unwrap();
+            let addresses = tcps(&server);
+            assert_eq!(addresses.len(), 2);
+            assert!(addresses[0].port() != 0 && addresses[0].port() == addresses[1].port(), "{addresses:?}");
+            let ips = [addresses[0].ip(), addresses[1].ip()];
+            assert_eq!(ips, [both[0].ip(), both[1].ip()], "in the order given");
+            let mut clients: Vec<_> = addresses.iter().map(|&address| order(&address.into(), SPEAKS)).collect();
+            let body = async |_| task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await;
+            let (replies, _) = server.scope(speaks, body).await.unwrap();
+            assert_eq!(replies.unwrap(), ["whole reply", "whole reply"]);
+            assert!(addresses.iter().all(|&address| refuses(&address.into())));
+        }
+    });
+}
+
+#[test]
+fn all_addresses_of_both_kinds_can_be_had_at_once() {
+    test(async {
+        if !has_ipv6() {
+            println!("skipped: this machine has no IPv6");
+            return;
+        }
+        // `[::]` alone takes IPv4 as well on most systems; beside `0.0.0.0` it must not.
+        for all in [["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
+            let all = all.map(|address| address.parse::<SocketAddr>().unwrap());
+            let server = Server::bind(&all[..]).await.unwrap();
+            let addresses = tcps(&server);
+            assert_eq!((addresses.len(), addresses[0].port()), (2, addresses[1].port()));
+        }
+    });
+}
+
+#[test]
+fn a_name_is_bound_at_all_that_it_resolves_to() {
+    test(async {
+        let server = Server::bind("localhost:0").await.unwrap();
+        let addresses = tcps(&server);
+        assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == addresses[0].port()));
+        println!("localhost: {addresses:?}");
+    });
+}
+
+#[test]
+fn a_port_is_known_before_the_first_client_and_who_comes_before_the_server_serves_is_served() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let mut early = order(server.local_addr(), SPEAKS);
+        assert!(!server.handle().is_serving());
+        let body = async |_| task::spawn_blocking(move || rest(&mut early)).await;
+        let (reply, _) = server.scope(speaks, body).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("whole reply"));
+    });
+}
+
+#[test]
+fn if_one_address_fails_the_others_are_closed_and_the_error_names_it() {
+    test(async {
+        let taken = TcpListener::bind(loopback()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let free = SocketAddr::new(loopback().ip(), address.port());
+        for order in [[free, address], [address, free]] {
+            let error = Server::bind(&order[..]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+            assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
+            drop(TcpListener::bind(free).expect("it was closed again"));
+        }
+        assert!(!refuses(&address.into()), "and the one that has the address is none the worse");
+    });
+}
+
+#[test]
+fn no_address_at_all_is_an_error() {
+    test(async {
+        let none: [SocketAddr; 0] = [];
+        let error = Server::bind(&none[..]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("resolves to nothing"), "{error}");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn r04_listeners_of_all_kinds_stop_before_any_drain_begins() {
+    test(async {
+        let folder = support::files::Folder::new();
+        let path = folder.path("mixed.sock");
+        let (memory, connector) = Listener::memory();
+        let server = Server::bind(loopback()).await.unwrap();
+        let server = server.listen(Listener::tcp(loopback()).unwrap()).listen(memory);
+        let server = server.listen(Listener::unix(&path).unwrap());
+        let addresses: Vec<_> = server.local_addrs().cloned().collect();
+        assert_eq!(addresses[2..], [Address::other("memory"), Address::Unix(path.as_path().into())]);
+        let (send, seen) = async_std::channel::unbounded();
+        let handler = {
+            let (addresses, connector) = (addresses.clone(), connector.clone());
+            move |conn: Connection| {
+                let (addresses, connector, send) = (addresses.clone(), connector.clone(), send.clone());
+                async move {
+                    send.send(0).await.unwrap();
+                    conn.until_draining(pending::<()>()).await;
+                    // Whichever listener it came from, none of them is there any more.
+                    let open = addresses[..2].iter().filter(|address| !refuses(address)).count()
+                        + usize::from(connector.connect().await.is_ok())
+                        + usize::from(addresses[3].as_unix().unwrap().exists())
+                        + usize::from(conn.server().is_serving());
+                    send.send(open).await.unwrap();
+                }
+            }
+        };
+        let (_a, _b) = (connect(&addresses[0]), connect(&addresses[1]));
+        let (_c, _d) = (connector.connect().await.unwrap(), std::os::unix::net::UnixStream::connect(&path).unwrap());
+        let body = async |server: Handle| {
+            for _ in 0..4 {
+                seen.recv().await.unwrap();
+            }
+            assert_eq!(
+                server.connections().iter().filter(|one| addresses.iter().any(|a| one.local_addr() == Some(a))).count(),
+                4
+            );
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        let open: Vec<_> = std::iter::from_fn(|| seen.try_recv().ok()).collect();
+        assert_eq!((open, report.completed()), (vec![0; 4], 4), "{report}");
+    });
+}
+
+/// What a machine does that this one may not be: the test binary once more, in a network of its own.
+#[cfg(target_os = "linux")]
+mod in_a_network_of_its_own {
+    use super::process::{Process, part_to_play, this_binary};
+    use super::*;
+    use std::process::Command;
+
+    /// Not a test by itself: the program that the tests run. There the loopback interface is down, so there is no `::1`.
+    #[test]
+    fn the_program() {
+        let Some(part) = part_to_play() else { return };
+        let addresses = |addresses: [&str; 2]| addresses.map(|address| address.parse::<SocketAddr>().unwrap());
+        task::block_on(async {
+            match part.as_str() {
+                "lacking" => {
+                    for both in [["0.0.0.0:0", "[::1]:0"], ["[::1]:0", "0.0.0.0:0"]] {
+                        let server = Server::bind(&addresses(both)[..]).await.unwrap();
+                        println!(
+                            "BOUND {:?}",
+                            server.local_addrs().map(|a| a.as_tcp().unwrap().ip()).collect::<Vec<_>>()
+                        );
+                    }
+                    println!("FAILED {}", Server::bind(&addresses(["[::1]:0", "[::1]:1"])[..]).await.unwrap_err());
+                }
+                _ => {
+                    // Two ports to choose from, and one of them is taken for IPv6.
+                    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50001").unwrap();
+                    let taken = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+                    taken.set_only_v6(true).unwrap();
+                    taken.bind(&"[::]:50000".parse::<SocketAddr>().unwrap().into()).unwrap();
+                    taken.listen(1).unwrap();
+                    for _ in 0..20 {
+                        let server = Server::bind(&addresses(["0.0.0.0:0", "[::]:0"])[..]).await.unwrap();
+                        println!("BOUND {:?}", tcps(&server).iter().map(SocketAddr::port).collect::<Vec<_>>());
+                    }
+                    // With none left the last error comes out.
+                    let _other = TcpListener::bind("0.0.0.0:50001").unwrap();
+                    println!("FAILED {}", Server::bind(&addresses(["0.0.0.0:0", "[::]:0"])[..]).await.unwrap_err());
+                }
+            }
+        });
+        std::process::exit(0);
+    }
+
+    /// What the program says, without what comes before and after; `None`, with a note, where it cannot be had.
+    fn says(part: &str) -> Option<Vec<String>> {
+        let program = this_binary("in_a_network_of_its_own::the_program", part);
+        let mut alone = Command::new("unshare");
+        alone.args(["--user", "--map-root-user", "--net"]);
+        if !alone.arg("true").output().is_ok_and(|output| output.status.success()) {
+            println!("skipped: there is no `unshare`, or it is not permitted");
+            return None;
+        }
+        let mut alone = Command::new("unshare");
+        alone.args(["--user", "--map-root-user", "--net"]);
+        alone.arg(program.get_program()).args(program.get_args());
+        alone.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let ended = Process::start(&mut alone).wait();
+        assert!(ended.status.success(), "{ended:?}");
+        let lines =
+            ended.stdout.iter().filter_map(|line| line.find("BOUND").or(line.find("FAILED")).map(|at| &line[at..]));
+        Some(lines.map(str::to_owned).collect())
+    }
+
+    #[test]
+    fn a_kind_of_address_that_the_machine_lacks_is_passed_over_if_another_works() {
+        on_thread(|| {
+            let Some(lines) = says("lacking") else { return };
+            assert_eq!(lines[..2], ["BOUND [0.0.0.0]", "BOUND [0.0.0.0]"]);
+            assert!(lines[2].starts_with("FAILED cannot listen on `[::1]:"), "{}", lines[2]);
+        });
+    }
+
+    #[test]
+    fn a_port_that_is_taken_on_a_later_address_is_no_port_for_the_first_one() {
+        on_thread(|| {
+            let Some(lines) = says("few ports") else { return };
+            assert_eq!(lines[..20], ["BOUND [50001, 50001]"; 20]);
+            assert!(lines[20].starts_with("FAILED cannot listen on `[::]:50000`"), "{}", lines[20]);
+        });
+    }
+}
+
+#[test]
+fn the_whole_file_holds_with_one_executor_thread() {
+    support::one_thread::whole_file_with_one_thread();
+}

@@ -13,7 +13,7 @@ use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use support::proxied::*;
 use support::*;
 
@@ -38,7 +38,7 @@ impl HaProxy {
         fs::write(&config, text).unwrap();
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&config);
-        let process = Process::start_with(&mut command, Stdio::from(OwnedFd::from(socket)));
+        let process = Process::start_with(&mut command, OwnedFd::from(socket));
         Self { frontend, _process: process, folder }
     }
 

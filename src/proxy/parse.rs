@@ -7,6 +7,8 @@
 //! 2. `Need(n)` is never 0, and where it is obeyed at most 107 bytes are read of what may be version 1, and of version 2 never a
 //!    byte after the header.
 
+#[cfg(test)]
+mod chance;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod holds;
 #[cfg(test)]

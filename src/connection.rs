@@ -155,7 +155,7 @@ impl Connection {
         let member = Arc::clone(&self.member);
         let name: Name = Arc::new(format!("a task of {member}"));
         let on_panic = move |message| member.condemn(Verdict::Broken(message));
-        let task = run_task(future, Arc::clone(&name), on_panic, self.control.token());
+        let task = run_task(Box::pin(future), Arc::clone(&name), on_panic, self.control.token());
         self.member.tasks.spawn(name, task)
     }
 

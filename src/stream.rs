@@ -33,7 +33,7 @@ use unread::Unread;
 pub(crate) struct Stream {
     kind: Kind,
     /// Bytes that were read before it was the handler's turn, and belong to it.
-    unread: OnceLock<Unread>,
+    unread: OnceLock<Box<Unread>>,
     /// For sockets.
     fast_read: FastRead,
     readers: Side,
@@ -42,12 +42,13 @@ pub(crate) struct Stream {
     write_streak: Streak,
 }
 
-/// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
+/// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready. What
+/// few connections are is in a box, so that all the others are small.
 enum Kind {
     Tcp(Async<TcpStream>),
     #[cfg(unix)]
     Unix(Async<UnixStream>),
-    Shared(Shared),
+    Shared(Box<Shared>),
     #[cfg(feature = "tls")]
     Secured(Box<tls::Secured>),
 }
@@ -86,7 +87,7 @@ impl Stream {
 
     /// What a custom listener has given.
     pub(crate) fn boxed(stream: BoxedStream) -> Self {
-        Self::of(Kind::Shared(Shared::new(stream)))
+        Self::of(Kind::Shared(Box::new(Shared::new(stream))))
     }
 
     fn of(kind: Kind) -> Self {
@@ -147,7 +148,7 @@ impl Stream {
     }
 
     /// What was read too early of this layer.
-    fn unread(&self) -> &OnceLock<Unread> {
+    fn unread(&self) -> &OnceLock<Box<Unread>> {
         match &self.kind {
             #[cfg(feature = "tls")]
             Kind::Secured(secured) if secured.over().is_none() => secured.plain.unread(),
@@ -239,7 +240,7 @@ impl Stream {
 
     /// Gives back bytes that were read too early: the next read finds them.
     pub(crate) fn put_back(&self, bytes: &[u8]) {
-        self.unread().get_or_init(Unread::default).put_back(bytes);
+        self.unread().get_or_init(Box::default).put_back(bytes);
     }
 
     fn has_unread(&self) -> bool {

@@ -71,28 +71,14 @@ impl Session {
     }
 
     /// Opens the connection, sees the handler to its end, and closes. The child's whole future.
-    ///
-    /// The session is the last parameter: where the future was never polled they are dropped in order, and the session's
-    /// token must outlive the handler.
-    pub(crate) async fn run<H, Fut>(handler: Arc<Kept<H>>, mut session: Self)
+    pub(crate) fn run<H, Fut>(handler: Arc<Kept<H>>, session: Self) -> impl Future<Output = ()>
     where
         H: Fn(Connection) -> Fut,
         Fut: Future<Output: HandlerOutput>,
     {
-        session.serve(&handler).await;
-        let member = session.member();
-        match &session.outcome {
-            // Closed by somebody else, or silent for too long: nobody is waited for.
-            None | Some(Outcome::Idle(_)) => close::abruptly(member),
-            Some(Outcome::Unopened(why)) if !why.is_told() => close::abruptly(member),
-            Some(_) => close::half(member).await,
-        }
-        if let Some(tasks) = member.tasks.close() {
-            tasks.cancel();
-            tasks.settled().await;
-        }
-        close::linger(member).await;
-        drop(handler); // before the session
+        // Not the parameters of an async function, which would keep them twice.
+        let mut whole = Whole { handler, session };
+        async move { whole.run().await }
     }
 
     /// Until the handler has ended, or was ended by others; then `outcome` says which.
@@ -181,6 +167,35 @@ impl Session {
     }
 }
 
+/// What a connection's child consists of, in the order in which it is dropped: the session's token must outlive the handler.
+struct Whole<H> {
+    handler: Arc<Kept<H>>,
+    session: Session,
+}
+
+impl<H, Fut> Whole<H>
+where
+    H: Fn(Connection) -> Fut,
+    Fut: Future<Output: HandlerOutput>,
+{
+    async fn run(&mut self) {
+        let session = &mut self.session;
+        session.serve(&self.handler).await;
+        let member = session.member();
+        match &session.outcome {
+            // Closed by somebody else, or silent for too long: nobody is waited for.
+            None | Some(Outcome::Idle(_)) => close::abruptly(member),
+            Some(Outcome::Unopened(why)) if !why.is_told() => close::abruptly(member),
+            Some(_) => close::half(member).await,
+        }
+        if let Some(tasks) = member.tasks.close() {
+            tasks.cancel();
+            tasks.settled().await;
+        }
+        close::linger(member).await;
+    }
+}
+
 /// What a connection does before its end.
 async fn open_and_handle<H, Fut>(
     limits: opening::Limits,
@@ -204,7 +219,7 @@ where
     }
     connection.member.set_state(ConnectionState::Serving);
     let control = Arc::clone(&connection.control);
-    Outcome::of(inside(&control, catch_future(|| call(handler, connection))).await)
+    Outcome::of(inside(&control, || catch_future(|| call(handler, connection))).await)
 }
 
 impl Drop for Session {

@@ -171,7 +171,7 @@ impl Handle {
             return false; // before there is a token: the destructor of a refused future holds nobody up
         }
         let name: Name = Arc::new("a task of the server");
-        let task = run_task(future, Arc::clone(&name), |_| (), self.control.token());
+        let task = run_task(Box::pin(future), Arc::clone(&name), |_| (), self.control.token());
         self.control.tasks.spawn_named(name, task)
     }
 }

@@ -7,7 +7,7 @@ use crate::say::say;
 use crate::unwind::{self, Payload};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -16,8 +16,10 @@ thread_local! {
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs a future as code of this run, so that [`is_inside`] can tell.
-pub(crate) async fn inside<F: Future>(control: &Arc<Control>, future: F) -> F::Output {
+/// Runs a future, which `make` makes, as code of this run, so that [`is_inside`] can tell.
+///
+/// Made here and not handed over: an async function keeps each of its parameters twice, and this one is a handler's future.
+pub(crate) async fn inside<F: Future>(control: &Arc<Control>, make: impl FnOnce() -> F) -> F::Output {
     struct Restore(usize);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -26,7 +28,7 @@ pub(crate) async fn inside<F: Future>(control: &Arc<Control>, future: F) -> F::O
     }
 
     let here = Arc::as_ptr(control) as usize;
-    let mut future = pin!(future);
+    let mut future = pin!(make());
     poll_fn(|cx| {
         let _restore = Restore(INSIDE.replace(here));
         future.as_mut().poll(cx)
@@ -65,13 +67,13 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
 
 /// Runs a task of the run to its end; a panic ends it alone, is logged, and handed to `on_panic`.
 ///
-/// The token goes last. It is the last parameter, because a task that was never polled drops its parameters in order; in
+/// The future comes in a box, since it would be moved, and so kept, several times. The token goes last. It is the last parameter, because a task that was never polled drops its parameters in order; in
 /// one that was, the future lies deeper than the parameters, and is dropped before them.
-pub(crate) async fn run_task<F>(future: F, name: Name, on_panic: impl FnOnce(String), token: Token)
+pub(crate) async fn run_task<F>(future: Pin<Box<F>>, name: Name, on_panic: impl FnOnce(String), token: Token)
 where
     F: Future<Output = ()>,
 {
-    if let Err(payload) = inside(token.control(), catch_future(|| future)).await {
+    if let Err(payload) = inside(token.control(), || catch_future(|| future)).await {
         let message = unwind::message(&payload).to_owned();
         unwind::discard(payload);
         say!(error, "{name} panicked: {message}");
@@ -108,7 +110,7 @@ mod tests {
             let control = Control::new(Listener::tcp(([127, 0, 0, 1], 0).into()).unwrap());
             let late = Arc::default();
             let future = Late(Arc::clone(&control), Arc::clone(&late));
-            let mut task = Box::pin(run_task(future, Arc::new("a test"), |_| (), control.token()));
+            let mut task = Box::pin(run_task(Box::pin(future), Arc::new("a test"), |_| (), control.token()));
             control.cancel(crate::control::report::Cause::Cancel);
             if polled {
                 assert!(task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());

@@ -28,12 +28,12 @@ pub(crate) struct Member {
     pub(crate) since: Instant,
     pub(crate) stream: Stream,
     /// Where the client connected to. Where each connection has its own: asked of the system once, when somebody wants to know.
-    local: OnceLock<Option<Address>>,
+    local: OnceLock<Option<Box<Address>>>,
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place.
     pub(crate) draining: Notice,
     /// The handler must end, for the reason in `verdict`.
     pub(crate) condemned: Notice,
-    verdict: OnceLock<Verdict>,
+    verdict: OnceLock<Box<Verdict>>,
     /// What it is doing; see `ConnectionState`. Moved by its session alone.
     state: AtomicU8,
     /// The socket is shut down both ways.
@@ -89,7 +89,7 @@ impl Member {
             proxied: OnceLock::new(),
             since: Instant::now(),
             stream,
-            local: local.map_or_else(OnceLock::new, |local| OnceLock::from(Some(local))),
+            local: local.map_or_else(OnceLock::new, |local| OnceLock::from(Some(Box::new(local)))),
             draining: Notice::default(),
             condemned: Notice::default(),
             verdict: OnceLock::new(),
@@ -128,7 +128,7 @@ impl Member {
 
     /// Where the other end of the stream has connected to, if the system still tells.
     pub(crate) fn socket_local(&self) -> Option<&Address> {
-        self.local.get_or_init(|| self.stream.local_address()).as_ref()
+        self.local.get_or_init(|| self.stream.local_address().map(Box::new)).as_deref()
     }
 
     /// What a proxy has said, once that was read.
@@ -227,12 +227,12 @@ impl Member {
 
     /// Ends the handler. The first verdict is the one that counts.
     pub(crate) fn condemn(&self, verdict: Verdict) {
-        let _ = self.verdict.set(verdict);
+        let _ = self.verdict.set(Box::new(verdict));
         self.condemned.give();
     }
 
     pub(crate) fn verdict(&self) -> Option<&Verdict> {
-        self.verdict.get()
+        self.verdict.get().map(Box::as_ref)
     }
 }
 

@@ -130,8 +130,8 @@ impl Connection {
     ///     }
     /// }
     /// ```
-    pub async fn until_draining<F: Future>(&self, future: F) -> Option<F::Output> {
-        self.member.draining.until(future).await
+    pub fn until_draining<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
+        self.member.draining.until(future)
     }
 
     /// When the handler is cancelled if it has not ended by itself: once an end was asked for, and if the grace period

@@ -30,16 +30,17 @@ pub use tls::TlsInfo;
 use unread::Unread;
 
 /// The bytes of one connection.
+#[repr(C)] // what is looked at with every message comes first
 pub(crate) struct Stream {
     kind: Kind,
     /// Bytes that were read before it was the handler's turn, and belong to it.
     unread: OnceLock<Box<Unread>>,
     /// For sockets.
     fast_read: FastRead,
-    readers: Side,
-    writers: Side,
     /// Of writes without a wait.
     write_streak: Streak,
+    readers: Side,
+    writers: Side,
 }
 
 /// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready. What

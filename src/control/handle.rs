@@ -153,8 +153,8 @@ impl Handle {
     /// The future is polled first, so what is ready is never refused. See
     /// [`Connection::until_draining`](crate::Connection::until_draining) for what is lost with a dropped future; handlers
     /// use that one, which is cheaper.
-    pub async fn until_draining<F: Future>(&self, future: F) -> Option<F::Output> {
-        self.control.draining.until(future).await
+    pub fn until_draining<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
+        self.control.draining.until(future)
     }
 
     /// Starts a task as a child of the server. It gets the grace period in a drain, and is cancelled and joined with the

@@ -13,11 +13,12 @@ use std::task::{Context, Poll, Waker, ready};
 /// path of a message (a connection's) are not shared between connections. And one task may be *resident*: it is woken in
 /// any case, so it waits, as often as it likes, without registering. A connection's own task is, for the connection's notices.
 #[derive(Debug, Default)]
+#[repr(C)] // what is looked at with every message comes first
 pub(crate) struct Notice {
-    /// Set under the lock of `waiters`, so that nobody registers after the last waker was taken.
-    given: AtomicBool,
     /// The identity of the resident task's waker, or 0. True as long as the waker is kept, since it keeps its address.
     resident: AtomicUsize,
+    /// Set under the lock of `waiters`, so that nobody registers after the last waker was taken.
+    given: AtomicBool,
     waiters: Mutex<Waiters>,
 }
 
@@ -72,7 +73,7 @@ impl Notice {
         waiters.resident.take()
     }
 
-    fn is_resident(&self, waker: &Waker) -> bool {
+    pub(crate) fn is_resident(&self, waker: &Waker) -> bool {
         self.resident.load(Ordering::Relaxed) == wakers::identity(waker)
     }
 

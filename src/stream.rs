@@ -76,11 +76,11 @@ macro_rules! each {
 
 impl Stream {
     /// Registers an accepted socket with the reactor, which can fail (out of memory, of watches).
-    pub(crate) fn tcp(socket: TcpStream) -> io::Result<Self> {
-        Ok(Self::of(Kind::Tcp(Async::new(socket)?)))
+    pub(crate) fn nonblocking_tcp(socket: TcpStream) -> io::Result<Self> {
+        Ok(Self::of(Kind::Tcp(Async::new_nonblocking(socket)?)))
     }
 
-    /// The same for a Unix socket.
+    /// The same for a Unix socket, which is made non-blocking first.
     #[cfg(unix)]
     pub(crate) fn unix(socket: UnixStream) -> io::Result<Self> {
         Ok(Self::of(Kind::Unix(Async::new(socket)?)))

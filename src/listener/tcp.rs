@@ -11,10 +11,22 @@ use std::net::{SocketAddr, TcpListener};
 /// How often several sockets that want one port of the kernel's choice start again when another process is quicker.
 const SAME_PORT_TRIES: usize = 32;
 
+/// A client's stream and address. The socket is non-blocking from the beginning: one call less for each.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(super) fn accept(socket: &TcpListener) -> io::Result<(Stream, Address)> {
+    use rustix::net::{SocketFlags, acceptfrom_with};
+    let (stream, peer) = acceptfrom_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    let peer = peer.ok_or(ErrorKind::ConnectionAborted)?; // not reached: a TCP client has an address
+    let peer = SocketAddr::try_from(peer)?;
+    Ok((Stream::nonblocking_tcp(stream.into())?, Address::from(peer)))
+}
+
 /// A client's stream and address.
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn accept(socket: &TcpListener) -> io::Result<(Stream, Address)> {
     let (stream, peer) = socket.accept()?;
-    Ok((Stream::tcp(stream)?, Address::from(peer)))
+    stream.set_nonblocking(true)?;
+    Ok((Stream::nonblocking_tcp(stream)?, Address::from(peer)))
 }
 
 pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {

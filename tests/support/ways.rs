@@ -1,0 +1,149 @@
+//! The ways in, so that one test runs over all of them: a listener of each kind, and how its clients connect.
+//!
+//! Another kind is one more `Kind`, and its arms in `open`, `connect` and `left_behind`.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
+
+use super::support::files::Folder;
+use super::support::{NET, loopback};
+use async_io::Async;
+use async_std::future;
+use async_std::io::{Read, ReadExt, Write, WriteExt};
+use ebbtide::{BoxedStream, Connector, Listener};
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tcp,
+    #[cfg(unix)]
+    Unix,
+    Memory,
+}
+
+impl Kind {
+    pub const ALL: &[Self] = &[
+        Self::Tcp,
+        #[cfg(unix)]
+        Self::Unix,
+        Self::Memory,
+    ];
+
+    /// A listener, and where its clients find it.
+    pub fn open(self) -> (Listener, Place) {
+        let folder = Folder::new();
+        let (listener, to) = match self {
+            Self::Tcp => {
+                let listener = Listener::tcp(loopback()).unwrap();
+                let address = listener.address().as_tcp().unwrap();
+                (listener, To::Tcp(address))
+            }
+            #[cfg(unix)]
+            Self::Unix => {
+                let path = folder.path("way.sock");
+                (Listener::unix(&path).unwrap(), To::Unix(path))
+            }
+            Self::Memory => {
+                let (listener, connector) = Listener::memory();
+                (listener, To::Memory(connector))
+            }
+        };
+        (listener, Place { kind: self, to, folder })
+    }
+}
+
+/// Where a server listens.
+pub struct Place {
+    pub kind: Kind,
+    to: To,
+    folder: Folder,
+}
+
+enum To {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+    Memory(Connector),
+}
+
+/// A client's end. Closing it ends its own direction only.
+pub type Client = BoxedStream;
+
+impl Place {
+    /// A client that has got as far as it gets before it is accepted.
+    pub async fn connect(&self) -> io::Result<Client> {
+        Ok(match &self.to {
+            To::Tcp(address) => Box::pin(Socket(Async::<TcpStream>::connect(*address).await?, |socket| {
+                socket.shutdown(Shutdown::Write)
+            })),
+            #[cfg(unix)]
+            To::Unix(path) => {
+                Box::pin(Socket(Async::<UnixStream>::connect(path).await?, |socket| socket.shutdown(Shutdown::Write)))
+            }
+            #[cfg(not(unix))]
+            To::Unix(_) => unreachable!("there is no such kind"),
+            To::Memory(connector) => Box::pin(connector.connect().await?),
+        })
+    }
+
+    /// A client that has sent this.
+    pub async fn say(&self, words: &[u8]) -> Client {
+        let mut client = self.connect().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
+        client.write_all(words).await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
+        client
+    }
+
+    /// What is left of a server that is closed; nothing, if all is well.
+    pub async fn left_behind(&self) -> Option<String> {
+        match self.connect().await {
+            Ok(_) => Some("it does not refuse".to_owned()),
+            Err(_) if !self.folder.names().is_empty() => Some(format!("there are files: {:?}", self.folder.names())),
+            Err(_) => None,
+        }
+    }
+}
+
+/// All that the client still gets; fails unless an orderly end comes after it.
+pub async fn rest(client: &mut Client) -> String {
+    let mut rest = String::new();
+    let read = future::timeout(NET, client.read_to_string(&mut rest)).await;
+    read.expect("the client sees an end").expect("the client sees an orderly end");
+    rest
+}
+
+/// Ends the client's direction.
+pub async fn close(client: &mut Client) {
+    std::future::poll_fn(|cx| client.as_mut().poll_close(cx)).await.unwrap();
+}
+
+/// A socket, and how it ends its direction: async-std's own only flush.
+struct Socket<S>(Async<S>, fn(&S) -> io::Result<()>);
+
+impl<S> Read for Socket<S>
+where
+    for<'a> &'a Async<S>: Read,
+{
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &self.0).poll_read(cx, buf)
+    }
+}
+
+impl<S> Write for Socket<S>
+where
+    for<'a> &'a Async<S>: Write,
+{
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &self.0).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready((self.1)(self.0.get_ref()))
+    }
+}

@@ -112,6 +112,49 @@ fn a_close_that_panics_and_a_destructor_that_panics_move_nothing_in_the_books() 
 }
 
 #[test]
+fn a_stream_is_closed_at_its_handlers_end_read_to_the_peers_and_then_destroyed() {
+    test(async {
+        let (note, noted) = async_std::channel::unbounded();
+        let so_far = || std::iter::from_fn(|| noted.try_recv().ok()).collect::<Vec<_>>();
+        let stream = || {
+            let notes = [note.clone(), note.clone(), note.clone()];
+            let [read, close, drop] = notes.map(|note| move |what: &'static str| note.try_send(what).unwrap());
+            let stream = Puppet::new().read(move |_, _| {
+                read("read");
+                Poll::Ready(Ok(0))
+            });
+            let stream = stream.close(move |_| {
+                close("close");
+                Poll::Ready(Ok(()))
+            });
+            stream.drop(move || drop("drop"))
+        };
+        let (server, script) = server_with(stream());
+        let body = async |_| {
+            let mut order = Vec::new();
+            while order.last() != Some(&"drop") {
+                order.push(noted.recv().await.unwrap());
+            }
+            order
+        };
+        let (order, _) = server.scope(|_: Connection| async {}, body).await.unwrap();
+        assert_eq!(order.unwrap(), ["close", "read", "drop"]);
+        drop(script);
+
+        // A cancel does not ask: its way to close is to be destroyed.
+        let (server, script) = server_with(stream());
+        let handle = server.handle();
+        let serving = task::spawn(server.serve(|_: Connection| pending::<()>()));
+        while script.left() > 0 || handle.connection_count() == 0 {
+            task::yield_now().await;
+        }
+        handle.cancel().await;
+        assert_eq!(so_far(), ["drop"]);
+        serving.await.unwrap();
+    });
+}
+
+#[test]
 fn a_close_that_hangs_keeps_no_drain_beyond_its_grace() {
     test(async {
         let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));

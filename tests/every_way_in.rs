@@ -299,6 +299,33 @@ fn r03_no_clone_outlives_its_handler() {
 }
 
 #[test]
+fn r03_a_clone_that_lives_on_keeps_nothing_open_after_a_cancel_or_a_drop() {
+    let escapes = async |server: Server, place: Place, by_cancel: bool| {
+        let (send, receive) = async_std::channel::bounded(2);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                send.send(conn).await.unwrap();
+                pending::<()>().await
+            }
+        };
+        let handle = server.handle();
+        let serving = task::spawn(server.serve(handler));
+        let mut client = place.connect().await.unwrap();
+        let clone = receive.recv().await.unwrap();
+        match by_cancel {
+            true => drop(handle.cancel().await),
+            false => drop(serving.cancel().await),
+        }
+        assert_eq!(rest(&mut client).await, "");
+        assert_eq!((&clone).read(&mut [0]).await.unwrap(), 0);
+        assert_eq!((&clone).write(b"!").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    };
+    for_every_kind(async move |server, place| escapes(server, place, true).await);
+    for_every_kind(async move |server, place| escapes(server, place, false).await);
+}
+
+#[test]
 fn r04_clients_in_the_queue_are_served_in_the_drain() {
     for_every_kind(async |server, place| {
         let mut clients: Vec<Client> = Vec::new();
@@ -360,9 +387,7 @@ async fn raced_shutdowns(kind: Kind) {
         let place = std::sync::Arc::new(place);
         let clients: Vec<_> = (0..4).map(|_| task::spawn(one_client(std::sync::Arc::clone(&place)))).collect();
         let serving = task::spawn(server.serve(reply));
-        for _ in 0..round % 7 {
-            task::yield_now().await;
-        }
+        task::sleep(Duration::from_micros(round % 10 * 50)).await; // here and there in their course
         drop(if round % 2 == 0 { handle.shutdown() } else { handle.cancel() });
         let report = serving.await.unwrap();
         adds_up(&report);

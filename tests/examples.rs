@@ -3,6 +3,8 @@
 //! Each runs with the executor's usual threads and with one. `cargo test` builds the examples first; `cargo test --test
 //! examples` does not.
 
+#[path = "support/files.rs"]
+mod files;
 #[path = "support/process.rs"]
 mod process;
 
@@ -101,6 +103,41 @@ const OUTPUTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("goodbye", &["Server listening on 127.0.0.1:8888", "2 joined, and 2 of them stayed to the end"]),
+    #[cfg(unix)]
+    (
+        "unix",
+        &[
+            "Server listening on /tmp/ebbtide.sock",
+            "The file is there: true",
+            "A client is told: you are a part of this very process",
+            "Shutting down...",
+            "Server closed, and the file is there: false",
+            "1 accepted, 1 completed",
+        ],
+    ),
+    #[cfg(unix)]
+    (
+        "many_listeners",
+        &[
+            "Server listening on 127.0.0.1:8888, and in 3 more ways",
+            "TCP: hello, client number 0",
+            "TCP: hello, client number 1",
+            "Unix socket: hello, client number 2",
+            "Memory: hello, client number 3",
+            "Shutting down...",
+            "4 accepted, 4 completed",
+            "Server closed: memory refuses=true, the socket's file is there=false",
+        ],
+    ),
+    (
+        "in_memory",
+        &[
+            r#"A client that says `hello` and `world` hears "HELLO\nWORLD\n""#,
+            "100 clients at a time all hear it: true; 100 completed",
+            r#"One that stops in the middle of a line hears ""; 1 failed"#,
+            "One that comes after the end is refused: true",
+        ],
+    ),
     #[cfg(feature = "proxy-protocol")]
     (
         "proxy_protocol",
@@ -129,6 +166,8 @@ const SERVERS: &[&str] = &[
     "limits",
     "lame_duck",
     "goodbye",
+    #[cfg(unix)]
+    "many_listeners",
     #[cfg(feature = "proxy-protocol")]
     "proxy_protocol",
 ];
@@ -322,6 +361,49 @@ fn clients_talks_with_the_python_client_of_the_readme() {
         assert_eq!(client.status.code(), Some(0), "{client:?}");
         assert_eq!(server.wait().status.code(), Some(0));
     });
+}
+
+#[cfg(target_os = "linux")] // elsewhere nobody tells who the client is
+#[test]
+fn unix_tells_its_client_who_it_is_and_leaves_no_file() {
+    with_each_executor(|start| {
+        let folder = files::Folder::new();
+        let path = folder.path("unix.sock");
+        let program = start(example("unix").arg(&path));
+        program.wait_for("A client is told");
+        let another = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let told = std::io::read_to_string(another).unwrap();
+        assert!(["you are the administrator", "you are another process of this user"].contains(&&*told), "{told}");
+        let mut ended = program.wait();
+        for line in &mut ended.stdout {
+            *line = line.replace(path.to_str().unwrap(), "/tmp/ebbtide.sock").replace("2 accepted, 2", "1 accepted, 1");
+        }
+        assert_ends("unix", 0, seconds(2), &ended);
+        assert_eq!(folder.names(), [""; 0]);
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn unix_says_that_its_path_is_taken_and_exits_with_status_1() {
+    let folder = files::Folder::new();
+    let path = folder.path("taken.sock");
+    let _live = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let ended = Process::start(example("unix").arg(&path)).wait();
+    assert_says(&ended, &format!("error: cannot listen on `{}`: another program listens there", path.display()));
+    let ended = Process::start(example("unix").arg("--fast")).wait();
+    assert_says(&ended, "error: unknown option `--fast`; there are `--verbose` and an address (`/tmp/ebbtide.sock`)");
+}
+
+#[cfg(unix)]
+#[test]
+fn many_listeners_serves_four_ways_in_and_closes_them_all() {
+    runs_to_its_end("many_listeners", 0, seconds(0));
+}
+
+#[test]
+fn in_memory_needs_no_sockets() {
+    runs_to_its_end("in_memory", 0, seconds(0));
 }
 
 #[test]

@@ -54,6 +54,41 @@
 //! anything then. It is kept because the group owns the futures of its children and destroys them on the spot; see
 //! [`TaskGroup`].
 //!
+//! # The ways in
+//!
+//! One server takes any mixture of listeners, with one handler, one limit and one report; the ways out are the same for all of
+//! them. A handler can ask where its client came from ([`Connection::peer_addr`], [`Connection::local_addr`]), and seldom has to.
+//!
+//! - TCP: [`Server::bind`] takes all that its argument resolves to, or nothing; [`ListenOptions`] has what can be set.
+//! - Unix sockets: `Server::bind_unix`, `Listener::unix_abstract`. The file goes with the server, if it is still the one that was
+//!   made; `Connection::peer_credentials` tells who is at the other end.
+//! - Sockets that others have too: [`Listener::try_from`](Listener#sockets-that-are-inherited). They are left as they were found.
+//! - Memory: [`Listener::memory`], for tests without sockets.
+//! - Whatever you write: [`Listener::custom`], from anything that [accepts](Accept) streams of bytes.
+//!
+//! More than one: [`Server::listen`].
+//!
+//! ```
+//! # async_std::task::block_on(async {
+//! use async_std::prelude::*;
+//! use ebbtide::{Connection, Listener, Server};
+//!
+//! let (memory, connector) = Listener::memory();
+//! let server = Server::bind("127.0.0.1:0").await?.listen(memory);
+//! assert_eq!(server.local_addrs().count(), 2);
+//!
+//! let greet = async |mut conn: Connection| conn.write_all(b"hello").await;
+//! let (greeting, _report) = server
+//!     .scope(greet, async |_| {
+//!         let mut greeting = String::new();
+//!         connector.connect().await?.read_to_string(&mut greeting).await?;
+//!         std::io::Result::Ok(greeting)
+//!     })
+//!     .await?;
+//! assert_eq!(greeting.unwrap()?, "hello");
+//! # std::io::Result::Ok(()) }).unwrap();
+//! ```
+//!
 //! # Out of reach
 //!
 //! A handler that blocks its thread is waited for, since *closed* wins over every bound; that is said once a second, unless

@@ -46,7 +46,7 @@ pub trait Accept: Send + 'static {
     /// A client's stream and its address, as soon as there is one.
     ///
     /// At the end of serving it is polled with a waker that does nothing, until it says `Pending`, for the clients that are
-    /// there already.
+    /// there already; at most 4,097 times, and no longer than the exit may last.
     ///
     /// Dropping the stream must close it in both directions; closing it (`poll_close`), only ours.
     ///

@@ -23,6 +23,8 @@ pub enum Kind {
     #[cfg(unix)]
     Unix,
     Memory,
+    #[cfg(feature = "tls")]
+    Tls,
 }
 
 impl Kind {
@@ -31,6 +33,8 @@ impl Kind {
         #[cfg(unix)]
         Self::Unix,
         Self::Memory,
+        #[cfg(feature = "tls")]
+        Self::Tls,
     ];
 
     /// A listener, and where its clients find it.
@@ -51,6 +55,13 @@ impl Kind {
                 let (listener, connector) = Listener::memory();
                 (listener, To::Memory(connector))
             }
+            #[cfg(feature = "tls")]
+            Self::Tls => {
+                let (tls, config) = over_tls::ends();
+                let listener = Listener::tcp(loopback()).unwrap().tls(&tls);
+                let address = listener.address().as_tcp().unwrap();
+                (listener, To::Tls(address, config))
+            }
         };
         (listener, Place { kind: self, to, folder })
     }
@@ -67,6 +78,8 @@ enum To {
     Tcp(SocketAddr),
     Unix(PathBuf),
     Memory(Connector),
+    #[cfg(feature = "tls")]
+    Tls(SocketAddr, over_tls::Trusting),
 }
 
 /// A client's end. Closing it ends its own direction only.
@@ -86,6 +99,8 @@ impl Place {
             #[cfg(not(unix))]
             To::Unix(_) => unreachable!("there is no such kind"),
             To::Memory(connector) => Box::pin(connector.connect().await?),
+            #[cfg(feature = "tls")]
+            To::Tls(address, trusting) => Box::pin(over_tls::connect(*address, trusting).await?),
         })
     }
 
@@ -145,5 +160,86 @@ where
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready((self.1)(self.0.get_ref()))
+    }
+}
+
+/// TLS clients. What they say must be on its way, and their handshake go on, while nobody polls them; so a task does that, and
+/// the test has the other end of a pipe.
+#[cfg(feature = "tls")]
+mod over_tls {
+    use super::super::support::certificates::{Authority, Folder};
+    use async_std::io::{self, Read, Write, WriteExt};
+    use async_std::{net::TcpStream, task};
+    use ebbtide::rustls::ClientConfig;
+    use ebbtide::{MemoryStream, Tls};
+    use futures_concurrency::prelude::*;
+    use futures_rustls::TlsConnector;
+    use std::net::SocketAddr;
+    use std::pin::Pin;
+    use std::sync::{Arc, Mutex};
+    use std::task::{Context, Poll};
+
+    pub(super) type Trusting = Arc<ClientConfig>;
+
+    pub(super) fn ends() -> (Tls, Trusting) {
+        let (folder, authority) = (Folder::new(), Authority::new("the ways in"));
+        let identity = authority.issue(&folder, "server", &["localhost"]);
+        let tls = Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
+        (tls, Arc::new(authority.client(None)))
+    }
+
+    pub(super) async fn connect(address: SocketAddr, trusting: &Trusting) -> io::Result<MemoryStream> {
+        let socket = TcpStream::connect(address).await?;
+        let (ours, theirs) = MemoryStream::pair();
+        let handshake = TlsConnector::from(Arc::clone(trusting)).connect("localhost".try_into().unwrap(), socket);
+        task::spawn(async move {
+            if let Ok(stream) = handshake.await {
+                let (inner, outer) = (Half::new(theirs), Half::new(stream));
+                // Each direction to its end. That the line was cut, `tests/tls.rs` looks at; here it is an end.
+                (carry(inner.clone(), outer.clone()), carry(outer, inner)).join().await;
+            }
+        });
+        Ok(ours)
+    }
+
+    async fn carry(mut from: impl Read + Unpin, mut to: impl Write + Unpin) {
+        let _ = io::copy(&mut from, &mut to).await;
+        let _ = to.flush().await;
+        let _ = std::future::poll_fn(|cx| Pin::new(&mut to).poll_close(cx)).await;
+    }
+
+    /// One task polls both directions, so the lock is always free.
+    struct Half<S>(Arc<Mutex<S>>);
+
+    impl<S> Half<S> {
+        fn new(stream: S) -> Self {
+            Self(Arc::new(Mutex::new(stream)))
+        }
+    }
+
+    impl<S> Clone for Half<S> {
+        fn clone(&self) -> Self {
+            Self(Arc::clone(&self.0))
+        }
+    }
+
+    impl<S: Read + Unpin> Read for Half<S> {
+        fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut *self.0.lock().unwrap()).poll_read(cx, buf)
+        }
+    }
+
+    impl<S: Write + Unpin> Write for Half<S> {
+        fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut *self.0.lock().unwrap()).poll_write(cx, buf)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut *self.0.lock().unwrap()).poll_flush(cx)
+        }
+
+        fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut *self.0.lock().unwrap()).poll_close(cx)
+        }
     }
 }

@@ -104,7 +104,11 @@
 //!
 //! # Optional features
 //!
+//! All are off by default.
+//!
+//! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
 //! - `proxy-protocol`: `ProxyProtocol`, which makes the client's own address known behind HAProxy and other load balancers.
+//! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name (Linux).
 //!
 //! # The runtime
 //!

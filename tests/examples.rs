@@ -138,6 +138,17 @@ const OUTPUTS: &[(&str, &[&str])] = &[
             "One that comes after the end is refused: true",
         ],
     ),
+    #[cfg(feature = "tls")]
+    (
+        "tls",
+        &[
+            "Server listening on 127.0.0.1:8888",
+            "HELLO! says localhost",
+            "HELLO! says localhost",
+            "Who trusts only the old certificate does not trust the new one",
+            "2 completed, 1 failed",
+        ],
+    ),
     #[cfg(feature = "proxy-protocol")]
     (
         "proxy_protocol",
@@ -168,6 +179,8 @@ const SERVERS: &[&str] = &[
     "goodbye",
     #[cfg(unix)]
     "many_listeners",
+    #[cfg(feature = "tls")]
+    "tls",
     #[cfg(feature = "proxy-protocol")]
     "proxy_protocol",
 ];
@@ -228,6 +241,12 @@ fn limits_holds_under_more_clients_than_it_takes() {
 #[test]
 fn lame_duck_accepts_until_it_is_over() {
     runs_to_its_end("lame_duck", 0, seconds(2));
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn tls_changes_its_certificate_while_it_serves() {
+    runs_to_its_end("tls", 0, Duration::ZERO);
 }
 
 #[cfg(feature = "proxy-protocol")]

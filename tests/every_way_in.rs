@@ -440,14 +440,14 @@ fn r10_a_large_reply_arrives_whole_though_the_drain_begins_meanwhile() {
             conn.write_all("x".repeat(4 << 20).as_bytes()).await
         };
         let mut client = place.say(b"hello").await;
-        let body = async |server: Handle| {
-            client.read_exact(&mut [0]).await.unwrap(); // it has begun
-            drop(server.shutdown());
-            // It may still be reading when the server has closed.
-            task::spawn(async move { rest(&mut client).await.len() })
-        };
-        let (reading, report) = server.scope(handler, body).await.unwrap();
-        assert_eq!((reading.unwrap().await, report.completed()), ((4 << 20) - 1, 1), "{report}");
+        let (begun, has_begun) = async_std::channel::bounded(1);
+        let reading = task::spawn(async move {
+            client.read_exact(&mut [0]).await.unwrap();
+            begun.send(()).await.unwrap();
+            rest(&mut client).await.len()
+        });
+        let (_, report) = server.scope(handler, async |_| has_begun.recv().await).await.unwrap();
+        assert_eq!((reading.await, report.completed()), ((4 << 20) - 1, 1), "{report}");
     });
 }
 

@@ -32,6 +32,7 @@ pub fn test<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -
 
 /// The same for blocking code.
 pub fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
+    let _running = one_thread::Running::enter();
     let (done, wait) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let value = body();

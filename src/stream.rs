@@ -1,6 +1,7 @@
 //! A connected socket, or what stands for one.
 
 mod fast_read;
+pub(crate) mod put_off;
 mod shared;
 mod side;
 #[cfg(feature = "tls")]
@@ -346,8 +347,9 @@ impl Stream {
         socket: &Async<S>,
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        if self.write_streak.is_over() {
+        if self.write_streak.is_over(fast_read::BUDGET) {
             self.write_streak.reset();
+            put_off::mark();
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

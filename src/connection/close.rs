@@ -5,6 +5,7 @@
 //! a while: what Apache and nginx call a lingering close.
 
 use crate::control::member::{ConnectionState, Member};
+use crate::stream::put_off;
 use async_io::Timer;
 use async_std::task::sleep;
 use futures_concurrency::prelude::*;
@@ -68,7 +69,8 @@ async fn discard_until_safe(member: &Member) {
         if condemned.poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        match discard(member, cx) {
+        let discarded = discard(member, cx);
+        match discarded {
             Discarded::End => return Poll::Ready(()),
             Discarded::More => {
                 cx.waker().wake_by_ref();
@@ -76,11 +78,12 @@ async fn discard_until_safe(member: &Member) {
                 return if Instant::now() < end { Poll::Pending } else { Poll::Ready(()) };
             }
             Discarded::Some => last_read = Some(Instant::now()),
-            Discarded::Nothing => {}
+            Discarded::Nothing | Discarded::Unknown => {}
         }
         let mut until = end;
         if draining.poll(cx).is_ready() {
             match last_read {
+                None if matches!(discarded, Discarded::Unknown) => {}
                 None => return Poll::Ready(()),
                 Some(last) => until = end.min(last + QUIET),
             }
@@ -103,13 +106,17 @@ enum Discarded {
     Some,
     /// There were none; the same.
     Nothing,
+    /// It could not be asked yet; the same.
+    Unknown,
 }
 
 fn discard(member: &Member, cx: &mut Context<'_>) -> Discarded {
     for read in 0..READS {
+        let put_off = put_off::times();
         match member.stream.poll_discard(cx) {
             Poll::Ready(Ok(0) | Err(_)) => return Discarded::End,
             Poll::Ready(Ok(_)) => {}
+            Poll::Pending if read == 0 && put_off::times() != put_off => return Discarded::Unknown,
             Poll::Pending if read == 0 => return Discarded::Nothing,
             Poll::Pending => return Discarded::Some,
         }

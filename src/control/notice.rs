@@ -1,5 +1,6 @@
 //! Something that is made known once, to all who wait and to all who will ask.
 
+use crate::stream::put_off;
 use crate::sync::{Mutex, lock};
 use crate::wakers::{self, Wakers, wake_all};
 use std::future::{Future, poll_fn};
@@ -121,15 +122,23 @@ impl Notice {
         let mut future = pin!(future);
         let mut watch = self.watch();
         poll_fn(|cx| {
+            let put_off = put_off::times();
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Some(output));
             }
             ready!(watch.poll(cx));
-            // It may have been given after that poll, which knew nothing of it: a read tries its socket only from then on.
-            match future.as_mut().poll(cx) {
-                Poll::Ready(output) => Poll::Ready(Some(output)),
-                Poll::Pending => Poll::Ready(None),
+            if put_off::times() == put_off {
+                // It may have been given after that poll, which knew nothing of it: a read tries its socket only from then on.
+                if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                    return Poll::Ready(Some(output));
+                }
             }
+            if put_off::times() == put_off {
+                return Poll::Ready(None);
+            }
+            // It could not be asked. (It is woken for that, but whoever has put off may have been something in it that is over.)
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await
     }

@@ -20,8 +20,9 @@
 //!    which is not the end.
 //! 3. Only sockets are read so. A stream that is more may keep bytes of its own, which no reactor knows.
 //! 4. Once it is *eager*, which it is from the beginning of a drain, the socket is tried before every `Pending`, and nobody goes to
-//!    the end of the queue: who asks then, and is told to wait, can be sure that nothing had arrived.
-//!    (So a flood that outruns its handler has the thread for itself until the deadline at most.)
+//!    the end of the queue: who asks then, and is told to wait, can be sure that nothing had arrived. One exception keeps a
+//!    flood from holding the thread, and so the drain's own deadline, for ever: after [`BUDGET_OF_THE_EAGER`]; and all that go to
+//!    the end of the queue say so (`put_off`).
 //! 5. A read that is dropped between its self-wake and its retry leaves the mark of it, and the next read, whoever polls it, tries.
 //! 6. Two tasks may read through clones: see `side`.
 //!
@@ -30,6 +31,7 @@
 //!
 //! The figures, and how to have them again: `bench/README.md`.
 
+use super::put_off;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
@@ -49,6 +51,9 @@ const FIRST_CREDIT: u8 = 2;
 
 /// After so many reads, or writes, in a row that had not to wait, the task goes to the end of the queue. tokio grants 128.
 pub(super) const BUDGET: u8 = 32;
+
+/// The same in a drain. More, since there a `Pending` is a reason to leave.
+const BUDGET_OF_THE_EAGER: u8 = u8::MAX;
 
 /// What is remembered of one socket's reads.
 #[derive(Debug)]
@@ -100,7 +105,7 @@ impl FastRead {
             return Poll::Ready(Ok(0));
         }
         let eager = self.eager.load(Ordering::Acquire);
-        if !eager && self.streak.is_over() {
+        if self.streak.is_over(if eager { BUDGET_OF_THE_EAGER } else { BUDGET }) {
             return self.go_to_the_end(cx);
         }
         let retry = self.yielded.load(Ordering::Relaxed) && self.yielded.swap(false, Ordering::Relaxed);
@@ -130,6 +135,7 @@ impl FastRead {
     fn go_to_the_end<T>(&self, cx: &Context<'_>) -> Poll<T> {
         self.streak.reset();
         self.yielded.store(true, Ordering::Relaxed);
+        put_off::mark();
         cx.waker().wake_by_ref();
         Poll::Pending
     }
@@ -171,8 +177,8 @@ impl FastRead {
 pub(super) struct Streak(AtomicU8);
 
 impl Streak {
-    pub(super) fn is_over(&self) -> bool {
-        self.0.load(Ordering::Relaxed) >= BUDGET
+    pub(super) fn is_over(&self, budget: u8) -> bool {
+        self.0.load(Ordering::Relaxed) >= budget
     }
 
     pub(super) fn go_on(&self) {

@@ -8,11 +8,15 @@
 //!    same time, would meet again, and go on refusing each other.
 //! 2. The stream is given one waker, always the same, which wakes every task that waits, whichever direction it waits for:
 //!    a TLS stream may have to write in order to read.
-//! 3. The stream is destroyed by the first who can: whoever wants its end, or the one whose turn it then is, on leaving.
+//! 3. Who has had it for long without a wait goes to the end of the executor's queue once: else a peer that floods, or a stream
+//!    that never waits, would have the thread for itself, and nothing could end the handler.
+//! 4. The stream is destroyed by the first who can: whoever wants its end, or the one whose turn it then is, on leaving.
 //!
-//! 1 and 3 rest on a swap: who comes in sets a flag and tries the lock again; who leaves releases the lock and looks at the
+//! 1 and 4 rest on a swap: who comes in sets a flag and tries the lock again; who leaves releases the lock and looks at the
 //! flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what the other did before.
 
+use super::fast_read::Streak;
+use super::put_off;
 use super::waiters::Waiters;
 use crate::kept::Kept;
 use crate::say::say;
@@ -35,6 +39,9 @@ impl<T: Read + Write + Send + ?Sized> Duplex for T {}
 /// A [`Duplex`] stream on the heap: `Box::pin(stream)`.
 pub type BoxedStream = Pin<Box<dyn Duplex>>;
 
+/// After so many polls in a row that had not to wait, others have their turn.
+const BUDGET: u8 = u8::MAX;
+
 /// See the module.
 pub(crate) struct Shared {
     /// `None` once it is destroyed. Never waited for.
@@ -49,6 +56,8 @@ pub(crate) struct Shared {
     contended: AtomicBool,
     /// It is to be destroyed.
     condemned: AtomicBool,
+    /// Of polls without a wait.
+    streak: Streak,
 }
 
 impl Shared {
@@ -61,6 +70,7 @@ impl Shared {
             refused: Waiters::default(),
             contended: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
+            streak: Streak::default(),
         }
     }
 
@@ -70,6 +80,12 @@ impl Shared {
         cx: &mut Context<'_>,
         poll: impl FnOnce(Pin<&mut dyn Duplex>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
+        if self.streak.is_over(BUDGET) {
+            self.streak.reset();
+            put_off::mark();
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let Some(mut turn) = self.turn(cx.waker()) else {
             return Poll::Pending;
         };
@@ -78,7 +94,13 @@ impl Shared {
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
         };
         match unwind::catch(|| poll(stream.get_mut().as_mut(), &mut Context::from_waker(&self.waker))) {
-            Ok(poll) => poll,
+            Ok(poll) => {
+                match poll {
+                    Poll::Ready(_) => self.streak.go_on(),
+                    Poll::Pending => self.streak.reset(),
+                }
+                poll
+            }
             Err(payload) => {
                 self.condemned.swap(true, Ordering::AcqRel); // destroyed at the end of the turn
                 let message = unwind::message(&payload).to_owned();

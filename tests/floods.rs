@@ -1,0 +1,145 @@
+//! A peer that never stops sending keeps nobody from leaving: neither the drain from its deadline nor a cancel from its end.
+//!
+//! A read that always finds something never waits, and a handler that never waits cannot be ended: nobody but the executor's
+//! other tasks could do it, and with one thread there is none for them. R6, R12.
+
+#[path = "support/scripted.rs"]
+mod scripted;
+mod support;
+
+use async_std::channel::bounded;
+use async_std::{io, prelude::*, task};
+use ebbtide::{Connection, Handle, Server};
+use scripted::{Puppet, Script, Step};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use support::one_thread::alone_with_threads;
+use support::{connect, loopback, test};
+
+/// How long the flood lasts. The server must have closed long before.
+const FLOOD: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_millis(200);
+const LATE: Duration = Duration::from_secs(10);
+
+/// Swallows what comes, and says so when something has come for the thousandth time.
+fn sink(flooded: async_std::channel::Sender<()>) -> impl Fn(Connection) -> Handling {
+    move |conn| {
+        let flooded = flooded.clone();
+        Box::pin(async move {
+            let (mut buf, mut reads) = ([0; 16], 0);
+            while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+                if n == 0 {
+                    break;
+                }
+                reads += 1;
+                if reads == 1000 {
+                    flooded.send(()).await.unwrap();
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+type Handling = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// Floods the server from a thread, and stops it meanwhile.
+async fn stops(server: Server, flood: impl FnOnce(&Handle, &dyn Fn() -> bool) + Send + 'static, cancel: bool) {
+    let (flooded, is_flooded) = bounded(1);
+    let handle = server.handle();
+    let serving = task::spawn(server.grace(GRACE).serve(sink(flooded)));
+    let closed = Arc::<AtomicBool>::default();
+    let flooder = {
+        let (handle, closed) = (handle.clone(), Arc::clone(&closed));
+        let end = Instant::now() + FLOOD;
+        std::thread::spawn(move || flood(&handle, &|| Instant::now() < end && !closed.load(Ordering::SeqCst)))
+    };
+    is_flooded.recv().await.unwrap();
+    let start = Instant::now();
+    let report = if cancel { handle.cancel().await } else { handle.shutdown().await };
+    let elapsed = start.elapsed();
+    closed.store(true, Ordering::SeqCst);
+    assert!(elapsed < LATE, "after {elapsed:?} the flooded handler was still there: {report}");
+    assert_eq!((report.accepted(), report.cancelled()), (1, 1), "{report}");
+    serving.await.unwrap();
+    flooder.join().unwrap();
+}
+
+fn sockets(threads: usize, name: &str) {
+    alone_with_threads(threads, name, || {
+        for cancel in [false, true] {
+            test(async move {
+                let server = Server::bind(loopback()).await.unwrap();
+                let flood = |handle: &Handle, goes_on: &dyn Fn() -> bool| {
+                    let mut client = connect(handle.local_addr());
+                    while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
+                };
+                stops(server, flood, cancel).await;
+            });
+        }
+    });
+}
+
+#[test]
+fn r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
+    sockets(1, "r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_one_executor_thread");
+}
+
+#[test]
+fn r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_two_executor_threads() {
+    sockets(2, "r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_two_executor_threads");
+}
+
+/// A stream of the user's that has something to read whenever it is asked.
+fn streams(threads: usize, name: &str) {
+    alone_with_threads(threads, name, || {
+        for cancel in [false, true] {
+            test(async move {
+                let (listener, script) = Script::listener();
+                let end = Instant::now() + FLOOD;
+                let endless = Puppet::new().read(move |_, buf| match Instant::now() < end {
+                    true => Poll::Ready(Ok(buf.len())),
+                    false => Poll::Ready(Ok(0)),
+                });
+                script.tell(Step::Client(Box::pin(endless)));
+                stops(Server::new(listener), |_, _| {}, cancel).await;
+            });
+        }
+    });
+}
+
+#[test]
+fn r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
+    streams(1, "r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_one_executor_thread");
+}
+
+#[test]
+fn r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_two_executor_threads() {
+    streams(2, "r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_two_executor_threads");
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn r06_a_flood_over_tls_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
+    use support::certificates::{Authority, Folder, secure};
+    const NAME: &str = "r06_a_flood_over_tls_is_closed_at_the_end_of_the_grace_with_one_executor_thread";
+    alone_with_threads(1, NAME, || {
+        for cancel in [false, true] {
+            test(async move {
+                let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
+                let identity = authority.issue(&folder, "server", &["localhost"]);
+                let tls = ebbtide::Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
+                let options = ebbtide::ListenOptions::new().tls(&tls);
+                let server = Server::bind_with(loopback(), &options).await.unwrap();
+                let flood = move |handle: &Handle, goes_on: &dyn Fn() -> bool| {
+                    let mut client = secure(connect(handle.local_addr()), authority.client(None));
+                    while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
+                };
+                stops(server, flood, cancel).await;
+            });
+        }
+    });
+}

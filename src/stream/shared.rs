@@ -87,6 +87,7 @@ impl Shared {
             return Poll::Pending;
         }
         let Some(mut turn) = self.turn(cx.waker()) else {
+            put_off::mark();
             return Poll::Pending;
         };
         self.waiters.add(cx.waker()); // first, so that no wake-up comes too early

@@ -105,19 +105,26 @@ impl Accept for Scripted {
 }
 
 type OnRead = Box<dyn FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>> + Send>;
+type OnWrite = Box<dyn FnMut(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>> + Send>;
 type OnClose = Box<dyn FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + Send>;
 
 /// A stream whose methods the test writes. What is left out has no bytes for ever, swallows all of them, closes at once, and
 /// has no destructor.
 pub struct Puppet {
     pub read: OnRead,
+    pub write: OnWrite,
     pub close: OnClose,
     pub drop: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Puppet {
     pub fn new() -> Self {
-        Self { read: Box::new(|_, _| Poll::Pending), close: Box::new(|_| Poll::Ready(Ok(()))), drop: None }
+        Self {
+            read: Box::new(|_, _| Poll::Pending),
+            write: Box::new(|_, buf| Poll::Ready(Ok(buf.len()))),
+            close: Box::new(|_| Poll::Ready(Ok(()))),
+            drop: None,
+        }
     }
 
     pub fn read(
@@ -125,6 +132,14 @@ impl Puppet {
         read: impl FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usize>> + Send + 'static,
     ) -> Self {
         self.read = Box::new(read);
+        self
+    }
+
+    pub fn write(
+        mut self,
+        write: impl FnMut(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>> + Send + 'static,
+    ) -> Self {
+        self.write = Box::new(write);
         self
     }
 
@@ -146,8 +161,8 @@ impl Read for Puppet {
 }
 
 impl Write for Puppet {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Poll::Ready(Ok(buf.len()))
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        (self.write)(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

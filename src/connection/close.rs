@@ -30,12 +30,19 @@ pub(super) fn abruptly(member: &Member) {
 }
 
 /// Closes for the handler and all clones, and our direction for the peer, which is over in a moment for a socket. What is
-/// more than a socket may have bytes to send first; that takes at most [`LINGER`], and a cancel does not wait for it.
+/// more than a socket may have bytes to send first; that takes at most [`LINGER`], and a cancel does not wait for it. What the peer
+/// sends meanwhile is read and thrown away: it may not read before it has sent all.
 pub(super) async fn half(member: &Member) {
     member.end();
     // Both at once where the peer has closed already: nothing of its is unread or on its way, so there is nothing to wait for.
     let saw_end = member.saw_end();
-    let closed = poll_fn(|cx| member.poll_close(cx));
+    let closed = poll_fn(|cx| {
+        let closed = member.poll_close(cx);
+        if closed.is_pending() && matches!(discard(member, cx), Discarded::More) {
+            cx.waker().wake_by_ref();
+        }
+        closed
+    });
     match member.stream.closes_at_once() {
         true if saw_end => {}
         true => closed.await,

@@ -5,11 +5,12 @@ mod support;
 
 use async_std::{io, prelude::*, task};
 use ebbtide::rustls::{ClientConfig, ClientConnection, StreamOwned};
-use ebbtide::{Connection, Listener, MemoryStream, Server, Tls};
+use ebbtide::{Connection, ListenOptions, Listener, MemoryStream, Server, Tls};
 use std::io::{Read, Write};
 use std::sync::Arc;
-use support::certificates::{Authority, Folder};
-use support::{NET, test};
+use std::time::Duration;
+use support::certificates::{Authority, Folder, secure};
+use support::{NET, connect, loopback, test};
 
 /// A certificate for the server, and what its clients want.
 fn certificate() -> (Tls, ClientConfig) {
@@ -64,4 +65,30 @@ fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
         assert_eq!(reply.await.unwrap().len(), REPLY);
         drop(serving);
     });
+}
+
+#[test]
+fn a_client_that_is_closed_for_its_silence_is_told_so() {
+    // The handshake falls into it.
+    const LIMIT: Duration = Duration::from_secs(1);
+    for first_byte in [false, true] {
+        test(async move {
+            let (tls, config) = certificate();
+            let server = Server::bind_with(loopback(), &ListenOptions::new().tls(&tls)).await.unwrap();
+            let server = match first_byte {
+                true => server.first_byte_timeout(LIMIT),
+                false => server.idle_timeout(LIMIT),
+            };
+            let handler = async |conn: Connection| (&conn).read_exact(&mut [0]).await;
+            let (_, report) = server
+                .scope(handler, async |server| {
+                    let mut client = secure(connect(server.local_addr()), config);
+                    client.flush().unwrap();
+                    assert_eq!(client.read(&mut [0]).expect("`close_notify`"), 0);
+                })
+                .await
+                .unwrap();
+            assert_eq!(report.failed(), 1, "{report}");
+        });
+    }
 }

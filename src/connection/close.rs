@@ -29,6 +29,18 @@ pub(super) fn abruptly(member: &Member) {
     member.shut_down();
 }
 
+/// Closes at once, as [`abruptly`] does, but says so to the peer if that can be had without waiting: what is encrypted has an end of
+/// its own, and one who misses it has to think that the line was cut.
+pub(super) async fn without_waiting(member: &Member) {
+    member.end();
+    poll_fn(|cx| {
+        let _ = member.poll_close(cx);
+        Poll::Ready(())
+    })
+    .await;
+    member.shut_down();
+}
+
 /// Closes for the handler and all clones, and our direction for the peer, which is over in a moment for a socket. What is
 /// more than a socket may have bytes to send first; that takes at most [`LINGER`], and a cancel does not wait for it. What the peer
 /// sends meanwhile is read and thrown away: it may not read before it has sent all.

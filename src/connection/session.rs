@@ -183,9 +183,10 @@ where
         session.serve(&self.handler).await;
         let member = session.member();
         match &session.outcome {
-            // Closed by somebody else, or silent for too long: nobody is waited for.
-            None | Some(Outcome::Idle(_)) => close::abruptly(member),
-            Some(Outcome::Unopened(why)) if !why.is_told() => close::abruptly(member),
+            None => close::abruptly(member), // closed by somebody else
+            // Silent for too long: nobody is waited for.
+            Some(Outcome::Idle(_)) => close::without_waiting(member).await,
+            Some(Outcome::Unopened(why)) if !why.is_told() => close::without_waiting(member).await,
             Some(_) => close::half(member).await,
         }
         if let Some(tasks) = member.tasks.close() {

@@ -6,7 +6,7 @@ use std::task::Waker;
 
 /// What tells a task's waker from others', as long as one of its wakers is kept: its address. Never 0.
 pub(crate) fn identity(waker: &Waker) -> usize {
-    (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)) | 1
+    (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)).max(1)
 }
 
 /// A set of wakers with O(1) registration and removal. Kept under its owner's lock.

@@ -9,6 +9,9 @@ use std::task::{Wake, Waker};
 /// Where so many wait in earnest, twice as many are remembered from then on, until the next event.
 const FEW: usize = 16;
 
+/// Nobody has so many tasks that wait for one stream. So these are such as went away, and more are not remembered.
+const MANY: usize = 1024;
+
 /// Woken as one. Whoever gives a stream the waker of these has all of them woken by it.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Mutex<State>);
@@ -35,7 +38,7 @@ impl Waiters {
         let mut state = lock(&self.0);
         let mut too_many = Vec::new();
         if state.wakers.len() >= state.most {
-            state.most *= 2; // or those would wake each other for ever
+            state.most = (state.most * 2).min(MANY); // or those would wake each other for ever
             too_many = std::mem::take(&mut state.wakers);
         }
         state.wakers.push(waker);
@@ -72,6 +75,24 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// A combinator makes a waker for each of its futures, anew each time: a read with a time limit, say, again and again.
+    #[test]
+    fn those_that_went_away_do_not_count_for_ever_although_nothing_happens() {
+        let waiters = Arc::new(Waiters::default());
+        let waits = Arc::new(Count::default());
+        let waiting = Waker::from(Arc::clone(&waits));
+        let gone: Vec<_> = (0..10_000).map(|_| Arc::new(Count::default())).collect();
+        for task in &gone {
+            waiters.add(&Waker::from(Arc::clone(task)));
+            waiters.add(&waiting);
+        }
+        let kept = gone.iter().filter(|task| Arc::strong_count(task) > 1).count();
+        assert!(kept <= MANY, "{kept} are kept");
+        waiters.wake_all();
+        assert!(gone.iter().all(|task| Arc::strong_count(task) == 1), "they are forgotten");
+        assert!(waits.0.load(Ordering::SeqCst) > 0);
     }
 
     #[test]

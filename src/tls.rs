@@ -28,6 +28,7 @@ use std::sync::Arc;
 /// The handshake runs in the connection's own child, so no slow client holds up the others: see
 /// [`Server::handshake_timeout`](crate::Server::handshake_timeout). On every orderly end, which is all but a cancel and a
 /// drop, the client is sent `close_notify`, after the last bytes; where it misses, the client knows that it was cut off.
+/// (Who is closed for its silence is sent it if the socket takes it at once.)
 /// The other way round the end of a client that leaves without `close_notify` is read as an error (`UnexpectedEof`) and not
 /// as the end, because anybody in between could have cut the line.
 ///

@@ -88,7 +88,8 @@ impl Server {
 
     /// How long no byte may go either way before the connection is ended, its handler destroyed, and counted as failed: so
     /// that idle clients cannot fill [`max_connections`](Self::max_connections) for ever. Default: no limit. A handler that
-    /// works for longer than this without reading or writing is ended too. Zero: no limit.
+    /// works for longer than this without reading or writing is ended too. The bytes of a TLS handshake do not count, so give it more
+    /// time than a handshake takes. Zero: no limit.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.settings.policy.idle_timeout = (!timeout.is_zero()).then_some(timeout);
         self

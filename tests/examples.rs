@@ -5,6 +5,10 @@
 
 #[path = "support/files.rs"]
 mod files;
+/// For the tests at its end: `cargo test` builds examples without theirs.
+#[allow(dead_code, reason = "its `main` is run as a process")]
+#[path = "../examples/in_memory.rs"]
+mod in_memory;
 #[path = "support/process.rs"]
 mod process;
 

@@ -3,8 +3,9 @@
 use crate::stream::put_off;
 use crate::sync::{Mutex, lock};
 use crate::wakers::{self, Wakers, wake_all};
+use pin_project_lite::pin_project;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
@@ -108,7 +109,7 @@ impl Notice {
 
     /// A waiter that forgets itself.
     pub(crate) fn watch(&self) -> Watch<'_> {
-        Watch { notice: self, key: None, registered: None }
+        Watch { notice: self, key: None, registered: 0 }
     }
 
     /// Waits until it is given.
@@ -118,29 +119,42 @@ impl Notice {
     }
 
     /// Polls `future` first; `None` where it is pending and the notice has been given.
-    pub(crate) async fn until<F: Future>(&self, future: F) -> Option<F::Output> {
-        let mut future = pin!(future);
-        let mut watch = self.watch();
-        poll_fn(|cx| {
-            let put_off = put_off::times();
-            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+    pub(crate) fn until<F: Future>(&self, future: F) -> Until<'_, F> {
+        Until { future, watch: self.watch() }
+    }
+}
+
+pin_project! {
+    /// See [`Notice::until`]. Not an async function, which would keep the future twice: a handler waits in it most of its life.
+    pub(crate) struct Until<'a, F> {
+        #[pin]
+        future: F,
+        watch: Watch<'a>,
+    }
+}
+
+impl<F: Future> Future for Until<'_, F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let put_off = put_off::times();
+        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        ready!(this.watch.poll(cx));
+        if put_off::times() == put_off {
+            // It may have been given after that poll, which knew nothing of it: a read tries its socket only from then on.
+            if let Poll::Ready(output) = this.future.poll(cx) {
                 return Poll::Ready(Some(output));
             }
-            ready!(watch.poll(cx));
-            if put_off::times() == put_off {
-                // It may have been given after that poll, which knew nothing of it: a read tries its socket only from then on.
-                if let Poll::Ready(output) = future.as_mut().poll(cx) {
-                    return Poll::Ready(Some(output));
-                }
-            }
-            if put_off::times() == put_off {
-                return Poll::Ready(None);
-            }
-            // It could not be asked. (It is woken for that, but whoever has put off may have been something in it that is over.)
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        })
-        .await
+        }
+        if put_off::times() == put_off {
+            return Poll::Ready(None);
+        }
+        // It could not be asked. (It is woken for that, but whoever has put off may have been something in it that is over.)
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -149,19 +163,20 @@ impl Notice {
 pub(crate) struct Watch<'a> {
     notice: &'a Notice,
     key: Option<usize>,
-    /// The waker that is registered: a task that polls again, as it does for each message, need not register again.
-    registered: Option<Waker>,
+    /// The identity of the waker that is registered, or 0. True, since the notice keeps that waker until it is given. A task that
+    /// polls again, as it does for each message, need not register again.
+    registered: usize,
 }
 
 impl Watch<'_> {
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if self.registered == wakers::identity(cx.waker()) {
             // If it is given after this look, the registered waker is woken.
             return if self.notice.is_given() { Poll::Ready(()) } else { Poll::Pending };
         }
         let poll = self.notice.poll(cx, &mut self.key);
         // A resident task has no key, and needs none.
-        self.registered = (poll.is_pending() && self.key.is_some()).then(|| cx.waker().clone());
+        self.registered = if poll.is_pending() && self.key.is_some() { wakers::identity(cx.waker()) } else { 0 };
         poll
     }
 }
@@ -175,6 +190,7 @@ impl Drop for Watch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::AtomicUsize;
     use std::task::Wake;

@@ -5,6 +5,7 @@ mod close;
 #[cfg(unix)]
 mod credentials;
 mod idle;
+pub(crate) mod life;
 pub(crate) mod opening;
 pub(crate) mod session;
 
@@ -153,10 +154,10 @@ impl Connection {
             return false; // before there is a token: the destructor of a refused future holds nobody up
         }
         let member = Arc::clone(&self.member);
-        let name: Name = Arc::new(format!("a task of {member}"));
+        let name = Arc::new(format!("a task of {member}"));
         let on_panic = move |message| member.condemn(Verdict::Broken(message));
-        let task = run_task(Box::pin(future), Arc::clone(&name), on_panic, self.control.token());
-        self.member.tasks.spawn(name, task)
+        let task = run_task(Box::pin(future), name.clone(), on_panic, self.control.token());
+        self.member.tasks.spawn(Arc::downgrade(&name) as Name, task)
     }
 
     /// Half-closes: the peer reads the end after what has been written, and can still send. What it sends can be read

@@ -1,14 +1,14 @@
 //! What a handler may return, and what that means.
 
-use crate::connection::Connection;
 use crate::connection::opening::Unopened;
 use crate::control::failure::BoxError;
 use crate::control::report::Bucket;
-use crate::kept::Kept;
 use crate::unwind::{self, Payload};
 use log::Level;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// What a handler may return: `()`, or a `Result<(), E>` whose error converts into [`BoxError`].
@@ -75,15 +75,6 @@ impl<E: Into<BoxError>> sealed::Sealed for Result<(), E> {
     }
 }
 
-/// Calls a handler and converts what it returns. All of that is user code.
-pub(crate) async fn call<H, Fut>(handler: &Kept<H>, connection: Connection) -> Result<(), BoxError>
-where
-    H: Fn(Connection) -> Fut,
-    Fut: Future<Output: HandlerOutput>,
-{
-    sealed::Sealed::into_result((handler.get())(connection).await)
-}
-
 /// How a handler ended by itself. One that did not was cancelled, and has none.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -99,16 +90,28 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn of(result: Result<Result<(), BoxError>, Payload>) -> Self {
-        match result {
-            Ok(Ok(())) => Self::Completed,
-            Ok(Err(error)) => Self::Failed(error),
-            Err(payload) => {
-                let message = unwind::message(&payload).to_owned();
-                unwind::discard(payload);
-                Self::Panicked(message)
-            }
+    /// Polls a handler, and converts what it returns. All of that is user code.
+    pub(crate) fn poll<F>(handler: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<Self>
+    where
+        F: Future<Output: HandlerOutput> + ?Sized,
+    {
+        match unwind::catch(|| handler.poll(cx).map(sealed::Sealed::into_result)) {
+            Ok(poll) => poll.map(Self::returned),
+            Err(payload) => Poll::Ready(Self::panicked(payload)),
         }
+    }
+
+    fn returned(result: Result<(), BoxError>) -> Self {
+        match result {
+            Ok(()) => Self::Completed,
+            Err(error) => Self::Failed(error),
+        }
+    }
+
+    pub(crate) fn panicked(payload: Payload) -> Self {
+        let message = unwind::message(&payload).to_owned();
+        unwind::discard(payload);
+        Self::Panicked(message)
     }
 
     pub(crate) fn bucket(&self) -> Bucket {
@@ -159,9 +162,17 @@ mod tests {
     #[test]
     fn each_output_has_its_bucket() {
         use sealed::Sealed;
-        assert_eq!(Outcome::of(Ok(().into_result())).bucket(), Bucket::Completed);
-        assert_eq!(Outcome::of(Ok(Ok::<_, io::Error>(()).into_result())).bucket(), Bucket::Completed);
-        assert_eq!(Outcome::of(Ok(Err::<(), _>("no").into_result())).bucket(), Bucket::Failed);
-        assert_eq!(Outcome::of(Err(Box::new("oh"))).bucket(), Bucket::Panicked);
+        use std::task::Waker;
+        let bucket = |mut handler: Pin<Box<dyn Future<Output = Result<(), BoxError>>>>| match Outcome::poll(
+            handler.as_mut(),
+            &mut Context::from_waker(Waker::noop()),
+        ) {
+            Poll::Ready(outcome) => outcome.bucket(),
+            Poll::Pending => panic!("it has nothing to wait for"),
+        };
+        assert_eq!(bucket(Box::pin(async { ().into_result() })), Bucket::Completed);
+        assert_eq!(bucket(Box::pin(async { Ok::<_, io::Error>(()).into_result() })), Bucket::Completed);
+        assert_eq!(bucket(Box::pin(async { Err::<(), _>("no").into_result() })), Bucket::Failed);
+        assert_eq!(bucket(Box::pin(async { std::panic::resume_unwind(Box::new("oh")) })), Bucket::Panicked);
     }
 }

@@ -57,7 +57,7 @@ impl Limit {
         let mut state = lock(&self.state);
         if state.admits() {
             state.used += 1;
-            return Poll::Ready(Permit { limit: Arc::clone(self), ip: None });
+            return Poll::Ready(Permit { limit: Arc::clone(self) });
         }
         let displaced = state.waiters.register(key, waker);
         drop(state);
@@ -71,7 +71,27 @@ impl Limit {
             return None;
         }
         state.used += 1;
-        Some(Permit { limit: Arc::clone(self), ip: None })
+        Some(Permit { limit: Arc::clone(self) })
+    }
+
+    /// Counts a connection of a client's address; `None` where nobody counts. Refused if there are as many from it as may be.
+    pub(crate) fn count(self: &Arc<Self>, ip: IpAddr) -> Result<Option<Box<Counted>>, TooMany> {
+        let ip = ip.to_canonical(); // an IPv4 client of an IPv6 socket is the same client
+        let mut state = lock(&self.state);
+        let max = state.max_per_ip;
+        if max == usize::MAX {
+            return Ok(None);
+        }
+        let count = state.by_ip.entry(ip).or_insert(0);
+        if *count >= max {
+            if *count == 0 {
+                state.by_ip.remove(&ip); // a limit of none at all
+            }
+            return Err(TooMany { max });
+        }
+        *count += 1;
+        drop(state);
+        Ok(Some(Box::new(Counted { limit: Arc::clone(self), ip })))
     }
 
     pub(crate) fn forget(&self, key: &mut Option<usize>) {
@@ -116,46 +136,30 @@ impl Limit {
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Arc<Limit>,
-    /// The address that it is counted for.
-    ip: Option<IpAddr>,
-}
-
-impl Permit {
-    /// Uses the permit for a client of this address. Refused if there are as many from it as may be.
-    pub(crate) fn assign(&mut self, ip: IpAddr) -> Result<(), TooMany> {
-        let ip = ip.to_canonical(); // an IPv4 client of an IPv6 socket is the same client
-        let mut state = lock(&self.limit.state);
-        let max = state.max_per_ip;
-        if max == usize::MAX {
-            return Ok(());
-        }
-        let count = state.by_ip.entry(ip).or_insert(0);
-        if *count >= max {
-            if *count == 0 {
-                state.by_ip.remove(&ip); // a limit of none at all
-            }
-            return Err(TooMany { max });
-        }
-        *count += 1;
-        self.ip = Some(ip);
-        Ok(())
-    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let ip = self.ip;
-        self.limit.change(|state| {
-            state.used -= 1;
-            if let Some(ip) = ip {
-                if let Some(count) = state.by_ip.get_mut(&ip) {
-                    *count -= 1;
-                    if *count == 0 {
-                        state.by_ip.remove(&ip);
-                    }
-                }
+        self.limit.change(|state| state.used -= 1);
+    }
+}
+
+/// One of the connections that an address has. Given back by its drop.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    limit: Arc<Limit>,
+    ip: IpAddr,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut state = lock(&self.limit.state);
+        if let Some(count) = state.by_ip.get_mut(&self.ip) {
+            *count -= 1;
+            if *count == 0 {
+                state.by_ip.remove(&self.ip);
             }
-        });
+        }
     }
 }
 
@@ -267,17 +271,12 @@ mod tests {
         limit.set_max_per_ip(2);
         let ip: IpAddr = [127, 0, 0, 1].into();
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
-        let permit = |ip| {
-            let mut permit = limit.try_acquire().unwrap();
-            permit.assign(ip).map(|()| permit)
-        };
-        let (one, _two) = (permit(ip).unwrap(), permit(mapped).unwrap());
-        assert_eq!(permit(ip).unwrap_err(), TooMany { max: 2 });
-        assert!(permit([127, 0, 0, 2].into()).is_ok(), "others are not concerned");
+        let (one, two) = (limit.count(ip).unwrap(), limit.count(mapped).unwrap());
+        assert_eq!(limit.count(ip).unwrap_err(), TooMany { max: 2 });
+        assert!(limit.count([127, 0, 0, 2].into()).is_ok(), "others are not concerned");
         drop(one);
-        let again = permit(ip).unwrap();
-        drop((again, _two));
+        let again = limit.count(ip).unwrap();
+        drop((again, two));
         assert!(lock(&limit.state).by_ip.is_empty());
-        assert_eq!(lock(&limit.state).used, 0);
     }
 }

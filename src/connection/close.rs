@@ -5,12 +5,14 @@
 //! a while: what Apache and nginx call a lingering close.
 
 use crate::control::member::{ConnectionState, Member};
+use crate::group::TaskGroup;
 use crate::stream::put_off;
 use async_io::Timer;
 use async_std::task::sleep;
 use futures_concurrency::prelude::*;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -23,31 +25,96 @@ const QUIET: Duration = Duration::from_millis(100);
 /// How many reads in a row, before other tasks get their turn.
 const READS: usize = 16;
 
-/// Closes at once. What the peer has not read yet still arrives, unless it is sending.
-pub(super) fn abruptly(member: &Member) {
-    member.end();
-    member.shut_down();
+/// How a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum How {
+    /// At once. What the peer has not read yet still arrives, unless it is sending.
+    Abruptly,
+    /// The same, but the peer is told if that can be had without waiting: what is encrypted has an end of its own, and one who misses
+    /// it has to think that the line was cut.
+    WithoutWaiting,
+    /// So that the last bytes arrive.
+    WithCare,
 }
 
-/// Closes at once, as [`abruptly`] does, but says so to the peer if that can be had without waiting: what is encrypted has an end of
-/// its own, and one who misses it has to think that the line was cut.
-pub(super) async fn without_waiting(member: &Member) {
-    member.end();
-    poll_fn(|cx| {
-        let _ = member.poll_close(cx);
-        Poll::Ready(())
-    })
-    .await;
-    member.shut_down();
+/// What is still to be done after [`begin`]. On the heap: most connections need none of it, and all would be larger by it.
+pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// How far [`begin`] has come.
+pub(super) enum End {
+    /// Nothing is unread or on its way, and nobody is waited for: to close the descriptor is enough.
+    Quiet,
+    /// It is shut down.
+    ShutDown,
+    /// The rest takes time.
+    Waits(Ending),
 }
 
-/// Closes for the handler and all clones, and our direction for the peer, which is over in a moment for a socket. What is
-/// more than a socket may have bytes to send first; that takes at most [`LINGER`], and a cancel does not wait for it. What the peer
-/// sends meanwhile is read and thrown away: it may not read before it has sent all.
-pub(super) async fn half(member: &Member) {
+/// Ends the connection for its clones, and closes it as far as that can be done without waiting: as a rule, wholly.
+pub(super) fn begin(member: &Arc<Member>, how: How, cx: &mut Context<'_>) -> End {
     member.end();
-    // Both at once where the peer has closed already: nothing of its is unread or on its way, so there is nothing to wait for.
-    let saw_end = member.saw_end();
+    let mut quiet = false;
+    match how {
+        How::Abruptly => {}
+        How::WithoutWaiting => {
+            let _ = member.poll_close(cx);
+        }
+        How::WithCare => match is_quiet(member, cx) {
+            Ok(()) => quiet = true,
+            Err(last_read) => return End::Waits(Box::pin(with_care(Arc::clone(member), last_read))),
+        },
+    }
+    let tasks = member.tasks.close();
+    if quiet && tasks.is_none() {
+        return End::Quiet;
+    }
+    member.shut_down();
+    match tasks {
+        None => End::ShutDown,
+        Some(tasks) => End::Waits(Box::pin(join(tasks))),
+    }
+}
+
+/// Whether the peer sends nothing any more, so that both directions can be closed at once. Else: when it was last seen to send.
+fn is_quiet(member: &Member, cx: &mut Context<'_>) -> Result<(), Option<Instant>> {
+    if !member.stream.closes_at_once() {
+        return Err(None);
+    }
+    if member.saw_end() {
+        return Ok(());
+    }
+    if !member.draining.is_given() {
+        return Err(None);
+    }
+    // A drain waits only for peers that are still sending.
+    match discard(member, cx) {
+        Discarded::End | Discarded::Nothing => Ok(()),
+        Discarded::Unknown => Err(None),
+        Discarded::More | Discarded::Some => Err(Some(Instant::now())),
+    }
+}
+
+async fn with_care(member: Arc<Member>, last_read: Option<Instant>) {
+    half(&member).await;
+    if let Some(tasks) = member.tasks.close() {
+        join(tasks).await;
+    }
+    if !member.is_shut_down() {
+        member.set_state(ConnectionState::Lingering);
+        linger(&member, last_read).await;
+        member.shut_down();
+    }
+}
+
+async fn join(tasks: Box<TaskGroup>) {
+    tasks.cancel();
+    tasks.settled().await;
+}
+
+/// Closes our direction for the peer, which is over in a moment for a socket. What is more than a socket may have bytes to send
+/// first; that takes at most [`LINGER`], and a cancel does not wait for it. What the peer sends meanwhile is read and thrown away:
+/// it may not read before it has sent all.
+async fn half(member: &Member) {
     let closed = poll_fn(|cx| {
         let closed = member.poll_close(cx);
         if closed.is_pending() && matches!(discard(member, cx), Discarded::More) {
@@ -55,32 +122,22 @@ pub(super) async fn half(member: &Member) {
         }
         closed
     });
-    match member.stream.closes_at_once() {
-        true if saw_end => {}
-        true => closed.await,
-        false => (closed, member.condemned.given(), sleep(LINGER)).race().await,
+    if member.stream.closes_at_once() {
+        closed.await;
+    } else {
+        (closed, member.condemned.given(), sleep(LINGER)).race().await;
     }
-    if saw_end {
-        member.shut_down();
+    if member.saw_end() {
+        member.shut_down(); // nothing of the peer's is unread or on its way, so there is nothing to wait for
     }
 }
 
-/// Closes the other half as soon as that is safe: reads and throws away until the peer's end, at most for [`LINGER`].
+/// Reads and throws away until closing the other half is safe: until the peer's end, at most for [`LINGER`].
 ///
 /// A drain waits only for peers that are still sending: it ends where the first read finds nothing, or after [`QUIET`]. A
 /// cancel waits for nobody.
-pub(super) async fn linger(member: &Member) {
-    if member.is_shut_down() {
-        return;
-    }
-    member.set_state(ConnectionState::Lingering);
-    discard_until_safe(member).await;
-    member.shut_down();
-}
-
-async fn discard_until_safe(member: &Member) {
+async fn linger(member: &Member, mut last_read: Option<Instant>) {
     let end = Instant::now() + LINGER;
-    let mut last_read = None;
     let mut draining = member.draining.watch();
     let mut condemned = member.condemned.watch();
     let (mut timer, mut armed) = (Timer::at(end), end);

@@ -4,13 +4,14 @@
 mod proxied;
 
 use crate::control::member::Member;
-use crate::limit::Permit;
+use crate::limit::{Counted, Limit};
 use crate::listener::Layers;
 use async_io::Timer;
 use log::Level;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -103,34 +104,39 @@ pub(super) fn is_needed(layers: &Layers, limits: Limits) -> bool {
     limits.first_byte.is_some() || !layers.is_empty()
 }
 
+/// The steps before the handler, under way. On the heap: they are over before the handler begins, and would make the future of
+/// every connection larger.
+pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Option<Box<Counted>>, Unopened>> + Send>>;
+
 /// Does what comes before the handler. One after the other, each with its own limit; and in a drain, all together within
 /// [`IN_A_DRAIN`].
 ///
-/// The permit is for the client's address, where only the proxy knows that.
-pub(super) async fn open(
-    member: &Member,
-    layers: &Layers,
-    limits: Limits,
-    permit: &mut Permit,
-) -> Result<(), Unopened> {
-    let mut clock = Clock { member, told: None };
-    #[cfg(feature = "proxy-protocol")]
-    if let Some(proxy) = &layers.proxy {
-        proxied::receive(proxy, &mut clock, permit).await.map_err(Unopened::Unproxied)?;
-    }
-    #[cfg(feature = "tls")]
-    if let Some(tls) = &layers.tls {
-        let handshake = member.stream.handshake(tls.acceptor());
-        let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
-        done.map_err(Unopened::Unsecured)?;
-    }
-    let _ = (layers, permit); // used by features only
-    if let Some(limit) = limits.first_byte {
-        // What has come stays unread. The peer's end, or an error, is something too.
-        let something = poll_fn(|cx| member.stream.poll_peek(cx).map(drop));
-        clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
-    }
-    Ok(())
+/// Where only a proxy knows the client's address it is counted here.
+pub(super) fn open(member: Arc<Member>, layers: Layers, limits: Limits, limit: Arc<Limit>) -> Opening {
+    Box::pin(async move {
+        let member = &*member;
+        let mut clock = Clock { member, told: None };
+        #[cfg(feature = "proxy-protocol")]
+        let counted = match &layers.proxy {
+            Some(proxy) => proxied::receive(proxy, &mut clock, &limit).await.map_err(Unopened::Unproxied)?,
+            None => None,
+        };
+        #[cfg(not(feature = "proxy-protocol"))]
+        let counted = None;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &layers.tls {
+            let handshake = member.stream.handshake(tls.acceptor());
+            let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
+            done.map_err(Unopened::Unsecured)?;
+        }
+        let _ = (layers, limit); // used by features only
+        if let Some(limit) = limits.first_byte {
+            // What has come stays unread. The peer's end, or an error, is something too.
+            let something = poll_fn(|cx| member.stream.poll_peek(cx).map(drop));
+            clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
+        }
+        Ok(counted)
+    })
 }
 
 /// What a person can do about it.

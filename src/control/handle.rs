@@ -170,9 +170,9 @@ impl Handle {
         if !self.control.tasks.admits() {
             return false; // before there is a token: the destructor of a refused future holds nobody up
         }
-        let name: Name = Arc::new("a task of the server");
-        let task = run_task(Box::pin(future), Arc::clone(&name), |_| (), self.control.token());
-        self.control.tasks.spawn_named(name, task)
+        let name: Arc<&str> = Arc::new("a task of the server");
+        let task = run_task(Box::pin(future), name.clone(), |_| (), self.control.token());
+        self.control.tasks.spawn_named(Arc::downgrade(&name) as Name, task)
     }
 }
 

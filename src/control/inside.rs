@@ -2,10 +2,10 @@
 
 use super::Control;
 use super::token::Token;
-use crate::group::Name;
 use crate::say::say;
 use crate::unwind::{self, Payload};
 use std::cell::Cell;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,10 +16,8 @@ thread_local! {
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs a future, which `make` makes, as code of this run, so that [`is_inside`] can tell.
-///
-/// Made here and not handed over: an async function keeps each of its parameters twice, and this one is a handler's future.
-pub(crate) async fn inside<F: Future>(control: &Arc<Control>, make: impl FnOnce() -> F) -> F::Output {
+/// Does `work` as code of this run, so that [`is_inside`] can tell.
+pub(crate) fn inside<T>(control: &Arc<Control>, work: impl FnOnce() -> T) -> T {
     struct Restore(usize);
     impl Drop for Restore {
         fn drop(&mut self) {
@@ -27,13 +25,8 @@ pub(crate) async fn inside<F: Future>(control: &Arc<Control>, make: impl FnOnce(
         }
     }
 
-    let here = Arc::as_ptr(control) as usize;
-    let mut future = pin!(make());
-    poll_fn(|cx| {
-        let _restore = Restore(INSIDE.replace(here));
-        future.as_mut().poll(cx)
-    })
-    .await
+    let _restore = Restore(INSIDE.replace(Arc::as_ptr(control) as usize));
+    work()
 }
 
 /// Whether the caller is a handler or a task of this run: one that waits for the run's end waits for itself.
@@ -69,11 +62,16 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
 ///
 /// The future comes in a box, since it would be moved, and so kept, several times. The token goes last. It is the last parameter, because a task that was never polled drops its parameters in order; in
 /// one that was, the future lies deeper than the parameters, and is dropped before them.
-pub(crate) async fn run_task<F>(future: Pin<Box<F>>, name: Name, on_panic: impl FnOnce(String), token: Token)
-where
+pub(crate) async fn run_task<F>(
+    future: Pin<Box<F>>,
+    name: Arc<dyn fmt::Display + Send + Sync>,
+    on_panic: impl FnOnce(String),
+    token: Token,
+) where
     F: Future<Output = ()>,
 {
-    if let Err(payload) = inside(token.control(), || catch_future(|| future)).await {
+    let mut future = pin!(catch_future(|| future));
+    if let Err(payload) = poll_fn(|cx| inside(token.control(), || future.as_mut().poll(cx))).await {
         let message = unwind::message(&payload).to_owned();
         unwind::discard(payload);
         say!(error, "{name} panicked: {message}");

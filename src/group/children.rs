@@ -10,11 +10,11 @@ use crate::wakers::{Wakers, wake_all};
 use slab::Slab;
 use std::fmt;
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-/// What a child is called in a log line.
-pub(crate) type Name = Arc<dyn fmt::Display + Send + Sync>;
+/// What a child is called in a log line. Not kept alive by the group: the child's future has it, for as long as it is waited for.
+pub(crate) type Name = Weak<dyn fmt::Display + Send + Sync>;
 
 /// A group's children. Shared by the group, its spawners (weakly) and the children themselves.
 #[derive(Default)]
@@ -185,10 +185,8 @@ impl Child {
 
     fn destroy(&self) {
         let stalled = || {
-            let name: &dyn fmt::Display = match &self.name {
-                Some(name) => name,
-                None => &"a child",
-            };
+            let name = self.name.as_ref().and_then(Weak::upgrade);
+            let name: &dyn fmt::Display = name.as_ref().map_or(&"a child", |name| name);
             say!(warn, "still waiting for the end of {name}: it blocks its thread");
         };
         self.slot.destroy(|end| self.leave(end), stalled);

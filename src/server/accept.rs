@@ -3,16 +3,15 @@
 mod fault;
 
 use crate::connection::Connection;
-use crate::connection::session::{Policy, Session};
+use crate::connection::life::{Life, Service};
+use crate::connection::session::Session;
 use crate::control::Control;
 use crate::control::failure::Failure;
 use crate::control::notice::Notice;
 use crate::control::report::Cause;
 use crate::control::token::{OpenListener, Token};
 use crate::error::Chain;
-use crate::group::Name;
 use crate::handler::HandlerOutput;
-use crate::kept::Kept;
 use crate::limit::{Limit, Permit, TooMany};
 use crate::listener::{self, Listener};
 use crate::say::say;
@@ -39,8 +38,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Acceptor<H> {
     /// Dropped before the token: see `Control`.
     pub(super) listener: OpenListener,
-    pub(super) handler: Arc<Kept<H>>,
-    pub(super) policy: Policy,
+    pub(super) service: Arc<Service<H>>,
     pub(super) control: Arc<Control>,
     /// Given when accepting has to end.
     pub(super) stop: Arc<Notice>,
@@ -105,21 +103,24 @@ where
     }
 
     /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten.
-    fn admit(&self, client: listener::Accepted, mut permit: Permit) {
+    fn admit(&self, client: listener::Accepted, permit: Permit) {
         let peer = &client.peer;
-        // Through a proxy all clients come from its address: they are told apart once it has said whose connection it is.
-        let counted = if client.layers.name_client_of(peer) { None } else { peer.as_tcp() };
-        if let Some(TooMany { max }) = counted.and_then(|tcp| permit.assign(tcp.ip()).err()) {
-            self.control.counters.refused();
-            say!(debug, peer:% = peer;
-                "refused a client: there are {max} connections from its address"
-            );
-            return;
-        }
-        let session = Session::open(&self.control, client, permit, self.policy);
-        let name: Name = session.member().clone();
+        // Through a proxy all clients come from its address: they are counted once it has said whose connection it is.
+        let ip = if client.layers.name_client_of(peer) { None } else { peer.as_tcp().map(|tcp| tcp.ip()) };
+        let counted = match ip.map_or(Ok(None), |ip| self.control.limit.count(ip)) {
+            Ok(counted) => counted,
+            Err(TooMany { max }) => {
+                self.control.counters.refused();
+                say!(debug, peer:% = peer;
+                    "refused a client: there are {max} connections from its address"
+                );
+                return;
+            }
+        };
+        let session = Session::open(&self.control, client, (permit, counted), &self.service.policy);
+        let name = Arc::downgrade(session.member());
         // Refused after a cancel, and then dropping the session has closed the connection and counted it as cancelled.
-        self.control.connections.spawn_named(name, Session::run(Arc::clone(&self.handler), session));
+        self.control.connections.spawn_named(name, Life::new(Arc::clone(&self.service), session));
     }
 
     /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, and no

@@ -15,6 +15,7 @@ use super::settings::Settings;
 use super::stop::{Stop, obey};
 use super::supervise::Crew;
 use crate::connection::Connection;
+use crate::connection::life::Service;
 use crate::control::handle::Handle;
 use crate::control::inside::catch_future;
 use crate::control::notice::Notice;
@@ -180,12 +181,11 @@ where
         control: Arc::clone(control),
         _token: token,
     };
-    let handler = Arc::new(Kept::new(handler));
+    let service = Arc::new(Service { handler: Kept::new(handler), policy: settings.policy });
     for listener in listeners {
         let acceptor = Acceptor {
             listener,
-            handler: Arc::clone(&handler),
-            policy: settings.policy,
+            service: Arc::clone(&service),
             control: Arc::clone(control),
             stop: Arc::clone(&crew.stop_accepting),
             _token: control.token(),
@@ -193,8 +193,12 @@ where
         crew.acceptors.spawn(acceptor.run());
     }
     for stop in stops {
-        let name: Name = Arc::new("a shutdown stream");
-        crew.stops.spawner().spawn_named(name, obey(Arc::clone(control), stop));
+        let name = Arc::new("a shutdown stream");
+        let obey = obey(Arc::clone(control), stop);
+        crew.stops.spawner().spawn_named(Arc::downgrade(&name) as Name, async move {
+            let _name = name;
+            obey.await;
+        });
     }
     crew
 }

@@ -4,7 +4,7 @@ use super::Clock;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::control::member::Member;
-use crate::limit::{Permit, TooMany};
+use crate::limit::{Counted, Limit, TooMany};
 use crate::proxy::parse::{Flaw, Parsed, is_begun, parse};
 use crate::proxy::{ProxyHeader, ProxyProtocol};
 use log::Level;
@@ -12,22 +12,23 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How much of what came in place of a header is shown in the log.
 const SHOWN: usize = 32;
 
-/// Reads the header, if there is to be one, and nothing after it. From then on the client is who the header says, and the permit
-/// is for its address.
+/// Reads the header, if there is to be one, and nothing after it. From then on the client is who the header says, and
+/// counted.
 pub(super) async fn receive(
     proxy: &ProxyProtocol,
     clock: &mut Clock<'_>,
-    permit: &mut Permit,
-) -> Result<(), Unproxied> {
+    limit: &Arc<Limit>,
+) -> Result<Option<Box<Counted>>, Unproxied> {
     let member = clock.member;
     if !proxy.trusts(member.peer()) {
         let is_local = member.peer().as_tcp().is_none();
-        return if proxy.is_required() { Err(Unproxied::Untrusted { is_local }) } else { Ok(()) };
+        return if proxy.is_required() { Err(Unproxied::Untrusted { is_local }) } else { Ok(None) };
     }
     let mut received = Vec::new();
     let read = clock.within(proxy.limit(), read(member, &mut received)).await;
@@ -38,7 +39,7 @@ pub(super) async fn receive(
         Ok(Ok(Heard::Header(length, header))) => {
             put_back(member, &received[length..]);
             member.set_proxied(header);
-            return count(member, permit);
+            return count(member, limit);
         }
         Ok(Ok(Heard::Flaw(flaw))) => return Err(Unproxied::Malformed(flaw, Beginning::of(&received))),
         Ok(Err(error)) => return Err(Unproxied::Unread(error)),
@@ -53,7 +54,7 @@ pub(super) async fn receive(
         return Err(why);
     }
     put_back(member, &received);
-    count(member, permit)
+    count(member, limit)
 }
 
 enum Heard {
@@ -93,11 +94,11 @@ fn put_back(member: &Member, bytes: &[u8]) {
 }
 
 /// Now it is known whose connection it is.
-fn count(member: &Member, permit: &mut Permit) -> Result<(), Unproxied> {
+fn count(member: &Member, limit: &Arc<Limit>) -> Result<Option<Box<Counted>>, Unproxied> {
     let Some(client) = member.peer().as_tcp() else {
-        return Ok(());
+        return Ok(None);
     };
-    permit.assign(client.ip()).map_err(|TooMany { max }| Unproxied::TooMany { max, client: client.ip() })
+    limit.count(client.ip()).map_err(|TooMany { max }| Unproxied::TooMany { max, client: client.ip() })
 }
 
 /// Why a connection has got no further than its PROXY header.

@@ -1,6 +1,7 @@
 //! A connected socket, or what stands for one.
 
 mod fast_read;
+mod peek;
 pub(crate) mod put_off;
 mod shared;
 mod side;
@@ -16,11 +17,8 @@ use fast_read::{FastRead, Streak};
 use shared::Shared;
 pub use shared::{BoxedStream, Duplex};
 use side::Side;
-use std::cell::RefCell;
 use std::fmt;
-use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
@@ -74,6 +72,7 @@ macro_rules! each {
         }
     };
 }
+use each; // so that the rooms below can name it
 
 impl Stream {
     /// Registers an accepted socket with the reactor, which can fail (out of memory, of watches).
@@ -247,86 +246,6 @@ impl Stream {
 
     fn has_unread(&self) -> bool {
         self.unread().get().is_some_and(|unread| !unread.is_empty())
-    }
-
-    /// Ready once there is something to read, the peer's end (0) and errors included. It stays to be read.
-    pub(crate) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            if let Some(result) = self.peek() {
-                return Poll::Ready(result);
-            }
-            each!(self,
-            socket => ready!(self.readers.poll(cx, |cx| socket.poll_readable(cx)))?,
-            shared => {
-                return shared.poll(cx, |stream, cx| {
-                    if self.has_unread() {
-                        return Poll::Ready(Ok(1)); // another task has peeked meanwhile
-                    }
-                    let mut byte = [0];
-                    let n = ready!(stream.poll_read(cx, &mut byte))?;
-                    self.put_back(&byte[..n]);
-                    Poll::Ready(Ok(n))
-                });
-            })
-        }
-    }
-
-    /// The same without waiting: `None` where there is nothing, or where that can be told only by reading.
-    fn peek(&self) -> Option<io::Result<usize>> {
-        if self.has_unread() {
-            return Some(Ok(1));
-        }
-        loop {
-            let peeked = each!(self,
-                socket => socket2::SockRef::from(socket.get_ref()).peek(&mut [MaybeUninit::uninit()]),
-                _shared => return None);
-            match peeked {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                result => return Some(result),
-            }
-        }
-    }
-
-    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among those who wait: a task that reads at the
-    /// same time is not disturbed.
-    pub(crate) async fn peeked(&self) -> io::Result<usize> {
-        loop {
-            if let Some(result) = self.peek() {
-                return result;
-            }
-            each!(self,
-                socket => socket.readable().await?,
-                _shared => return poll_fn(|cx| self.poll_peek(cx)).await)
-        }
-    }
-
-    /// Reads, and throws away what it has read; what is encrypted, unopened.
-    pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // The thread's and not the connection's: a thousand that linger at a time need no memory for it.
-        thread_local!(static WASTE: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]));
-        // Taken, since a stream that is no socket runs code of the user's, which may end up here again.
-        let mut waste = WASTE.take();
-        waste.resize(16 * 1024, 0);
-        let poll = self.plain().poll_read(cx, &mut waste);
-        WASTE.set(waste);
-        poll
-    }
-
-    /// Whether the peer has closed or reset the connection, as far as can be told without reading.
-    ///
-    /// Bytes that nobody has read yet hide the end from a reader; the system can tell all the same, where it has the means.
-    pub(crate) fn is_hung_up(&self) -> bool {
-        #[cfg(target_os = "linux")]
-        {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let fd =
-                each!(self.plain(), socket => PollFd::new(socket.get_ref(), PollFlags::RDHUP), _shared => return false);
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
-        }
-        #[cfg(not(target_os = "linux"))]
-        false
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {

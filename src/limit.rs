@@ -192,17 +192,7 @@ fn open_file_limit() -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    use crate::wakers::counting::Count;
 
     #[test]
     fn the_default_leaves_a_part_of_the_open_files_to_the_rest() {
@@ -242,12 +232,12 @@ mod tests {
             limit.set_max(1);
             let mut out = vec![limit.try_acquire().unwrap()];
             let count = Arc::new(Count::default());
-            let waker = Waker::from(Arc::clone(&count));
+            let waker = count.waker();
             let mut cx = Context::from_waker(&waker);
             let mut key = None;
             assert!(limit.poll_acquire(&mut cx, &mut key).is_pending());
             admit(&limit, &mut out);
-            assert_eq!(count.0.load(Ordering::SeqCst), 1);
+            assert_eq!(count.woken(), 1);
             assert!(limit.poll_acquire(&mut cx, &mut key).is_ready());
             limit.forget(&mut key);
         }

@@ -190,30 +190,20 @@ impl Drop for Watch<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wakers::counting::Count;
     use std::pin::pin;
     use std::sync::Arc;
-    use std::sync::atomic::AtomicUsize;
-    use std::task::Wake;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
 
     #[test]
     fn every_waiter_is_woken_once_and_latecomers_know_at_once() {
         let notice = Notice::default();
         let count = Arc::new(Count::default());
-        let waker = Waker::from(Arc::clone(&count));
+        let waker = count.waker();
         let mut cx = Context::from_waker(&waker);
         let (mut one, mut two) = (notice.watch(), notice.watch());
         assert!(one.poll(&mut cx).is_pending() && two.poll(&mut cx).is_pending() && two.poll(&mut cx).is_pending());
         assert!(notice.give() && !notice.give());
-        assert_eq!(count.0.load(Ordering::SeqCst), 2);
+        assert_eq!(count.woken(), 2);
         assert!(one.poll(&mut cx).is_ready() && notice.watch().poll(&mut cx).is_ready());
     }
 
@@ -221,7 +211,7 @@ mod tests {
     fn a_waiter_that_is_dropped_leaves_nothing_behind() {
         let notice = Notice::default();
         let count = Arc::new(Count::default());
-        let waker = Waker::from(Arc::clone(&count));
+        let waker = count.waker();
         for _ in 0..3 {
             assert!(notice.watch().poll(&mut Context::from_waker(&waker)).is_pending());
         }

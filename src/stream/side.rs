@@ -85,16 +85,7 @@ impl Common {
 mod tests {
     use super::*;
     use crate::sync::{Mutex, lock};
-    use std::task::Wake;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    use crate::wakers::counting::Count;
 
     /// Does with wakers as the reactor does.
     #[derive(Default)]
@@ -120,8 +111,8 @@ mod tests {
     fn two_tasks_do_not_wake_each_other_for_ever_and_an_event_wakes_both() {
         let (side, reactor) = (Side::default(), Reactor::default());
         let tasks = [Arc::new(Count::default()), Arc::new(Count::default())];
-        let wakers = [Waker::from(Arc::clone(&tasks[0])), Waker::from(Arc::clone(&tasks[1]))];
-        let woken = || [tasks[0].0.load(Ordering::SeqCst), tasks[1].0.load(Ordering::SeqCst)];
+        let wakers = [tasks[0].waker(), tasks[1].waker()];
+        let woken = || [tasks[0].woken(), tasks[1].woken()];
         let wait = |n: usize| {
             let poll = side.poll(&mut Context::from_waker(&wakers[n]), |cx| reactor.poll(cx));
             assert!(poll.is_pending());

@@ -66,41 +66,32 @@ impl Wake for Waiters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl Wake for Count {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
+    use crate::wakers::counting::Count;
 
     /// A combinator makes a waker for each of its futures, anew each time: a read with a time limit, say, again and again.
     #[test]
     fn those_that_went_away_do_not_count_for_ever_although_nothing_happens() {
         let waiters = Arc::new(Waiters::default());
         let waits = Arc::new(Count::default());
-        let waiting = Waker::from(Arc::clone(&waits));
+        let waiting = waits.waker();
         let gone: Vec<_> = (0..10_000).map(|_| Arc::new(Count::default())).collect();
         for task in &gone {
-            waiters.add(&Waker::from(Arc::clone(task)));
+            waiters.add(&task.waker());
             waiters.add(&waiting);
         }
         let kept = gone.iter().filter(|task| Arc::strong_count(task) > 1).count();
         assert!(kept <= MANY, "{kept} are kept");
         waiters.wake_all();
         assert!(gone.iter().all(|task| Arc::strong_count(task) == 1), "they are forgotten");
-        assert!(waits.0.load(Ordering::SeqCst) > 0);
+        assert!(waits.woken() > 0);
     }
 
     #[test]
     fn each_is_woken_once_and_many_do_not_wake_each_other_for_ever() {
         let waiters = Arc::new(Waiters::default());
         let tasks: Vec<_> = (0..3 * FEW).map(|_| Arc::new(Count::default())).collect();
-        let wakers: Vec<_> = tasks.iter().map(|task| Waker::from(Arc::clone(task))).collect();
-        let woken = || tasks.iter().map(|task| task.0.load(Ordering::SeqCst)).sum::<usize>();
+        let wakers: Vec<_> = tasks.iter().map(Count::waker).collect();
+        let woken = || tasks.iter().map(|task| task.woken()).sum::<usize>();
         let mut before = None;
         // Each time somebody is woken they come again, as tasks do.
         while before != Some(woken()) {

@@ -5,13 +5,13 @@ mod support;
 
 use async_std::io::{BufReader, prelude::*};
 use async_std::task;
-use ebbtide::{Address, Connection, ListenOptions, Server, Tls};
+use ebbtide::{Address, Connection};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use support::certificates::{Authority, Folder};
-use support::{loopback, tcp, test};
+use support::secured::House;
+use support::{tcp, test};
 
 /// Answers one line in capitals, and ends. What is read until the end is complete only if an orderly end is seen.
 async fn shout(conn: Connection) -> std::io::Result<()> {
@@ -42,11 +42,9 @@ where
     Fut: Future<Output = std::io::Result<()>> + Send + 'static,
 {
     test(async move {
-        let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
-        let identity = authority.issue(&folder, "server", &["localhost"]);
-        let authorities = folder.write("authorities.pem", authority.pem());
-        let tls = Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
-        let server = Server::bind_with(loopback(), &ListenOptions::new().tls(&tls)).await.unwrap();
+        let house = House::new();
+        let authorities = house.folder.write("authorities.pem", house.authority.pem());
+        let server = house.bind().await;
         let run = move |address: &Address| {
             let mut command = client(tcp(address), &authorities);
             task::spawn_blocking(move || run(&mut command, says))

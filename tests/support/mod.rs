@@ -8,6 +8,8 @@ pub mod logs;
 pub mod one_thread;
 #[cfg(feature = "proxy-protocol")]
 pub mod proxied;
+#[cfg(feature = "tls")]
+pub mod secured;
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::{io, prelude::*, task};

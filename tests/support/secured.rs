@@ -1,0 +1,55 @@
+//! A server with TLS, and clients that trust it.
+
+use super::certificates::{Authority, Client, Folder, Identity, secure};
+use super::{connect, loopback};
+use async_std::{io, prelude::*};
+use ebbtide::{Address, Connection, ListenOptions, Server, Tls};
+use std::io::Read as _;
+
+/// What every test begins with: an authority, and a server's certificate by it.
+pub struct House {
+    pub folder: Folder,
+    pub authority: Authority,
+    pub server: Identity,
+}
+
+impl House {
+    pub fn new() -> Self {
+        let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
+        let server = authority.issue(&folder, "server", &["localhost"]);
+        Self { folder, authority, server }
+    }
+
+    pub fn tls(&self) -> Tls {
+        Tls::from_pem_files(&self.server.certificates, &self.server.key).unwrap()
+    }
+
+    pub async fn bind(&self) -> Server {
+        bind(&self.tls()).await
+    }
+
+    pub fn client(&self, server: &Address) -> Client {
+        secure(connect(server), self.authority.client(None))
+    }
+}
+
+pub async fn bind(tls: &Tls) -> Server {
+    Server::bind_with(loopback(), &ListenOptions::new().tls(tls)).await.unwrap()
+}
+
+pub async fn echo(conn: Connection) -> io::Result<()> {
+    let mut buf = vec![0; 64 * 1024];
+    while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+        if n == 0 {
+            break;
+        }
+        (&conn).write_all(&buf[..n]).await?;
+    }
+    Ok(())
+}
+
+/// All that comes, if `close_notify` comes after it; its absence is an error.
+pub fn rest(client: &mut Client) -> std::io::Result<String> {
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).map(|_| rest)
+}

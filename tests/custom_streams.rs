@@ -155,6 +155,21 @@ fn a_stream_is_closed_at_its_handlers_end_read_to_the_peers_and_then_destroyed()
 }
 
 #[test]
+fn a_peer_that_has_reset_the_connection_is_not_listened_to_any_more() {
+    test(async {
+        let reads = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&reads);
+        let (server, script) = server_with(Puppet::new().read(move |_, _| {
+            counted.fetch_add(1, SeqCst);
+            Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+        }));
+        let (_, report) = server.scope(read, async |server| survives(&server, &script).await).await.unwrap();
+        assert_eq!((report.failed(), report.completed()), (1, 1), "{report}");
+        assert_eq!(reads.load(SeqCst), 1, "nothing more comes, so nothing is waited for");
+    });
+}
+
+#[test]
 fn a_close_that_hangs_keeps_no_drain_beyond_its_grace() {
     test(async {
         let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));

@@ -29,6 +29,7 @@ impl Connection {
             Poll::Ready(Ok(0)) if wants_some => self.member.note_end(),
             // Meanwhile; and its end may have woken us before we waited.
             Poll::Pending | Poll::Ready(Err(_)) if self.member.has_ended() => return Poll::Ready(Ok(0)),
+            Poll::Ready(Err(ref error)) if is_reset(error) => self.member.note_end(),
             _ => {}
         }
         result
@@ -41,11 +42,17 @@ impl Connection {
         let result = write(&self.member.stream);
         match result {
             Poll::Ready(Ok(1..)) => self.member.note_bytes(),
+            Poll::Ready(Err(ref error)) if is_reset(error) => self.member.note_end(),
             Poll::Pending if self.member.has_ended() => return Poll::Ready(Err(broken_pipe())),
             _ => {}
         }
         result
     }
+}
+
+/// Whether the peer is gone: nothing more comes from it, and nothing reaches it.
+fn is_reset(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 fn broken_pipe() -> io::Error {

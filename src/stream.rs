@@ -5,6 +5,7 @@ mod peek;
 pub(crate) mod put_off;
 mod shared;
 mod side;
+mod streak;
 #[cfg(feature = "tls")]
 mod tls;
 mod unread;
@@ -13,7 +14,7 @@ mod waiters;
 use crate::address::Address;
 use async_io::Async;
 use async_std::io::{IoSlice, IoSliceMut};
-use fast_read::{FastRead, Streak};
+use fast_read::FastRead;
 use shared::Shared;
 pub use shared::{BoxedStream, Duplex};
 use side::Side;
@@ -36,8 +37,6 @@ pub(crate) struct Stream {
     unread: OnceLock<Box<Unread>>,
     /// For sockets.
     fast_read: FastRead,
-    /// Of writes without a wait.
-    write_streak: Streak,
     readers: Side,
     writers: Side,
 }
@@ -98,7 +97,6 @@ impl Stream {
             fast_read: FastRead::default(),
             readers: Side::default(),
             writers: Side::default(),
-            write_streak: Streak::default(),
         }
     }
 
@@ -266,18 +264,16 @@ impl Stream {
         socket: &Async<S>,
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        if self.write_streak.is_over(fast_read::BUDGET) {
-            self.write_streak.reset();
-            put_off::mark();
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        let streak = &self.fast_read.streak;
+        if streak.is_over() {
+            return streak.end(cx);
         }
         loop {
             if let Some(result) = fast_read::attempt(&mut write) {
-                self.write_streak.go_on();
+                streak.go_on();
                 return Poll::Ready(result);
             }
-            self.write_streak.reset();
+            streak.reset();
             ready!(self.writers.poll(cx, |cx| socket.poll_writable(cx)))?;
         }
     }

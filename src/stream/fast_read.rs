@@ -21,17 +21,17 @@
 //! 3. Only sockets are read so. A stream that is more may keep bytes of its own, which no reactor knows.
 //! 4. Once it is *eager*, which it is from the beginning of a drain, the socket is tried before every `Pending`, and nobody goes to
 //!    the end of the queue: who asks then, and is told to wait, can be sure that nothing had arrived. One exception keeps a
-//!    flood from holding the thread, and so the drain's own deadline, for ever: after [`BUDGET_OF_THE_EAGER`]; and all that go to
-//!    the end of the queue say so (`put_off`).
+//!    flood from holding the thread, and so the drain's own deadline, for ever: the [`BUDGET`](super::streak::BUDGET); and all that go to the end of
+//!    the queue say so (`put_off`).
 //! 5. A read that is dropped between its self-wake and its retry leaves the mark of it, and the next read, whoever polls it, tries.
 //! 6. Two tasks may read through clones: see `side`.
 //!
 //! And one more thing that async-std leaves to chance: a client that sends faster than its handler reads would have the thread
-//! for itself, since a read that always succeeds never waits. After [`BUDGET`] of them in a row, others get their turn.
+//! for itself, since a read that always succeeds never waits. After a [`BUDGET`](super::streak::BUDGET) of them in a row, others get their turn.
 //!
 //! The figures, and how to have them again: `bench/README.md`.
 
-use super::put_off;
+use super::streak::Streak;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
@@ -49,12 +49,6 @@ const MOST_CREDIT: u8 = 16;
 /// For a connection of which nothing is known.
 const FIRST_CREDIT: u8 = 2;
 
-/// After so many reads, or writes, in a row that had not to wait, the task goes to the end of the queue. tokio grants 128.
-pub(super) const BUDGET: u8 = 32;
-
-/// The same in a drain. More, since there a `Pending` is a reason to leave.
-const BUDGET_OF_THE_EAGER: u8 = u8::MAX;
-
 /// What is remembered of one socket's reads.
 #[derive(Debug)]
 pub(super) struct FastRead {
@@ -70,7 +64,8 @@ pub(super) struct FastRead {
     credit: AtomicU8,
     /// Without credit: how many waits are still without a retry.
     rest: AtomicU8,
-    streak: Streak,
+    /// Of writes too.
+    pub(super) streak: Streak,
 }
 
 impl Default for FastRead {
@@ -105,7 +100,7 @@ impl FastRead {
             return Poll::Ready(Ok(0));
         }
         let eager = self.eager.load(Ordering::Acquire);
-        if self.streak.is_over(if eager { BUDGET_OF_THE_EAGER } else { BUDGET }) {
+        if self.streak.is_over() {
             return self.go_to_the_end(cx);
         }
         let retry = self.yielded.load(Ordering::Relaxed) && self.yielded.swap(false, Ordering::Relaxed);
@@ -133,11 +128,8 @@ impl FastRead {
 
     /// Condition 1, with the self-wake.
     fn go_to_the_end<T>(&self, cx: &Context<'_>) -> Poll<T> {
-        self.streak.reset();
         self.yielded.store(true, Ordering::Relaxed);
-        put_off::mark();
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        self.streak.end(cx)
     }
 
     fn note(&self, result: &io::Result<usize>, len: usize, was_retry: bool) {
@@ -169,25 +161,6 @@ impl FastRead {
         let rest = self.rest.load(Ordering::Relaxed);
         self.rest.store(if rest == 0 { REST } else { rest - 1 }, Ordering::Relaxed);
         rest == 0
-    }
-}
-
-/// How often in a row one had not to wait. Never needed for correctness.
-#[derive(Debug, Default)]
-pub(super) struct Streak(AtomicU8);
-
-impl Streak {
-    pub(super) fn is_over(&self, budget: u8) -> bool {
-        self.0.load(Ordering::Relaxed) >= budget
-    }
-
-    pub(super) fn go_on(&self) {
-        let before = self.0.load(Ordering::Relaxed);
-        self.0.store(before.saturating_add(1), Ordering::Relaxed);
-    }
-
-    pub(super) fn reset(&self) {
-        self.0.store(0, Ordering::Relaxed);
     }
 }
 

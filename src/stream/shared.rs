@@ -15,8 +15,8 @@
 //! 1 and 4 rest on a swap: who comes in sets a flag and tries the lock again; who leaves releases the lock and looks at the
 //! flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what the other did before.
 
-use super::fast_read::Streak;
 use super::put_off;
+use super::streak::Streak;
 use super::waiters::Waiters;
 use crate::kept::Kept;
 use crate::say::say;
@@ -38,9 +38,6 @@ impl<T: Read + Write + Send + ?Sized> Duplex for T {}
 
 /// A [`Duplex`] stream on the heap: `Box::pin(stream)`.
 pub type BoxedStream = Pin<Box<dyn Duplex>>;
-
-/// After so many polls in a row that had not to wait, others have their turn.
-const BUDGET: u8 = u8::MAX;
 
 /// See the module.
 pub(crate) struct Shared {
@@ -80,11 +77,8 @@ impl Shared {
         cx: &mut Context<'_>,
         poll: impl FnOnce(Pin<&mut dyn Duplex>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.streak.is_over(BUDGET) {
-            self.streak.reset();
-            put_off::mark();
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if self.streak.is_over() {
+            return self.streak.end(cx);
         }
         let Some(mut turn) = self.turn(cx.waker()) else {
             put_off::mark();

@@ -6,9 +6,10 @@
 //! - **A read that was short has emptied the socket.** What comes next is waited for without trying first. (tokio does the
 //!   same, for the same reason.)
 //! - **On a busy server the next message is there before the reactor has been asked.** So a task that has just had a message
-//!   goes once to the end of the executor's queue and then tries again. Each connection keeps account of whether that pays: a
-//!   retry that finds something earns credit, one in vain costs some; without credit it is left out for [`REST`] waits, and
-//!   then there is one for a trial. So a connection for which it can't pay pays for it once in so many messages.
+//!   goes once to the end of the executor's queue and then tries again. Each connection remembers whether that pays: after a
+//!   retry in vain the next wait does without, after a second in a row the next three, then seven, and so on up to
+//!   [`LONGEST_REST`]; one that finds something makes it begin anew. So a connection for which it can't pay soon pays for it
+//!   once in so many messages, and one for which it does gets it from its first messages on.
 //!
 //! The conditions of correctness:
 //!
@@ -36,21 +37,14 @@ use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// For how many waits the retry is left out, where it does not pay.
-const REST: u8 = 64;
-
-/// What a retry costs that was in vain is about half of what one saves that was not: a poll and a read against a registration,
-/// its event, and a poll.
-const EARNED: u8 = 2;
-
-/// The most that can be had in advance: so a connection that has fallen silent is noticed soon.
-const MOST_CREDIT: u8 = 16;
-
-/// For a connection of which nothing is known.
-const FIRST_CREDIT: u8 = 2;
+/// For how many waits the retry is left out at most.
+///
+/// A retry that was in vain costs about half of what one saves that was not: a poll and a read against a registration, its event,
+/// and a poll. So trials may be frequent as long as some succeed, and must be rare where none does.
+const LONGEST_REST: u8 = 15;
 
 /// What is remembered of one socket's reads.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FastRead {
     /// The last read was short.
     drained: AtomicBool,
@@ -60,26 +54,12 @@ pub(super) struct FastRead {
     yielded: AtomicBool,
     /// See condition 4. Never reset.
     eager: AtomicBool,
-    /// How many retries in vain are still granted.
-    credit: AtomicU8,
-    /// Without credit: how many waits are still without a retry.
+    /// For how many waits the retry was left out after the last one, which was in vain; 0: it was not.
+    last_rest: AtomicU8,
+    /// For how many waits it is still left out.
     rest: AtomicU8,
     /// Of writes too.
     pub(super) streak: Streak,
-}
-
-impl Default for FastRead {
-    fn default() -> Self {
-        Self {
-            drained: AtomicBool::new(false),
-            fresh: AtomicBool::new(false),
-            yielded: AtomicBool::new(false),
-            eager: AtomicBool::new(false),
-            credit: AtomicU8::new(FIRST_CREDIT),
-            rest: AtomicU8::new(REST),
-            streak: Streak::default(),
-        }
-    }
 }
 
 impl FastRead {
@@ -138,15 +118,18 @@ impl FastRead {
             self.fresh.store(true, Ordering::Relaxed);
             self.streak.go_on();
             if was_retry {
-                let credit = self.credit.load(Ordering::Relaxed);
-                self.credit.store((credit + EARNED).min(MOST_CREDIT), Ordering::Relaxed);
+                self.rest_for(0);
             }
         }
     }
 
     fn note_vain_retry(&self) {
-        let credit = self.credit.load(Ordering::Relaxed);
-        self.credit.store(credit.saturating_sub(1), Ordering::Relaxed);
+        self.rest_for((2 * self.last_rest.load(Ordering::Relaxed) + 1).min(LONGEST_REST));
+    }
+
+    fn rest_for(&self, waits: u8) {
+        self.last_rest.store(waits, Ordering::Relaxed);
+        self.rest.store(waits, Ordering::Relaxed);
     }
 
     /// Asked once for each wait that follows a message.
@@ -155,11 +138,8 @@ impl FastRead {
             return false;
         }
         self.fresh.store(false, Ordering::Relaxed);
-        if self.credit.load(Ordering::Relaxed) > 0 {
-            return true;
-        }
         let rest = self.rest.load(Ordering::Relaxed);
-        self.rest.store(if rest == 0 { REST } else { rest - 1 }, Ordering::Relaxed);
+        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
         rest == 0
     }
 }

@@ -1,17 +1,18 @@
 //! One child's future: polled by the executor, destroyed by whoever comes for it.
 //!
 //! ```text
-//!              poll                 pending, wanted by nobody
-//!    Idle ─────────────▶ Polling ────────────────────────────▶ Idle
-//!     │                     │  └─ pending, somebody waits ────▶ Idle (handed over; never polled again)
-//!     │ destroy,            │ ended, panicked, or wanted and nobody waits
-//!     │ or poll once wanted ▼
-//!     └───────────────▶ Destroying ──────────────────────────▶ Gone
+//!             poll               pending, wanted by nobody
+//!    Idle ────────────▶ Taken ──────────────────────────────▶ Idle
+//!     │                   │  └── pending, somebody waits ─────▶ Idle (handed over; never polled again)
+//!     │ destroy,          │ ended, panicked, or wanted and nobody waits:
+//!     │ or poll           │ destroyed
+//!     │ once wanted       ▼
+//!     └──▶ Taken ──────▶ Gone
 //! ```
 //!
 //! Invariants, cited below by number:
 //!
-//! 1. Exactly one thread owns the future outside the slot: the one named by `Polling` or `Destroying`.
+//! 1. Exactly one thread owns the future outside the slot: the one named by `Taken`, to poll it, to destroy it, or both.
 //! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
 //! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
 //! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once a
@@ -47,25 +48,24 @@ pub(super) struct Slot {
     changed: Condvar,
 }
 
+/// As small as may be: every connection has one, and every poll of it looks here first.
 struct State {
     place: Place,
+    /// The executor's task for this child, as of its last poll, while the child is idle. Whoever destroys the future wakes it:
+    /// the executor keeps the shell of every task that nobody wakes.
+    shell: Option<Waker>,
+    /// The threads that block in `destroy` until `place` changes. Hardly ever there are any.
+    waiters: Option<Box<Vec<ThreadId>>>,
     /// Somebody has come to destroy the child. Set by `mark` and `destroy`, never reset.
     wanted: bool,
-    /// The threads that block in `destroy` until `place` changes.
-    waiters: Vec<ThreadId>,
-    /// The executor's task for this child, as of its last poll. Whoever destroys the future wakes it: the executor keeps
-    /// the shell of every task that nobody wakes.
-    shell: Option<Waker>,
 }
 
 /// Where the future is.
 enum Place {
     /// Here, and nobody is at it.
     Idle(BoxedFuture),
-    /// Taken out by this thread, which polls it.
-    Polling(ThreadId),
-    /// Taken out by this thread, which destroys it.
-    Destroying(ThreadId),
+    /// Taken out by this thread, which polls it or destroys it.
+    Taken(ThreadId),
     /// Destroyed.
     Gone,
 }
@@ -84,7 +84,7 @@ pub(super) enum End {
 impl Slot {
     pub(super) fn new(future: BoxedFuture) -> Self {
         Self {
-            state: Mutex::new(State { place: Place::Idle(future), wanted: false, waiters: Vec::new(), shell: None }),
+            state: Mutex::new(State { place: Place::Idle(future), shell: None, waiters: None, wanted: false }),
             changed: Condvar::new(),
         }
     }
@@ -92,62 +92,56 @@ impl Slot {
     /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the child
     /// has ended, or belongs to somebody else now.
     pub(super) fn poll(&self, cx: &mut Context<'_>, report: impl FnOnce(End)) -> Poll<()> {
-        let me = this_thread();
         let mut state = lock(&self.state);
-        let mut future = match mem::replace(&mut state.place, Place::Polling(me)) {
-            Place::Idle(future) if state.wanted => {
-                state.place = Place::Destroying(me);
-                drop(state);
-                drop(self.bring_to_gone(future, || report(End::Cancelled)));
-                return Poll::Ready(());
-            }
+        let mut future = match mem::replace(&mut state.place, Place::Taken(this_thread())) {
             Place::Idle(future) => future,
             other => {
                 state.place = other;
                 return Poll::Ready(());
             }
         };
-        if !state.shell.as_ref().is_some_and(|shell| shell.will_wake(cx.waker())) {
-            state.shell = Some(cx.waker().clone()); // the executor's own waker: not user code
-        }
+        let wanted = state.wanted;
         drop(state);
-
+        if wanted {
+            return self.end_poll(future, || report(End::Cancelled));
+        }
         match unwind::catch(|| future.as_mut().poll(cx)) {
-            Ok(Poll::Pending) => self.put_back(me, future, report),
-            Ok(Poll::Ready(())) => self.end_poll(me, future, || report(End::Returned)),
-            Err(payload) => self.end_poll(me, future, || report(End::Panicked(payload))),
+            Ok(Poll::Pending) => self.put_back(future, cx, report),
+            Ok(Poll::Ready(())) => self.end_poll(future, || report(End::Returned)),
+            Err(payload) => self.end_poll(future, || report(End::Panicked(payload))),
         }
     }
 
     /// After a poll that found the child pending: back into its slot, or to whoever has come for it.
-    fn put_back(&self, me: ThreadId, future: BoxedFuture, report: impl FnOnce(End)) -> Poll<()> {
+    fn put_back(&self, future: BoxedFuture, cx: &Context<'_>, report: impl FnOnce(End)) -> Poll<()> {
         let mut state = lock(&self.state);
         if !state.wanted {
             state.place = Place::Idle(future);
+            if !state.shell.as_ref().is_some_and(|shell| shell.will_wake(cx.waker())) {
+                state.shell = Some(cx.waker().clone()); // the executor's own waker: not user code
+            }
             return Poll::Pending;
         }
-        if state.waiters.is_empty() {
+        if state.waiters.is_none() {
             drop(state);
-            return self.end_poll(me, future, || report(End::Cancelled));
+            return self.end_poll(future, || report(End::Cancelled));
         }
-        // Handed over. Each waiter looks again, and the first of them finds it idle and takes it.
+        // Handed over. Each waiter looks again, and the first of them finds it idle and takes it. The return tells the
+        // executor all that a wake of its shell would.
         state.place = Place::Idle(future);
+        state.shell = None;
         self.release(state);
         Poll::Ready(())
     }
 
-    /// The poll was the child's last: destroys it.
-    fn end_poll(&self, me: ThreadId, future: BoxedFuture, report: impl FnOnce()) -> Poll<()> {
-        let mut state = lock(&self.state);
-        state.place = Place::Destroying(me);
-        // Those who waited for the poll now wait for the destruction, by the same thread: their edges stay true.
-        drop(state);
-        // The return tells the executor all that a wake would.
-        drop(self.bring_to_gone(future, report));
+    /// The poll was the child's last: destroys it. Those who waited for the poll go on waiting, for the same thread: their edges
+    /// stay true.
+    fn end_poll(&self, future: BoxedFuture, report: impl FnOnce()) -> Poll<()> {
+        drop(self.bring_to_gone(future, report)); // the return tells the executor all that a wake would
         Poll::Ready(())
     }
 
-    /// Destroys the future, which this thread has taken out (`Destroying`).
+    /// Destroys the future, which this thread has taken out.
     ///
     /// Gives the waker of the executor's task, if nobody has woken that yet.
     fn bring_to_gone(&self, future: BoxedFuture, report: impl FnOnce()) -> Option<Waker> {
@@ -165,9 +159,8 @@ impl Slot {
 
     /// Sets the waiters free, after `place` has changed (invariant 4).
     fn release(&self, mut state: MutexGuard<'_, State>) {
-        if !state.waiters.is_empty() {
-            waits::leave(&state.waiters);
-            state.waiters.clear();
+        if let Some(waiters) = state.waiters.take() {
+            waits::leave(&waiters);
             self.changed.notify_all();
         }
     }
@@ -200,7 +193,7 @@ impl Slot {
             if !waits::enter(me, owner) {
                 return;
             }
-            state.waiters.push(me);
+            state.waiters.get_or_insert_default().push(me);
             if self.wait_for_release(me, state) == Waited::TooLong {
                 stalled(); // while it is in no list and in no graph: it calls a logger, which is user code
             }
@@ -212,11 +205,11 @@ impl Slot {
         let mut state = lock(&self.state);
         state.wanted = true;
         match state.place {
-            Place::Polling(owner) | Place::Destroying(owner) => return Err((owner, state)),
+            Place::Taken(owner) => return Err((owner, state)),
             Place::Gone => return Ok(()),
             Place::Idle(_) => {}
         }
-        if let Place::Idle(future) = mem::replace(&mut state.place, Place::Destroying(this_thread())) {
+        if let Place::Idle(future) = mem::replace(&mut state.place, Place::Taken(this_thread())) {
             drop(state);
             if let Some(shell) = self.bring_to_gone(future, || report(End::Cancelled)) {
                 shell.wake();
@@ -227,16 +220,30 @@ impl Slot {
 
     /// Blocks until this thread is taken out of `waiters`; after a while it takes itself out.
     fn wait_for_release(&self, me: ThreadId, mut state: MutexGuard<'_, State>) -> Waited {
-        while state.waiters.contains(&me) {
+        while state.has_waiter(me) {
             let (guard, timed_out) = wait(&self.changed, state, STALL_NOTICE);
             state = guard;
-            if timed_out && state.waiters.contains(&me) {
-                state.waiters.retain(|waiter| *waiter != me);
+            if timed_out && state.has_waiter(me) {
+                state.remove_waiter(me);
                 waits::leave(&[me]);
                 return Waited::TooLong;
             }
         }
         Waited::Released
+    }
+}
+
+impl State {
+    fn has_waiter(&self, thread: ThreadId) -> bool {
+        self.waiters.as_ref().is_some_and(|waiters| waiters.contains(&thread))
+    }
+
+    /// Where there is a list, there is somebody in it.
+    fn remove_waiter(&mut self, thread: ThreadId) {
+        self.waiters = self.waiters.take().filter(|waiters| waiters.len() > 1).map(|mut waiters| {
+            waiters.retain(|waiter| *waiter != thread);
+            waiters
+        });
     }
 }
 
@@ -252,14 +259,13 @@ impl fmt::Debug for Slot {
         let state = lock(&self.state);
         let place = match state.place {
             Place::Idle(_) => "idle",
-            Place::Polling(_) => "polling",
-            Place::Destroying(_) => "destroying",
+            Place::Taken(_) => "taken",
             Place::Gone => "gone",
         };
         f.debug_struct("Slot")
             .field("place", &place)
             .field("wanted", &state.wanted)
-            .field("waiters", &state.waiters.len())
+            .field("waiters", &state.waiters.as_ref().map_or(0, |waiters| waiters.len()))
             .finish()
     }
 }

@@ -293,8 +293,10 @@ impl Listener {
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
         #[cfg(unix)]
         if let Some(inherited) = &mut self.inherited {
-            if let Err(error) = inherited::keep_nonblocking(&self.source, inherited) {
-                return Some(Err(error));
+            match inherited::has_client(&self.source, inherited) {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => return Some(Err(error)),
             }
         }
         let accepted = match &mut self.source {

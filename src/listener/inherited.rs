@@ -3,6 +3,8 @@
 use super::{Inherited, ListenOptions, Listener, Source};
 use crate::address::Address;
 use crate::say::say;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use socket2::{Domain, SockRef, Type};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -86,22 +88,27 @@ fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// Whether a client is there, so that an accept does not block.
+///
 /// Whether accepting blocks is a property of the socket that all of its holders share: one who leaves it as it was found
 /// makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So it is looked
-/// at before each accept, which costs a system call, and that for inherited sockets only.
+/// at before each accept; and then whether there is a client, since who makes it blocking between the look and the accept
+/// has stopped accepting, and takes no client away. That costs two system calls, and for inherited sockets only.
 ///
 /// Blocking is then what it is to be again when we leave, whatever we had found ourselves.
-pub(super) fn keep_nonblocking(source: &Source, inherited: &mut Inherited) -> io::Result<()> {
+pub(super) fn has_client(source: &Source, inherited: &mut Inherited) -> io::Result<bool> {
     let socket = match source {
         Source::Tcp(socket) => SockRef::from(socket.get_ref()),
         Source::Unix(socket) => SockRef::from(socket.get_ref()),
-        Source::Custom(_) => return Ok(()),
+        Source::Custom(_) => return Ok(true),
     };
     if !socket.nonblocking()? {
         inherited.was_blocking = true;
         socket.set_nonblocking(true)?;
     }
-    Ok(())
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    // An error of the socket counts as well: accept says which.
+    Ok(retry_on_intr(|| poll(&mut [PollFd::new(&*socket, PollFlags::IN)], Some(&at_once)))? > 0)
 }
 
 /// Gives the socket back as it was, to the others who have it.

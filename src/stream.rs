@@ -25,6 +25,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
+use streak::{Streak, Way};
 #[cfg(feature = "tls")]
 pub use tls::TlsInfo;
 use unread::Unread;
@@ -37,6 +38,8 @@ pub(crate) struct Stream {
     unread: OnceLock<Box<Unread>>,
     /// For sockets.
     fast_read: FastRead,
+    /// Of writes, for sockets.
+    write_streak: Streak,
     readers: Side,
     writers: Side,
 }
@@ -95,6 +98,7 @@ impl Stream {
             kind,
             unread: OnceLock::new(),
             fast_read: FastRead::default(),
+            write_streak: Streak::default(),
             readers: Side::default(),
             writers: Side::default(),
         }
@@ -187,7 +191,7 @@ impl Stream {
             None => self.poll_socket(cx, socket, buf.len(), || socket.get_ref().read(buf)),
         },
         // In its turn, so that a byte which another task peeks at comes in its order.
-        shared => shared.poll(cx, |stream, cx| match self.take_unread(buf) {
+        shared => shared.poll(Way::In, cx, |stream, cx| match self.take_unread(buf) {
             Some(n) => Poll::Ready(Ok(n)),
             None => stream.poll_read(cx, buf),
         }))
@@ -206,7 +210,7 @@ impl Stream {
                 self.poll_socket(cx, socket, len, || socket.get_ref().read_vectored(bufs))
             }
         },
-        shared => shared.poll(cx, |stream, cx| match self.take_unread_vectored(bufs) {
+        shared => shared.poll(Way::In, cx, |stream, cx| match self.take_unread_vectored(bufs) {
             Some(n) => Poll::Ready(Ok(n)),
             None => stream.poll_read_vectored(cx, bufs),
         }))
@@ -249,13 +253,13 @@ impl Stream {
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         each!(self,
             socket => self.poll_socket_write(cx, socket, || socket.get_ref().write(buf)),
-            shared => shared.poll(cx, |stream, cx| stream.poll_write(cx, buf)))
+            shared => shared.poll(Way::Out, cx, |stream, cx| stream.poll_write(cx, buf)))
     }
 
     pub(crate) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         each!(self,
             socket => self.poll_socket_write(cx, socket, || socket.get_ref().write_vectored(bufs)),
-            shared => shared.poll(cx, |stream, cx| stream.poll_write_vectored(cx, bufs)))
+            shared => shared.poll(Way::Out, cx, |stream, cx| stream.poll_write_vectored(cx, bufs)))
     }
 
     fn poll_socket_write<S>(
@@ -264,16 +268,15 @@ impl Stream {
         socket: &Async<S>,
         mut write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let streak = &self.fast_read.streak;
-        if streak.is_over() {
-            return streak.end(cx);
+        if self.write_streak.is_over() {
+            return self.write_streak.end(cx);
         }
         loop {
             if let Some(result) = fast_read::attempt(&mut write) {
-                streak.go_on();
+                self.write_streak.go_on();
                 return Poll::Ready(result);
             }
-            streak.reset();
+            self.write_streak.reset();
             ready!(self.writers.poll(cx, |cx| socket.poll_writable(cx)))?;
         }
     }
@@ -281,14 +284,14 @@ impl Stream {
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
             _socket => Poll::Ready(Ok(())), // it keeps nothing back
-            shared => shared.poll(cx, |stream, cx| stream.poll_flush(cx)))
+            shared => shared.poll(Way::Out, cx, |stream, cx| stream.poll_flush(cx)))
     }
 
     /// Ends our direction: the peer reads the end after all that was written. A peer that is gone already is fine.
     pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
             socket => Poll::Ready(shut_down(socket.get_ref(), Shutdown::Write)),
-            shared => shared.poll(cx, |stream, cx| stream.poll_close(cx)))
+            shared => shared.poll(Way::Out, cx, |stream, cx| stream.poll_close(cx)))
     }
 
     /// Ends both directions, at once: what was written and has not left yet may be lost.

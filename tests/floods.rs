@@ -7,11 +7,13 @@
 mod scripted;
 mod support;
 
-use async_std::channel::bounded;
+use async_std::channel::{Sender, bounded};
 use async_std::{io, prelude::*, task};
 use ebbtide::{Connection, Handle, Server};
 use scripted::{Puppet, Script, Step};
-use std::io::Write;
+use std::future::poll_fn;
+use std::io::{Read as _, Write as _};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -25,7 +27,7 @@ const GRACE: Duration = Duration::from_millis(200);
 const LATE: Duration = Duration::from_secs(10);
 
 /// Swallows what comes, and says so when something has come for the thousandth time.
-fn sink(flooded: async_std::channel::Sender<()>) -> impl Fn(Connection) -> Handling {
+fn sink(flooded: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let flooded = flooded.clone();
         Box::pin(async move {
@@ -47,10 +49,17 @@ fn sink(flooded: async_std::channel::Sender<()>) -> impl Fn(Connection) -> Handl
 type Handling = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// Floods the server from a thread, and stops it meanwhile.
-async fn stops(server: Server, flood: impl FnOnce(&Handle, &dyn Fn() -> bool) + Send + 'static, cancel: bool) {
+async fn stops<H>(
+    server: Server,
+    handler: impl FnOnce(Sender<()>) -> H,
+    flood: impl FnOnce(&Handle, &dyn Fn() -> bool) + Send + 'static,
+    cancel: bool,
+) where
+    H: Fn(Connection) -> Handling + Send + Sync + 'static,
+{
     let (flooded, is_flooded) = bounded(1);
     let handle = server.handle();
-    let serving = task::spawn(server.grace(GRACE).serve(sink(flooded)));
+    let serving = task::spawn(server.grace(GRACE).serve(handler(flooded)));
     let closed = Arc::<AtomicBool>::default();
     let flooder = {
         let (handle, closed) = (handle.clone(), Arc::clone(&closed));
@@ -77,7 +86,7 @@ fn sockets(threads: usize, name: &str) {
                     let mut client = connect(handle.local_addr());
                     while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
                 };
-                stops(server, flood, cancel).await;
+                stops(server, sink, flood, cancel).await;
             });
         }
     });
@@ -93,6 +102,89 @@ fn r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_two_executor_thre
     sockets(2, "r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_two_executor_threads");
 }
 
+/// Does what can be done, one way or the other: reads what comes, or else writes. Whoever never waits for both at once has the
+/// thread for itself, although one of them is waited for every time.
+fn either(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
+    move |conn| {
+        let busy = busy.clone();
+        Box::pin(async move {
+            let (mut buf, mut done) = ([0; 16], 0);
+            loop {
+                let n = poll_fn(|cx| {
+                    let read = Pin::new(&mut &conn).poll_read(cx, &mut buf);
+                    if read.is_ready() { read } else { Pin::new(&mut &conn).poll_write(cx, &[b'w'; 16]) }
+                })
+                .await?;
+                done += 1;
+                if n == 0 {
+                    return Ok(());
+                } else if done == 1000 {
+                    busy.send(()).await.unwrap();
+                }
+            }
+        })
+    }
+}
+
+/// The peer reads whatever comes, and sends nothing.
+#[test]
+fn r06_who_always_can_write_while_it_waits_for_a_byte_is_closed_with_one_executor_thread() {
+    const NAME: &str = "r06_who_always_can_write_while_it_waits_for_a_byte_is_closed_with_one_executor_thread";
+    alone_with_threads(1, NAME, || {
+        for cancel in [false, true] {
+            test(async move {
+                let swallow = |handle: &Handle, goes_on: &dyn Fn() -> bool| {
+                    let mut client = connect(handle.local_addr());
+                    let mut waste = vec![0; 256 * 1024];
+                    while goes_on() && client.read(&mut waste).is_ok_and(|n| n > 0) {}
+                };
+                stops(Server::bind(loopback()).await.unwrap(), either, swallow, cancel).await;
+            });
+        }
+    });
+}
+
+/// The peer sends, and reads nothing: once nothing more can be written, each write waits, and each read finds something.
+#[test]
+fn r06_who_always_can_read_while_it_waits_to_write_is_closed_with_one_executor_thread() {
+    const NAME: &str = "r06_who_always_can_read_while_it_waits_to_write_is_closed_with_one_executor_thread";
+    alone_with_threads(1, NAME, || {
+        for cancel in [false, true] {
+            test(async move {
+                let flood = |handle: &Handle, goes_on: &dyn Fn() -> bool| {
+                    let mut client = connect(handle.local_addr());
+                    while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
+                };
+                stops(Server::bind(loopback()).await.unwrap(), or, flood, cancel).await;
+            });
+        }
+    });
+}
+
+/// The same, but it writes first, and so much that the peer would have to read.
+fn or(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
+    move |conn| {
+        let busy = busy.clone();
+        Box::pin(async move {
+            let (mut buf, mut reads) = ([0; 16], 0);
+            loop {
+                let read = poll_fn(|cx| match Pin::new(&mut &conn).poll_write(cx, &[b'w'; 64 * 1024]) {
+                    Poll::Pending => Pin::new(&mut &conn).poll_read(cx, &mut buf).map_ok(Some),
+                    written => written.map_ok(|_| None),
+                });
+                match read.await? {
+                    Some(0) => return Ok(()),
+                    Some(_) => reads += 1,
+                    None => {}
+                }
+                if reads == 1000 {
+                    busy.send(()).await.unwrap();
+                }
+            }
+        })
+    }
+}
+
 /// A stream of the user's that has something to read whenever it is asked.
 fn streams(threads: usize, name: &str) {
     alone_with_threads(threads, name, || {
@@ -105,7 +197,7 @@ fn streams(threads: usize, name: &str) {
                     false => Poll::Ready(Ok(0)),
                 });
                 script.tell(Step::Client(Box::pin(endless)));
-                stops(Server::new(listener), |_, _| {}, cancel).await;
+                stops(Server::new(listener), sink, |_, _| {}, cancel).await;
             });
         }
     });
@@ -138,7 +230,7 @@ fn r06_a_flood_over_tls_is_closed_at_the_end_of_the_grace_with_one_executor_thre
                     let mut client = secure(connect(handle.local_addr()), authority.client(None));
                     while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
                 };
-                stops(server, flood, cancel).await;
+                stops(server, sink, flood, cancel).await;
             });
         }
     });

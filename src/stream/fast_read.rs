@@ -58,8 +58,7 @@ pub(super) struct FastRead {
     last_rest: AtomicU8,
     /// For how many waits it is still left out.
     rest: AtomicU8,
-    /// Of writes too.
-    pub(super) streak: Streak,
+    streak: Streak,
 }
 
 impl FastRead {

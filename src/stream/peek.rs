@@ -1,5 +1,6 @@
 //! What can be told of a stream without its reader, and what is thrown away in their stead.
 
+use super::streak::Way;
 use super::{Layer, Stream, each};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -17,7 +18,7 @@ impl Stream {
             each!(self,
             socket => ready!(self.readers.poll(cx, |cx| socket.poll_readable(cx)))?,
             shared => {
-                return shared.poll(cx, |stream, cx| {
+                return shared.poll(Way::In, cx, |stream, cx| {
                     if self.has_unread() {
                         return Poll::Ready(Ok(1)); // another task has peeked meanwhile
                     }

@@ -16,7 +16,7 @@
 //! flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what the other did before.
 
 use super::put_off;
-use super::streak::Streak;
+use super::streak::{Streak, Way};
 use super::waiters::Waiters;
 use crate::kept::Kept;
 use crate::say::say;
@@ -53,8 +53,8 @@ pub(crate) struct Shared {
     contended: AtomicBool,
     /// It is to be destroyed.
     condemned: AtomicBool,
-    /// Of polls without a wait.
-    streak: Streak,
+    /// Of polls without a wait, for each way.
+    streaks: [Streak; 2],
 }
 
 impl Shared {
@@ -67,18 +67,20 @@ impl Shared {
             refused: Waiters::default(),
             contended: AtomicBool::new(false),
             condemned: AtomicBool::new(false),
-            streak: Streak::default(),
+            streaks: Default::default(),
         }
     }
 
     /// Polls the stream if nobody else does. Its panic ends the stream, and is an error for whoever polled.
     pub(crate) fn poll<T>(
         &self,
+        way: Way,
         cx: &mut Context<'_>,
         poll: impl FnOnce(Pin<&mut dyn Duplex>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if self.streak.is_over() {
-            return self.streak.end(cx);
+        let streak = &self.streaks[way as usize];
+        if streak.is_over() {
+            return streak.end(cx);
         }
         let Some(mut turn) = self.turn(cx.waker()) else {
             put_off::mark();
@@ -91,8 +93,8 @@ impl Shared {
         match unwind::catch(|| poll(stream.get_mut().as_mut(), &mut Context::from_waker(&self.waker))) {
             Ok(poll) => {
                 match poll {
-                    Poll::Ready(_) => self.streak.go_on(),
-                    Poll::Pending => self.streak.reset(),
+                    Poll::Ready(_) => streak.go_on(),
+                    Poll::Pending => streak.reset(),
                 }
                 poll
             }

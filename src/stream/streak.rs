@@ -9,8 +9,18 @@ use std::task::{Context, Poll};
 pub(super) const BUDGET: u8 = u8::MAX;
 
 /// How often in a row one had not to wait. Never needed for correctness.
+///
+/// Each direction has its own. Who writes whenever nothing has come waits for a byte each time, and never stops: a wait in one
+/// direction says nothing of the other.
 #[derive(Debug, Default)]
 pub(super) struct Streak(AtomicU8);
+
+/// The direction of a poll: what is read, or what is written, flushed and closed.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Way {
+    In,
+    Out,
+}
 
 impl Streak {
     /// Whether it is somebody else's turn.

@@ -81,22 +81,31 @@ impl Notice {
 
     /// Ready once it is given. A waiter keeps its `key`, and hands it to [`forget`](Self::forget) in the end.
     pub(crate) fn poll(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<()> {
+        match self.register(cx, key) {
+            Some(_) => Poll::Pending,
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// The identity of the waker that is kept; 0 for the resident task's, which needs no place. `None`: the notice is given.
+    fn register(&self, cx: &Context<'_>, key: &mut Option<usize>) -> Option<usize> {
         if self.is_given() {
-            return Poll::Ready(());
+            return None;
         }
         if self.is_resident(cx.waker()) {
             // If it is given after this look, the resident task is woken.
-            return if self.is_given() { Poll::Ready(()) } else { Poll::Pending };
+            return if self.is_given() { None } else { Some(0) };
         }
         let waker = cx.waker().clone(); // user code, so before the lock
+        let kept = wakers::identity(&waker);
         let mut waiters = lock(&self.waiters);
         if self.is_given() {
-            return Poll::Ready(());
+            return None;
         }
         let displaced = waiters.others.get_or_insert_default().register(key, waker);
         drop(waiters);
         drop(displaced);
-        Poll::Pending
+        Some(kept)
     }
 
     /// A waiter waits no more.
@@ -163,8 +172,9 @@ impl<F: Future> Future for Until<'_, F> {
 pub(crate) struct Watch<'a> {
     notice: &'a Notice,
     key: Option<usize>,
-    /// The identity of the waker that is registered, or 0. True, since the notice keeps that waker until it is given. A task that
-    /// polls again, as it does for each message, need not register again.
+    /// The identity of the waker that is registered, or 0. True, since the notice keeps that waker until it is given; and that of
+    /// the clone that it keeps, since a waker that is borrowed may lie elsewhere than its clones, and where another task's
+    /// lies later. A task that polls again, as it does for each message, need not register again.
     registered: usize,
 }
 
@@ -174,10 +184,9 @@ impl Watch<'_> {
             // If it is given after this look, the registered waker is woken.
             return if self.notice.is_given() { Poll::Ready(()) } else { Poll::Pending };
         }
-        let poll = self.notice.poll(cx, &mut self.key);
-        // A resident task has no key, and needs none.
-        self.registered = if poll.is_pending() && self.key.is_some() { wakers::identity(cx.waker()) } else { 0 };
-        poll
+        let kept = self.notice.register(cx, &mut self.key);
+        self.registered = kept.unwrap_or(0);
+        if kept.is_some() { Poll::Pending } else { Poll::Ready(()) }
     }
 }
 
@@ -217,6 +226,21 @@ mod tests {
         }
         drop(waker);
         assert_eq!(Arc::strong_count(&count), 1, "a waker stayed behind");
+    }
+
+    #[test]
+    fn a_waiter_whose_task_was_resident_meanwhile_is_woken_all_the_same() {
+        let notice = Notice::default();
+        let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let wakers = [first.waker(), second.waker()];
+        let mut watch = notice.watch();
+        assert!(watch.poll(&mut Context::from_waker(&wakers[0])).is_pending());
+        notice.move_in(&wakers[1]);
+        assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
+        notice.move_out();
+        assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
+        notice.give();
+        assert_eq!(second.woken(), 1);
     }
 
     #[test]

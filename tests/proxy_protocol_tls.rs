@@ -53,3 +53,45 @@ fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it(
         assert_eq!((report.accepted(), report.completed(), report.failed()), (6, 4, 2), "{report}");
     });
 }
+
+/// A client whose handshake fails is told so, and then waited for. Until it is gone it is one of those from its address.
+#[test]
+fn a_client_whose_handshake_has_failed_counts_for_its_address_until_it_is_gone() {
+    test(async {
+        let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
+        let identity = authority.issue(&folder, "server", &["localhost"]);
+        let tls = Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
+        let proxy = trusting(ProxyProtocol::required());
+        let options = ListenOptions::new().proxy_protocol(proxy).tls(&tls);
+        let server = Server::bind_with(loopback(), &options).await.unwrap().max_connections_per_ip(1);
+        let body = async |handle: Handle| {
+            task::spawn_blocking(move || {
+                let plain = || {
+                    let mut client = connect(handle.local_addr());
+                    client.write_all(&[V1, b"GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
+                    let mut alert = Vec::new();
+                    let _ = client.read_to_end(&mut alert);
+                    (client, alert)
+                };
+                loop {
+                    let (first, alert) = plain();
+                    let Some(lingering) = handle.connections().first().map(ebbtide::ConnectionInfo::id) else {
+                        continue;
+                    };
+                    let (_, refused) = plain();
+                    // It is not waited for long: a machine that is busy may have been too slow.
+                    if !alert.is_empty() && handle.connections().iter().any(|info| info.id() == lingering) {
+                        assert_eq!(refused, b"", "a second client was let in");
+                        return;
+                    }
+                    drop(first);
+                    while handle.connection_count() > 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            })
+            .await;
+        };
+        server.scope(who, body).await.unwrap();
+    });
+}

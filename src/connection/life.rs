@@ -95,10 +95,11 @@ where
             }
         }
         if let StageProjected::Opening { opening } = this.stage.as_mut().project() {
-            match unwind::catch(|| opening.as_mut().poll(cx)) {
-                Ok(Poll::Pending) => return Poll::Pending,
-                Ok(Poll::Ready(Ok(counted))) => this.session.count(counted),
-                Ok(Poll::Ready(Err(why))) => return Poll::Ready(Outcome::Unopened(why)),
+            let opened = ready!(opening.as_mut().poll(cx));
+            this.session.count(opened.counted);
+            match opened.result {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => return Poll::Ready(Outcome::Unopened(why)),
                 Err(payload) => return Poll::Ready(Outcome::panicked(payload)),
             }
             this.stage.set(Stage::Still); // it is gone before the handler begins

@@ -3,9 +3,11 @@
 #[cfg(feature = "proxy-protocol")]
 mod proxied;
 
+use crate::control::inside::catch_future;
 use crate::control::member::Member;
 use crate::limit::{Counted, Limit};
 use crate::listener::Layers;
+use crate::unwind::Payload;
 use async_io::Timer;
 use log::Level;
 use std::fmt;
@@ -106,37 +108,50 @@ pub(super) fn is_needed(layers: &Layers, limits: Limits) -> bool {
 
 /// The steps before the handler, under way. On the heap: they are over before the handler begins, and would make the future of
 /// every connection larger.
-pub(super) type Opening = Pin<Box<dyn Future<Output = Result<Option<Box<Counted>>, Unopened>> + Send>>;
+pub(super) type Opening = Pin<Box<dyn Future<Output = Opened> + Send>>;
 
-/// Does what comes before the handler. One after the other, each with its own limit; and in a drain, all together within
-/// [`IN_A_DRAIN`].
-///
-/// Where only a proxy knows the client's address it is counted here.
+/// How they have ended; a panic of the user's code in them is caught.
+pub(super) struct Opened {
+    pub(super) result: Result<Result<(), Unopened>, Payload>,
+    /// Where only a proxy knows the client's address it is counted here, whatever comes of the steps after that.
+    pub(super) counted: Option<Box<Counted>>,
+}
+
+/// Does what comes before the handler.
 pub(super) fn open(member: Arc<Member>, layers: Layers, limits: Limits, limit: Arc<Limit>) -> Opening {
     Box::pin(async move {
-        let member = &*member;
-        let mut clock = Clock { member, told: None };
-        #[cfg(feature = "proxy-protocol")]
-        let counted = match &layers.proxy {
-            Some(proxy) => proxied::receive(proxy, &mut clock, &limit).await.map_err(Unopened::Unproxied)?,
-            None => None,
-        };
-        #[cfg(not(feature = "proxy-protocol"))]
-        let counted = None;
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &layers.tls {
-            let handshake = member.stream.handshake(tls.acceptor());
-            let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
-            done.map_err(Unopened::Unsecured)?;
-        }
-        let _ = (layers, limit); // used by features only
-        if let Some(limit) = limits.first_byte {
-            // What has come stays unread. The peer's end, or an error, is something too.
-            let something = poll_fn(|cx| member.stream.poll_peek(cx).map(drop));
-            clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
-        }
-        Ok(counted)
+        let mut counted = None;
+        let result = catch_future(|| steps(&member, layers, limits, &limit, &mut counted)).await;
+        Opened { result, counted }
     })
+}
+
+/// One after the other, each with its own limit; and in a drain, all together within [`IN_A_DRAIN`].
+async fn steps(
+    member: &Member,
+    layers: Layers,
+    limits: Limits,
+    limit: &Arc<Limit>,
+    counted: &mut Option<Box<Counted>>,
+) -> Result<(), Unopened> {
+    let mut clock = Clock { member, told: None };
+    #[cfg(feature = "proxy-protocol")]
+    if let Some(proxy) = &layers.proxy {
+        *counted = proxied::receive(proxy, &mut clock, limit).await.map_err(Unopened::Unproxied)?;
+    }
+    #[cfg(feature = "tls")]
+    if let Some(tls) = &layers.tls {
+        let handshake = member.stream.handshake(tls.acceptor());
+        let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
+        done.map_err(Unopened::Unsecured)?;
+    }
+    let _ = (layers, limit, counted); // used by features only
+    if let Some(limit) = limits.first_byte {
+        // What has come stays unread. The peer's end, or an error, is something too.
+        let something = poll_fn(|cx| member.stream.poll_peek(cx).map(drop));
+        clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
+    }
+    Ok(())
 }
 
 /// What a person can do about it.

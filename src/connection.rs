@@ -214,7 +214,7 @@ impl Connection {
     /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
     /// everything that this crate promises.
     pub fn as_tcp(&self) -> Option<&TcpStream> {
-        self.member.stream.as_tcp()
+        self.member.lend_tcp()
     }
 
     /// What its TLS handshake has agreed on: the name that the client asked for, the protocol, the client's certificate (feature

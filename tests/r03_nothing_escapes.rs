@@ -65,6 +65,32 @@ fn r03_a_clone_in_a_detached_task_keeps_nothing_open() {
     });
 }
 
+/// The descriptor's duplicate is out of our reach; the connection is not.
+#[test]
+fn r03_a_duplicate_of_the_socket_does_not_keep_the_peer_from_the_end() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        let (send, receive) = async_std::channel::bounded(1);
+        let handler = move |mut conn: Connection| {
+            let send = send.clone();
+            async move {
+                send.send(conn.as_tcp().unwrap().try_clone().unwrap()).await.unwrap();
+                conn.read_to_end(&mut Vec::new()).await?;
+                conn.write_all(b"last").await
+            }
+        };
+        let scope = server.scope(handler, async |_| {
+            let duplicate = receive.recv().await.unwrap();
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            client.set_read_timeout(Some(NET / 4)).unwrap();
+            assert_eq!(task::spawn_blocking(move || rest(&mut client)).await, "last");
+            drop(duplicate);
+        });
+        scope.await.unwrap();
+    });
+}
+
 #[test]
 fn r03_bytes_that_came_in_before_the_end_are_not_read_after_it() {
     test(async {

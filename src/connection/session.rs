@@ -184,10 +184,14 @@ impl Drop for Session {
         control.registry.leave(self.key);
         let (id, peer) = (member.id, member.peer().clone());
         // Nearly always nobody has a clone: then the descriptor is closed here, and nobody is there to be told.
-        if let Err(member) = Arc::try_unwrap(member) {
-            member.shut_down();
-            member.tell();
-            member.condemned.move_out();
+        match Arc::try_unwrap(member) {
+            Ok(member) if member.is_lent() => member.shut_down(), // there may be another descriptor
+            Ok(_) => {}
+            Err(member) => {
+                member.shut_down();
+                member.tell();
+                member.condemned.move_out();
+            }
         }
         self.settle(id, &peer, &control);
     }

@@ -10,6 +10,7 @@ use crate::say::say;
 use crate::stream::Stream;
 use std::fmt;
 use std::io;
+use std::net::TcpStream;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -30,6 +31,8 @@ pub(crate) struct Member {
     state: AtomicU8,
     /// The socket is shut down both ways.
     shut_down: AtomicBool,
+    /// Somebody has had the socket itself, and may have duplicated it.
+    lent: AtomicBool,
     /// Somebody wants to know when the last byte went.
     watch_idle: bool,
     pub(crate) stream: Stream,
@@ -101,6 +104,7 @@ impl Member {
             verdict: OnceLock::new(),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             saw_end: AtomicBool::new(false),
             watch_idle,
@@ -187,6 +191,16 @@ impl Member {
     pub(crate) fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.stream.wake();
+    }
+
+    /// The socket itself, for others than us. From then on it takes more than to close our descriptor.
+    pub(crate) fn lend_tcp(&self) -> Option<&TcpStream> {
+        self.lent.store(true, Ordering::Relaxed);
+        self.stream.as_tcp()
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
     }
 
     /// A read has found the peer's end.

@@ -183,6 +183,68 @@ fn r06_a_handler_that_blocks_its_thread_is_waited_for_and_named_once_a_second() 
     });
 }
 
+/// Its destructor blocks its thread until somebody allows it to end.
+#[derive(Debug)]
+struct Blocking(mpsc::Sender<()>, std::sync::Mutex<mpsc::Receiver<()>>);
+
+impl std::fmt::Display for Blocking {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an error whose destructor blocks")
+    }
+}
+
+impl std::error::Error for Blocking {}
+
+impl Drop for Blocking {
+    fn drop(&mut self) {
+        self.0.send(()).unwrap();
+        let _ = self.1.lock().unwrap().recv_timeout(NET); // what nobody should do in a destructor
+    }
+}
+
+/// The connection is closed by then, and nobody has it any more; its name is there all the same.
+#[test]
+fn r06_a_handlers_error_that_blocks_its_thread_is_waited_for_and_named() {
+    support::logs::remember();
+    test(async {
+        let server = bind().await;
+        let handle = server.handle();
+        let mut client = connect(server.local_addr());
+        let peer = client.local_addr().unwrap();
+        let (blocked, is_blocked) = mpsc::channel();
+        let (unblock, unblocked) = mpsc::channel::<()>();
+        let error = std::sync::Mutex::new(Some(Blocking(blocked, unblocked.into())));
+        let handler = move |mut conn: Connection| {
+            let error = error.lock().unwrap().take().unwrap();
+            async move {
+                let _ = conn.read_to_end(&mut Vec::new()).await; // nothing is waited for after that
+                Err::<(), _>(error)
+            }
+        };
+        // Dropped on this thread, which is none of the executor's: they may all be blocked.
+        let server = std::thread::spawn(move || {
+            let mut serving = Box::pin(server.serve(handler));
+            task::block_on(async {
+                assert!(async_std::future::timeout(Duration::from_millis(10), &mut serving).await.is_err());
+            });
+            is_blocked.recv().unwrap();
+            drop(serving);
+        });
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        let line = format!("still waiting for the end of connection 0 from {peer}");
+        while support::logs::lines_with(&line).is_empty() {
+            assert!(!server.is_finished(), "dropped while the destructor blocks");
+            let nameless = support::logs::lines_with("still waiting for the end of a child");
+            assert!(nameless.is_empty(), "{nameless:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        unblock.send(()).unwrap();
+        server.join().unwrap();
+        assert_eq!(handle.closed().await.failed(), 1);
+    });
+}
+
 #[test]
 fn r06_stopping_an_idle_server_waits_for_nothing() {
     test(async {

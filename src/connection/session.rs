@@ -183,6 +183,8 @@ impl Drop for Session {
         control.counters.ended(bucket, self.drained);
         control.registry.leave(self.key);
         let (id, peer) = (member.id, member.peer().clone());
+        // The error's destructor is the user's: if it blocks its thread, whoever waits for that says whose it is.
+        let _named = matches!(self.outcome, Some(Outcome::Failed(_))).then(|| Arc::clone(&member));
         // Nearly always nobody has a clone: then the descriptor is closed here, and nobody is there to be told.
         match Arc::try_unwrap(member) {
             Ok(member) if member.is_lent() => member.shut_down(), // there may be another descriptor

@@ -230,11 +230,11 @@ fn start<F>(children: &Arc<Children>, name: Option<Name>, future: F) -> bool
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let Some(child) = children.enter(name, future) else {
+    let Some(shell) = children.enter(name, future) else {
         return false;
     };
     // NOTE: the only spawn of the crate. The executor gets a shell that borrows the future for each poll; the handle is
     // let go, which detaches the shell and nothing else: the group can destroy the child without it.
-    drop(async_std::task::spawn(poll_fn(move |cx| child.poll(cx))));
+    drop(async_std::task::spawn(poll_fn(move |cx| shell.poll(cx))));
     true
 }

@@ -7,21 +7,24 @@ use std::sync::PoisonError;
 
 #[cfg(not(all(test, ebbtide_loom)))]
 mod names {
+    use std::num::NonZeroU64;
     use std::sync::atomic::{AtomicU64, Ordering};
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     use std::time::Duration;
 
     /// A thread's name for as long as the process lives.
     ///
-    /// Not `std::thread::ThreadId`: that one is had from a handle whose reference count every poll would touch.
+    /// Not `std::thread::ThreadId`: that one is had from a handle whose reference count every poll would touch. Not zero, so
+    /// that a slot has room for it where the future was.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct ThreadId(u64);
+    pub(crate) struct ThreadId(NonZeroU64);
 
     /// The thread that calls.
     pub(crate) fn this_thread() -> ThreadId {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         // It has no destructor, so it can still be read while a thread's other locals are being destroyed.
-        thread_local!(static ID: ThreadId = ThreadId(NEXT.fetch_add(1, Ordering::Relaxed)));
+        thread_local!(static ID: ThreadId =
+            ThreadId(NonZeroU64::MIN.saturating_add(NEXT.fetch_add(1, Ordering::Relaxed))));
         ID.with(|id| *id)
     }
 

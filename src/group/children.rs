@@ -1,6 +1,6 @@
 //! The children of one group: who is there, who waits for them to be gone, and how all of them are cancelled.
 //!
-//! It names no runtime: the group hands each child to the executor, which polls it through [`Child::poll`].
+//! It names no runtime: the group hands each child to the executor, which polls it through its [`Shell`].
 
 use super::slot::{End, Slot};
 use crate::say::say;
@@ -36,32 +36,44 @@ struct State {
     joiners: Wakers,
 }
 
-/// One child: its slot, and its way back into the group's books.
+/// One child.
 pub(super) struct Child {
     slot: Slot,
-    key: usize,
     name: Option<Name>,
-    /// A circle (the group has the child too), broken when the child is gone; and gone it is, at the latest, when the
-    /// group is dropped.
+}
+
+/// A child as its executor's task has it, with the way back into the group's books.
+///
+/// The way is here and not in the child, since here it costs nothing: the allocator rounds the task's size up to as much.
+#[derive(Clone)]
+pub(super) struct Shell {
+    child: Arc<Child>,
+    /// Holds the books no longer than the task lives, which ends once the child is gone.
     children: Arc<Children>,
 }
 
 impl Children {
     /// Enters a child. `None`: refused, because the group was cancelled; the future has been dropped.
-    pub(super) fn enter<F>(self: &Arc<Self>, name: Option<Name>, future: F) -> Option<Arc<Child>>
+    ///
+    /// # Panics
+    ///
+    /// If there are 2³² children already.
+    pub(super) fn enter<F>(self: &Arc<Self>, name: Option<Name>, future: F) -> Option<Shell>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let slot = Slot::new(Box::pin(future)); // outside the lock, and so is its drop where it is refused
+        let future = Box::pin(future); // outside the lock, and so is its drop where it is refused
         let mut state = lock(&self.state);
         if state.cancelled {
             drop(state);
             return None;
         }
         let entry = state.present.vacant_entry();
-        let child = Arc::new(Child { slot, key: entry.key(), name, children: Arc::clone(self) });
+        let key = u32::try_from(entry.key()).expect("fewer than 2³² children");
+        let child = Arc::new(Child { slot: Slot::new(future, key), name });
         entry.insert(Arc::clone(&child));
-        Some(child)
+        drop(state);
+        Some(Shell { child, children: Arc::clone(self) })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -120,9 +132,10 @@ impl Children {
         let present = self.cancel();
         // First whatever nobody is at, so that a child that blocks its thread does not hold up the end of its siblings.
         // From the back, because the executor's threads, woken in order, come from the front.
-        let busy: Vec<_> = present.iter().rev().filter(|child| !child.try_destroy()).collect();
+        let busy: Vec<_> =
+            present.iter().rev().filter(|child| !child.slot.try_destroy(|key, end| self.leave(key, end))).collect();
         for child in busy {
-            child.destroy();
+            child.slot.destroy(|key, end| self.leave(key, end), || child.say_stalled());
         }
         let panic = {
             let mut state = lock(&self.state);
@@ -135,13 +148,13 @@ impl Children {
     }
 
     /// A child's future has been destroyed.
-    fn leave(&self, key: usize, end: End) {
+    fn leave(&self, key: u32, end: End) {
         if let End::Panicked(payload) = end {
             self.keep(payload); // before any join can know that the child is gone
         }
         let (child, joiners) = {
             let mut state = lock(&self.state);
-            let child = state.present.try_remove(key);
+            let child = state.present.try_remove(key as usize);
             let joiners = if state.present.is_empty() { state.joiners.take() } else { Vec::new() };
             (child, joiners)
         };
@@ -174,26 +187,18 @@ pub(super) fn log_unjoined(payload: Payload) {
 }
 
 impl Child {
+    /// What a drop says that has waited for long.
+    fn say_stalled(&self) {
+        let name = self.name.as_ref().and_then(Weak::upgrade);
+        let name: &dyn fmt::Display = name.as_ref().map_or(&"a child", |name| name);
+        say!(warn, "still waiting for the end of {name}: it blocks its thread");
+    }
+}
+
+impl Shell {
     /// A poll by the executor's task. Ready once that task has nothing left to do.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.slot.poll(cx, |end| self.leave(end))
-    }
-
-    fn try_destroy(&self) -> bool {
-        self.slot.try_destroy(|end| self.leave(end))
-    }
-
-    fn destroy(&self) {
-        let stalled = || {
-            let name = self.name.as_ref().and_then(Weak::upgrade);
-            let name: &dyn fmt::Display = name.as_ref().map_or(&"a child", |name| name);
-            say!(warn, "still waiting for the end of {name}: it blocks its thread");
-        };
-        self.slot.destroy(|end| self.leave(end), stalled);
-    }
-
-    fn leave(&self, end: End) {
-        self.children.leave(self.key, end);
+        self.child.slot.poll(cx, |key, end| self.children.leave(key, end))
     }
 }
 
@@ -201,5 +206,18 @@ impl fmt::Debug for Children {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
         f.debug_struct("Children").field("present", &state.present.len()).field("cancelled", &state.cancelled).finish()
+    }
+}
+
+#[cfg(all(test, not(ebbtide_loom), target_pointer_width = "64"))]
+mod tests {
+    use super::{Child, Shell};
+
+    /// One word more and the allocator takes its next larger size, once for each connection and each task of one: an
+    /// `Arc` of 88 bytes fits glibc's class of 96 to the last. The shell's second word fills up the class of the executor's task.
+    #[test]
+    fn a_child_is_small() {
+        assert!(size_of::<Child>() <= 72, "{}", size_of::<Child>());
+        assert!(size_of::<Shell>() <= 16, "{}", size_of::<Shell>());
     }
 }

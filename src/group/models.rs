@@ -3,7 +3,7 @@
 //! `RUSTFLAGS="--cfg ebbtide_loom" cargo test --release --lib models`. The ordinary twins of these models, on the real
 //! executor, are in `tests/group.rs` and `tests/group_circles.rs` under the same names.
 
-use super::children::{Child, Children};
+use super::children::{Children, Shell};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::future::Future;
@@ -14,14 +14,14 @@ use std::task::{Context, Poll, Wake, Waker};
 
 /// The executor's side of one child: it polls when woken, and is done when the child says so. If nobody wakes a shell
 /// that waits, loom reports the deadlock.
-struct Shell {
+struct Task {
     scheduled: Mutex<bool>,
     woken: Condvar,
 }
 
-impl Shell {
-    fn run(child: Arc<Child>) {
-        let shell = Arc::new(Shell { scheduled: Mutex::new(true), woken: Condvar::new() });
+impl Task {
+    fn run(child: Shell) {
+        let shell = Arc::new(Task { scheduled: Mutex::new(true), woken: Condvar::new() });
         let waker = Waker::from(Arc::clone(&shell));
         loop {
             let mut scheduled = shell.scheduled.lock().unwrap();
@@ -37,7 +37,7 @@ impl Shell {
     }
 }
 
-impl Wake for Shell {
+impl Wake for Task {
     fn wake(self: Arc<Self>) {
         *self.scheduled.lock().unwrap() = true;
         self.woken.notify_one();
@@ -85,7 +85,7 @@ impl<F> Drop for Probe<F> {
 fn enter(
     children: &Arc<Children>,
     poll: impl FnMut() -> Poll<()> + Unpin + Send + 'static,
-) -> (Option<Arc<Child>>, Arc<AtomicUsize>) {
+) -> (Option<Shell>, Arc<AtomicUsize>) {
     let dropped = Arc::new(AtomicUsize::new(0));
     let probe = Probe { poll, step: Default::default(), dropped: Arc::clone(&dropped), wake_in_drop: None };
     (children.enter(None, probe), dropped)
@@ -118,7 +118,7 @@ fn a_spawn_against_a_cancel_is_either_refused_or_destroyed() {
             thread::spawn(move || {
                 let (child, dropped) = enter(&children, pending);
                 if let Some(child) = child {
-                    Shell::run(child);
+                    Task::run(child);
                 }
                 dropped
             })
@@ -135,7 +135,7 @@ fn a_drop_against_a_poll_leaves_nothing() {
     model(|| {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, pending);
-        let executor = thread::spawn(move || Shell::run(child.unwrap()));
+        let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
         assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
@@ -148,7 +148,7 @@ fn a_drop_against_a_finish_leaves_nothing() {
     model(|| {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, || Poll::Ready(()));
-        let executor = thread::spawn(move || Shell::run(child.unwrap()));
+        let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
         assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
@@ -161,7 +161,7 @@ fn a_drop_against_a_panic_leaves_no_panic_unseen() {
     model(|| {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, || std::panic::resume_unwind(Box::new("unseen")));
-        let executor = thread::spawn(move || Shell::run(child.unwrap()));
+        let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
         executor.join().unwrap();
@@ -176,7 +176,7 @@ fn two_droppers_both_wait_for_the_end() {
     model(|| {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, pending);
-        let executor = thread::spawn(move || Shell::run(child.unwrap()));
+        let executor = thread::spawn(move || Task::run(child.unwrap()));
         let other = {
             let (children, dropped) = (Arc::clone(&children), Arc::clone(&dropped));
             thread::spawn(move || {
@@ -205,8 +205,8 @@ fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
                 Poll::Pending
             })
         };
-        let executor = thread::spawn(move || Shell::run(sibling.unwrap()));
-        Shell::run(child.unwrap());
+        let executor = thread::spawn(move || Task::run(sibling.unwrap()));
+        Task::run(child.unwrap());
         assert_eq!(dropped.load(SeqCst), 1);
         executor.join().unwrap();
         assert_eq!(children.len(), 0);
@@ -238,7 +238,7 @@ fn circle(size: usize, preemptions: usize) {
                 (child.unwrap(), dropped)
             })
             .unzip();
-        let executors: Vec<_> = children.into_iter().map(|child| thread::spawn(move || Shell::run(child))).collect();
+        let executors: Vec<_> = children.into_iter().map(|child| thread::spawn(move || Task::run(child))).collect();
         for group in &groups {
             group.cancel_and_destroy();
         }
@@ -267,12 +267,12 @@ fn a_wait_that_is_over_refuses_nobody_else() {
         let other = {
             let theirs = Arc::clone(&theirs);
             thread::spawn(move || {
-                Shell::run(given.unwrap());
+                Task::run(given.unwrap());
                 theirs.cancel_and_destroy();
                 assert_eq!(dropped.load(SeqCst), 1, "marked, although it could have been waited for");
             })
         };
-        Shell::run(dropping.unwrap());
+        Task::run(dropping.unwrap());
         // Where it was destroyed before it came to that:
         ours.cancel_and_destroy();
         other.join().unwrap();
@@ -288,9 +288,9 @@ fn a_waker_fired_during_destruction_polls_nothing() {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, pending);
         let child = child.unwrap();
-        let late = Arc::new(Shell { scheduled: Mutex::new(false), woken: Condvar::new() });
+        let late = Arc::new(Task { scheduled: Mutex::new(false), woken: Condvar::new() });
         let executor = {
-            let (child, late) = (Arc::clone(&child), Arc::clone(&late));
+            let (child, late) = (child.clone(), Arc::clone(&late));
             thread::spawn(move || {
                 let waker = Waker::from(Arc::clone(&late));
                 let first = child.poll(&mut Context::from_waker(&waker));
@@ -315,7 +315,7 @@ fn a_cancel_loses_no_wakeup_and_a_join_sees_the_end() {
     model(|| {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, pending);
-        let executor = thread::spawn(move || Shell::run(child.unwrap()));
+        let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel();
         let mut key = None;
         loom::future::block_on(std::future::poll_fn(|cx| children.poll_empty(cx, &mut key)));

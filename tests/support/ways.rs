@@ -28,6 +28,13 @@ pub enum Kind {
 }
 
 impl Kind {
+    pub fn is_encrypted(self) -> bool {
+        #[cfg(feature = "tls")]
+        return self == Self::Tls;
+        #[cfg(not(feature = "tls"))]
+        false
+    }
+
     pub const ALL: &[Self] = &[
         Self::Tcp,
         #[cfg(unix)]

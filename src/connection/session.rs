@@ -181,6 +181,7 @@ impl Drop for Session {
             }
         };
         control.counters.ended(bucket, self.drained);
+        self.counted = None; // before it is out of the registry: who sees that it has left may come again at once
         control.registry.leave(self.key);
         let (id, peer) = (member.id, member.peer().clone());
         // The error's destructor is the user's: if it blocks its thread, whoever waits for that says whose it is.

@@ -110,6 +110,56 @@ fn r10_in_a_drain_a_client_that_is_still_sending_is_waited_for() {
     });
 }
 
+/// Some of them send between the last look and the close, which resets them. By then they must have the end.
+#[test]
+fn r10_in_a_drain_clients_that_pause_while_they_send_get_the_reply_and_an_orderly_end() {
+    const CLIENTS: usize = 30;
+    async fn bye(conn: Connection) -> std::io::Result<()> {
+        let mut buf = [0; 64];
+        while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+            if n == 0 {
+                return Ok(());
+            }
+        }
+        (&conn).write_all(b"bye").await
+    }
+    test(async {
+        for _ in 0..10 {
+            let server = bind().await;
+            let clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.local_addr())).collect();
+            let threads: Vec<_> = clients
+                .into_iter()
+                .map(|mut client| {
+                    let mut sender = client.try_clone().unwrap();
+                    sender.set_nodelay(true).unwrap();
+                    let sender = std::thread::spawn(move || {
+                        while sender.write_all(b"on and on").is_ok() {
+                            std::thread::sleep(Duration::from_micros(100));
+                        }
+                    });
+                    std::thread::spawn(move || {
+                        let mut reply = String::new();
+                        let end = client.read_to_string(&mut reply);
+                        let _ = client.shutdown(Shutdown::Both);
+                        sender.join().unwrap();
+                        end.map(|_| reply)
+                    })
+                })
+                .collect();
+            let body = async |server: Handle| {
+                while server.connection_count() < CLIENTS {
+                    task::yield_now().await;
+                }
+            };
+            server.scope(bye, body).await.unwrap();
+            for thread in threads {
+                let reply = thread.join().unwrap().expect("an orderly end");
+                assert_eq!(reply, "bye");
+            }
+        }
+    });
+}
+
 #[test]
 fn r10_a_thousand_polite_idle_clients_do_not_make_a_drain_linger() {
     test(async {

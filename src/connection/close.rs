@@ -76,6 +76,8 @@ pub(super) fn begin(member: &Arc<Member>, how: How, cx: &mut Context<'_>) -> End
 }
 
 /// Whether the peer sends nothing any more, so that both directions can be closed at once. Else: when it was last seen to send.
+///
+/// In a drain our direction is closed in any case.
 fn is_quiet(member: &Member, cx: &mut Context<'_>) -> Result<(), Option<Instant>> {
     if !member.stream.closes_at_once() {
         return Err(None);
@@ -86,7 +88,9 @@ fn is_quiet(member: &Member, cx: &mut Context<'_>) -> Result<(), Option<Instant>
     if !member.draining.is_given() {
         return Err(None);
     }
-    // A drain waits only for peers that are still sending.
+    // A drain waits only for peers that are still sending. Our end goes out before it is asked: what comes after that makes
+    // the system reset the connection, and a peer that has the end already reads all that came before it.
+    let _ = member.poll_close(cx);
     match discard(member, cx) {
         Discarded::End | Discarded::Nothing => Ok(()),
         Discarded::Unknown => Err(None),

@@ -223,7 +223,11 @@ impl Stream {
         len: usize,
         read: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        self.fast_read.poll(cx, len, read, |cx| self.readers.poll(cx, |cx| socket.poll_readable(cx)))
+        let poll = self.fast_read.poll(cx, len, read, |cx| self.readers.poll(cx, |cx| socket.poll_readable(cx)));
+        if poll.is_ready() {
+            self.readers.forget();
+        }
+        poll
     }
 
     /// From the beginning of a drain: a read says `Pending` only where nothing has arrived.

@@ -27,6 +27,14 @@
 //! 5. A read that is dropped between its self-wake and its retry leaves the mark of it, and the next read, whoever polls it, tries.
 //! 6. Two tasks may read through clones: see `side`.
 //!
+//! A third saves a wait where the reactor runs on another thread than the reader, as it does with several:
+//!
+//! - **The reactor's answer can't always be seen.** A reader that is woken asks async-io again, to learn why. But if a turn of the
+//!   reactor had begun when it first asked, which is so whenever another thread waits in it, async-io can't tell the event
+//!   of that turn from an older one. It registers the reader anew, and the reactor, which finds the socket readable still,
+//!   wakes it a second time. So who was woken, and is told nothing, tries the socket; and whom that has served tries it
+//!   first from then on, until async-io is found to have known. (One connection and two threads: 30 % less processor time.)
+//!
 //! And one more thing that async-std leaves to chance: a client that sends faster than its handler reads would have the thread
 //! for itself, since a read that always succeeds never waits. After a [`BUDGET`](super::streak::BUDGET) of them in a row, others get their turn.
 //!
@@ -35,7 +43,7 @@
 use super::streak::Streak;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// For how many waits the retry is left out at most.
 ///
@@ -58,6 +66,10 @@ pub(super) struct FastRead {
     last_rest: AtomicU8,
     /// For how many waits it is still left out.
     rest: AtomicU8,
+    /// The reactor was asked, and its answer was not looked at yet.
+    asked: AtomicBool,
+    /// Its last answer could not be seen.
+    unseen: AtomicBool,
     streak: Streak,
 }
 
@@ -78,12 +90,15 @@ impl FastRead {
         if len == 0 {
             return Poll::Ready(Ok(0));
         }
-        let eager = self.eager.load(Ordering::Acquire);
         if self.streak.is_over() {
             return self.go_to_the_end(cx);
         }
-        let retry = self.yielded.load(Ordering::Relaxed) && self.yielded.swap(false, Ordering::Relaxed);
-        if retry || eager || !self.drained.load(Ordering::Relaxed) {
+        let eager = self.eager.load(Ordering::Acquire);
+        let retry = take(&self.yielded);
+        let asked = take(&self.asked);
+        let unseen = asked && self.unseen.load(Ordering::Relaxed);
+        let tries = retry || eager || unseen || !self.drained.load(Ordering::Relaxed);
+        if tries {
             if let Some(result) = attempt(&mut read) {
                 self.note(&result, len, retry);
                 return Poll::Ready(result);
@@ -97,11 +112,19 @@ impl FastRead {
         }
         self.streak.reset();
         loop {
-            ready!(poll_ready(cx))?;
-            if let Some(result) = attempt(&mut read) {
-                self.note(&result, len, false);
-                return Poll::Ready(result);
+            let answer = poll_ready(cx)?;
+            if answer.is_ready() || (asked && !tries) {
+                if let Some(result) = attempt(&mut read) {
+                    self.unseen.store(answer.is_pending(), Ordering::Relaxed);
+                    self.note(&result, len, false);
+                    return Poll::Ready(result);
+                }
             }
+            if answer.is_pending() {
+                self.asked.store(true, Ordering::Relaxed);
+                return Poll::Pending;
+            }
+            self.unseen.store(false, Ordering::Relaxed); // an old answer, to what was found without it
         }
     }
 
@@ -141,6 +164,10 @@ impl FastRead {
         self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
         rest == 0
     }
+}
+
+fn take(mark: &AtomicBool) -> bool {
+    mark.load(Ordering::Relaxed) && mark.swap(false, Ordering::Relaxed)
 }
 
 /// `None`: there is nothing.

@@ -52,9 +52,14 @@ impl Side {
         }
         let poll = poll_ready(cx);
         if poll.is_ready() {
-            self.last.store(0, Ordering::Relaxed);
+            self.forget();
         }
         poll
+    }
+
+    /// Nobody waits who would be registered itself: it has found what it waited for.
+    pub(super) fn forget(&self) {
+        self.last.store(0, Ordering::Relaxed);
     }
 
     /// Has those look again who wait behind a waker in common.

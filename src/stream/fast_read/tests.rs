@@ -8,6 +8,17 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 
+#[derive(Clone, Copy, Default, Eq, PartialEq)]
+enum Tells {
+    /// What is so: level-triggered, so what is there already is told at once.
+    #[default]
+    Truly,
+    /// Nothing, as where it runs on another thread: it registers anew.
+    Nothing,
+    /// Of what was found without asking it, once.
+    Old,
+}
+
 /// A socket and its reactor, as far as one reader sees them.
 #[derive(Default)]
 struct Scripted {
@@ -16,6 +27,8 @@ struct Scripted {
     arrived: RefCell<VecDeque<io::Result<usize>>>,
     reads: Cell<usize>,
     registered: Cell<bool>,
+    /// What the reactor tells of is not what it knows.
+    tells: Cell<Tells>,
     wakes: Arc<Count>,
 }
 
@@ -33,9 +46,12 @@ impl Scripted {
             self.reads.set(self.reads.get() + 1);
             self.arrived.borrow_mut().pop_front().unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
         };
-        // Level-triggered: what is there already is told at once, after the registration.
-        let poll_ready = |_: &mut Context<'_>| match self.registered.replace(true) {
-            false if !self.arrived.borrow().is_empty() => Poll::Ready(Ok(())),
+        let poll_ready = |_: &mut Context<'_>| match (self.registered.replace(true), self.tells.get()) {
+            (false, Tells::Truly) if !self.arrived.borrow().is_empty() => Poll::Ready(Ok(())),
+            (_, Tells::Old) => {
+                self.tells.set(Tells::Truly);
+                Poll::Ready(Ok(()))
+            }
             _ => Poll::Pending,
         };
         let poll = self.fast.poll(&mut Context::from_waker(&waker), 8, read, poll_ready);
@@ -106,7 +122,7 @@ fn a_retry_is_made_once_for_each_message_and_only_after_one() {
     assert!(matches!(socket.poll(), Poll::Ready(Ok(4))), "the retry pays");
     assert!(socket.poll().is_pending() && !socket.registered.get());
     assert!(socket.poll().is_pending() && socket.registered.get(), "a retry in vain registers in the same poll");
-    assert_eq!(socket.wait(), 0, "polled again for another reason, it only waits");
+    assert_eq!(socket.wait(), 1, "polled again for another reason, it looks once, and waits");
 }
 
 #[test]
@@ -168,4 +184,34 @@ fn a_read_that_is_dropped_before_its_retry_leaves_it_to_the_next() {
     let reads = socket.reads.get();
     assert!(matches!(socket.poll(), Poll::Ready(Ok(4))));
     assert_eq!(socket.reads.get(), reads + 1);
+}
+
+#[test]
+fn who_was_woken_and_is_told_nothing_finds_what_woke_it_and_the_next_time_does_not_ask() {
+    let socket = Scripted::resting();
+    socket.read(3);
+    socket.tells.set(Tells::Nothing);
+    socket.wait();
+    for asks in [true, false, false] {
+        socket.read(3);
+        assert_eq!(socket.registered.get(), asks);
+        assert_eq!(socket.wait(), 0);
+    }
+    assert_eq!(socket.wait(), 1, "woken by something else, it looks once");
+}
+
+#[test]
+fn the_reactor_is_asked_first_again_once_it_was_found_to_have_known() {
+    let socket = Scripted::resting();
+    socket.read(3);
+    socket.tells.set(Tells::Nothing);
+    socket.wait();
+    socket.read(3);
+    socket.wait();
+    socket.read(3);
+    socket.tells.set(Tells::Old);
+    assert_eq!(socket.wait(), 1, "the old answer costs a read in vain");
+    socket.read(3);
+    assert!(socket.registered.get(), "it was asked");
+    assert_eq!(socket.wait(), 0);
 }

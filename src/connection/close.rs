@@ -8,8 +8,6 @@ use crate::control::member::{ConnectionState, Member};
 use crate::group::TaskGroup;
 use crate::stream::put_off;
 use async_io::Timer;
-use async_std::task::sleep;
-use futures_concurrency::prelude::*;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -37,7 +35,8 @@ pub(super) enum How {
     WithCare,
 }
 
-/// What is still to be done after [`begin`]. On the heap: most connections need none of it, and all would be larger by it.
+/// What is still to be done after [`begin`]. On the heap: most connections need none of it, and all would be larger by it. To be
+/// polled by the connection's own task, which alone is woken for a verdict.
 pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How far [`begin`] has come.
@@ -119,18 +118,17 @@ async fn join(tasks: Box<TaskGroup>) {
 /// first; that takes at most [`LINGER`], and a cancel does not wait for it. What the peer sends meanwhile is read and thrown away:
 /// it may not read before it has sent all.
 async fn half(member: &Member) {
-    let closed = poll_fn(|cx| {
-        let closed = member.poll_close(cx);
-        if closed.is_pending() && matches!(discard(member, cx), Discarded::More) {
+    let mut timer = Timer::after(LINGER);
+    poll_fn(|cx| {
+        if member.poll_close(cx).is_ready() || member.is_condemned() {
+            return Poll::Ready(());
+        }
+        if matches!(discard(member, cx), Discarded::More) {
             cx.waker().wake_by_ref();
         }
-        closed
-    });
-    if member.stream.closes_at_once() {
-        closed.await;
-    } else {
-        (closed, member.condemned.given(), sleep(LINGER)).race().await;
-    }
+        Pin::new(&mut timer).poll(cx).map(|_| ())
+    })
+    .await;
     if member.saw_end() {
         member.shut_down(); // nothing of the peer's is unread or on its way, so there is nothing to wait for
     }
@@ -143,10 +141,9 @@ async fn half(member: &Member) {
 async fn linger(member: &Member, mut last_read: Option<Instant>) {
     let end = Instant::now() + LINGER;
     let mut draining = member.draining.watch();
-    let mut condemned = member.condemned.watch();
     let (mut timer, mut armed) = (Timer::at(end), end);
     poll_fn(|cx| {
-        if condemned.poll(cx).is_ready() {
+        if member.is_condemned() {
             return Poll::Ready(());
         }
         let discarded = discard(member, cx);

@@ -65,13 +65,11 @@ where
     /// Until the handler has ended by itself, or was ended by others (`None`).
     fn poll_outcome(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
         let member = self.session.member();
-        member.move_in(cx.waker());
         // First, so that no poll of the handler begins once somebody wants its end.
-        if member.condemned.is_given() {
-            return Poll::Ready(match member.verdict() {
-                Some(Verdict::Broken(message)) => Some(Outcome::Broken(message.clone())),
-                Some(Verdict::Cancelled) | None => None,
-            });
+        match member.verdict() {
+            None => {}
+            Some(Verdict::Broken(message)) => return Poll::Ready(Some(Outcome::Broken(message))),
+            Some(Verdict::Cancelled) => return Poll::Ready(None),
         }
         if let Poll::Ready(outcome) = self.as_mut().poll_handler(cx) {
             return Poll::Ready(Some(outcome));
@@ -129,6 +127,7 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        self.session.member().draining.move_in(cx.waker()); // before anything is looked at that it may be roused for
         if let StageProjected::Ending { ending } = self.as_mut().project().stage.project() {
             return ending.as_mut().poll(cx);
         }

@@ -193,7 +193,6 @@ impl Drop for Session {
             Err(member) => {
                 member.shut_down();
                 member.tell();
-                member.condemned.move_out();
             }
         }
         self.settle(id, &peer, &control);

@@ -13,7 +13,7 @@ use std::io;
 use std::net::TcpStream;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// What the clones of a connection, its session and the registry have in common.
@@ -35,34 +35,49 @@ pub(crate) struct Member {
     lent: AtomicBool,
     /// Somebody wants to know when the last byte went.
     watch_idle: bool,
+    /// Why the handler must end; see [`Verdict`].
+    verdict: AtomicU8,
     pub(crate) stream: Stream,
-    /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place.
+    /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its resident is the
+    /// connection's own task, which is woken for a verdict too.
     pub(crate) draining: Notice,
-    /// The handler must end, for the reason in `verdict`.
-    pub(crate) condemned: Notice,
     pub(crate) id: u64,
     /// Who is at the other end of the stream.
     peer: Address,
-    /// What a proxy has said about its client, once that was read.
-    #[cfg(feature = "proxy-protocol")]
-    proxied: OnceLock<Box<ProxyHeader>>,
     /// When it was accepted.
     pub(crate) since: Instant,
-    /// Where the client connected to. Where each connection has its own: asked of the system once, when somebody wants to know.
-    local: OnceLock<Option<Box<Address>>>,
-    verdict: OnceLock<Box<Verdict>>,
     /// When the last byte went either way, in nanoseconds since `since`.
     last_byte: AtomicU64,
     pub(crate) tasks: Tasks,
+    rare: OnceLock<Box<Rare>>,
+}
+
+/// What most connections never have, so that they need no room for it.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Where the client connected to. Where each connection has its own: asked of the system once, when somebody wants to know.
+    local: OnceLock<Option<Address>>,
+    /// What a proxy has said about its client, once that was read.
+    #[cfg(feature = "proxy-protocol")]
+    proxied: OnceLock<ProxyHeader>,
+    /// What the task said whose panic ends the connection.
+    broken: OnceLock<String>,
 }
 
 /// Why a handler is ended by others.
-#[derive(Clone, Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// A task of the connection has panicked, with this message.
     Broken(String),
     /// Somebody wants this connection closed, or the whole server.
     Cancelled,
+}
+
+/// What stands for a verdict in the connection's one byte.
+impl Verdict {
+    const NONE: u8 = 0;
+    const BROKEN: u8 = 1;
+    const CANCELLED: u8 = 2;
 }
 
 /// What a connection is doing.
@@ -91,17 +106,15 @@ impl fmt::Display for ConnectionState {
 impl Member {
     pub(crate) fn new(id: u64, accepted: Accepted, watch_idle: bool) -> Self {
         let Accepted { stream, peer, local, layers: _ } = accepted;
+        let rare = local.map(|local| Box::new(Rare { local: OnceLock::from(Some(local)), ..Rare::default() }));
         Self {
             id,
             peer,
-            #[cfg(feature = "proxy-protocol")]
-            proxied: OnceLock::new(),
             since: Instant::now(),
             stream,
-            local: local.map_or_else(OnceLock::new, |local| OnceLock::from(Some(Box::new(local)))),
+            rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             draining: Notice::default(),
-            condemned: Notice::default(),
-            verdict: OnceLock::new(),
+            verdict: AtomicU8::new(Verdict::NONE),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
             lent: AtomicBool::new(false),
@@ -111,6 +124,10 @@ impl Member {
             last_byte: AtomicU64::new(0),
             tasks: Tasks::default(),
         }
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
     }
 
     /// Who the client is: by the proxy's word, once there is one, or else who is at the other end.
@@ -139,19 +156,19 @@ impl Member {
 
     /// Where the other end of the stream has connected to, if the system still tells.
     pub(crate) fn socket_local(&self) -> Option<&Address> {
-        self.local.get_or_init(|| self.stream.local_address().map(Box::new)).as_deref()
+        self.rare().local.get_or_init(|| self.stream.local_address()).as_ref()
     }
 
     /// What a proxy has said, once that was read.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn proxied(&self) -> Option<&ProxyHeader> {
-        self.proxied.get().map(Box::as_ref)
+        self.rare.get()?.proxied.get()
     }
 
     /// From now on the client is who the header says.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn set_proxied(&self, header: ProxyHeader) {
-        let _ = self.proxied.set(Box::new(header)); // there is one header
+        let _ = self.rare().proxied.set(header); // there is one header
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -172,15 +189,6 @@ impl Member {
     pub(crate) fn tell(&self) {
         self.stream.be_eager(); // first, so that who hears of it, and looks again, finds what has arrived
         self.draining.give();
-    }
-
-    /// Makes the task of this waker, the connection's own, resident with the connection's notices: it waits for them with
-    /// every message.
-    pub(crate) fn move_in(&self, waker: &Waker) {
-        if !self.condemned.is_resident(waker) {
-            self.draining.move_in(waker);
-            self.condemned.move_in(waker); // the last, since it stands for both
-        }
     }
 
     pub(crate) fn has_ended(&self) -> bool {
@@ -249,12 +257,31 @@ impl Member {
 
     /// Ends the handler. The first verdict is the one that counts.
     pub(crate) fn condemn(&self, verdict: Verdict) {
-        let _ = self.verdict.set(Box::new(verdict));
-        self.condemned.give();
+        let verdict = match verdict {
+            Verdict::Broken(message) => {
+                let _ = self.rare().broken.set(message);
+                Verdict::BROKEN
+            }
+            Verdict::Cancelled => Verdict::CANCELLED,
+        };
+        let _ = self.verdict.compare_exchange(Verdict::NONE, verdict, Ordering::AcqRel, Ordering::Relaxed);
+        self.draining.rouse();
     }
 
-    pub(crate) fn verdict(&self) -> Option<&Verdict> {
-        self.verdict.get().map(Box::as_ref)
+    /// To be asked by the connection's own task, once it is resident.
+    pub(crate) fn is_condemned(&self) -> bool {
+        self.verdict.load(Ordering::Acquire) != Verdict::NONE
+    }
+
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        match self.verdict.load(Ordering::Acquire) {
+            Verdict::NONE => None,
+            Verdict::BROKEN => {
+                let message = self.rare.get().and_then(|rare| rare.broken.get());
+                Some(Verdict::Broken(message.cloned().unwrap_or_default()))
+            }
+            _ => Some(Verdict::Cancelled),
+        }
     }
 }
 

@@ -13,7 +13,8 @@ use std::task::{Context, Poll, Waker, ready};
 ///
 /// Asking costs one atomic load. Waiting costs a short lock of the notice's own, so notices that are waited for on the
 /// path of a message (a connection's) are not shared between connections. And one task may be *resident*: it is woken in
-/// any case, so it waits, as often as it likes, without registering. A connection's own task is, for the connection's notices.
+/// any case, so it waits, as often as it likes, without registering; and it can be [roused](Self::rouse) for other reasons. A
+/// connection's own task is, for the notice of its drain.
 #[derive(Debug, Default)]
 #[repr(C)] // what is looked at with every message comes first
 pub(crate) struct Notice {
@@ -47,27 +48,23 @@ impl Notice {
         self.given.load(Ordering::Acquire)
     }
 
-    /// Makes the task of this waker the resident one, until the notice is given or the task moves [`out`](Self::move_out).
+    /// Makes the task of this waker the resident one, until it is woken.
     pub(crate) fn move_in(&self, waker: &Waker) {
-        if self.is_resident(waker) || self.is_given() {
+        if self.is_resident(waker) {
             return;
         }
         let waker = waker.clone(); // user code, so before the lock
         let mut waiters = lock(&self.waiters);
-        let displaced = if self.is_given() {
-            Some(waker)
-        } else {
-            self.resident.store(wakers::identity(&waker), Ordering::Relaxed);
-            waiters.resident.replace(waker)
-        };
+        self.resident.store(wakers::identity(&waker), Ordering::Relaxed);
+        let displaced = waiters.resident.replace(waker);
         drop(waiters);
         drop(displaced);
     }
 
-    /// Forgets the resident task.
-    pub(crate) fn move_out(&self) {
+    /// Wakes the resident task, and nobody else. What it looks at after it has moved in must be set before.
+    pub(crate) fn rouse(&self) {
         let waker = self.take_resident(&mut lock(&self.waiters));
-        drop(waker);
+        wake_all(waker.into_iter().collect());
     }
 
     fn take_resident(&self, waiters: &mut Waiters) -> Option<Waker> {
@@ -75,7 +72,7 @@ impl Notice {
         waiters.resident.take()
     }
 
-    pub(crate) fn is_resident(&self, waker: &Waker) -> bool {
+    fn is_resident(&self, waker: &Waker) -> bool {
         self.resident.load(Ordering::Relaxed) == wakers::identity(waker)
     }
 
@@ -237,10 +234,32 @@ mod tests {
         assert!(watch.poll(&mut Context::from_waker(&wakers[0])).is_pending());
         notice.move_in(&wakers[1]);
         assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
-        notice.move_out();
+        notice.rouse();
         assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
         notice.give();
-        assert_eq!(second.woken(), 1);
+        assert_eq!((first.woken(), second.woken()), (0, 2));
+    }
+
+    #[test]
+    fn who_is_roused_may_move_in_again_also_after_the_notice_was_given() {
+        let notice = Notice::default();
+        let (resident, other) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let (waker, others) = (resident.waker(), other.waker());
+        let mut watch = notice.watch();
+        assert!(watch.poll(&mut Context::from_waker(&others)).is_pending());
+        for woken in 1..=2 {
+            notice.move_in(&waker);
+            notice.rouse();
+            notice.rouse();
+            assert_eq!((resident.woken(), other.woken()), (woken, 0), "once each time, and nobody else");
+        }
+        notice.move_in(&waker);
+        notice.give();
+        notice.move_in(&waker);
+        notice.rouse();
+        assert_eq!((resident.woken(), other.woken()), (4, 1));
+        drop(waker);
+        assert_eq!(Arc::strong_count(&resident), 1, "a waker stayed behind");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The servers that are compared. Each does the same work with the same buffers, written as its own documentation would.
 
+mod async_io;
 mod async_std;
 mod ebbtide;
 mod epoll;
@@ -25,14 +26,24 @@ pub(crate) enum Peer {
     JoinSet,
     AsyncStd,
     Smol,
+    AsyncIo,
     Epoll,
     Asyncio,
     Go,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 8] =
-        [Self::Ebbtide, Self::Tokio, Self::JoinSet, Self::AsyncStd, Self::Smol, Self::Epoll, Self::Asyncio, Self::Go];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Ebbtide,
+        Self::Tokio,
+        Self::JoinSet,
+        Self::AsyncStd,
+        Self::Smol,
+        Self::AsyncIo,
+        Self::Epoll,
+        Self::Asyncio,
+        Self::Go,
+    ];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -41,6 +52,7 @@ impl Peer {
             Self::JoinSet => "tokio-joinset",
             Self::AsyncStd => "async-std",
             Self::Smol => "smol",
+            Self::AsyncIo => "async-io",
             Self::Epoll => "epoll",
             Self::Asyncio => "asyncio",
             Self::Go => "go",
@@ -65,7 +77,7 @@ impl Peer {
     fn variable(self) -> Option<&'static str> {
         match self {
             Self::Ebbtide | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
-            Self::Smol => Some("SMOL_THREADS"),
+            Self::Smol | Self::AsyncIo => Some("SMOL_THREADS"),
             Self::Go => Some("GOMAXPROCS"),
             Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
         }
@@ -101,6 +113,7 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
         Peer::Tokio => tokio::serve(threads, buffer, &control()),
         Peer::AsyncStd => async_std::serve(buffer, &control()),
         Peer::Smol => smol::serve(buffer, &control()),
+        Peer::AsyncIo => async_io::serve(buffer, &control()),
         Peer::Epoll => epoll::serve(threads, buffer, &control()),
         Peer::JoinSet => return Err("a `JoinSet` is no server".to_owned()),
         Peer::Asyncio | Peer::Go => foreign::serve(peer, buffer, args.flag("controlled")),

@@ -36,6 +36,7 @@ fn colour(peer: Peer) -> &'static str {
         Peer::JoinSet => "#000000",
         Peer::AsyncStd => "#009e73",
         Peer::Smol => "#56b4e9",
+        Peer::AsyncIo => "#f0e442",
         Peer::Epoll => "#666666",
         Peer::Asyncio => "#e69f00",
         Peer::Go => "#cc79a7",

@@ -156,7 +156,7 @@ fn cost_of_echo(results: &[Results]) -> Vec<plot::Line> {
             let cost = results.median(peer, |measured| measured.cpu_us_per_op());
             points.extend(number.zip(cost));
         }
-        if !points.is_empty() {
+        if points.len() > 1 {
             lines.push((peer, points));
         }
     }

@@ -5,6 +5,7 @@ use slab::Slab;
 use std::task::Waker;
 
 /// What tells a task's waker from others', as long as one of its wakers is kept: its address. Never 0.
+#[inline]
 pub(crate) fn identity(waker: &Waker) -> usize {
     (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)).max(1)
 }

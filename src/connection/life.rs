@@ -66,10 +66,11 @@ where
     fn poll_outcome(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
         let member = self.session.member();
         // First, so that no poll of the handler begins once somebody wants its end.
-        match member.verdict() {
-            None => {}
-            Some(Verdict::Broken(message)) => return Poll::Ready(Some(Outcome::Broken(message))),
-            Some(Verdict::Cancelled) => return Poll::Ready(None),
+        if member.is_condemned() {
+            return Poll::Ready(match member.verdict() {
+                Some(Verdict::Broken(message)) => Some(Outcome::Broken(message)),
+                Some(Verdict::Cancelled) | None => None,
+            });
         }
         if let Poll::Ready(outcome) = self.as_mut().poll_handler(cx) {
             return Poll::Ready(Some(outcome));
@@ -83,8 +84,8 @@ where
 
     fn poll_handler(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let mut this = self.project();
-        let limits = this.service.policy.opening;
         if let StageProjected::Still = this.stage.as_mut().project() {
+            let limits = this.service.policy.opening;
             let layers = this.session.take_layers();
             if opening::is_needed(&layers, limits) {
                 let limit = Arc::clone(&this.session.control().limit);

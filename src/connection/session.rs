@@ -76,14 +76,17 @@ impl Session {
         }
     }
 
+    #[inline]
     pub(super) fn connection(&self) -> &Connection {
         self.connection.as_ref().expect("it is there until the drop")
     }
 
+    #[inline]
     pub(crate) fn member(&self) -> &Arc<Member> {
         &self.connection().member
     }
 
+    #[inline]
     pub(super) fn control(&self) -> &Arc<Control> {
         &self.connection().control
     }

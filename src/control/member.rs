@@ -269,6 +269,7 @@ impl Member {
     }
 
     /// To be asked by the connection's own task, once it is resident.
+    #[inline]
     pub(crate) fn is_condemned(&self) -> bool {
         self.verdict.load(Ordering::Acquire) != Verdict::NONE
     }

@@ -49,11 +49,14 @@ impl Notice {
     }
 
     /// Makes the task of this waker the resident one, until it is woken.
+    #[inline]
     pub(crate) fn move_in(&self, waker: &Waker) {
-        if self.is_resident(waker) {
-            return;
+        if !self.is_resident(waker) {
+            self.make_resident(waker.clone()); // user code, so before the lock
         }
-        let waker = waker.clone(); // user code, so before the lock
+    }
+
+    fn make_resident(&self, waker: Waker) {
         let mut waiters = lock(&self.waiters);
         self.resident.store(wakers::identity(&waker), Ordering::Relaxed);
         let displaced = waiters.resident.replace(waker);
@@ -72,6 +75,7 @@ impl Notice {
         waiters.resident.take()
     }
 
+    #[inline]
     fn is_resident(&self, waker: &Waker) -> bool {
         self.resident.load(Ordering::Relaxed) == wakers::identity(waker)
     }

@@ -224,7 +224,7 @@ impl Stream {
         read: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let poll = self.fast_read.poll(cx, len, read, |cx| self.readers.poll(cx, |cx| socket.poll_readable(cx)));
-        if poll.is_ready() {
+        if len > 0 && poll.is_ready() {
             self.readers.forget();
         }
         poll

@@ -48,11 +48,14 @@ impl Wakers {
 
 /// Wakes each of them; a waker that panics does not keep the others from being woken.
 pub(crate) fn wake_all(wakers: Vec<Waker>) {
-    for waker in wakers {
-        if let Err(payload) = crate::unwind::catch(|| waker.wake()) {
-            say!(error, "a waker panicked: {}", crate::unwind::message(&payload));
-            crate::unwind::discard(payload);
-        }
+    wakers.into_iter().for_each(wake);
+}
+
+/// Wakes one; a panic of it is logged.
+pub(crate) fn wake(waker: Waker) {
+    if let Err(payload) = crate::unwind::catch(|| waker.wake()) {
+        say!(error, "a waker panicked: {}", crate::unwind::message(&payload));
+        crate::unwind::discard(payload);
     }
 }
 

@@ -8,7 +8,7 @@ use ebbtide::{Connection, Server};
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
@@ -270,7 +270,16 @@ async fn counted<F: Future>(polls: Arc<AtomicUsize>, future: F) -> F::Output {
 
 #[test]
 fn two_tasks_that_read_through_clones_neither_hang_nor_spin() {
-    test(async {
+    two_readers(false);
+}
+
+#[test]
+fn nor_do_two_that_read_nothing_into_empty_buffers_between_their_reads() {
+    two_readers(true);
+}
+
+fn two_readers(read_nothing_too: bool) {
+    test(async move {
         let polls = Arc::<AtomicUsize>::default();
         let (seen, count) = bounded(1);
         let handler = {
@@ -280,7 +289,20 @@ fn two_tasks_that_read_through_clones_neither_hang_nor_spin() {
                 async move {
                     let reader = |conn: Connection, seen: async_std::channel::Sender<usize>| async move {
                         let mut buf = [0; 64];
-                        while let Ok(n @ 1..) = (&conn).read(&mut buf).await {
+                        let mut read = async || {
+                            poll_fn(|cx| {
+                                let mut stream = &conn;
+                                if read_nothing_too {
+                                    assert!(matches!(
+                                        io::Read::poll_read(Pin::new(&mut stream), cx, &mut []),
+                                        Poll::Ready(Ok(0))
+                                    ));
+                                }
+                                io::Read::poll_read(Pin::new(&mut stream), cx, &mut buf)
+                            })
+                            .await
+                        };
+                        while let Ok(n @ 1..) = read().await {
                             seen.send(n).await.unwrap();
                         }
                     };

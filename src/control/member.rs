@@ -59,9 +59,9 @@ struct Rare {
     local: OnceLock<Option<Address>>,
     /// What a proxy has said about its client, once that was read.
     #[cfg(feature = "proxy-protocol")]
-    proxied: OnceLock<ProxyHeader>,
+    proxied: OnceLock<Box<ProxyHeader>>,
     /// What the task said whose panic ends the connection.
-    broken: OnceLock<String>,
+    broken: OnceLock<Box<str>>,
 }
 
 /// Why a handler is ended by others.
@@ -162,13 +162,13 @@ impl Member {
     /// What a proxy has said, once that was read.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn proxied(&self) -> Option<&ProxyHeader> {
-        self.rare.get()?.proxied.get()
+        self.rare.get()?.proxied.get().map(Box::as_ref)
     }
 
     /// From now on the client is who the header says.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn set_proxied(&self, header: ProxyHeader) {
-        let _ = self.rare().proxied.set(header); // there is one header
+        let _ = self.rare().proxied.set(Box::new(header)); // there is one header
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
@@ -259,7 +259,7 @@ impl Member {
     pub(crate) fn condemn(&self, verdict: Verdict) {
         let verdict = match verdict {
             Verdict::Broken(message) => {
-                let _ = self.rare().broken.set(message);
+                let _ = self.rare().broken.set(message.into());
                 Verdict::BROKEN
             }
             Verdict::Cancelled => Verdict::CANCELLED,
@@ -279,7 +279,7 @@ impl Member {
             Verdict::NONE => None,
             Verdict::BROKEN => {
                 let message = self.rare.get().and_then(|rare| rare.broken.get());
-                Some(Verdict::Broken(message.cloned().unwrap_or_default()))
+                Some(Verdict::Broken(message.cloned().unwrap_or_default().into()))
             }
             _ => Some(Verdict::Cancelled),
         }

@@ -2,7 +2,7 @@
 
 use crate::stream::put_off;
 use crate::sync::{Mutex, lock};
-use crate::wakers::{self, Wakers, wake_all};
+use crate::wakers::{self, Wakers, wake};
 use pin_project_lite::pin_project;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -37,10 +37,12 @@ impl Notice {
     pub(crate) fn give(&self) -> bool {
         let mut waiters = lock(&self.waiters);
         let news = !self.given.swap(true, Ordering::Release);
-        let mut wakers = waiters.others.as_mut().map_or_else(Vec::new, |others| others.take());
-        wakers.extend(self.take_resident(&mut waiters));
+        // First, since it may have to be roused while others, which are user code, are being woken.
+        let resident = self.take_resident(&mut waiters);
+        let others = waiters.others.as_mut().map_or_else(Vec::new, |others| others.take());
         drop(waiters);
-        wake_all(wakers);
+        resident.into_iter().for_each(wake);
+        others.into_iter().for_each(wake);
         news
     }
 
@@ -66,8 +68,8 @@ impl Notice {
 
     /// Wakes the resident task, and nobody else. What it looks at after it has moved in must be set before.
     pub(crate) fn rouse(&self) {
-        let waker = self.take_resident(&mut lock(&self.waiters));
-        wake_all(waker.into_iter().collect());
+        let resident = self.take_resident(&mut lock(&self.waiters));
+        resident.into_iter().for_each(wake);
     }
 
     fn take_resident(&self, waiters: &mut Waiters) -> Option<Waker> {
@@ -203,6 +205,7 @@ mod tests {
     use crate::wakers::counting::Count;
     use std::pin::pin;
     use std::sync::Arc;
+    use std::task::Wake;
 
     #[test]
     fn every_waiter_is_woken_once_and_latecomers_know_at_once() {
@@ -242,6 +245,24 @@ mod tests {
         assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
         notice.give();
         assert_eq!((first.woken(), second.woken()), (0, 2));
+    }
+
+    #[test]
+    fn the_resident_task_is_woken_before_others_whose_wakers_may_take_their_time() {
+        struct Late(Arc<Count>);
+        impl Wake for Late {
+            fn wake(self: Arc<Self>) {
+                assert_eq!(self.0.woken(), 1);
+            }
+        }
+        let notice = Notice::default();
+        let resident = Arc::new(Count::default());
+        let late = Arc::new(Late(Arc::clone(&resident)));
+        notice.move_in(&resident.waker());
+        let mut watch = notice.watch();
+        assert!(watch.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&late)))).is_pending());
+        notice.give();
+        assert_eq!(Arc::strong_count(&late), 1, "it was woken, and not only dropped");
     }
 
     #[test]

@@ -6,10 +6,9 @@
 //! - **A read that was short has emptied the socket.** What comes next is waited for without trying first. (tokio does the
 //!   same, for the same reason.)
 //! - **On a busy server the next message is there before the reactor has been asked.** So a task that has just had a message
-//!   goes once to the end of the executor's queue and then tries again. Each connection remembers whether that pays: after a
-//!   retry in vain the next wait does without, after a second in a row the next three, then seven, and so on up to
-//!   [`LONGEST_REST`]; one that finds something makes it begin anew. So a connection for which it can't pay soon pays for it
-//!   once in so many messages, and one for which it does gets it from its first messages on.
+//!   goes once to the end of the executor's queue and then tries again. Each connection remembers whether that pays (see [`Rest`]).
+//!   So a connection for which it can't pay soon pays for it once in so many messages, and one for which it does gets it from
+//!   its first messages on.
 //!
 //! The conditions of correctness:
 //!
@@ -17,7 +16,7 @@
 //!    retry in vain the same poll registers. The reactor's registration is level-triggered: asked to watch a socket
 //!    that is readable already, it says so at once. So nothing here can lose a wake-up, whatever the hints say: they are
 //!    relaxed atomics, and two readers may mix them up.
-//! 2. Short means `0 < n < len`. The end, errors and empty buffers leave the hints alone; into an empty buffer nothing is read,
+//! 2. Short means `0 < n < len`. The end, errors and empty buffers say nothing of that; into an empty buffer nothing is read,
 //!    which is not the end.
 //! 3. Only sockets are read so. A stream that is more may keep bytes of its own, which no reactor knows.
 //! 4. Once it is *eager*, which it is from the beginning of a drain, the socket is tried before every `Pending`, and nobody goes to
@@ -32,8 +31,9 @@
 //! - **The reactor's answer can't always be seen.** A reader that is woken asks async-io again, to learn why. But if a turn of the
 //!   reactor had begun when it first asked, which is so whenever another thread waits in it, async-io can't tell the event
 //!   of that turn from an older one. It registers the reader anew, and the reactor, which finds the socket readable still,
-//!   wakes it a second time. So who was woken, and is told nothing, tries the socket; and whom that has served tries it
-//!   first from then on, until async-io is found to have known. (One connection and two threads: 30 % less processor time.)
+//!   wakes it a second time. So who waits, is polled again, and is told nothing, tries the socket; and whom that has served tries it
+//!   first from then on, until async-io is found to have known. (One connection and two threads: 30 % less processor time.) Who
+//!   is polled again and again for other reasons rests from that as from retries.
 //!
 //! And one more thing that async-std leaves to chance: a client that sends faster than its handler reads would have the thread
 //! for itself, since a read that always succeeds never waits. After a [`BUDGET`](super::streak::BUDGET) of them in a row, others get their turn.
@@ -45,11 +45,43 @@ use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
-/// For how many waits the retry is left out at most.
+/// For how many chances a trial is left out at most.
 ///
 /// A retry that was in vain costs about half of what one saves that was not: a poll and a read against a registration, its event,
 /// and a poll. So trials may be frequent as long as some succeed, and must be rare where none does.
 const LONGEST_REST: u8 = 15;
+
+/// How often something is tried that may be in vain: after a trial in vain the next chance goes by, after a second in a row
+/// the next three, then seven, and so on up to [`LONGEST_REST`]. One that succeeds makes it begin anew.
+#[derive(Debug, Default)]
+struct Rest {
+    /// How many chances went by after the last trial, which was in vain; 0: it was not.
+    last: AtomicU8,
+    /// How many are still to go by.
+    left: AtomicU8,
+}
+
+impl Rest {
+    /// Asked at every chance.
+    fn is_over(&self) -> bool {
+        let left = self.left.load(Ordering::Relaxed);
+        self.left.store(left.saturating_sub(1), Ordering::Relaxed);
+        left == 0
+    }
+
+    fn end(&self) {
+        self.set(0);
+    }
+
+    fn lengthen(&self) {
+        self.set((2 * self.last.load(Ordering::Relaxed) + 1).min(LONGEST_REST));
+    }
+
+    fn set(&self, chances: u8) {
+        self.last.store(chances, Ordering::Relaxed);
+        self.left.store(chances, Ordering::Relaxed);
+    }
+}
 
 /// What is remembered of one socket's reads.
 #[derive(Debug, Default)]
@@ -62,14 +94,14 @@ pub(super) struct FastRead {
     yielded: AtomicBool,
     /// See condition 4. Never reset.
     eager: AtomicBool,
-    /// For how many waits the retry was left out after the last one, which was in vain; 0: it was not.
-    last_rest: AtomicU8,
-    /// For how many waits it is still left out.
-    rest: AtomicU8,
+    /// From retries.
+    rest: Rest,
     /// The reactor was asked, and its answer was not looked at yet.
     asked: AtomicBool,
     /// Its last answer could not be seen.
     unseen: AtomicBool,
+    /// From looking for what it may have said unseen.
+    rest_from_looking: Rest,
     streak: Streak,
 }
 
@@ -95,16 +127,22 @@ impl FastRead {
         }
         let eager = self.eager.load(Ordering::Acquire);
         let retry = take(&self.yielded);
-        let asked = take(&self.asked);
-        let unseen = asked && self.unseen.load(Ordering::Relaxed);
-        let tries = retry || eager || unseen || !self.drained.load(Ordering::Relaxed);
+        let looks = take(&self.asked) && self.rest_from_looking.is_over();
+        let looks_first = looks && self.unseen.load(Ordering::Relaxed);
+        let tries = retry || eager || looks_first || !self.drained.load(Ordering::Relaxed);
         if tries {
             if let Some(result) = attempt(&mut read) {
+                if looks_first {
+                    self.rest_from_looking.end();
+                }
                 self.note(&result, len, retry);
                 return Poll::Ready(result);
             }
+            if looks_first {
+                self.rest_from_looking.lengthen();
+            }
             if retry {
-                self.note_vain_retry();
+                self.rest.lengthen();
             }
         }
         if !retry && !eager && self.is_worth_a_retry() {
@@ -113,14 +151,20 @@ impl FastRead {
         self.streak.reset();
         loop {
             let answer = poll_ready(cx)?;
-            if answer.is_ready() || (asked && !tries) {
+            if answer.is_ready() || (looks && !tries) {
                 if let Some(result) = attempt(&mut read) {
                     self.unseen.store(answer.is_pending(), Ordering::Relaxed);
+                    if answer.is_pending() {
+                        self.rest_from_looking.end();
+                    }
                     self.note(&result, len, false);
                     return Poll::Ready(result);
                 }
             }
             if answer.is_pending() {
+                if looks && !tries {
+                    self.rest_from_looking.lengthen();
+                }
                 self.asked.store(true, Ordering::Relaxed);
                 return Poll::Pending;
             }
@@ -140,29 +184,18 @@ impl FastRead {
             self.fresh.store(true, Ordering::Relaxed);
             self.streak.go_on();
             if was_retry {
-                self.rest_for(0);
+                self.rest.end();
             }
         }
     }
 
-    fn note_vain_retry(&self) {
-        self.rest_for((2 * self.last_rest.load(Ordering::Relaxed) + 1).min(LONGEST_REST));
-    }
-
-    fn rest_for(&self, waits: u8) {
-        self.last_rest.store(waits, Ordering::Relaxed);
-        self.rest.store(waits, Ordering::Relaxed);
-    }
-
-    /// Asked once for each wait that follows a message.
+    /// Asked at every wait; once for each that follows a message it may be.
     fn is_worth_a_retry(&self) -> bool {
         if !self.fresh.load(Ordering::Relaxed) {
             return false;
         }
         self.fresh.store(false, Ordering::Relaxed);
-        let rest = self.rest.load(Ordering::Relaxed);
-        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
-        rest == 0
+        self.rest.is_over()
     }
 }
 

@@ -22,7 +22,7 @@ use std::task::{Context, Poll, Waker};
 /// One direction.
 #[derive(Debug, Default)]
 pub(super) struct Side {
-    /// The task that is registered itself, or was; 0: nobody.
+    /// The task that is registered itself, or was; 0: nobody, as far as is known.
     last: AtomicUsize,
     /// There once several tasks have waited.
     common: OnceLock<Box<Common>>,
@@ -57,7 +57,8 @@ impl Side {
         poll
     }
 
-    /// Nobody waits who would be registered itself: it has found what it waited for.
+    /// Somebody has found something without asking the reactor: most likely the one that is registered itself, if there is one. If
+    /// it was another, the next that waits displaces, and so wakes, the one that is registered, which then joins it.
     pub(super) fn forget(&self) {
         self.last.store(0, Ordering::Relaxed);
     }

@@ -84,7 +84,7 @@ impl Scripted {
     /// As one for which no retry has paid for long.
     fn resting() -> Self {
         let socket = Self::default();
-        socket.fast.rest_for(LONGEST_REST);
+        socket.fast.rest.set(LONGEST_REST);
         socket
     }
 }
@@ -214,4 +214,20 @@ fn the_reactor_is_asked_first_again_once_it_was_found_to_have_known() {
     socket.read(3);
     assert!(socket.registered.get(), "it was asked");
     assert_eq!(socket.wait(), 0);
+}
+
+#[test]
+fn who_is_polled_again_and_again_for_other_reasons_seldom_looks() {
+    for tells in [Tells::Truly, Tells::Nothing] {
+        let socket = Scripted::resting();
+        socket.read(3);
+        socket.wait();
+        if tells == Tells::Nothing {
+            socket.tells.set(tells);
+            socket.read(3); // a look that paid
+            socket.wait();
+        }
+        let looks: usize = (0..1600).map(|_| socket.wait()).sum();
+        assert!((50..=110).contains(&looks), "{looks}");
+    }
 }

@@ -65,7 +65,7 @@ struct Rare {
 }
 
 /// Why a handler is ended by others.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Verdict {
     /// A task of the connection has panicked, with this message.
     Broken(String),

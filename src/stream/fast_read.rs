@@ -117,7 +117,7 @@ impl FastRead {
         cx: &mut Context<'_>,
         len: usize,
         mut read: impl FnMut() -> io::Result<usize>,
-        mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+        poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<usize>> {
         if len == 0 {
             return Poll::Ready(Ok(0));
@@ -149,9 +149,21 @@ impl FastRead {
             return self.go_to_the_end(cx);
         }
         self.streak.reset();
+        self.wait(cx, len, read, poll_ready, looks && !tries)
+    }
+
+    /// Asks the reactor. Who `looks` tries the socket also where it is told nothing.
+    fn wait(
+        &self,
+        cx: &mut Context<'_>,
+        len: usize,
+        mut read: impl FnMut() -> io::Result<usize>,
+        mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
+        looks: bool,
+    ) -> Poll<io::Result<usize>> {
         loop {
             let answer = poll_ready(cx)?;
-            if answer.is_ready() || (looks && !tries) {
+            if answer.is_ready() || looks {
                 if let Some(result) = attempt(&mut read) {
                     self.unseen.store(answer.is_pending(), Ordering::Relaxed);
                     if answer.is_pending() {
@@ -162,7 +174,7 @@ impl FastRead {
                 }
             }
             if answer.is_pending() {
-                if looks && !tries {
+                if looks {
                     self.rest_from_looking.lengthen();
                 }
                 self.asked.store(true, Ordering::Relaxed);

@@ -87,6 +87,15 @@ impl Scripted {
         socket.fast.rest.set(LONGEST_REST);
         socket
     }
+
+    /// As one that waits, for a reactor whose answers cannot be seen.
+    fn told_nothing() -> Self {
+        let socket = Self::resting();
+        socket.read(3);
+        socket.tells.set(Tells::Nothing);
+        socket.wait();
+        socket
+    }
 }
 
 #[test]
@@ -188,10 +197,7 @@ fn a_read_that_is_dropped_before_its_retry_leaves_it_to_the_next() {
 
 #[test]
 fn who_was_woken_and_is_told_nothing_finds_what_woke_it_and_the_next_time_does_not_ask() {
-    let socket = Scripted::resting();
-    socket.read(3);
-    socket.tells.set(Tells::Nothing);
-    socket.wait();
+    let socket = Scripted::told_nothing();
     for asks in [true, false, false] {
         socket.read(3);
         assert_eq!(socket.registered.get(), asks);
@@ -202,10 +208,7 @@ fn who_was_woken_and_is_told_nothing_finds_what_woke_it_and_the_next_time_does_n
 
 #[test]
 fn the_reactor_is_asked_first_again_once_it_was_found_to_have_known() {
-    let socket = Scripted::resting();
-    socket.read(3);
-    socket.tells.set(Tells::Nothing);
-    socket.wait();
+    let socket = Scripted::told_nothing();
     socket.read(3);
     socket.wait();
     socket.read(3);

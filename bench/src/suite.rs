@@ -156,9 +156,12 @@ fn cost_of_echo(results: &[Results]) -> Vec<plot::Line> {
             let cost = results.median(peer, |measured| measured.cpu_us_per_op());
             points.extend(number.zip(cost));
         }
-        if points.len() > 1 {
+        if !points.is_empty() {
             lines.push((peer, points));
         }
     }
+    // Who is in one of several rows has no line.
+    let most = lines.iter().map(|(_, points)| points.len()).max();
+    lines.retain(|(_, points)| points.len() > 1 || most == Some(1));
     lines
 }

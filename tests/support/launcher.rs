@@ -1,17 +1,15 @@
 //! Starts programs as systemd does: a listening socket is descriptor 3, and the environment says so.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
-use crate::process::{Process, example};
+use super::process::{Process, example};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 /// One socket, without a name.
-pub(crate) const ONE: &str = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null";
+pub const ONE: &str = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null";
 
 /// Starts `program` by a shell that executes `script`, with the socket as its standard input. The shell becomes the program,
 /// so `$$` is the program's process id.
-pub(crate) fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
+pub fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
     for (name, value) in program.get_envs() {
@@ -25,7 +23,7 @@ pub(crate) fn launch(script: &str, program: &Command, socket: impl AsFd) -> Proc
 }
 
 /// The example, with so many executor threads; `None` for the usual number.
-pub(crate) fn service(threads: Option<&str>) -> Command {
+pub fn service(threads: Option<&str>) -> Command {
     let mut service = example("socket_activation");
     match threads {
         Some(threads) => service.env("ASYNC_STD_THREAD_COUNT", threads),

@@ -1,15 +1,27 @@
-//! What the tests share. Each test file uses a part of it.
-#![allow(dead_code, unreachable_pub)]
+//! What the tests share. Each test binary uses a part of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
 
+pub mod addresses;
 #[cfg(feature = "tls")]
 pub mod certificates;
+pub mod executor;
 pub mod files;
+pub mod gate;
+#[cfg(target_os = "linux")]
+pub mod launcher;
 pub mod logs;
-pub mod one_thread;
+pub mod probe;
+pub mod process;
 #[cfg(feature = "proxy-protocol")]
 pub mod proxied;
+pub mod scripted;
 #[cfg(feature = "tls")]
 pub mod secured;
+pub mod ways;
+
+pub use addresses::loopback;
+pub use executor::hold_executor;
+pub use gate::{alone, on_thread};
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::{io, prelude::*, task};
@@ -27,53 +39,14 @@ pub const NET: Duration = Duration::from_secs(60);
 /// Long enough that a test which waited for it would fail in its net.
 pub const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// Runs a test on a thread of its own (after a panic inside it async-std's `block_on` is not the same), within the net.
+/// Runs a test within the net.
 pub fn test<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
     on_thread(move || task::block_on(body))
 }
 
-/// The same for blocking code.
-pub fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    let _running = one_thread::Running::enter();
-    let (done, wait) = std::sync::mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        let value = body();
-        let _ = done.send(());
-        value
-    });
-    if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = wait.recv_timeout(NET) {
-        panic!("the test still ran after {NET:?}");
-    }
-    match thread.join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-/// Keeps every thread of the executor busy until it is dropped: what is spawned meanwhile runs afterwards.
-pub struct Held {
-    _gate: std::sync::mpsc::Sender<()>,
-}
-
-pub fn hold_executor() -> Held {
-    static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
-    // Two that hold half of the threads each would wait for each other.
-    let _one_at_a_time = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let threads = std::env::var("ASYNC_STD_THREAD_COUNT").ok().and_then(|n| n.parse().ok());
-    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap().get());
-    let (gate, closed) = std::sync::mpsc::channel::<()>();
-    let closed = Arc::new(std::sync::Mutex::new(closed));
-    let (held, is_held) = std::sync::mpsc::channel();
-    for _ in 0..threads {
-        let (closed, held) = (Arc::clone(&closed), held.clone());
-        task::spawn(async move {
-            held.send(()).unwrap();
-            // An error for all of them at once: the gate is gone.
-            let _ = closed.lock().unwrap().recv_timeout(NET);
-        });
-    }
-    (0..threads).for_each(|_| is_held.recv_timeout(NET).expect("an executor thread is free"));
-    Held { _gate: gate }
+/// Runs a test within the net, while no other test runs.
+pub fn test_alone<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
+    alone(move || task::block_on(body))
 }
 
 /// Counts what is alive.
@@ -164,19 +137,6 @@ pub const FAILS: u8 = b'f';
 pub const PANICS: u8 = b'!';
 /// Replies `whole reply` and returns.
 pub const SPEAKS: u8 = b'r';
-
-/// Where a test binds: any free port. On Linux on a loopback address of the test's own, so that no other test, in this
-/// process or another, can be given its port at the moment when the test looks whether that refuses.
-pub fn loopback() -> SocketAddr {
-    if cfg!(target_os = "linux") {
-        static NEXT: AtomicUsize = AtomicUsize::new(1);
-        let [.., a, b] = std::process::id().to_be_bytes();
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        SocketAddr::from(([127, a | 1, b, (n % 250 + 2) as u8], 0))
-    } else {
-        SocketAddr::from(([127, 0, 0, 1], 0))
-    }
-}
 
 /// A client with a net.
 pub fn connect(address: &Address) -> TcpStream {

@@ -1,25 +1,25 @@
 //! Drop probes: how many of something are alive, how often it was polled, and a net for what may hang.
-#![allow(dead_code, reason = "each test file uses a part of it")]
 
+use super::gate::{self, Role};
 use async_std::channel::{Receiver, Sender, bounded};
 use async_std::task;
 use std::future::Future;
 use std::marker::PhantomPinned;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 /// How long anything may take before its test gives up. Never the way in which a test passes.
-pub(crate) const NET: Duration = Duration::from_secs(30);
+pub const NET: Duration = Duration::from_secs(30);
 
 /// Longer than any test runs.
-pub(crate) const FOR_EVER: Duration = Duration::from_secs(3600);
+pub const FOR_EVER: Duration = Duration::from_secs(3600);
 
 /// The books of one test: how many of its probes are alive, and how often its children were polled.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Live(Arc<Books>);
+pub struct Live(Arc<Books>);
 
 #[derive(Debug, Default)]
 struct Books {
@@ -32,28 +32,29 @@ struct Books {
 
 impl Live {
     /// Counts as alive until it is dropped.
-    pub(crate) fn probe(&self) -> Probe {
+    pub fn probe(&self) -> Probe {
+        gate::assert_taken_part();
         *self.alive() += 1;
         self.0.changed.notify_all();
         Probe(self.clone())
     }
 
-    pub(crate) fn count(&self) -> usize {
+    pub fn count(&self) -> usize {
         *self.alive()
     }
 
     /// How often the children were polled, all together.
-    pub(crate) fn polls(&self) -> usize {
+    pub fn polls(&self) -> usize {
         self.0.polls.load(SeqCst)
     }
 
     /// Waits until so many are alive.
-    pub(crate) fn wait_for(&self, count: usize) {
+    pub fn wait_for(&self, count: usize) {
         self.wait_until(|alive| alive == count, || format!("for {count} alive"));
     }
 
     /// Waits until the children have been polled so often, all together.
-    pub(crate) fn wait_for_polls(&self, polls: usize) {
+    pub fn wait_for_polls(&self, polls: usize) {
         self.wait_until(|_| self.polls() >= polls, || format!("for {polls} polls"));
     }
 
@@ -68,7 +69,7 @@ impl Live {
     }
 
     /// A child that runs `future` under observation.
-    pub(crate) fn child<F: Future<Output = ()>>(&self, future: F) -> Child<F> {
+    pub fn child<F: Future<Output = ()>>(&self, future: F) -> Child<F> {
         Child {
             future: Mutex::new(Box::pin(future)),
             place: AtomicUsize::new(0),
@@ -79,12 +80,12 @@ impl Live {
     }
 
     /// A child that nothing wakes.
-    pub(crate) fn sleeper(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn sleeper(&self) -> impl Future<Output = ()> + Send + 'static {
         self.child(std::future::pending())
     }
 
     /// A child that is always being polled, or about to be.
-    pub(crate) fn runner(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn runner(&self) -> impl Future<Output = ()> + Send + 'static {
         self.child(async {
             loop {
                 task::yield_now().await;
@@ -98,7 +99,7 @@ impl Live {
 }
 
 #[derive(Debug)]
-pub(crate) struct Probe(Live);
+pub struct Probe(Live);
 
 impl Drop for Probe {
     fn drop(&mut self) {
@@ -108,7 +109,7 @@ impl Drop for Probe {
 }
 
 /// A child that must stay where it was first polled: it is not `Unpin`, and looks at its address whenever it is called.
-pub(crate) struct Child<F> {
+pub struct Child<F> {
     // Dropped first, so that the probe lives as long as anything of the future does.
     future: Mutex<Pin<Box<F>>>,
     place: AtomicUsize,
@@ -159,60 +160,59 @@ impl<F> Drop for Child<F> {
 
 impl Live {
     /// Nothing was done to a child that never may be.
-    pub(crate) fn assert_sound(&self) {
+    pub fn assert_sound(&self) {
         assert!(!self.0.moved.load(SeqCst), "a child was moved after its first poll");
         assert!(!self.0.polled_after_end.load(SeqCst), "a child was polled after its end");
     }
 
-    /// Runs a test on a thread of its own, within the net. (After a panic async-std's `block_on` no longer counts right
-    /// on that thread.)
-    pub(crate) fn within_net(&self, body: impl FnOnce() + Send + 'static) {
-        let (done, over) = mpsc::channel();
-        let thread = std::thread::spawn(move || {
-            body();
-            let _ = done.send(());
-        });
-        if let Err(mpsc::RecvTimeoutError::Timeout) = over.recv_timeout(NET) {
-            panic!("still running after {NET:?}, with {} alive after {} polls", self.count(), self.polls());
-        }
-        if let Err(panic) = thread.join() {
-            std::panic::resume_unwind(panic);
-        }
+    /// Runs a test within the net.
+    pub fn within_net(&self, body: impl FnOnce() + Send + 'static) {
+        self.run(Role::Beside, body);
+    }
+
+    /// Runs a test within the net, while no other test runs.
+    pub fn alone_within_net(&self, body: impl FnOnce() + Send + 'static) {
+        self.run(Role::Alone, body);
+    }
+
+    fn run(&self, role: Role, body: impl FnOnce() + Send + 'static) {
+        let alive = || format!(", with {} alive after {} polls", self.count(), self.polls());
+        gate::run(role, NET, alive, body);
         self.assert_sound();
     }
 }
 
 /// Something that opens once, and stays open.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate {
+pub struct Gate {
     closed_when_open: Sender<()>,
     ends_when_open: Receiver<()>,
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let (closed_when_open, ends_when_open) = bounded(1);
         Self { closed_when_open, ends_when_open }
     }
 
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         self.closed_when_open.close();
     }
 
     /// Waits as a task does.
-    pub(crate) async fn opened(&self) {
+    pub async fn opened(&self) {
         assert!(self.ends_when_open.recv().await.is_err());
     }
 
     /// Blocks the thread.
-    pub(crate) fn block_until_open(&self) {
+    pub fn block_until_open(&self) {
         assert!(self.ends_when_open.recv_blocking().is_err());
     }
 }
 
 /// Returns after the executor has had time to run whatever was scheduled before: it goes round its whole queue a few
 /// times.
-pub(crate) fn let_the_executor_go_round() {
+pub fn let_the_executor_go_round() {
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             task::spawn(async {

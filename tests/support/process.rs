@@ -3,8 +3,6 @@
 //! A program is either a built example or a test binary itself, which then plays another part (see [`this_binary`]).
 //! No port is fixed: a program is given `127.0.0.1:0`, and says in its first line where it listens.
 
-#![allow(dead_code, reason = "each test file uses its part")]
-
 #[cfg(unix)]
 use nix::sys::signal::{Signal, kill, killpg};
 #[cfg(unix)]
@@ -19,15 +17,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long a program may be silent, or take to end, before the test gives up. A safety net: nothing is timed by it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The address to give to a program: any free port of this machine.
-pub(crate) const ANY_PORT: &str = "127.0.0.1:0";
+pub const ANY_PORT: &str = "127.0.0.1:0";
 
 const LISTENING: &str = "Server listening on ";
 
 /// A built example. `cargo test` builds them beside the tests: `deps/TEST` and `examples/EXAMPLE` in one folder.
-pub(crate) fn example(name: &str) -> Command {
+pub fn example(name: &str) -> Command {
     let deps = env::current_exe().expect("a test knows its own path");
     let profile = deps.ancestors().nth(2).expect("a test lies in `deps`, in the folder of its profile");
     let path: PathBuf = profile.join("examples").join(format!("{name}{}", env::consts::EXE_SUFFIX));
@@ -41,18 +39,19 @@ pub(crate) fn example(name: &str) -> Command {
     command
 }
 
-/// The running test binary once more, to run only `test`, which plays the part that `program` names. It has to end the
-/// process itself, or the test harness adds its lines.
-pub(crate) fn this_binary(test: &str, program: &str) -> Command {
+/// The running test binary once more, to run only `test` of `module`, which plays the part that `program` names. It has to
+/// end the process itself, or the test harness adds its lines.
+pub fn this_binary(module: &str, test: &str, program: &str) -> Command {
+    let (_, module) = module.split_once("::").expect("the name of the crate comes first");
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
     // With more than one thread the harness does not begin a line that the program would then go on with.
-    command.args([test, "--exact", "--nocapture", "--test-threads=2"]).env(PROGRAM, program);
+    command.args([&format!("{module}::{test}"), "--exact", "--nocapture", "--test-threads=2"]).env(PROGRAM, program);
     command.env("RUST_BACKTRACE", "0");
     command
 }
 
 /// Which part the running test binary is to play; `None` in the test run proper.
-pub(crate) fn part_to_play() -> Option<String> {
+pub fn part_to_play() -> Option<String> {
     env::var(PROGRAM).ok()
 }
 
@@ -60,7 +59,7 @@ const PROGRAM: &str = "EBBTIDE_TEST_PROGRAM";
 
 /// Runs the same test with the executor's usual threads and with one, side by side. The test is given the function that
 /// starts its programs.
-pub(crate) fn with_each_executor(test: impl Fn(fn(&mut Command) -> Process) + Sync) {
+pub fn with_each_executor(test: impl Fn(fn(&mut Command) -> Process) + Sync) {
     thread::scope(|scope| {
         let one = scope.spawn(|| test(|command| Process::start(command.env("ASYNC_STD_THREAD_COUNT", "1"))));
         test(|command| Process::start(command.env_remove("ASYNC_STD_THREAD_COUNT")));
@@ -72,7 +71,7 @@ pub(crate) fn with_each_executor(test: impl Fn(fn(&mut Command) -> Process) + Sy
 }
 
 /// A running program. Dropped, it is killed, with the processes that it has started.
-pub(crate) struct Process {
+pub struct Process {
     child: Child,
     /// Set once the child has been waited for: its id may then be somebody else's.
     status: Option<ExitStatus>,
@@ -85,21 +84,21 @@ pub(crate) struct Process {
 
 /// How a program ended and what it printed.
 #[derive(Debug)]
-pub(crate) struct Ended {
-    pub(crate) status: ExitStatus,
-    pub(crate) stdout: Vec<String>,
-    pub(crate) stderr: Vec<String>,
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: Vec<String>,
+    pub stderr: Vec<String>,
     /// From its start to its end.
-    pub(crate) took: Duration,
+    pub took: Duration,
 }
 
 impl Process {
-    pub(crate) fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         Self::start_with(command, Stdio::piped())
     }
 
     /// The same with a standard input of the caller's; nothing can be said to it then.
-    pub(crate) fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
+    pub fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(command, 0);
@@ -112,36 +111,36 @@ impl Process {
         Self { child, status: None, printed, started, name }
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal to the program, and to nothing that it has started.
     #[cfg(unix)]
-    pub(crate) fn send(&self, signal: Signal) {
+    pub fn send(&self, signal: Signal) {
         send(self.id(), signal);
     }
 
     /// Gives it a line on its standard input.
-    pub(crate) fn say(&mut self, line: &str) {
+    pub fn say(&mut self, line: &str) {
         let stdin = self.child.stdin.as_mut().expect("it was asked for");
         writeln!(stdin, "{line}").unwrap_or_else(|error| panic!("it does not listen ({error}): {self}"));
     }
 
     /// The port of the line `Server listening on …`.
-    pub(crate) fn port(&self) -> u16 {
+    pub fn port(&self) -> u16 {
         let line = self.wait_for(LISTENING);
         let (_, port) = line.rsplit_once(':').unwrap_or_else(|| panic!("no port in `{line}`"));
         port.parse().unwrap_or_else(|error| panic!("no port in `{line}`: {error}"))
     }
 
     /// The first line on standard output that contains `text`.
-    pub(crate) fn wait_for(&self, text: &str) -> String {
+    pub fn wait_for(&self, text: &str) -> String {
         self.wait_for_nth(1, text)
     }
 
     /// The `n`th line on standard output that contains `text`, from 1.
-    pub(crate) fn wait_for_nth(&self, n: usize, text: &str) -> String {
+    pub fn wait_for_nth(&self, n: usize, text: &str) -> String {
         let find = |lines: &Lines| lines.stdout.text.iter().filter(|line| line.contains(text)).nth(n - 1).cloned();
         let over = |lines: &Lines| find(lines).is_some() || lines.stdout.ended;
         let found = find(&self.printed.wait(PATIENCE, over));
@@ -149,19 +148,19 @@ impl Process {
     }
 
     /// Until a line on standard error contains `text`.
-    pub(crate) fn wait_for_error(&self, text: &str) {
+    pub fn wait_for_error(&self, text: &str) {
         let has_it = |lines: &Lines| lines.stderr.text.iter().any(|line| line.contains(text));
         let found = has_it(&self.printed.wait(PATIENCE, |lines| has_it(lines) || lines.stderr.ended));
         assert!(found, "waited for `{text}` on standard error: {self}");
     }
 
     /// Whether a line on standard output contains `text`, now or before `limit` is over.
-    pub(crate) fn prints_within(&self, limit: Duration, text: &str) -> bool {
+    pub fn prints_within(&self, limit: Duration, text: &str) -> bool {
         let has_it = |lines: &Lines| lines.stdout.text.iter().any(|line| line.contains(text));
         has_it(&self.printed.wait(limit, |lines| has_it(lines) || lines.stdout.ended))
     }
 
-    pub(crate) fn is_running(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         if self.status.is_none() {
             self.status = self.child.try_wait().expect("a child can be asked for");
         }
@@ -169,7 +168,7 @@ impl Process {
     }
 
     /// Waits until the program has ended, and everything that it has started with it: until nobody can print any more.
-    pub(crate) fn wait(mut self) -> Ended {
+    pub fn wait(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
         let ended = self.printed.wait(PATIENCE, Lines::have_ended).have_ended();
         assert!(ended, "it does not end: {self}");
@@ -200,7 +199,7 @@ impl Drop for Process {
 
 /// Sends a signal to one process, which must not have been waited for.
 #[cfg(unix)]
-pub(crate) fn send(id: u32, signal: Signal) {
+pub fn send(id: u32, signal: Signal) {
     kill(pid(id), signal).unwrap_or_else(|error| panic!("cannot send {signal} to process {id}: {error}"));
 }
 

@@ -1,5 +1,4 @@
 //! Servers behind a proxy, which the test plays.
-#![allow(dead_code, reason = "each test file uses its part")]
 
 use super::{NET, loopback, test};
 use async_std::prelude::*;

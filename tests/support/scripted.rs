@@ -1,5 +1,4 @@
 //! A listener and a stream that do as a test tells them.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::io::{Read, Write};

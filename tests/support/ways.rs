@@ -1,10 +1,8 @@
 //! The ways in, so that one test runs over all of them: a listener of each kind, and how its clients connect.
 //!
 //! Another kind is one more `Kind`, and its arms in `open`, `connect` and `left_behind`.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses a part of it")]
-
-use super::support::files::Folder;
-use super::support::{NET, loopback};
+use super::files::Folder;
+use super::{NET, loopback};
 use async_io::Async;
 use async_std::future;
 use async_std::io::{Read, ReadExt, Write, WriteExt};
@@ -174,7 +172,7 @@ where
 /// the test has the other end of a pipe.
 #[cfg(feature = "tls")]
 mod over_tls {
-    use super::super::support::certificates::{Authority, Folder};
+    use super::super::certificates::{Authority, Folder};
     use async_std::io::{self, Read, Write, WriteExt};
     use async_std::{net::TcpStream, task};
     use ebbtide::rustls::ClientConfig;

@@ -1,0 +1,104 @@
+//! R2: children that drop each other's groups, in circles of two and of three. The drop that would have to wait for itself
+//! only marks; every child ends at its next yield, and nobody waits for ever. (Two of these are the ordinary twins of models
+//! in `src/group/models.rs`.)
+
+use crate::support::executor::alone_with_threads;
+use crate::support::probe::{Gate, Live};
+use async_std::task;
+use ebbtide::TaskGroup;
+use std::future::pending;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Barrier, Mutex};
+
+/// As many tries to meet as each circle gets.
+const ROUNDS: usize = 300;
+
+/// A group that a child can take and drop.
+type Shared = Arc<Mutex<Option<TaskGroup>>>;
+
+fn drop_shared(group: &Shared) {
+    let group = group.lock().unwrap().take();
+    drop(group); // without the lock
+}
+
+#[test]
+fn two_children_that_drop_each_others_groups_both_end() {
+    circles(2);
+}
+
+#[test]
+fn three_children_that_drop_in_a_circle_all_end() {
+    circles(3);
+}
+
+#[test]
+fn two_children_that_drop_each_others_groups_in_the_same_instant_both_end() {
+    alone_with_threads(4, || {
+        meeting_circles(2);
+    });
+}
+
+#[test]
+fn three_children_that_drop_in_a_circle_in_the_same_instant_all_end() {
+    alone_with_threads(4, || {
+        meeting_circles(3);
+    });
+}
+
+/// As many children as the circle is long; each drops the next one's group, and the last the first's. Whichever is
+/// destroyed before it comes to that leaves its neighbour alive, so the test drops all of the groups as well.
+fn circles(size: usize) {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        for _ in 0..ROUNDS {
+            let groups: Vec<_> = (0..size).map(|_| Shared::default()).collect();
+            let ready = Gate::new();
+            for n in 0..size {
+                let group = TaskGroup::new();
+                let (ready, next) = (ready.clone(), Arc::clone(&groups[(n + 1) % size]));
+                group.spawn(live.child(async move {
+                    ready.opened().await;
+                    drop_shared(&next);
+                    pending().await
+                }));
+                *groups[n].lock().unwrap() = Some(group);
+            }
+            ready.open();
+            groups.iter().for_each(drop_shared);
+            live.wait_for(0);
+        }
+    });
+}
+
+/// The same with a thread for each child, and each in the middle of its poll before the first drop begins. So nobody can be
+/// destroyed before; one drop only, the one that would close the circle, has to return early; and no child goes on.
+fn meeting_circles(size: usize) {
+    let all = Live::default();
+    all.clone().within_net(move || {
+        for _ in 0..ROUNDS {
+            let groups: Vec<_> = (0..size).map(|_| Shared::default()).collect();
+            let lives: Vec<_> = (0..size).map(|_| Live::default()).collect();
+            let (early, went_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+            let (ready, meet) = (Gate::new(), Arc::new(Barrier::new(size)));
+            for n in 0..size {
+                let next = (n + 1) % size;
+                let (group, next_live, probe) = (TaskGroup::new(), lives[next].clone(), all.probe());
+                let (next, ready, meet) = (Arc::clone(&groups[next]), ready.clone(), Arc::clone(&meet));
+                let (early, went_on) = (Arc::clone(&early), Arc::clone(&went_on));
+                group.spawn(lives[n].child(async move {
+                    let _probe = probe;
+                    ready.opened().await;
+                    meet.wait();
+                    drop_shared(&next);
+                    early.fetch_add(next_live.count(), SeqCst);
+                    task::yield_now().await;
+                    went_on.fetch_add(1, SeqCst);
+                }));
+                *groups[n].lock().unwrap() = Some(group);
+            }
+            ready.open();
+            all.wait_for(0);
+            assert_eq!((early.load(SeqCst), went_on.load(SeqCst)), (1, 0), "(returned early, went on)");
+        }
+    });
+}

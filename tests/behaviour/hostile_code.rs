@@ -1,0 +1,269 @@
+//! User code that panics, blocks or never stops, in the places where one does not expect it: the server goes on, the books add
+//! up, and every way out still ends closed. Each was found by attacking the crate.
+
+use crate::support::*;
+use async_std::{prelude::*, task};
+use ebbtide::{Connection, Handle, OnFailure, Phase, Server};
+use std::future::{Future, pending};
+use std::io::Write as _;
+use std::pin::Pin;
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// Panics when it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("in a destructor");
+    }
+}
+
+#[derive(Debug)]
+struct BombError(#[allow(dead_code)] Bomb);
+
+impl std::fmt::Display for BombError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an error with a bomb in it")
+    }
+}
+
+impl std::error::Error for BombError {}
+
+/// Its conversion into a `BoxError` panics.
+struct NoError;
+
+impl From<NoError> for ebbtide::BoxError {
+    fn from(_: NoError) -> Self {
+        panic!("in a conversion");
+    }
+}
+
+async fn bind() -> Server {
+    Server::bind(loopback()).await.unwrap()
+}
+
+/// Serves one client with a handler that misbehaves and one whose handler waits for the drain; the server must survive the
+/// first and drain the second. Gives `(completed, failed, panicked, cancelled)`.
+fn one_misbehaves<F, Fut, T>(misbehave: F) -> (u64, u64, u64, u64)
+where
+    F: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<(), T>> + Send + 'static,
+    T: Into<ebbtide::BoxError> + 'static,
+{
+    test(async move {
+        let server = bind().await;
+        let mut bad = connect(server.local_addr());
+        type Boxed<T> = Pin<Box<dyn Future<Output = Result<(), T>> + Send>>;
+        let handler = move |conn: Connection| -> Boxed<T> {
+            if conn.id() == 0 {
+                return Box::pin(misbehave(conn));
+            }
+            Box::pin(async move {
+                conn.until_draining(pending::<()>()).await;
+                let _ = (&conn).write_all(b"bye").await;
+                Ok(())
+            })
+        };
+        let body = async |server: Handle| {
+            task::spawn_blocking(move || assert_eq!(rest(&mut bad), "")).await;
+            while server.connection_count() > 0 {
+                task::yield_now().await;
+            }
+            assert!(server.is_serving());
+            let mut good = connect(server.local_addr());
+            while server.connection_count() == 0 {
+                task::yield_now().await;
+            }
+            drop(server.shutdown());
+            task::spawn_blocking(move || assert_eq!(rest(&mut good), "bye")).await;
+        };
+        let (_, report) = server.scope(handler, body).await.expect("a handler's panic is its own");
+        (report.completed(), report.failed(), report.panicked(), report.cancelled())
+    })
+}
+
+#[test]
+fn an_error_whose_destructor_panics_is_a_failure_like_others() {
+    assert_eq!(one_misbehaves(|_| async { Err(BombError(Bomb)) }), (1, 1, 0, 0));
+}
+
+#[test]
+fn an_error_whose_conversion_panics_is_a_panic_of_its_handler() {
+    assert_eq!(one_misbehaves(|_| async { Err(NoError) }), (1, 0, 1, 0));
+}
+
+#[test]
+fn a_task_that_panics_and_then_a_destructor_of_the_handler_count_once() {
+    let counts = one_misbehaves(|conn: Connection| async move {
+        conn.spawn(async { panic!("a task of a connection") });
+        let _bomb = Bomb;
+        pending::<Result<(), std::io::Error>>().await
+    });
+    assert_eq!(counts, (1, 0, 1, 0));
+}
+
+#[test]
+fn a_handler_closure_whose_destructor_panics_takes_nothing_down() {
+    for clients in [0, 3] {
+        test(async move {
+            let server = bind().await;
+            let mut clients: Vec<_> = (0..clients).map(|_| connect(server.local_addr())).collect();
+            let bomb = Bomb;
+            let handler = move |conn: Connection| {
+                let _ = &bomb;
+                async move { conn.until_draining(pending::<()>()).await.unwrap_or_default() }
+            };
+            let (value, report) = server.scope(handler, async |_| "value").await.unwrap();
+            assert_eq!((value, report.completed()), (Some("value"), clients.len() as u64), "{report}");
+            for client in &mut clients {
+                assert_eq!(rest(client), "");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_shutdown_stream_that_never_stops_cancels_and_no_more() {
+    test(async {
+        let server = bind().await.shutdown_on(async_std::stream::repeat(()));
+        let report = server.serve(|_: Connection| pending::<()>()).await.unwrap();
+        assert_eq!(report.cause(), ebbtide::Cause::ShutdownStream);
+    });
+}
+
+#[test]
+fn a_drop_of_an_unserved_server_waits_for_another_thread_that_closes_it() {
+    test_alone(async {
+        struct Slow(mpsc::Sender<()>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                self.0.send(()).unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        let server = bind().await;
+        let (handle, live) = (server.handle(), Live::default());
+        let (destroying, is_destroying) = mpsc::channel();
+        let (alive, slow) = (live.guard(), Slow(destroying));
+        assert!(handle.spawn(async move {
+            let _alive = alive; // outlives the slow one, which is declared after it
+            let _slow = slow;
+            pending::<()>().await
+        }));
+        task::sleep(Duration::from_millis(20)).await; // so that it has begun
+        let closing = {
+            let handle = handle.clone();
+            std::thread::spawn(move || drop(handle.shutdown()))
+        };
+        is_destroying.recv_timeout(NET).unwrap();
+        drop(server);
+        assert_eq!((live.count(), handle.phase()), (0, Phase::Closed));
+        closing.join().unwrap();
+    });
+}
+
+#[test]
+fn a_refused_task_holds_nobody_up() {
+    test(async {
+        let server = bind().await;
+        let handle = server.handle();
+        let serving = task::spawn(server.serve(|_: Connection| async {}));
+        handle.cancel().await;
+        serving.await.unwrap();
+        assert!(!handle.spawn(async {}));
+        assert_eq!(handle.phase(), Phase::Closed);
+    });
+}
+
+#[test]
+fn a_cancel_keeps_no_executor_thread_while_a_task_of_a_connection_blocks() {
+    test_alone(async {
+        let server = bind().await;
+        let handle = server.handle();
+        let mut client = connect(server.local_addr());
+        let (blocked, is_blocked) = async_std::channel::bounded(1);
+        let (unblock, unblocked) = mpsc::channel::<()>();
+        let gate = std::sync::Arc::new(std::sync::Mutex::new(Some(unblocked)));
+        let handler = move |conn: Connection| {
+            let (gate, blocked) = (gate.clone(), blocked.clone());
+            async move {
+                conn.spawn(async move {
+                    let unblocked = gate.lock().unwrap().take().unwrap();
+                    blocked.send(()).await.unwrap();
+                    // Blocks its thread until another task has run on another: what nobody should do.
+                    let _ = unblocked.recv_timeout(NET);
+                });
+                pending::<()>().await
+            }
+        };
+        let serving = task::spawn(server.serve(handler));
+        is_blocked.recv().await.unwrap();
+        drop(handle.cancel());
+        if std::env::var("ASYNC_STD_THREAD_COUNT").is_ok_and(|threads| threads == "1") {
+            unblock.send(()).unwrap(); // there is no other thread
+        } else {
+            // The handler is gone and its client told, though its connection waits for the task; and tasks still run.
+            task::spawn_blocking(move || assert_eq!(rest(&mut client), "")).await;
+            task::spawn(async move { unblock.send(()).unwrap() }).await;
+        }
+        assert_eq!(serving.await.unwrap().cancelled(), 1);
+    });
+}
+
+#[test]
+fn a_connection_that_had_tasks_lingers_as_well() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        client.write_all(b"x").unwrap();
+        let handler = |mut conn: Connection| async move {
+            conn.spawn(pending());
+            conn.read_exact(&mut [0]).await?;
+            conn.write_all(b"reply").await
+        };
+        let body = async |_| {
+            let sending = task::spawn_blocking(move || {
+                client.write_all(&vec![0; 4 << 20])?;
+                let mut reply = String::new();
+                std::io::Read::read_to_string(&mut client, &mut reply).map(|_| reply)
+            });
+            assert_eq!(sending.await.expect("no reset"), "reply");
+        };
+        server.scope(handler, body).await.unwrap();
+    });
+}
+
+#[test]
+fn after_a_cancel_the_deadline_is_now() {
+    test(async {
+        let server = bind().await.grace(FOR_EVER);
+        let _client = connect(server.local_addr());
+        let (send, receive) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                send.send(conn).await.unwrap();
+                pending::<()>().await
+            }
+        };
+        let handle = server.handle();
+        let serving = task::spawn(server.serve(handler));
+        let conn = receive.recv().await.unwrap();
+        handle.cancel().await;
+        assert!(conn.deadline().unwrap() <= std::time::Instant::now());
+        serving.await.unwrap();
+    });
+}
+
+#[test]
+fn a_failure_under_shutdown_comes_out_even_if_its_destructor_panics_elsewhere() {
+    test(async {
+        let server = bind().await.on_failure(OnFailure::Shutdown);
+        let _clients = [connect(server.local_addr()), connect(server.local_addr())];
+        let error = server.serve(|_: Connection| async { Err::<(), _>(BombError(Bomb)) }).await.unwrap_err();
+        assert_eq!(error.report().accepted(), error.report().failed() + error.report().cancelled());
+        std::mem::forget(error); // its destructor is the caller's
+    });
+}

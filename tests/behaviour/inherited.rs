@@ -1,0 +1,274 @@
+//! Sockets that listened before the server had them, and that others may have too: they are taken over only if they can be
+//! served, and left as they were found. Behaviour 35, "inherited descriptor: kept".
+#![cfg(unix)]
+
+use crate::support::files::Folder;
+use crate::support::*;
+use async_std::{prelude::*, task};
+use ebbtide::{Address, Cause, Connection, Handle, Listener, Server};
+use socket2::{Domain, SockRef, Socket, Type};
+use std::io::{self, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+/// Replies to one byte.
+async fn speaks(mut conn: Connection) -> io::Result<()> {
+    conn.read_exact(&mut [0]).await?;
+    conn.write_all(b"whole reply").await
+}
+
+fn dup<T: From<OwnedFd>>(socket: &impl std::os::fd::AsFd) -> T {
+    T::from(socket.as_fd().try_clone_to_owned().unwrap())
+}
+
+fn is_nonblocking(socket: &impl std::os::fd::AsFd) -> bool {
+    SockRef::from(socket).nonblocking().unwrap()
+}
+
+fn listens(socket: &impl std::os::fd::AsFd) -> bool {
+    !cfg!(target_os = "linux") || SockRef::from(socket).is_listener().unwrap()
+}
+
+#[test]
+fn a_tcp_listener_of_the_standard_library_is_served() {
+    test(async {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        let address = Address::from(socket.local_addr().unwrap());
+        let mut queued = order(&address, SPEAKS); // before anybody serves
+        let listener = Listener::try_from(socket).unwrap();
+        assert_eq!(listener.address(), &address);
+        let body = async |_| task::spawn_blocking(move || rest(&mut queued)).await;
+        let (reply, _) = Server::new(listener).scope(speaks, body).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("whole reply"));
+        assert!(refuses(&address), "nobody else has it, so it is closed");
+    });
+}
+
+#[test]
+fn a_unix_listener_of_the_standard_library_is_served_and_its_file_stays() {
+    test(async {
+        let folder = Folder::new();
+        let path = folder.path("std.sock");
+        let socket = UnixListener::bind(&path).unwrap();
+        let listener = Listener::try_from(socket).unwrap();
+        assert_eq!(listener.address().as_unix(), Some(path.as_path()));
+        let mut client = UnixStream::connect(&path).unwrap();
+        client.write_all(&[SPEAKS]).unwrap();
+        let body = async |_| task::spawn_blocking(move || io::read_to_string(&mut client)).await;
+        let (reply, _) = Server::new(listener).scope(speaks, body).await.unwrap();
+        assert_eq!(reply.unwrap().unwrap(), "whole reply");
+        assert!(path.exists(), "it is not ours");
+    });
+}
+
+#[test]
+fn a_raw_descriptor_is_served_whichever_kind_of_socket_it_is() {
+    test(async {
+        let folder = Folder::new();
+        let path = folder.path("raw.sock");
+        let tcp = TcpListener::bind(loopback()).unwrap();
+        let address = Address::from(tcp.local_addr().unwrap());
+        let listener = Listener::try_from(OwnedFd::from(tcp)).unwrap();
+        let unix = UnixListener::bind(&path).unwrap();
+        let server = Server::new(listener).listen(Listener::try_from(OwnedFd::from(unix)).unwrap());
+        assert_eq!(server.to_string(), format!("Server listening on {address}, {}", path.display()));
+        let mut over_tcp = order(&address, SPEAKS);
+        let mut over_unix = UnixStream::connect(&path).unwrap();
+        over_unix.write_all(&[SPEAKS]).unwrap();
+        let body = async |_| {
+            task::spawn_blocking(move || (rest(&mut over_tcp), io::read_to_string(&mut over_unix).unwrap())).await
+        };
+        let (replies, report) = server.scope(speaks, body).await.unwrap();
+        assert_eq!(replies.unwrap(), ("whole reply".to_owned(), "whole reply".to_owned()));
+        assert_eq!(report.completed(), 2, "{report}");
+    });
+}
+
+/// It cannot be served, and the error names the descriptor and says this.
+fn is_refused(fd: impl Into<OwnedFd>, because: &str) {
+    let fd = fd.into();
+    let number = fd.as_raw_fd();
+    let error = Listener::try_from(fd).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+    let text = error.to_string();
+    assert!(text.contains(&format!("descriptor {number}:")) && text.contains(because), "{text}");
+}
+
+#[test]
+fn what_cannot_be_served_is_an_error_that_names_the_descriptor_and_the_reason() {
+    on_thread(|| {
+        let folder = Folder::new();
+        is_refused(std::fs::File::create(folder.path("a file")).unwrap(), "no socket");
+        is_refused(UdpSocket::bind(loopback()).unwrap(), "no stream socket");
+        is_refused(UnixStream::pair().unwrap().0, "does not listen");
+        is_refused(std::os::unix::net::UnixDatagram::unbound().unwrap(), "no stream socket");
+
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&loopback().into()).unwrap();
+        is_refused(bound, "does not listen; call `listen`");
+
+        let server = TcpListener::bind(loopback()).unwrap();
+        is_refused(TcpStream::connect(server.local_addr().unwrap()).unwrap(), "does not listen");
+
+        // The types of the standard library can hold these as well.
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&loopback().into()).unwrap();
+        let error = Listener::try_from(TcpListener::from(bound)).unwrap_err();
+        assert!(error.to_string().contains("does not listen"), "{error}");
+        let error =
+            Listener::try_from(UnixListener::from(OwnedFd::from(UdpSocket::bind(loopback()).unwrap()))).unwrap_err();
+        assert!(error.to_string().contains("no stream socket"), "{error}");
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_socket_of_another_family_or_of_packets_is_refused() {
+    // Both families exist where there is a kernel to ask, or there is nothing to test.
+    if let Ok(vsock) = Socket::new(Domain::VSOCK, Type::STREAM, None) {
+        is_refused(vsock, "neither a TCP nor a Unix socket");
+    }
+    let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+    is_refused(packets, "no stream socket");
+}
+
+/// Leaves a server on a duplicate of this socket in this way, and looks at what the other holder has afterwards.
+async fn is_left_as_found<S: std::os::fd::AsFd>(socket: &S, leave: Leave) {
+    for nonblocking in [false, true] {
+        SockRef::from(socket).set_nonblocking(nonblocking).unwrap();
+        let listener = Listener::try_from(dup::<OwnedFd>(socket)).unwrap();
+        assert!(is_nonblocking(socket), "while we have it");
+        let server = Server::new(listener);
+        let handle = server.handle();
+        match leave {
+            Leave::Return => drop(server.scope(speaks, async |_| ()).await.unwrap()),
+            Leave::Cancel => {
+                let serving = task::spawn(server.serve(speaks));
+                handle.cancel().await;
+                serving.await.unwrap();
+            }
+            Leave::DropServing => {
+                let serving = task::spawn(server.serve(speaks));
+                while !handle.is_serving() {
+                    task::yield_now().await;
+                }
+                serving.cancel().await;
+            }
+            Leave::DropUnserved => drop(server),
+        }
+        assert!(!handle.is_serving(), "{leave:?}: it serves nobody any more, though the socket lives on");
+        assert_eq!(is_nonblocking(socket), nonblocking, "{leave:?}");
+        assert!(listens(socket), "{leave:?}");
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Leave {
+    Return,
+    Cancel,
+    DropServing,
+    DropUnserved,
+}
+
+#[test]
+fn it_is_left_as_it_was_found_on_every_way_out() {
+    test(async {
+        let folder = Folder::new();
+        let path = folder.path("kept.sock");
+        let tcp = TcpListener::bind(loopback()).unwrap();
+        let unix = UnixListener::bind(&path).unwrap();
+        for leave in [Leave::Return, Leave::Cancel, Leave::DropServing, Leave::DropUnserved] {
+            is_left_as_found(&tcp, leave).await;
+            is_left_as_found(&unix, leave).await;
+            assert!(path.exists(), "{leave:?}");
+        }
+    });
+}
+
+#[test]
+fn a_listener_that_is_dropped_without_a_server_gives_its_socket_back_too() {
+    on_thread(|| {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        drop(Listener::try_from(dup::<TcpListener>(&socket)).unwrap());
+        assert!(!is_nonblocking(&socket) && listens(&socket));
+    });
+}
+
+#[test]
+fn r04_the_clients_in_its_queue_are_left_to_whoever_else_has_it() {
+    test(async {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        let address = Address::from(socket.local_addr().unwrap());
+        let server = Server::new(Listener::try_from(dup::<TcpListener>(&socket)).unwrap());
+        server.handle().pause(); // whoever comes now stays in the queue
+        let mut queued: Vec<_> = (0..5).map(|_| order(&address, b'?')).collect();
+        let (_, report) = server.scope(speaks, async |server: Handle| drop(server.shutdown())).await.unwrap();
+        assert_eq!((report.accepted(), report.cause()), (0, Cause::Shutdown), "{report}");
+        let accepting = std::thread::spawn(move || {
+            for _ in 0..5 {
+                let (mut client, _) = socket.accept().expect("it blocks again, and they are still there");
+                client.write_all(b"by the other").unwrap();
+                client.read_exact(&mut [0]).unwrap();
+            }
+        });
+        for client in &mut queued {
+            assert_eq!(rest(client), "by the other");
+        }
+        accepting.join().unwrap();
+        assert!(refuses(&address));
+    });
+}
+
+#[test]
+fn a_restart_over_one_socket_loses_no_client() {
+    test(async {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        let address = Address::from(socket.local_addr().unwrap());
+        let attacking = {
+            let address = address.clone();
+            task::spawn_blocking(move || {
+                for n in 0..500 {
+                    assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply", "client {n}");
+                }
+            })
+        };
+        let mut attacking = std::pin::pin!(attacking);
+        let mut served = 0;
+        loop {
+            let server = Server::new(Listener::try_from(dup::<TcpListener>(&socket)).unwrap());
+            let body = async |_| async_std::future::timeout(Duration::from_millis(5), attacking.as_mut()).await.is_ok();
+            let (done, report) = server.scope(speaks, body).await.unwrap();
+            served += report.completed();
+            if done.unwrap() {
+                break;
+            }
+        }
+        assert_eq!(served, 500);
+    });
+}
+
+#[test]
+fn two_servers_that_have_one_socket_do_not_disturb_each_other() {
+    test(async {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        let address = Address::from(socket.local_addr().unwrap());
+        let [first, second] =
+            [(); 2].map(|()| Server::new(Listener::try_from(dup::<TcpListener>(&socket)).unwrap()).grace(NET));
+        let served = async || {
+            let mut client = order(&address, SPEAKS);
+            assert_eq!(task::spawn_blocking(move || rest(&mut client)).await, "whole reply");
+        };
+        let body = async |second: Handle| {
+            served().await;
+            drop(first); // leaves it as it has found it: blocking, and for the second, too
+            served().await;
+            assert!(second.is_serving());
+            // It has looked for one more client, and must not be waiting for it now.
+        };
+        let (_, report) = second.scope(speaks, body).await.unwrap();
+        assert_eq!(report.completed(), 2, "{report}");
+        assert!(!is_nonblocking(&socket), "as it was in the beginning");
+    });
+}

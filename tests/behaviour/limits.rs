@@ -1,0 +1,233 @@
+//! Limits: how many connections at a time, in all and from one address; moved while serving. Behaviour 31.
+
+use crate::support::*;
+use async_std::prelude::*;
+use async_std::task;
+use ebbtide::{Connection, Handle, Listener, Server};
+use std::io::Read as _;
+use std::net::TcpStream;
+
+async fn bind() -> Server {
+    Server::bind(loopback()).await.unwrap()
+}
+
+/// Waits for what another task brings about.
+async fn until(what: impl Fn() -> bool) {
+    let waiting = async {
+        while !what() {
+            task::yield_now().await;
+        }
+    };
+    async_std::future::timeout(NET, waiting).await.expect("it never came true");
+}
+
+/// Tells its client that it has begun, and holds on until the client says a byte or hangs up.
+async fn hold(conn: Connection) -> std::io::Result<()> {
+    (&conn).write_all(b"!").await?;
+    conn.until_draining((&conn).read(&mut [0])).await.transpose().map(drop)
+}
+
+async fn begun(client: &TcpStream) {
+    let mut client = client.try_clone().unwrap();
+    task::spawn_blocking(move || client.read_exact(&mut [0]).unwrap()).await;
+}
+
+/// Nothing has happened for this client, for as long as a few turns of everything.
+async fn still_waits(client: &TcpStream) {
+    for _ in 0..20 {
+        task::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    client.set_nonblocking(true).unwrap();
+    assert_eq!((&*client).read(&mut [0]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    client.set_nonblocking(false).unwrap();
+}
+
+#[test]
+fn as_many_handlers_as_may_be_the_rest_wait_and_each_end_admits_one() {
+    test(async {
+        let server = bind().await.max_connections(3);
+        let clients: Vec<_> = (0..8).map(|_| connect(server.local_addr())).collect();
+        let body = async |server: Handle| {
+            for client in &clients[..3] {
+                begun(client).await;
+            }
+            assert_eq!(server.connection_count(), 3);
+            for (leaving, next) in clients.iter().zip(&clients[3..]) {
+                still_waits(next).await;
+                leaving.shutdown(std::net::Shutdown::Both).unwrap();
+                begun(next).await;
+                assert_eq!(server.connection_count(), 3);
+            }
+        };
+        let (_, report) = server.scope(hold, body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (8, 8), "{report}");
+    });
+}
+
+#[test]
+fn a_shutdown_at_the_limit_leaves_nobody_hanging() {
+    test(async {
+        let server = bind().await.max_connections(1);
+        let address = server.local_addr().clone();
+        let mut clients: Vec<_> = (0..5).map(|_| connect(&address)).collect();
+        let (_, report) = server.scope(hold, async |_| begun(&clients[0]).await).await.unwrap();
+        assert_eq!(report.accepted(), 1, "as far as permits allow: {report}");
+        assert!(refuses(&address));
+        assert_eq!(rest(&mut clients[0]), "");
+        for client in &mut clients[1..] {
+            // Never accepted: the kernel resets what is in a queue that closes.
+            assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
+        }
+    });
+}
+
+#[test]
+fn the_limit_moves_up_and_down_while_serving() {
+    test(async {
+        let server = bind().await.max_connections(1);
+        let clients: Vec<_> = (0..4).map(|_| connect(server.local_addr())).collect();
+        let body = async |server: Handle| {
+            begun(&clients[0]).await;
+            still_waits(&clients[1]).await;
+            server.set_max_connections(3);
+            assert_eq!(server.max_connections(), 3);
+            begun(&clients[1]).await;
+            begun(&clients[2]).await;
+            still_waits(&clients[3]).await;
+            // Lowered, it ends nobody, and admits nobody until enough have left.
+            server.set_max_connections(1);
+            assert_eq!(server.connection_count(), 3);
+            clients[0].shutdown(std::net::Shutdown::Both).unwrap();
+            clients[1].shutdown(std::net::Shutdown::Both).unwrap();
+            until(|| server.connection_count() == 1).await;
+            still_waits(&clients[3]).await;
+            clients[2].shutdown(std::net::Shutdown::Both).unwrap();
+            begun(&clients[3]).await;
+            server.set_max_connections(usize::MAX);
+        };
+        let (_, report) = server.scope(hold, body).await.unwrap();
+        assert_eq!(report.completed(), 4, "{report}");
+    });
+}
+
+#[test]
+fn a_paused_server_accepts_nobody_and_a_resumed_one_everybody() {
+    test(async {
+        let server = bind().await;
+        let handle = server.handle();
+        handle.pause();
+        let clients: Vec<_> = (0..3).map(|_| connect(server.local_addr())).collect();
+        let body = async |server: Handle| {
+            assert!(server.is_serving() && !server.is_ready());
+            still_waits(&clients[0]).await;
+            server.resume();
+            assert!(server.is_ready());
+            for client in &clients {
+                begun(client).await;
+            }
+            server.pause();
+            let late = connect(server.local_addr());
+            still_waits(&late).await;
+            assert_eq!(server.connection_count(), 3, "connections go on");
+            server.resume();
+            begun(&late).await;
+        };
+        let (_, report) = server.scope(hold, body).await.unwrap();
+        assert_eq!(report.completed(), 4, "{report}");
+    });
+}
+
+#[test]
+fn no_wake_up_is_lost_however_often_the_limits_move() {
+    test(async {
+        let server = bind().await.max_connections(2);
+        let (address, handle) = (server.local_addr().clone(), server.handle());
+        let serving = task::spawn(server.serve(hold));
+        let moving = {
+            let handle = handle.clone();
+            task::spawn(async move {
+                for n in 0..2000 {
+                    handle.set_max_connections(n % 4);
+                    handle.pause();
+                    task::yield_now().await;
+                    handle.resume();
+                }
+                handle.set_max_connections(2);
+            })
+        };
+        let clients = task::spawn_blocking(move || {
+            for _ in 0..300 {
+                let mut client = connect(&address);
+                client.read_exact(&mut [0]).expect("it is served in the end");
+            }
+        });
+        clients.await;
+        moving.await;
+        until(|| handle.connection_count() == 0).await;
+        let report = handle.shutdown().await;
+        assert_eq!((report.accepted(), report.cancelled()), (300, 0), "{report}");
+        serving.await.unwrap();
+    });
+}
+
+#[test]
+fn an_idle_listener_holds_no_permit_that_another_needs() {
+    test(async {
+        let server = bind().await.listen(Listener::tcp(loopback()).unwrap()).max_connections(1);
+        let addresses: Vec<_> = server.local_addrs().cloned().collect();
+        let body = async |_| {
+            for _ in 0..10 {
+                for address in &addresses {
+                    let client = connect(address);
+                    begun(&client).await;
+                }
+            }
+        };
+        let (_, report) = server.scope(hold, body).await.unwrap();
+        assert_eq!(report.accepted(), 20, "{report}");
+    });
+}
+
+#[test]
+fn more_than_its_share_of_one_address_is_refused_with_a_close_and_counted() {
+    test(async {
+        let server = bind().await.max_connections_per_ip(2);
+        let address = server.local_addr().clone();
+        let (one, two) = (connect(&address), connect(&address));
+        let body = async |server: Handle| {
+            begun(&one).await;
+            begun(&two).await;
+            let mut three = connect(&address);
+            assert_eq!(three.read(&mut [0]).unwrap(), 0, "closed, and not reset: it has sent nothing");
+            one.shutdown(std::net::Shutdown::Both).unwrap();
+            until(|| server.connection_count() == 1).await;
+            begun(&connect(&address)).await;
+            #[cfg(target_os = "linux")]
+            {
+                // Another address has a share of its own.
+                let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+                other.bind(&std::net::SocketAddr::from(([127, 99, 99, 99], 0)).into()).unwrap();
+                other.connect(&tcp(&address).into()).unwrap();
+                begun(&other.into()).await;
+            }
+        };
+        let (_, report) = server.scope(hold, body).await.unwrap();
+        assert_eq!(report.refused(), 1, "{report}");
+        assert_eq!(report.accepted(), report.completed());
+        assert!(report.to_string().ends_with("; 1 refused"), "{report}");
+    });
+}
+
+#[test]
+fn the_default_limit_leaves_descriptors_to_the_rest_of_the_program() {
+    test(async {
+        let max = bind().await.handle().max_connections();
+        #[cfg(unix)]
+        {
+            use nix::sys::resource::{Resource, getrlimit};
+            let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+            assert!((max as u64) < soft && max >= 1, "{max} of {soft}");
+        }
+        assert!(max >= 1);
+    });
+}

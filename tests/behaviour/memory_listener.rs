@@ -1,0 +1,295 @@
+//! A listener in memory behaves as a socket does: its clients connect, are queued, are refused once it is closed, and see the
+//! end when their handler has ended.
+
+use crate::support;
+use crate::support::*;
+use async_std::prelude::*;
+use async_std::{future, task};
+use ebbtide::{Address, Connection, Connector, Handle, Listener, MemoryStream, Server};
+use std::future::pending;
+use std::io::ErrorKind;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+/// A client that sends all of it, closes its direction, and gives what it gets.
+async fn ask(connector: &Connector, request: &[u8]) -> String {
+    let mut client = connector.connect().await.unwrap();
+    client.write_all(request).await.unwrap();
+    client.close().await.unwrap();
+    rest(&mut client).await
+}
+
+async fn rest(client: &mut MemoryStream) -> String {
+    let mut rest = String::new();
+    future::timeout(NET, client.read_to_string(&mut rest)).await.expect("the client sees the end").unwrap();
+    rest
+}
+
+/// Sends back what it reads until the end.
+async fn echo(conn: Connection) -> std::io::Result<()> {
+    let mut text = Vec::new();
+    (&conn).read_to_end(&mut text).await?;
+    (&conn).write_all(&text).await
+}
+
+fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_client_that_has_closed_its_direction_still_gets_the_reply() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let body = async |_| ask(&connector, b"hello").await;
+        let (reply, report) = Server::new(listener).scope(echo, body).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("hello"));
+        assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+    });
+}
+
+#[test]
+fn more_than_fits_at_a_time_goes_through_in_both_directions() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let text = "0123456789abcdef".repeat(64 * 1024); // 1 MiB, of which 64 KiB fit
+        let body = async |_| ask(&connector, text.as_bytes()).await;
+        let (reply, _) = Server::new(listener).scope(echo, body).await.unwrap();
+        assert!(reply.unwrap() == text);
+    });
+}
+
+#[test]
+fn clients_have_numbers_and_the_server_a_name() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let server = Server::new(listener);
+        assert_eq!(server.to_string(), "Server listening on memory");
+        let name = async |conn: Connection| {
+            let text = format!("{} at {}", conn.peer_addr(), conn.local_addr());
+            (&conn).write_all(text.as_bytes()).await
+        };
+        let body = async |_| (ask(&connector, b"").await, ask(&connector.clone(), b"").await);
+        let (names, _) = server.scope(name, body).await.unwrap();
+        assert_eq!(names.unwrap(), ("memory:0 at memory".to_owned(), "memory:1 at memory".to_owned()));
+    });
+}
+
+#[test]
+fn what_only_sockets_have_it_has_not() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let look = async |conn: Connection| {
+            assert!(conn.as_tcp().is_none());
+            #[cfg(unix)]
+            assert!(conn.peer_credentials().is_none());
+            assert_eq!(conn.peer_addr(), &Address::other("memory:0"));
+        };
+        let (_, report) = Server::new(listener).scope(look, async |_| ask(&connector, b"").await).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn a_client_before_the_server_serves_waits_and_is_served() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let mut client = connector.connect().await.unwrap();
+        client.write_all(b"early").await.unwrap();
+        client.close().await.unwrap();
+        let (reply, _) = Server::new(listener).scope(echo, async |_| rest(&mut client).await).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("early"));
+    });
+}
+
+#[test]
+fn r04_clients_that_wait_at_the_shutdown_are_served_in_the_drain() {
+    test_alone(async {
+        let (listener, connector) = Listener::memory();
+        let server = Server::new(listener);
+        let mut clients = Vec::new();
+        for _ in 0..100 {
+            let mut client = connector.connect().await.unwrap();
+            client.write_all(b"queued").await.unwrap();
+            client.close().await.unwrap();
+            clients.push(client);
+        }
+        let mut held = Some(hold_executor());
+        let body = async |server: Handle| {
+            drop(server.shutdown());
+            assert_eq!(server.connection_count(), 0);
+            held.take();
+        };
+        let (_, report) = server.scope(echo, body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (100, 100), "{report}");
+        for client in &mut clients {
+            assert_eq!(rest(client).await, "queued");
+        }
+    });
+}
+
+#[test]
+fn after_the_end_clients_are_refused_and_told_why() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let body = async |server: Handle| {
+            drop(server.shutdown());
+            server.until_draining(pending::<()>()).await;
+            assert!(!server.is_serving());
+            connector.connect().await.unwrap_err() // in the drain already
+        };
+        let (error, _) = Server::new(listener).scope(echo, body).await.unwrap();
+        for error in [error.unwrap(), connector.connect().await.unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+            assert!(error.to_string().contains("closed"), "{error}");
+        }
+        assert!(format!("{connector:?}").contains("closed: true"), "{connector:?}");
+    });
+}
+
+#[test]
+fn a_cancel_leaves_those_who_wait_unserved_and_they_see_the_end() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let server = Server::new(listener);
+        let mut waiting = connector.connect().await.unwrap();
+        drop(server); // was never served; the connector lives on
+        assert_eq!(rest(&mut waiting).await, "");
+        assert_eq!(waiting.write_all(b"?").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(connector.connect().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn more_clients_than_the_backlog_wait_in_connect_until_there_is_room() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let mut clients = fill(&connector);
+        let mut last = Box::pin(ask(&connector, b"last"));
+        assert!(poll_once(last.as_mut()).is_pending());
+        let body = async |_| {
+            for client in &mut clients {
+                client.close().await.unwrap();
+            }
+            last.await
+        };
+        let (reply, report) = Server::new(listener).scope(echo, body).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("last"));
+        assert_eq!(report.completed(), clients.len() as u64 + 1, "{report}");
+    });
+}
+
+#[test]
+fn who_waits_in_connect_is_refused_at_the_end_and_one_who_gave_up_has_connected_nobody() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let mut clients = fill(&connector);
+        let mut gave_up = Box::pin(connector.connect());
+        let mut waits = Box::pin(connector.connect());
+        assert!(poll_once(gave_up.as_mut()).is_pending() && poll_once(waits.as_mut()).is_pending());
+        drop(gave_up);
+        drop(listener);
+        assert_eq!(waits.await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        for client in &mut clients {
+            assert_eq!(rest(client).await, "");
+        }
+    });
+}
+
+/// As many clients as wait without being accepted.
+fn fill(connector: &Connector) -> Vec<MemoryStream> {
+    let clients: Vec<_> = std::iter::from_fn(|| match poll_once(connector.connect()) {
+        Poll::Ready(client) => Some(client.unwrap()),
+        Poll::Pending => None,
+    })
+    .collect();
+    assert_eq!(clients.len(), 128, "as the documentation says");
+    clients
+}
+
+#[test]
+fn a_server_whose_connectors_are_gone_serves_on_and_stops_when_told() {
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let server = Server::bind(loopback()).await.unwrap().listen(listener);
+        let handlers = Handlers::new();
+        let body = async |server: Handle| {
+            drop(connector);
+            let mut client = order(server.local_addr(), SPEAKS);
+            assert_eq!(task::spawn_blocking(move || support::rest(&mut client)).await, "whole reply");
+            assert!(server.is_serving());
+        };
+        let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert_eq!((report.completed(), report.accept_errors()), (1, 0), "{report}");
+    });
+}
+
+#[test]
+fn r05_what_has_arrived_is_read_in_a_drain_however_often() {
+    test(async {
+        const ROUNDS: usize = 2_000;
+        let (listener, connector) = Listener::memory();
+        let (go, wait) = async_std::channel::bounded::<()>(1);
+        // Reads byte by byte once the drain has begun: whatever is there must be found at once, each time.
+        let handler = move |conn: Connection| {
+            let wait = wait.clone();
+            async move {
+                conn.until_draining(pending::<()>()).await;
+                let _ = wait.recv().await; // the client has sent it all
+                let mut read = 0;
+                while let Some(n) = conn.until_draining((&conn).read(&mut [0])).await.transpose()? {
+                    read += n;
+                }
+                assert_eq!(read, ROUNDS);
+                (&conn).write_all(&vec![0; ROUNDS]).await
+            }
+        };
+        let mut client = connector.connect().await.unwrap();
+        let body = async |server: Handle| {
+            while server.connection_count() == 0 {
+                task::yield_now().await;
+            }
+            drop(server.shutdown());
+            client.write_all(&vec![b'x'; ROUNDS]).await.unwrap();
+            drop(go);
+            assert_eq!(rest(&mut client).await.len(), ROUNDS);
+        };
+        let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
+        assert_eq!((report.completed(), report.panicked()), (1, 0), "{report}");
+    });
+}
+
+#[test]
+fn a_stream_in_memory_never_says_that_it_has_to_wait_where_it_has_not() {
+    let (mut here, mut there) = MemoryStream::pair();
+    for _ in 0..2_000 {
+        assert!(matches!(poll_once(here.write(b"ab")), Poll::Ready(Ok(2))));
+        assert!(matches!(poll_once(there.read(&mut [0; 4])), Poll::Ready(Ok(2))));
+    }
+    assert!(poll_once(there.read(&mut [0; 4])).is_pending());
+    assert!(matches!(poll_once(there.read(&mut [])), Poll::Ready(Ok(0))));
+    assert!(matches!(poll_once(there.write(&[])), Poll::Ready(Ok(0))));
+}
+
+#[test]
+fn closing_a_stream_in_memory_ends_one_direction_and_dropping_it_both() {
+    test(async {
+        let (mut here, mut there) = MemoryStream::pair();
+        here.write_all(b"first").await.unwrap();
+        here.close().await.unwrap();
+        here.close().await.unwrap();
+        assert_eq!(here.write(b"?").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(rest(&mut there).await, "first");
+        there.write_all(b"then").await.unwrap();
+        drop(there);
+        assert_eq!(rest(&mut here).await, "then");
+
+        let (mut here, there) = MemoryStream::pair();
+        let full = task::spawn(async move { (here.write_all(&vec![0; 1 << 20]).await, here) });
+        let mut there = there;
+        there.read_exact(&mut [0; 100]).await.unwrap(); // the other end writes, and will have to wait
+        drop(there);
+        let (written, mut here) = full.await;
+        assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe);
+        assert_eq!(rest(&mut here).await, "");
+    });
+}

@@ -1,0 +1,134 @@
+//! Where a PROXY header is optional, whatever is none reaches the handler, to the last byte.
+#![cfg(feature = "proxy-protocol")]
+
+use crate::support::proxied::*;
+use crate::support::*;
+use ebbtide::{ConnectionState, OnFailure, ProxyProtocol};
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(50);
+
+fn optional() -> ProxyProtocol {
+    trusting(ProxyProtocol::optional())
+}
+
+/// The answer without the address at its beginning.
+fn heard(answer: &str) -> &str {
+    answer.split_once(": ").unwrap_or_else(|| panic!("no answer but `{answer}`")).1
+}
+
+#[test]
+fn a_header_is_read_and_its_absence_is_fine() {
+    for way in WAYS {
+        let report = serve(
+            *way,
+            optional(),
+            |server| server,
+            |door, _| {
+                for header in [V1, V2] {
+                    assert_eq!(door.client().ask(&[header, b"hello"].concat()), format!("{SAID}hello"));
+                }
+                for bytes in [
+                    "hello",
+                    "P",
+                    "PROXY",
+                    "PROXYTCP4",
+                    "PROXY\r\n",
+                    "\r\n\r\n",
+                    "\r\n\r\n\0\r\nQUIT",
+                    "\r\n\r\nhello",
+                    "",
+                ] {
+                    assert_eq!(heard(&door.client().ask(bytes.as_bytes())), bytes);
+                }
+                let long = "PROXZ".repeat(10_000);
+                assert!(heard(&door.client().ask(long.as_bytes())) == long);
+            },
+        );
+        assert_eq!((report.accepted(), report.completed()), (12, 12), "{way:?}: {report}");
+    }
+}
+
+#[test]
+fn who_does_not_say_whether_it_is_a_header_is_served_in_time() {
+    for way in WAYS {
+        let proxy = optional().timeout(SHORT);
+        let report = serve(
+            *way,
+            proxy,
+            |server| server,
+            |door, handle| {
+                for beginning in [&b""[..], b"PROXY", &V2[..11]] {
+                    let mut client = door.client();
+                    beginning.iter().for_each(|byte| client.send(&[*byte]));
+                    while !handle.connections().iter().any(|info| info.state() == ConnectionState::Serving) {
+                        std::thread::yield_now();
+                    }
+                    client.send(b" and more"); // with which it would be a bad header
+                    client.finish();
+                    assert_eq!(heard(&client.rest()).as_bytes(), [beginning, b" and more"].concat());
+                    while handle.connection_count() > 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            },
+        );
+        assert_eq!(report.completed(), 3, "{way:?}: {report}");
+    }
+}
+
+#[test]
+fn a_silent_client_gets_the_greeting_of_a_server_that_speaks_first() {
+    use async_std::prelude::*;
+    test(async {
+        let (server, door) = Door::open(Way::Tcp, optional().timeout(SHORT)).await;
+        let greet = async |mut conn: ebbtide::Connection| conn.write_all(b"welcome").await;
+        let body = async |_: ebbtide::Handle| {
+            let mut clients = [door.client(), door.client()];
+            clients[1].send(b"PROXY"); // five bytes, and no more
+            async_std::task::spawn_blocking(move || clients.iter_mut().map(Client::rest).collect::<Vec<_>>()).await
+        };
+        let (answers, report) = server.scope(greet, body).await.unwrap();
+        assert_eq!(answers.unwrap(), ["welcome", "welcome"]);
+        assert_eq!(report.completed(), 2, "{report}");
+    });
+}
+
+#[test]
+fn what_begins_as_a_header_has_to_be_a_good_one() {
+    for way in WAYS {
+        let proxy = optional().timeout(SHORT);
+        let report = serve(
+            *way,
+            proxy,
+            |server| server.on_failure(OnFailure::Shutdown),
+            |door, handle| {
+                assert_eq!(door.client().ask(b"PROXY please\r\n"), "");
+                assert_eq!(door.client().ask(b"PROXY TCP4 192.0.2.1"), "");
+                assert_eq!(door.client().ask(&V2[..12]), "");
+                let mut silent = door.client();
+                silent.send(b"PROXY ");
+                assert_eq!(silent.rest(), "");
+                assert!(handle.is_serving());
+            },
+        );
+        assert_eq!((report.accepted(), report.failed()), (4, 4), "{way:?}: {report}");
+    }
+}
+
+#[test]
+fn from_a_peer_that_is_not_trusted_a_header_is_nothing_but_bytes() {
+    for way in WAYS {
+        let proxy = ProxyProtocol::optional().trust("10.0.0.0/8").unwrap();
+        serve(
+            *way,
+            proxy,
+            |server| server,
+            |door, _| {
+                let header = std::str::from_utf8(V1).unwrap();
+                let answer = door.client().ask(V1);
+                assert!(!answer.starts_with("192.0.2.1") && heard(&answer) == header, "{answer}");
+            },
+        );
+    }
+}

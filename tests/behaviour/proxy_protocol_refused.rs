@@ -1,0 +1,168 @@
+//! A required PROXY header that is malformed, cut off, too long, late or not there closes its connection: with a reason in the log,
+//! without its handler, and without harm to anybody else.
+#![cfg(feature = "proxy-protocol")]
+
+use crate::support::proxied::*;
+use crate::support::*;
+use ebbtide::{Handle, OnFailure, ProxyProtocol, Report, Server};
+use log::Level;
+use std::time::{Duration, Instant};
+
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Nothing of the sort stops a server whose handlers' failures do.
+fn strict(server: Server) -> Server {
+    server.on_failure(OnFailure::Shutdown)
+}
+
+fn required() -> ProxyProtocol {
+    trusting(ProxyProtocol::required())
+}
+
+/// And then there is a good client.
+fn still_serves(door: &Door, handle: &Handle) {
+    assert!(handle.is_serving());
+    assert_eq!(door.client().ask(&[V1, b"hello"].concat()), format!("{SAID}hello"));
+}
+
+/// A line of the log may come after its connection's end.
+fn logged_again(logs: &logs::Logs, line: &str, before: usize) {
+    let start = Instant::now();
+    while logs.lines_with(line).len() == before {
+        assert!(start.elapsed() < NET / 2, "not logged: {line}\n{:#?}", logs.lines_with("closed the connection"));
+        std::thread::yield_now();
+    }
+}
+
+fn all_failed_but_one(report: &Report, failed: u64) {
+    let counts = (report.accepted(), report.failed(), report.completed(), report.cancelled(), report.panicked());
+    assert_eq!(counts, (failed + 1, failed, 1, 0, 0), "{report}");
+}
+
+#[test]
+fn every_malformed_header_closes_its_connection_and_the_log_says_what_was_wrong() {
+    let logs = logs::remember();
+    let mut oversized = V2[..16].to_vec();
+    oversized[14..].copy_from_slice(&[0x10, 0]); // its bytes do not follow, and are not waited for
+    let table: Vec<(Vec<u8>, String)> = [
+        (&b"GET / HTTP/1.1\r\n\r\n"[..], r"it sent no PROXY header, but `GET / HTTP/1.1\r\n`; let the proxy send one"),
+        (b"\x16\x03\x01\0\xa5", r"it sent no PROXY header, but `\x16\x03\x01\x00\xa5`; let the proxy"),
+        (
+            b"PROXY TCP4 1.1.1.1 2.2.2.2 3 4\n",
+            r"its PROXY header is malformed: its line does not end with CR LF: `PROXY TCP4 1.1.1.1 2.2.2.2 3 4\n`",
+        ),
+        (
+            b"PROXY TCP4 300.1.1.1 2.2.2.2 3 4\r\n",
+            r"malformed: its source is no address of the family that it names: `PROXY TCP4 300.1.1.1 2.2.2.2 3 4…`",
+        ),
+        (&oversized, "it says that 4096 bytes follow, which makes it longer than 4096 bytes: `"),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x02xx",
+            r"it says that 2 bytes follow, and its addresses take 12: `\r\n\r\n\x00\r\nQUIT\n!",
+        ),
+        (b"\r\n\r\n\0\r\nQUIT\n\x21\x55\0\0", "there is no family and protocol `0x55`: `"),
+        (b"\r\n\r\n\0\r\nQUIT\n\x71\x11\0\0", "its version and command are `0x71`, not 0x20 or 0x21: `"),
+    ]
+    .into_iter()
+    .map(|(bytes, line)| (bytes.to_vec(), line.to_owned()))
+    .chain([([b"PROXY UNKNOWN ", [b'f'; 100].as_slice()].concat(), "its line is longer than 107 bytes: `".to_owned())])
+    .collect();
+    for way in WAYS {
+        for (n, (bytes, line)) in table.clone().into_iter().enumerate() {
+            let logs = logs.clone();
+            let report = serve(*way, required(), strict, move |door, handle| {
+                let before = logs.lines_with(&line).len();
+                let mut client = door.client();
+                client.send(&bytes); // and it goes on listening: it is not waited for
+                assert_eq!(client.rest(), "", "{n}");
+                logged_again(&logs, &line, before);
+                assert!(logs.lines_with(&line).iter().all(|(level, _)| *level == Level::Warn), "{n}");
+                still_serves(door, handle);
+            });
+            all_failed_but_one(&report, 1);
+        }
+    }
+}
+
+#[test]
+fn a_header_that_is_cut_off_anywhere_ends_with_its_peer() {
+    let logs = logs::remember();
+    for way in WAYS {
+        for header in [V1, V2] {
+            let report = serve(*way, required(), strict, move |door, handle| {
+                for end in 0..header.len() {
+                    assert_eq!(door.client().ask(&header[..end]), "", "{way:?}: after {end} bytes");
+                }
+                still_serves(door, handle);
+            });
+            all_failed_but_one(&report, header.len() as u64);
+        }
+    }
+    for line in
+        [r"it left before it sent a PROXY header", r"it left in the middle of its PROXY header: `PROXY TCP4 192`"]
+    {
+        assert!(logs.lines_with(line).iter().all(|(level, _)| *level == Level::Debug), "{line}");
+        assert!(!logs.lines_with(line).is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn a_header_that_stops_anywhere_is_given_up_in_time() {
+    let logs = logs::remember();
+    for way in WAYS {
+        for header in [V1, V2] {
+            let report = serve(*way, required().timeout(SHORT), strict, move |door, handle| {
+                let mut silent: Vec<_> = (0..header.len())
+                    .map(|end| {
+                        let mut client = door.client();
+                        client.send(&header[..end]);
+                        client
+                    })
+                    .collect();
+                silent.iter_mut().for_each(|client| assert_eq!(client.rest(), "", "{way:?}"));
+                assert!(handle.is_serving());
+            });
+            assert_eq!((report.accepted(), report.failed()), (header.len() as u64, header.len() as u64), "{report}");
+        }
+    }
+    for line in [
+        "it sent no PROXY header for 50.0ms; let the",
+        "its PROXY header was not complete after 50.0ms: `PROXY TCP4 192`",
+    ] {
+        assert!(logs.lines_with(line).iter().all(|(level, _)| *level == Level::Warn), "{line}");
+        assert!(!logs.lines_with(line).is_empty(), "{line}");
+    }
+}
+
+#[test]
+fn whoever_is_not_trusted_is_closed_although_its_header_is_good() {
+    let logs = logs::remember();
+    let (elsewhere, here) = ("10.0.0.0/8", "127.0.0.0/8");
+    let nobody = ProxyProtocol::required();
+    let others = ProxyProtocol::required().trust(elsewhere).unwrap().trust("::/0").unwrap().trust_local();
+    for (way, proxy, line) in [
+        (
+            Way::Tcp,
+            nobody.clone(),
+            "it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`",
+        ),
+        (Way::Tcp, others, "it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`"),
+        (
+            Way::Memory,
+            nobody.trust(here).unwrap(),
+            "peers without an IP address are no trusted proxies; if it is one: `",
+        ),
+    ] {
+        let report = serve(way, proxy, strict, |door, handle| {
+            for bytes in [V1, V2, b"hello"] {
+                assert_eq!(door.client().ask(bytes), "");
+            }
+            let mut silent = door.client(); // closed at once, not in time
+            assert_eq!(silent.rest(), "");
+            assert!(handle.is_serving());
+        });
+        assert_eq!((report.accepted(), report.failed()), (4, 4), "{report}");
+        let lines = logs.lines_with(line);
+        assert!(!lines.is_empty() && lines.iter().all(|(level, _)| *level == Level::Debug), "{lines:?}");
+    }
+}

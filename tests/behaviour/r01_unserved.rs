@@ -1,0 +1,129 @@
+//! R1 where nobody looks at the server: never served, or served by a future that nobody polls.
+
+use crate::support::*;
+use async_std::{future, task};
+use ebbtide::{Cause, Phase, Server};
+use std::future::Future;
+use std::io::Read;
+use std::pin::pin;
+use std::task::Context;
+use std::time::Duration;
+
+#[test]
+fn r01_a_server_that_is_never_served_is_closed_by_shutdown() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let (handle, address) = (server.handle(), server.local_addr().clone());
+        assert_eq!((handle.phase(), handle.is_serving()), (Phase::Bound, false));
+        let report = handle.shutdown().await;
+        assert!(refuses(&address));
+        assert_eq!((report.cause(), report.accepted(), handle.phase()), (Cause::Shutdown, 0, Phase::Closed));
+        // Served now, it returns at once.
+        assert_eq!(server.serve(Handlers::new().handler()).await.unwrap(), report);
+    });
+}
+
+#[test]
+fn r01_a_server_that_is_never_served_is_closed_by_cancel() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let address = server.local_addr().clone();
+        assert_eq!(server.handle().cancel().await.cause(), Cause::Cancel);
+        assert!(refuses(&address));
+        // A scope's body still gets its first poll, and its value counts.
+        let (value, report) = server.scope(Handlers::new().handler(), async |_| 1).await.unwrap();
+        assert_eq!((value, report.cause()), (Some(1), Cause::Cancel));
+    });
+}
+
+#[test]
+fn r01_a_server_that_is_never_served_is_closed_by_its_drop() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let (handle, address) = (server.handle(), server.local_addr().clone());
+        let closed = handle.closed();
+        let mut queued = connect(&address);
+        drop(server);
+        assert!(refuses(&address));
+        assert_eq!(closed.await.cause(), Cause::Dropped);
+        // The kernel had let it in; now it is turned away: reset, or an end.
+        assert!(matches!(queued.read(&mut [0]), Ok(0) | Err(_)));
+    });
+}
+
+#[test]
+fn r01_a_serve_future_that_is_never_polled_is_closed_by_its_drop() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let (handle, address) = (server.handle(), server.local_addr().clone());
+        let serving = server.serve(Handlers::new().handler());
+        assert!(!handle.is_serving(), "it serves from its first poll on");
+        drop(serving);
+        assert!(refuses(&address));
+        assert_eq!(handle.closed().await.cause(), Cause::Dropped);
+    });
+}
+
+#[test]
+fn r01_a_shutdown_is_awaited_beside_a_serve_future_that_is_not_polled() {
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap();
+        let (handle, address) = (server.handle(), server.local_addr().clone());
+        let mut client = order(&address, POLITE);
+        let mut serving = pin!(server.serve(handlers.handler()));
+        // One poll begins to serve; after that the same task waits for the handle alone.
+        assert!(serving.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        assert!(handle.is_serving());
+        handlers.started(1).await;
+        let report = handle.shutdown().await;
+        assert_eq!(handlers.live.count(), 0);
+        assert_eq!(rest(&mut client), "bye");
+        assert!(refuses(&address));
+        assert_eq!(serving.await.unwrap(), report);
+    });
+}
+
+#[test]
+fn r01_the_grace_ends_although_nobody_polls_the_serve_future() {
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap().grace(Duration::from_millis(50));
+        let (handle, address) = (server.handle(), server.local_addr().clone());
+        let mut client = order(&address, STUBBORN);
+        let mut serving = pin!(server.serve(handlers.handler()));
+        assert!(serving.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        handlers.started(1).await;
+        assert_eq!(handle.shutdown().await.cancelled(), 1);
+        assert_eq!(rest(&mut client), "");
+    });
+}
+
+#[test]
+fn r01_a_bound_server_that_does_not_serve_yet_queues_and_then_serves() {
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap();
+        let mut client = order(server.local_addr(), SPEAKS);
+        let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(1).await).await.unwrap();
+        assert_eq!(rest(&mut client), "whole reply");
+        assert_eq!(report.completed(), 1);
+    });
+}
+
+#[test]
+fn r01_tasks_of_a_server_that_is_never_served_end_with_it() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let (handle, live) = (server.handle(), Live::default());
+        let guard = live.guard();
+        assert!(handle.spawn(async move {
+            let _guard = guard;
+            task::sleep(FOR_EVER).await;
+        }));
+        drop(server);
+        assert_eq!(live.count(), 0);
+        future::timeout(NET, handle.closed()).await.unwrap();
+        assert!(!handle.spawn(async {}), "a closed server takes no tasks");
+    });
+}

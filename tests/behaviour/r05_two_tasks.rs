@@ -1,0 +1,78 @@
+//! R5, where another task of the connection is at its stream at the very moment: a streaming reply, say, over TLS. Who wants to read
+//! is turned away for the moment then, and that is not the same as that nothing has arrived.
+
+use crate::support::executor::alone_with_threads;
+use crate::support::scripted::{Puppet, Script, Step};
+use crate::support::{NET, test};
+use async_std::channel::bounded;
+use async_std::{io, prelude::*, task};
+use ebbtide::{Connection, Server};
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
+
+#[test]
+fn r05_a_request_that_has_arrived_is_read_although_another_task_is_writing() {
+    alone_with_threads(3, || {
+        test(async {
+            let (writing, is_writing) = bounded(1);
+            let (polled, is_polled) = bounded(8);
+            let (gate, open) = mpsc::channel::<()>();
+            // The request has arrived; and the write takes until the test lets it go on.
+            let mut request = Some(b"request");
+            let stream = Puppet::new()
+                .read(move |_, buf| match request.take() {
+                    Some(request) => {
+                        buf[..7].copy_from_slice(request);
+                        Poll::Ready(Ok(7))
+                    }
+                    None => Poll::Pending,
+                })
+                .write(move |_, buf| {
+                    writing.try_send(()).unwrap();
+                    let _ = open.recv_timeout(NET);
+                    Poll::Ready(Ok(buf.len()))
+                });
+            let read = Arc::<Mutex<Option<usize>>>::default();
+            let handler = {
+                let read = Arc::clone(&read);
+                move |conn: Connection| {
+                    let (is_writing, polled, read) = (is_writing.clone(), polled.clone(), Arc::clone(&read));
+                    async move {
+                        let clone = conn.clone();
+                        conn.spawn(async move { drop((&clone).write(b"streaming").await) });
+                        is_writing.recv().await.unwrap();
+                        conn.until_draining(pending::<()>()).await;
+                        let (mut reader, mut buf) = (&conn, [0; 16]);
+                        let mut reading = pin!(reader.read(&mut buf));
+                        let reading = poll_fn(|cx| {
+                            let poll = reading.as_mut().poll(cx);
+                            let _ = polled.try_send(());
+                            poll
+                        });
+                        let n = conn.until_draining(reading).await.transpose()?;
+                        *read.lock().unwrap() = n;
+                        io::Result::Ok(())
+                    }
+                }
+            };
+            let (listener, script) = Script::listener();
+            script.tell(Step::Client(Box::pin(stream)));
+            let server = Server::new(listener);
+            let handle = server.handle();
+            let serving = task::spawn(server.serve(handler));
+            while handle.connection_count() == 0 {
+                task::yield_now().await;
+            }
+            let closed = handle.shutdown();
+            // Before and after it has learned of the drain.
+            is_polled.recv().await.unwrap();
+            is_polled.recv().await.unwrap();
+            drop(gate);
+            closed.await;
+            serving.await.unwrap();
+            assert_eq!(*read.lock().unwrap(), Some(7), "the request was there");
+        });
+    });
+}

@@ -1,0 +1,133 @@
+//! R7: a handler that fails ends its own connection and nothing else; it is logged once, with its peer, and counted.
+
+use crate::support::logs;
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Connection, OnFailure, Server};
+use log::Level;
+use std::io::{self, Read as _};
+
+/// Ten clients, the third of which makes its handler do `what`; the nine others finish.
+fn one_of_ten(what: u8, expected: Level, text: &'static str) {
+    test_alone(async move {
+        let logs = logs::remember();
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap();
+        let address = server.local_addr().clone();
+        let mut clients: Vec<_> = (0..10).map(|n| order(&address, if n == 2 { what } else { POLITE })).collect();
+        let peer = clients[2].local_addr().unwrap();
+        let body = async |server: ebbtide::Handle| {
+            handlers.started(10).await;
+            let mut failing = clients[2].try_clone().unwrap();
+            assert_eq!(task::spawn_blocking(move || rest(&mut failing)).await, "");
+            while server.connection_count() > 9 {
+                task::yield_now().await;
+            }
+            assert_eq!(handlers.live.count(), 9, "the others live");
+            // And it goes on accepting.
+            let mut late = order(server.local_addr(), SPEAKS);
+            handlers.started(1).await;
+            assert_eq!(task::spawn_blocking(move || rest(&mut late)).await, "whole reply");
+        };
+        let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed(), report.failed() + report.panicked()), (11, 10, 1));
+        clients.remove(2);
+        for client in &mut clients {
+            assert_eq!(rest(client), "bye");
+        }
+        let lines = logs.lines_with(&format!("`{peer}`"));
+        assert_eq!(lines.len(), 1, "logged once: {lines:?}");
+        assert_eq!(lines[0].0, expected);
+        assert!(lines[0].1.contains(text) && lines[0].1.contains(&format!("peer={peer}")), "{lines:?}");
+    });
+}
+
+#[test]
+fn r07_one_of_ten_handlers_fails_and_the_nine_finish() {
+    one_of_ten(FAILS, Level::Warn, "failed: as ordered");
+}
+
+#[test]
+fn r07_one_of_ten_handlers_panics_and_the_nine_finish() {
+    one_of_ten(PANICS, Level::Error, "panicked: as ordered");
+}
+
+#[test]
+fn r07_a_panic_before_the_first_await_is_the_handlers_own() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let mut clients = [connect(server.local_addr()), connect(server.local_addr())];
+        let handler = |conn: Connection| {
+            assert_ne!(conn.id(), 0, "the first one has bad luck");
+            async {}
+        };
+        let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
+        assert_eq!((report.panicked(), report.completed()), (1, 1), "{report}");
+        for client in &mut clients {
+            assert_eq!(rest(client), "");
+        }
+    });
+}
+
+#[test]
+fn r07_what_a_peer_caused_is_logged_at_debug() {
+    test_alone(async {
+        let logs = logs::remember();
+        let server = Server::bind(loopback()).await.unwrap();
+        let client = connect(server.local_addr());
+        let peer = client.local_addr().unwrap();
+        let handler = |_: Connection| async { Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionReset)) };
+        server.scope(handler, async |_| ()).await.unwrap();
+        let lines = logs.lines_with(&format!("`{peer}`"));
+        assert!(lines.len() == 1 && lines[0].0 == Level::Debug, "{lines:?}");
+    });
+}
+
+#[test]
+fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_count() {
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap().on_failure(OnFailure::Shutdown);
+        let address = server.local_addr().clone();
+        let mut polite = order(&address, POLITE);
+        let serving = {
+            let (ask, asked) = async_std::channel::bounded::<()>(1);
+            drop(ask); // a shutdown stream that ends asks for nothing
+            task::spawn(server.shutdown_on(asked).serve(handlers.handler()))
+        };
+        handlers.started(1).await;
+        let mut failing: Vec<_> = (0..5).map(|_| order(&address, FAILS)).collect();
+        let error = serving.await.unwrap_err();
+        assert!(error.to_string().starts_with("the handler of the connection from `127."), "{error}");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "as ordered");
+        let report = error.report();
+        assert!(report.failed() >= 1 && report.completed() == 1, "{report}");
+        assert_eq!(report.accepted(), report.completed() + report.failed() + report.panicked() + report.cancelled());
+        assert_eq!(rest(&mut polite), "bye");
+        for client in &mut failing {
+            let _ = client.read(&mut [0]); // served, or reset in the kernel's microseconds
+        }
+    });
+}
+
+#[test]
+fn r07_a_task_of_the_server_that_panics_ends_nothing_else() {
+    let logs = logs::remember();
+    test(async move {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap();
+        let mut client = order(server.local_addr(), POLITE);
+        let body = async |server: ebbtide::Handle| {
+            handlers.started(1).await;
+            assert!(server.spawn(async { panic!("a server task's own") }));
+            while logs.lines_with("a server task's own").is_empty() {
+                task::yield_now().await;
+            }
+            assert!(server.is_serving() && server.connection_count() == 1);
+        };
+        let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert_eq!(report.completed(), 1);
+        assert_eq!(rest(&mut client), "bye");
+        assert_eq!(logs.lines_with("a server task's own").len(), 1);
+    });
+}

@@ -1,0 +1,317 @@
+//! R10: a reply written before the handler returned reaches a client that is still sending. Behaviour 26.
+
+use crate::support::*;
+use async_std::prelude::*;
+use async_std::task;
+use ebbtide::{Connection, ConnectionState, Handle, Server};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+const LINGER: Duration = Duration::from_secs(2);
+
+async fn bind() -> Server {
+    Server::bind(loopback()).await.unwrap()
+}
+
+/// Replies at once to what it has not read.
+async fn reply_early(mut conn: Connection) -> std::io::Result<()> {
+    let mut first = [0; 1];
+    conn.read_exact(&mut first).await?;
+    conn.write_all("the whole reply".repeat(1000).as_bytes()).await
+}
+
+/// Sends it all, and only then reads.
+fn send_then_read(mut client: TcpStream, bytes: usize) -> std::io::Result<String> {
+    let chunk = vec![0; 64 * 1024];
+    for _ in 0..bytes / chunk.len() {
+        client.write_all(&chunk)?;
+    }
+    let mut reply = String::new();
+    client.read_to_string(&mut reply)?;
+    Ok(reply)
+}
+
+#[test]
+fn r10_a_client_that_sends_ten_megabytes_gets_the_whole_early_reply() {
+    test(async {
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let body = async |_| task::spawn_blocking(move || send_then_read(client, 10 << 20)).await;
+        let (reply, report) = server.scope(reply_early, body).await.unwrap();
+        let reply = reply.unwrap().expect("its writes succeed, and no reset comes");
+        assert_eq!(reply.len(), 15_000);
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn r10_one_unread_byte_does_not_cost_the_reply() {
+    test(async {
+        let server = bind().await;
+        let address = server.local_addr().clone();
+        let handler = |mut conn: Connection| async move {
+            conn.read_exact(&mut [0]).await?;
+            conn.write_all(b"reply").await
+        };
+        let body = async |_| {
+            let clients = task::spawn_blocking(move || {
+                for _ in 0..500 {
+                    let mut client = connect(&address);
+                    client.write_all(b"12").unwrap(); // of which the handler reads one
+                    assert_eq!(rest(&mut client), "reply");
+                }
+            });
+            clients.await;
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 500, "{report}");
+    });
+}
+
+#[test]
+fn r10_in_a_drain_a_client_that_is_still_sending_is_waited_for() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        client.write_all(b"x").unwrap();
+        let (replied, has_replied) = async_std::channel::bounded(1);
+        let handler = move |mut conn: Connection| {
+            let replied = replied.clone();
+            async move {
+                conn.read_exact(&mut [0]).await?;
+                conn.write_all(b"reply").await?;
+                replied.send(()).await.unwrap();
+                std::io::Result::Ok(())
+            }
+        };
+        // It is sending when the drain begins, and goes on for longer than the quiet that ends a linger.
+        let (flow, flows) = async_std::channel::bounded(1);
+        let sending = task::spawn_blocking(move || {
+            for n in 0..200 {
+                client.write_all(&[0; 1000])?;
+                if n == 10 {
+                    flow.try_send(()).unwrap();
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            let mut reply = String::new();
+            client.read_to_string(&mut reply).map(|_| reply)
+        });
+        let body = async |_| {
+            has_replied.recv().await.unwrap();
+            flows.recv().await.unwrap();
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(sending.await.expect("no reset"), "reply");
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+/// Some of them send between the last look and the close, which resets them. By then they must have the end.
+#[test]
+fn r10_in_a_drain_clients_that_pause_while_they_send_get_the_reply_and_an_orderly_end() {
+    const CLIENTS: usize = 30;
+    async fn bye(conn: Connection) -> std::io::Result<()> {
+        let mut buf = [0; 64];
+        while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+            if n == 0 {
+                return Ok(());
+            }
+        }
+        (&conn).write_all(b"bye").await
+    }
+    test(async {
+        for _ in 0..10 {
+            let server = bind().await;
+            let clients: Vec<_> = (0..CLIENTS).map(|_| connect(server.local_addr())).collect();
+            let threads: Vec<_> = clients
+                .into_iter()
+                .map(|mut client| {
+                    let mut sender = client.try_clone().unwrap();
+                    sender.set_nodelay(true).unwrap();
+                    let sender = std::thread::spawn(move || {
+                        while sender.write_all(b"on and on").is_ok() {
+                            std::thread::sleep(Duration::from_micros(100));
+                        }
+                    });
+                    std::thread::spawn(move || {
+                        let mut reply = String::new();
+                        let end = client.read_to_string(&mut reply);
+                        let _ = client.shutdown(Shutdown::Both);
+                        sender.join().unwrap();
+                        end.map(|_| reply)
+                    })
+                })
+                .collect();
+            let body = async |server: Handle| {
+                while server.connection_count() < CLIENTS {
+                    task::yield_now().await;
+                }
+            };
+            server.scope(bye, body).await.unwrap();
+            for thread in threads {
+                let reply = thread.join().unwrap().expect("an orderly end");
+                assert_eq!(reply, "bye");
+            }
+        }
+    });
+}
+
+#[test]
+fn r10_a_thousand_polite_idle_clients_do_not_make_a_drain_linger() {
+    test(async {
+        let server = bind().await;
+        let clients: Vec<_> = (0..1000).map(|_| order(server.local_addr(), POLITE)).collect();
+        let handlers = Handlers::new();
+        let body = async |_| handlers.started(1000).await;
+        let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
+        // They neither send nor close: outside a drain each would be waited for.
+        assert!(report.elapsed() < LINGER, "{report}");
+        assert_eq!(report.completed(), 1000, "{report}");
+        for mut client in clients {
+            assert_eq!(rest(&mut client), "bye");
+        }
+    });
+}
+
+#[test]
+fn r10_a_drain_ends_the_linger_of_idle_clients_that_began_before_it() {
+    test(async {
+        let server = bind().await;
+        let clients: Vec<_> = (0..100).map(|_| order(server.local_addr(), SPEAKS)).collect();
+        let handlers = Handlers::new();
+        let body = async |server: Handle| {
+            handlers.started(100).await;
+            while server.connections().iter().any(|it| it.state() != ConnectionState::Lingering) {
+                task::yield_now().await;
+            }
+            assert_eq!(server.connection_count(), 100);
+        };
+        let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert!(report.elapsed() < LINGER, "{report}");
+        for mut client in clients {
+            assert_eq!(rest(&mut client), "whole reply");
+        }
+    });
+}
+
+#[test]
+fn r10_a_linger_ends_after_two_seconds_of_a_client_that_never_stops() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        client.write_all(b"x").unwrap();
+        let mut reading = client.try_clone().unwrap();
+        let sending = task::spawn_blocking(move || while client.write_all(&[0; 1000]).is_ok() {});
+        let body = async |server: Handle| {
+            let reply = task::spawn_blocking(move || rest(&mut reading)).await;
+            let start = Instant::now();
+            while server.connection_count() > 0 {
+                task::sleep(Duration::from_millis(10)).await;
+            }
+            (reply, start.elapsed())
+        };
+        let (value, report) = server.scope(reply_early, body).await.unwrap();
+        let (reply, lingered) = value.unwrap();
+        assert_eq!(reply.len(), 15_000);
+        assert!(lingered < LINGER * 5, "it must end by itself: {lingered:?}");
+        assert_eq!(report.completed(), 1, "{report}");
+        sending.await;
+    });
+}
+
+#[test]
+fn r10_a_lingering_connection_holds_its_permit_and_ends_with_its_client() {
+    test(async {
+        let server = bind().await.max_connections(1);
+        let (one, mut two) = (connect(server.local_addr()), connect(server.local_addr()));
+        let body = async |server: Handle| {
+            while server.connections().first().is_none_or(|it| it.state() != ConnectionState::Lingering) {
+                task::yield_now().await;
+            }
+            assert_eq!(server.connection_count(), 1);
+            drop(one); // the end of its bytes ends the linger at once
+            task::spawn_blocking(move || assert_eq!(rest(&mut two), "")).await;
+        };
+        let (_, report) = server.scope(|_: Connection| async {}, body).await.unwrap();
+        assert_eq!(report.completed(), 2, "{report}");
+    });
+}
+
+#[test]
+fn r10_after_a_cancel_nobody_is_waited_for() {
+    test(async {
+        let server = bind().await;
+        let handle = server.handle();
+        let mut client = order(server.local_addr(), SPEAKS);
+        let handlers = Handlers::new();
+        let serving = task::spawn(server.serve(handlers.handler()));
+        handlers.started(1).await;
+        while handle.connections().first().is_none_or(|it| it.state() != ConnectionState::Lingering) {
+            task::yield_now().await;
+        }
+        let report = handle.cancel().await;
+        assert!(report.elapsed() < LINGER, "{report}");
+        assert_eq!((report.completed(), report.cancelled()), (1, 0), "it had ended before: {report}");
+        assert_eq!(rest(&mut client), "whole reply");
+        serving.await.unwrap();
+    });
+}
+
+#[test]
+fn r10_it_is_free_where_the_peer_has_closed() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        client.write_all(b"request").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let handler = |mut conn: Connection| async move {
+            let mut request = String::new();
+            conn.read_to_string(&mut request).await?;
+            conn.write_all(request.as_bytes()).await
+        };
+        let body = async |server: Handle| {
+            let reply = task::spawn_blocking(move || (rest(&mut client), client)).await;
+            // The client has not closed its descriptor, and is not waited for.
+            let start = Instant::now();
+            while server.connection_count() > 0 {
+                task::yield_now().await;
+            }
+            (reply, start.elapsed())
+        };
+        let (value, _) = server.scope(handler, body).await.unwrap();
+        let ((reply, _client), waited) = value.unwrap();
+        assert_eq!(reply, "request");
+        assert!(waited < LINGER, "{waited:?}");
+    });
+}
+
+#[test]
+fn r10_while_it_lingers_no_clone_reads_or_writes() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        let (send, receive) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                let mut clone = conn.clone();
+                // Waits for the client's bytes when the linger begins to wait for them too.
+                send.send(task::spawn(async move { (clone.read(&mut [0; 8]).await, clone) })).await.unwrap();
+                task::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let body = async |server: Handle| {
+            let (read, mut clone) = receive.recv().await.unwrap().await;
+            assert_eq!(read.unwrap(), 0);
+            assert_eq!(server.connections()[0].state(), ConnectionState::Lingering);
+            client.write_all(b"too late").unwrap();
+            assert_eq!(clone.read(&mut [0; 8]).await.unwrap(), 0);
+            assert_eq!(clone.write_all(b"!").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+            assert_eq!(clone.flush().await.unwrap_err().kind(), ErrorKind::BrokenPipe);
+            clone.close().await.unwrap();
+        };
+        server.scope(handler, body).await.unwrap();
+    });
+}

@@ -1,0 +1,113 @@
+//! Binding again: right after the exit it works, while the server lives it is an error that names the address. Behaviour 34.
+
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Connection, ListenOptions, Listener, Server};
+use std::io::ErrorKind;
+use std::time::Duration;
+
+#[test]
+fn a_port_can_be_bound_again_right_after_the_exit_with_connections_in_time_wait() {
+    test(async {
+        let mut address = loopback();
+        for _ in 0..20 {
+            let handlers = Handlers::new();
+            let server = Server::bind(address).await.expect("the port was just closed");
+            address = tcp(server.local_addr());
+            let mut clients: Vec<_> = (0..5).map(|_| order(server.local_addr(), POLITE)).collect();
+            // The server closes first, so the connections stay in TIME_WAIT on its side.
+            server.scope(handlers.handler(), async |_| handlers.started(5).await).await.unwrap();
+            for client in &mut clients {
+                assert_eq!(rest(client), "bye");
+            }
+        }
+    });
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error_that_names_it_and_says_what_to_do() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let address = tcp(server.local_addr());
+        let error = Server::bind(address).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let text = error.to_string();
+        assert!(text.contains(&format!("`{address}`")) && text.contains("choose another port"), "{text}");
+        assert_eq!(server.handle().phase(), ebbtide::Phase::Bound, "and the server is none the worse");
+        drop(server);
+        Server::bind(address).await.map(drop).unwrap();
+    });
+}
+
+#[test]
+fn a_wrong_address_is_an_error_that_names_it() {
+    test(async {
+        for wrong in ["127.0.0.1:99999", "127.0.0.1", "no such host:80", ""] {
+            let error = Server::bind(wrong).await.unwrap_err();
+            assert!(error.to_string().contains(wrong), "{error}");
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_does_not_listen_is_refused() {
+    on_thread(|| {
+        #[cfg(target_os = "linux")]
+        {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+            socket.bind(&loopback().into()).unwrap();
+            let error = Listener::try_from(std::net::TcpListener::from(socket)).unwrap_err();
+            assert!(error.to_string().contains("does not listen"), "{error}");
+        }
+        let _ = Listener::tcp(loopback()).unwrap();
+    });
+}
+
+#[test]
+fn connections_inherit_the_options_of_their_listener() {
+    test(async {
+        let cases = [
+            (ListenOptions::new(), true, Some(Duration::from_secs(60))),
+            (ListenOptions::new().nodelay(false).keepalive(None).backlog(1), false, None),
+            (ListenOptions::new().keepalive(Some(Duration::from_secs(5))), true, Some(Duration::from_secs(5))),
+            (ListenOptions::new().keepalive(Some(Duration::MAX)), true, Some(Duration::from_secs(32_767))),
+        ];
+        for (options, nodelay, keepalive) in cases {
+            let server = Server::bind_with(loopback(), &options).await.unwrap();
+            let _client = connect(server.local_addr());
+            let (send, receive) = async_std::channel::bounded(1);
+            let handler = move |conn: Connection| {
+                let send = send.clone();
+                async move { send.send(conn).await.unwrap() }
+            };
+            let body = async |_| {
+                let conn = receive.recv().await.unwrap();
+                let tcp = conn.as_tcp().unwrap();
+                let socket = socket2::SockRef::from(tcp);
+                assert_eq!(tcp.nodelay().unwrap(), nodelay, "{options:?}");
+                let after = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());
+                assert_eq!(after, keepalive, "{options:?}");
+            };
+            server.scope(handler, body).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_listener_without_reuse_address_waits_for_time_wait_as_the_kernel_wants() {
+    test(async {
+        let options = ListenOptions::new().reuse_address(false);
+        let server = Server::bind_with(loopback(), &options).await.unwrap();
+        let address = tcp(server.local_addr());
+        let handlers = Handlers::new();
+        let mut client = order(server.local_addr(), POLITE);
+        server.scope(handlers.handler(), async |_| handlers.started(1).await).await.unwrap();
+        assert_eq!(rest(&mut client), "bye");
+        drop(client);
+        if cfg!(target_os = "linux") {
+            let error = Server::bind_with(address, &options).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        }
+        task::yield_now().await;
+    });
+}

@@ -1,0 +1,159 @@
+//! One server on several addresses: one port for all where the kernel chooses it, all or none, and all stop before any drain
+//! begins. Behaviours 32 and 33.
+
+use crate::support;
+use crate::support::*;
+use async_std::{prelude::*, task};
+use ebbtide::{Address, Connection, Handle, Listener, Server};
+use std::future::pending;
+use std::io::{self, ErrorKind};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
+
+/// Replies to one byte.
+async fn speaks(mut conn: Connection) -> io::Result<()> {
+    conn.read_exact(&mut [0]).await?;
+    conn.write_all(b"whole reply").await
+}
+
+fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+fn tcps(server: &Server) -> Vec<SocketAddr> {
+    server.local_addrs().map(|address| address.as_tcp().unwrap()).collect()
+}
+
+#[test]
+fn ipv4_and_ipv6_get_the_same_port_and_both_are_served() {
+    test(async {
+        if !has_ipv6() {
+            println!("skipped: this machine has no IPv6");
+            return;
+        }
+        let v6 = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
+        for both in [[loopback(), v6], [v6, loopback()]] {
+            let server = Server::bind(&both[..]).await.unwrap();
+            let addresses = tcps(&server);
+            assert_eq!(addresses.len(), 2);
+            assert!(addresses[0].port() != 0 && addresses[0].port() == addresses[1].port(), "{addresses:?}");
+            let ips = [addresses[0].ip(), addresses[1].ip()];
+            assert_eq!(ips, [both[0].ip(), both[1].ip()], "in the order given");
+            let mut clients: Vec<_> = addresses.iter().map(|&address| order(&address.into(), SPEAKS)).collect();
+            let body = async |_| task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await;
+            let (replies, _) = server.scope(speaks, body).await.unwrap();
+            assert_eq!(replies.unwrap(), ["whole reply", "whole reply"]);
+            assert!(addresses.iter().all(|&address| refuses(&address.into())));
+        }
+    });
+}
+
+#[test]
+fn all_addresses_of_both_kinds_can_be_had_at_once() {
+    test(async {
+        if !has_ipv6() {
+            println!("skipped: this machine has no IPv6");
+            return;
+        }
+        // `[::]` alone takes IPv4 as well on most systems; beside `0.0.0.0` it must not.
+        for all in [["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
+            let all = all.map(|address| address.parse::<SocketAddr>().unwrap());
+            let server = Server::bind(&all[..]).await.unwrap();
+            let addresses = tcps(&server);
+            assert_eq!((addresses.len(), addresses[0].port()), (2, addresses[1].port()));
+        }
+    });
+}
+
+#[test]
+fn a_name_is_bound_at_all_that_it_resolves_to() {
+    test(async {
+        let server = Server::bind("localhost:0").await.unwrap();
+        let addresses = tcps(&server);
+        assert!(addresses.iter().all(|address| address.ip().is_loopback() && address.port() == addresses[0].port()));
+        println!("localhost: {addresses:?}");
+    });
+}
+
+#[test]
+fn a_port_is_known_before_the_first_client_and_who_comes_before_the_server_serves_is_served() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let mut early = order(server.local_addr(), SPEAKS);
+        assert!(!server.handle().is_serving());
+        let body = async |_| task::spawn_blocking(move || rest(&mut early)).await;
+        let (reply, _) = server.scope(speaks, body).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("whole reply"));
+    });
+}
+
+#[test]
+fn if_one_address_fails_the_others_are_closed_and_the_error_names_it() {
+    test(async {
+        let taken = TcpListener::bind(loopback()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let free = SocketAddr::new(loopback().ip(), address.port());
+        for order in [[free, address], [address, free]] {
+            let error = Server::bind(&order[..]).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::AddrInUse);
+            assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
+            drop(TcpListener::bind(free).expect("it was closed again"));
+        }
+        assert!(!refuses(&address.into()), "and the one that has the address is none the worse");
+    });
+}
+
+#[test]
+fn no_address_at_all_is_an_error() {
+    test(async {
+        let none: [SocketAddr; 0] = [];
+        let error = Server::bind(&none[..]).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("resolves to nothing"), "{error}");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn r04_listeners_of_all_kinds_stop_before_any_drain_begins() {
+    test(async {
+        let folder = support::files::Folder::new();
+        let path = folder.path("mixed.sock");
+        let (memory, connector) = Listener::memory();
+        let server = Server::bind(loopback()).await.unwrap();
+        let server = server.listen(Listener::tcp(loopback()).unwrap()).listen(memory);
+        let server = server.listen(Listener::unix(&path).unwrap());
+        let addresses: Vec<_> = server.local_addrs().cloned().collect();
+        assert_eq!(addresses[2..], [Address::other("memory"), Address::Unix(path.as_path().into())]);
+        let (send, seen) = async_std::channel::unbounded();
+        let handler = {
+            let (addresses, connector) = (addresses.clone(), connector.clone());
+            move |conn: Connection| {
+                let (addresses, connector, send) = (addresses.clone(), connector.clone(), send.clone());
+                async move {
+                    send.send(0).await.unwrap();
+                    conn.until_draining(pending::<()>()).await;
+                    // Whichever listener it came from, none of them is there any more.
+                    let open = addresses[..2].iter().filter(|address| !refuses(address)).count()
+                        + usize::from(connector.connect().await.is_ok())
+                        + usize::from(addresses[3].as_unix().unwrap().exists())
+                        + usize::from(conn.server().is_serving());
+                    send.send(open).await.unwrap();
+                }
+            }
+        };
+        let (_a, _b) = (connect(&addresses[0]), connect(&addresses[1]));
+        let (_c, _d) = (connector.connect().await.unwrap(), std::os::unix::net::UnixStream::connect(&path).unwrap());
+        let body = async |server: Handle| {
+            for _ in 0..4 {
+                seen.recv().await.unwrap();
+            }
+            assert_eq!(
+                server.connections().iter().filter(|one| addresses.iter().any(|a| one.local_addr() == Some(a))).count(),
+                4
+            );
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        let open: Vec<_> = std::iter::from_fn(|| seen.try_recv().ok()).collect();
+        assert_eq!((open, report.completed()), (vec![0; 4], 4), "{report}");
+    });
+}

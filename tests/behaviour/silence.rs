@@ -1,0 +1,260 @@
+//! Peers that say nothing: before their first byte, in the middle, and for good.
+
+use crate::support::*;
+use async_std::prelude::*;
+use async_std::{future, task};
+use ebbtide::{Connection, ConnectionState, Handle, OnFailure, Server};
+use std::future::pending;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+const SHORT: Duration = Duration::from_millis(100);
+
+async fn bind() -> Server {
+    Server::bind(loopback()).await.unwrap()
+}
+
+/// Echoes one message, and counts its calls.
+fn echo(calls: &Arc<AtomicUsize>) -> impl Fn(Connection) -> Echo + Send + Sync + 'static {
+    let calls = Arc::clone(calls);
+    move |mut conn| {
+        calls.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            let mut buf = [0; 16];
+            let n = conn.read(&mut buf).await?;
+            conn.write_all(&buf[..n]).await
+        })
+    }
+}
+
+type Echo = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
+
+#[test]
+fn a_client_that_never_speaks_is_closed_and_its_handler_never_called() {
+    test(async {
+        let calls = Arc::default();
+        let server = bind().await.first_byte_timeout(SHORT).on_failure(OnFailure::Shutdown);
+        let mut silent = connect(server.local_addr());
+        let body = async |server: Handle| {
+            task::spawn_blocking(move || assert_eq!(rest(&mut silent), "")).await;
+            assert!(server.is_serving(), "a peer's silence stops no server");
+        };
+        let (_, report) = server.scope(echo(&calls), body).await.unwrap();
+        assert_eq!((report.failed(), report.cancelled(), calls.load(Ordering::SeqCst)), (1, 0, 0), "{report}");
+    });
+}
+
+#[test]
+fn the_first_byte_is_not_lost() {
+    test(async {
+        let calls = Arc::default();
+        let server = bind().await.first_byte_timeout(FOR_EVER);
+        let mut client = connect(server.local_addr());
+        let body = async |server: Handle| {
+            while server.connection_count() == 0 {
+                task::yield_now().await;
+            }
+            assert_eq!(server.connections()[0].state(), ConnectionState::Opening);
+            task::spawn_blocking(move || {
+                client.write_all(b"all of it").unwrap();
+                assert_eq!(rest(&mut client), "all of it");
+            })
+            .await;
+        };
+        let (_, report) = server.scope(echo(&calls), body).await.unwrap();
+        assert_eq!((report.completed(), calls.load(Ordering::SeqCst)), (1, 1), "{report}");
+    });
+}
+
+#[test]
+fn in_a_drain_a_silent_client_holds_nobody_up_and_a_quick_one_is_served() {
+    test(async {
+        let calls = Arc::default();
+        let server = bind().await.first_byte_timeout(FOR_EVER).grace(FOR_EVER);
+        let mut silent = connect(server.local_addr());
+        let mut quick = connect(server.local_addr());
+        let body = async |server: Handle| {
+            while server.connection_count() < 2 {
+                task::yield_now().await;
+            }
+            drop(server.shutdown());
+            server.until_draining(pending::<()>()).await;
+            task::spawn_blocking(move || {
+                quick.write_all(b"just in time").unwrap();
+                assert_eq!(rest(&mut quick), "just in time");
+            })
+            .await;
+        };
+        let (_, report) = server.scope(echo(&calls), body).await.unwrap();
+        assert_eq!((report.failed(), report.completed()), (1, 1), "{report}");
+        assert_eq!(rest(&mut silent), "");
+    });
+}
+
+#[test]
+fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
+    test(async {
+        let server = bind().await.idle_timeout(SHORT * 3).on_failure(OnFailure::Shutdown);
+        let live = Live::default();
+        let mut idle = connect(server.local_addr());
+        let mut busy = connect(server.local_addr());
+        let handler = {
+            let live = live.clone();
+            move |mut conn: Connection| {
+                let guard = live.guard();
+                async move {
+                    let _guard = guard;
+                    let mut buf = [0; 16];
+                    loop {
+                        match conn.read(&mut buf).await? {
+                            0 => return std::io::Result::Ok(()),
+                            n => conn.write_all(&buf[..n]).await?,
+                        }
+                    }
+                }
+            }
+        };
+        let body = async |server: Handle| {
+            let idle = task::spawn_blocking(move || assert_eq!(rest(&mut idle), ""));
+            let busy = task::spawn_blocking(move || {
+                for _ in 0..20 {
+                    busy.write_all(b"!").unwrap();
+                    busy.read_exact(&mut [0]).unwrap();
+                    std::thread::sleep(SHORT / 2);
+                }
+            });
+            idle.await;
+            busy.await;
+            assert!(server.is_serving());
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((report.failed(), report.completed(), live.count()), (1, 1, 0), "{report}");
+    });
+}
+
+#[test]
+fn idle_clients_cannot_fill_the_server_for_ever() {
+    test(async {
+        let server = bind().await.max_connections(2).idle_timeout(SHORT);
+        let _idle: Vec<_> = (0..6).map(|_| connect(server.local_addr())).collect();
+        let mut late = connect(server.local_addr());
+        late.write_all(b"at last").unwrap();
+        let calls = Arc::default();
+        let body = async |_| task::spawn_blocking(move || assert_eq!(rest(&mut late), "at last")).await;
+        server.scope(echo(&calls), body).await.unwrap();
+    });
+}
+
+/// Runs a handler that waits for `peer_closed` while its client does something, and says whether it was told.
+fn peer_closed(before: &'static [u8], client: impl FnOnce(std::net::TcpStream) + Send + 'static) {
+    test(async move {
+        let server = bind().await;
+        let mut stream = connect(server.local_addr());
+        stream.write_all(before).unwrap();
+        let (told, was_told) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            let told = told.clone();
+            async move {
+                let open = future::timeout(SHORT / 2, conn.peer_closed()).await;
+                assert!(open.is_err(), "it is open");
+                told.send(()).await.unwrap();
+                future::timeout(NET, conn.peer_closed()).await.expect("nobody told us");
+                future::timeout(NET, conn.peer_closed()).await.expect("it stays true");
+                let mut unread = Vec::new();
+                let _ = (&conn).read_to_end(&mut unread).await;
+                assert!(unread.is_empty() || unread == before, "it takes no bytes");
+                told.send(()).await.unwrap();
+            }
+        };
+        let body = async |_| {
+            was_told.recv().await.unwrap();
+            task::spawn_blocking(move || client(stream)).await;
+            was_told.recv().await.unwrap();
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn peer_closed_tells_of_a_close() {
+    peer_closed(b"", drop);
+}
+
+#[test]
+fn peer_closed_tells_of_a_reset() {
+    peer_closed(b"", |stream| socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn peer_closed_tells_of_a_close_behind_unread_bytes() {
+    peer_closed(b"nobody reads this", drop);
+}
+
+#[test]
+fn peer_closed_does_not_disturb_a_task_that_reads() {
+    test(async {
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let (polls, was_polled) = async_std::channel::bounded(1);
+        let handler = move |mut conn: Connection| {
+            let polls = polls.clone();
+            async move {
+                let watching = conn.clone();
+                conn.spawn(async move { watching.peer_closed().await });
+                let mut count = 0;
+                let mut buf = [0; 8];
+                let mut read = std::pin::pin!(conn.read(&mut buf));
+                let n = std::future::poll_fn(|cx| {
+                    count += 1;
+                    read.as_mut().poll(cx)
+                })
+                .await;
+                polls.send((n.unwrap(), count)).await.unwrap();
+            }
+        };
+        let body = async |_| {
+            task::sleep(SHORT * 2).await;
+            drop(client);
+            was_polled.recv().await.unwrap()
+        };
+        let (value, _) = server.scope(handler, body).await.unwrap();
+        let (n, polls) = value.unwrap();
+        assert_eq!(n, 0);
+        assert!(polls < 20, "they have woken each other: {polls} polls");
+    });
+}
+
+#[test]
+fn a_handler_can_abandon_work_for_nobody() {
+    test(async {
+        use futures_concurrency::prelude::*;
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let handler = |conn: Connection| async move {
+            let working = async {
+                task::sleep(FOR_EVER).await;
+                false
+            };
+            let gone = async {
+                conn.peer_closed().await;
+                true
+            };
+            assert!((working, gone).race().await);
+        };
+        let body = async |server: Handle| {
+            while server.connection_count() == 0 {
+                task::yield_now().await;
+            }
+            drop(client);
+            while server.connection_count() > 0 {
+                task::yield_now().await;
+            }
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}

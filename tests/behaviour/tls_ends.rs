@@ -1,0 +1,199 @@
+//! How a connection with TLS ends: who was served to the end is told so, and who was cut off knows it.
+#![cfg(feature = "tls")]
+
+use crate::support::secured::{House, rest};
+use crate::support::{FAILS, Handlers, NET, PANICS, POLITE, SPEAKS, STUBBORN, test};
+use async_std::{io, prelude::*, task};
+use ebbtide::rustls::{ClientConnection, StreamOwned};
+use ebbtide::{Connection, Listener, MemoryStream, Server};
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[test]
+fn every_orderly_end_says_so() {
+    test(async {
+        let house = House::new();
+        let handlers = Handlers::new();
+        let (_, report) = house
+            .bind()
+            .await
+            .scope(handlers.handler(), async |server| {
+                for (order, reply) in [(SPEAKS, "whole reply"), (FAILS, ""), (PANICS, "")] {
+                    let mut client = house.client(server.local_addr());
+                    client.write_all(&[order]).unwrap();
+                    assert_eq!(rest(&mut client).expect("close_notify"), reply, "{:?}", order as char);
+                }
+                let mut client = house.client(server.local_addr());
+                client.write_all(&[POLITE]).unwrap();
+                handlers.started(4).await;
+                drop(server.shutdown());
+                assert_eq!(rest(&mut client).expect("close_notify"), "bye");
+            })
+            .await
+            .unwrap();
+        assert_eq!((report.completed(), report.failed(), report.panicked()), (2, 1, 1), "{report}");
+        assert_eq!(handlers.live.count(), 0);
+    });
+}
+
+#[test]
+fn after_a_cancel_and_a_drop_the_client_knows_that_it_was_cut_off() {
+    test(async {
+        let house = House::new();
+        for dropped in [false, true] {
+            let handlers = Handlers::new();
+            let server = house.bind().await;
+            let handle = server.handle();
+            let mut serving = Box::pin(server.serve(handlers.handler()));
+            let mut client = house.client(handle.local_addr());
+            let ordering = async {
+                let ready = handlers.started(1);
+                let order = task::spawn_blocking(move || {
+                    client.write_all(&[STUBBORN]).unwrap();
+                    client
+                });
+                ready.await;
+                order.await
+            };
+            let mut client = futures_concurrency::future::Race::race((async { Some(ordering.await) }, async {
+                let _ = serving.as_mut().await;
+                None
+            }))
+            .await
+            .expect("nobody stops it");
+            if dropped {
+                drop(serving);
+            } else {
+                handle.cancel().await;
+            }
+            assert_eq!(handlers.live.count(), 0);
+            assert_eq!(rest(&mut client).unwrap_err().kind(), ErrorKind::UnexpectedEof, "dropped: {dropped}");
+            let report = handle.closed().await;
+            assert_eq!(report.cancelled(), 1, "{report}");
+        }
+    });
+}
+
+#[test]
+fn a_client_that_cuts_the_line_is_no_end_of_input() {
+    test(async {
+        let house = House::new();
+        let handler = async |conn: Connection| {
+            let error = (&conn).read_to_end(&mut Vec::new()).await.expect_err("the line was cut");
+            assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
+            Err::<(), _>(error)
+        };
+        let (_, report) = house
+            .bind()
+            .await
+            .scope(handler, async |server| {
+                let mut client = house.client(server.local_addr());
+                client.write_all(b"half a mess").unwrap();
+                client.sock.shutdown(Shutdown::Write).unwrap();
+                let _ = rest(&mut client);
+            })
+            .await
+            .unwrap();
+        assert_eq!(report.failed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn a_client_that_still_sends_gets_the_whole_reply() {
+    test(async {
+        let house = House::new();
+        let handler = async |conn: Connection| {
+            (&conn).read_exact(&mut [0; 10]).await?;
+            (&conn).write_all(&[b'r'; 300_000]).await
+        };
+        let (_, report) = house
+            .bind()
+            .await
+            .scope(handler, async |server| {
+                let mut client = house.client(server.local_addr());
+                // More than the handler reads, so unread bytes lie there when it ends.
+                client.write_all(&[b'q'; 200_000]).unwrap();
+                assert_eq!(rest(&mut client).unwrap().len(), 300_000);
+            })
+            .await
+            .unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+/// A stream in memory, for a client that blocks.
+struct Blocking(MemoryStream);
+
+impl Read for Blocking {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        task::block_on(io::timeout(NET, self.0.read(buf)))
+    }
+}
+
+impl Write for Blocking {
+    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+        task::block_on(io::timeout(NET, self.0.write(buf)))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The end of the reply is still with us when the handler returns, since the client reads nothing before it has sent all. As long
+/// as nobody read what it sends, and threw it away, both sides waited for each other; and then the end of the reply was lost.
+#[test]
+fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
+    // The stream takes 64 KiB, and TLS as many.
+    const REPLY: usize = 100_000;
+    const REQUEST: usize = 1_000_000;
+    test(async {
+        let house = House::new();
+        let (tls, config) = (house.tls(), house.authority.client(None));
+        let (listener, connector) = Listener::memory();
+        let handler = async |conn: Connection| {
+            (&conn).read_exact(&mut [0; 10]).await?;
+            (&conn).write_all(&[b'r'; REPLY]).await
+        };
+        let serving = task::spawn(Server::new(listener.tls(&tls)).serve(handler));
+        let stream = connector.connect().await.unwrap();
+        let reply = task::spawn_blocking(move || {
+            let session = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+            let mut client = StreamOwned::new(session, Blocking(stream));
+            client.write_all(&vec![b'q'; REQUEST])?;
+            let mut reply = Vec::new();
+            client.read_to_end(&mut reply)?; // an error where `close_notify` is missing
+            io::Result::Ok(reply)
+        });
+        assert_eq!(reply.await.unwrap().len(), REPLY);
+        drop(serving);
+    });
+}
+
+#[test]
+fn a_client_that_is_closed_for_its_silence_is_told_so() {
+    // The handshake falls into it.
+    const LIMIT: Duration = Duration::from_secs(1);
+    for first_byte in [false, true] {
+        test(async move {
+            let house = House::new();
+            let server = house.bind().await;
+            let server = match first_byte {
+                true => server.first_byte_timeout(LIMIT),
+                false => server.idle_timeout(LIMIT),
+            };
+            let handler = async |conn: Connection| (&conn).read_exact(&mut [0]).await;
+            let (_, report) = server
+                .scope(handler, async |server| {
+                    let mut client = house.client(server.local_addr());
+                    client.flush().unwrap();
+                    assert_eq!(client.read(&mut [0]).expect("`close_notify`"), 0);
+                })
+                .await
+                .unwrap();
+            assert_eq!(report.failed(), 1, "{report}");
+        });
+    }
+}

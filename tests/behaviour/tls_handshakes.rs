@@ -1,0 +1,179 @@
+//! Only who shakes hands as the server wants it reaches the handler; the others hold up nobody, and each is counted.
+#![cfg(feature = "tls")]
+
+use crate::support::certificates::{Authority, secure};
+use crate::support::secured::{House, bind, echo, rest};
+use crate::support::{FOR_EVER, Handlers, NET, SPEAKS, connect, logs, test, test_alone};
+use async_std::{prelude::*, task};
+use ebbtide::{Connection, OnFailure, Report, Tls};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+fn balance(report: &Report) {
+    let ends = report.completed() + report.failed() + report.panicked() + report.cancelled();
+    assert_eq!(report.accepted(), ends, "{report}");
+}
+
+#[test]
+fn a_client_that_shakes_no_hands_is_closed() {
+    test(async {
+        let house = House::new();
+        let server = house.bind().await.handshake_timeout(Duration::from_millis(50)).on_failure(OnFailure::Shutdown);
+        let (_, report) = server
+            .scope(echo, async |server| {
+                let mut silent = connect(server.local_addr());
+                assert_eq!(silent.read(&mut [0]).unwrap(), 0, "it is closed");
+                assert_eq!(server.phase(), ebbtide::Phase::Serving, "a peer's fault stops no server");
+            })
+            .await
+            .unwrap();
+        assert_eq!((report.completed(), report.failed()), (0, 1), "{report}");
+    });
+}
+
+#[test]
+fn a_client_that_shakes_no_hands_holds_up_nobody() {
+    test(async {
+        let house = House::new();
+        let server = house.bind().await.handshake_timeout(FOR_EVER);
+        let (_, report) = server
+            .scope(echo, async |server| {
+                let silent = connect(server.local_addr());
+                let mut client = house.client(server.local_addr());
+                client.write_all(b"hello").unwrap();
+                client.read_exact(&mut [0; 5]).unwrap();
+                drop(server.cancel());
+                (silent, client)
+            })
+            .await
+            .unwrap();
+        assert_eq!(report.cancelled(), 2, "{report}");
+    });
+}
+
+#[test]
+fn without_a_limit_a_silent_client_waits_until_the_drain_and_then_at_most_a_second() {
+    test(async {
+        let house = House::new();
+        let server = house.bind().await.handshake_timeout(Duration::ZERO).grace(FOR_EVER);
+        let (_, report) = server
+            .scope(echo, async |server| {
+                let silent = connect(server.local_addr());
+                while server.connection_count() == 0 {
+                    task::yield_now().await;
+                }
+                silent
+            })
+            .await
+            .unwrap();
+        assert_eq!((report.failed(), report.cancelled()), (1, 0), "{report}");
+        assert!(report.elapsed() < NET, "{report}");
+        balance(&report);
+    });
+}
+
+#[test]
+fn a_client_from_the_queue_gets_its_handshake_and_its_answer_in_the_drain() {
+    test(async {
+        let house = House::new();
+        let handlers = Handlers::new();
+        let server = house.bind().await;
+        let handle = server.handle();
+        let mut client = house.client(handle.local_addr()); // queued: nobody serves yet
+        let serving = task::spawn(server.shutdown_when(std::future::ready(())).serve(handlers.handler()));
+        let reply = task::spawn_blocking(move || {
+            client.write_all(&[SPEAKS]).unwrap();
+            rest(&mut client)
+        });
+        assert_eq!(reply.await.unwrap(), "whole reply");
+        let report = serving.await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+    });
+}
+
+#[test]
+fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
+    test(async {
+        let house = House::new();
+        let (_, report) = house
+            .bind()
+            .await
+            .scope(echo, async |server| {
+                let client = connect(server.local_addr());
+                (&client).write_all(&[22, 3, 1, 2, 0, 1]).unwrap(); // the beginning of a hello
+                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                drop::<TcpStream>(client);
+                while server.connection_count() > 0 || server.phase() != ebbtide::Phase::Serving {
+                    task::yield_now().await;
+                }
+            })
+            .await
+            .unwrap();
+        balance(&report);
+        assert_eq!(report.completed(), 0, "{report}");
+    });
+}
+
+#[test]
+fn who_does_not_speak_tls_is_told_and_logged() {
+    test_alone(async {
+        let logs = logs::remember();
+        let house = House::new();
+        let (_, report) = house
+            .bind()
+            .await
+            .scope(echo, async |server| {
+                let mut client = connect(server.local_addr());
+                client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+                let mut alert = Vec::new();
+                client.read_to_end(&mut alert).expect("an orderly end");
+                assert_eq!(alert.first(), Some(&21), "an alert, as TLS knows it: {alert:?}");
+            })
+            .await
+            .unwrap();
+        assert_eq!(report.failed(), 1, "{report}");
+        balance(&report);
+        let lines = logs.lines_with("it does not speak TLS");
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert_eq!(lines[0].0, log::Level::Debug, "a peer's fault is no news");
+        assert!(lines[0].1.contains("its TLS handshake failed: ") && lines[0].1.contains("peer="), "{lines:?}");
+    });
+}
+
+#[test]
+fn a_client_without_the_certificate_that_it_must_have_never_reaches_the_handler() {
+    test(async {
+        let house = House::new();
+        let strangers = Authority::new("somebody else");
+        let stranger = strangers.issue(&house.folder, "stranger", &["stranger.example"]);
+        let guest = house.authority.issue(&house.folder, "guest", &["guest.example"]);
+        let authorities = house.folder.write("authorities.pem", house.authority.pem());
+        let files = || Tls::files(&house.server.certificates, &house.server.key);
+        // Who shows nothing, a stranger's certificate, and a good one; and who of them is let in.
+        let table = [
+            (files().client_ca(&authorities), [false, false, true]),
+            (files().optional_client_ca(&authorities), [true, false, true]),
+            (files(), [true, true, true]),
+        ];
+        for (files, let_in) in table {
+            let tls = files.load().unwrap();
+            let (_, report) = bind(&tls)
+                .await
+                .scope(
+                    async |conn: Connection| (&conn).write_all(b"in").await,
+                    async |server| {
+                        for (shown, is_in) in [None, Some(&stranger), Some(&guest)].into_iter().zip(let_in) {
+                            let mut client = secure(connect(server.local_addr()), house.authority.client(shown));
+                            let reply = rest(&mut client);
+                            assert_eq!(reply.is_ok_and(|reply| reply == "in"), is_in, "{tls:?}");
+                        }
+                    },
+                )
+                .await
+                .unwrap();
+            let expected = let_in.iter().filter(|&&is_in| is_in).count() as u64;
+            assert_eq!((report.completed(), report.failed()), (expected, 3 - expected), "{report}");
+        }
+    });
+}

@@ -1,0 +1,116 @@
+//! Who is connected, what came of each, and closing one of them.
+
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Connection, ConnectionState, Handle, Server};
+use std::process::ExitCode;
+use std::time::Duration;
+
+#[test]
+fn connections_are_listed_with_id_peer_address_age_and_state() {
+    test(async {
+        // A wildcard address: the connection's own is the particular one.
+        let server = Server::bind("0.0.0.0:0").await.unwrap();
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], tcp(server.local_addr()).port())).into();
+        let handlers = Handlers::new();
+        let mut clients: Vec<_> = (0..3).map(|_| order(&address, POLITE)).collect();
+        let body = async |server: Handle| {
+            handlers.started(3).await;
+            let listed = server.connections();
+            let mut peers: Vec<_> = listed.iter().map(|it| tcp(it.peer_addr())).collect();
+            let mut expected: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap()).collect();
+            peers.sort();
+            expected.sort();
+            assert_eq!(peers, expected);
+            assert_eq!(listed.iter().map(|it| it.id()).collect::<Vec<_>>(), [0, 1, 2]);
+            for it in &listed {
+                assert_eq!(it.local_addr(), Some(&address));
+                assert_eq!(it.state(), ConnectionState::Serving);
+                assert!(it.age() < NET);
+                assert!(it.to_string().starts_with(&format!("connection {} from 127.0.0.1:", it.id())), "{it}");
+            }
+        };
+        server.scope(handlers.handler(), body).await.unwrap();
+        for client in &mut clients {
+            assert_eq!(rest(client), "bye");
+        }
+    });
+}
+
+#[test]
+fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let handlers = Handlers::new();
+        let mut clients: Vec<_> = (0..3).map(|_| order(server.local_addr(), POLITE)).collect();
+        let body = async |server: Handle| {
+            handlers.started(3).await;
+            let which = &server.connections()[1];
+            assert!(server.close(which.id()));
+            while server.connection_count() > 2 {
+                task::yield_now().await;
+            }
+            assert_eq!(handlers.live.count(), 2);
+            assert!(!server.close(which.id()), "it is gone");
+            assert!(!server.close(99), "there never was one");
+            tcp(which.peer_addr())
+        };
+        let (closed, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert_eq!((report.completed(), report.cancelled()), (2, 1), "{report}");
+        for client in &mut clients {
+            let is_closed = client.local_addr().unwrap() == closed.unwrap();
+            assert_eq!(rest(client), if is_closed { "" } else { "bye" });
+        }
+    });
+}
+
+#[test]
+fn a_report_lists_who_was_cut_off_at_most_32_of_them() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap().grace(Duration::from_millis(10));
+        let handlers = Handlers::new();
+        let clients: Vec<_> = (0..40).map(|_| order(server.local_addr(), STUBBORN)).collect();
+        let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(40).await).await.unwrap();
+        assert_eq!((report.cancelled(), report.cut().len()), (40, 32), "{report}");
+        let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap().into()).collect();
+        assert!(report.cut().iter().all(|it| peers.contains(it.peer_addr())));
+        assert_eq!(report.exit_code(), ExitCode::FAILURE);
+    });
+}
+
+#[test]
+fn where_everybody_ended_by_itself_the_exit_code_is_success() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap();
+        let handlers = Handlers::new();
+        let _clients = [order(server.local_addr(), POLITE), order(server.local_addr(), FAILS)];
+        let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(2).await).await.unwrap();
+        assert_eq!((report.completed(), report.failed()), (1, 1), "{report}");
+        assert!(report.cut().is_empty());
+        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+    });
+}
+
+#[test]
+fn a_closed_connection_is_not_a_failure() {
+    test(async {
+        let server = Server::bind(loopback()).await.unwrap().on_failure(ebbtide::OnFailure::Shutdown);
+        let _client = connect(server.local_addr());
+        let body = async |server: Handle| {
+            while !server.close(0) {
+                task::yield_now().await;
+            }
+            while server.connection_count() > 0 {
+                task::yield_now().await;
+            }
+            assert!(server.is_serving());
+        };
+        let never = |conn: Connection| async move {
+            conn.until_draining(std::future::pending::<()>()).await;
+        };
+        let (_, report) = server.scope(never, body).await.unwrap();
+        assert_eq!((report.cancelled(), report.failed()), (1, 0), "{report}");
+        assert!(report.cut().is_empty(), "it was not the exit that cut it off");
+        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+    });
+}

@@ -1,0 +1,94 @@
+//! A logger that panics, as one that prints does once its terminal is gone, costs log lines and nothing else.
+//!
+//! The story: with standard output closed, the line "asked to shut down" panicked before the request was made, so the first
+//! Ctrl-C did nothing.
+
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Cause, OnFailure, Server};
+
+struct Panics;
+
+impl log::Log for Panics {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target() != "ebbtide" {
+            return; // the runtime's own lines are not ours to answer for
+        }
+        // The line is made, as it would be; a `Display` may panic too.
+        let line = record.args().to_string();
+        panic!("cannot log: {line}");
+    }
+
+    fn flush(&self) {}
+}
+
+fn no_logger() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        std::panic::set_hook(Box::new(|info| {
+            let text = info.to_string();
+            if !text.contains("cannot log") && !text.contains("as ordered") {
+                eprintln!("{text}");
+            }
+        }));
+        log::set_logger(&Panics).unwrap();
+        log::set_max_level(log::LevelFilter::Trace);
+    });
+}
+
+#[test]
+fn a_shutdown_stream_still_drains_and_then_cancels() {
+    no_logger();
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap().grace(FOR_EVER);
+        let mut clients: Vec<_> =
+            [POLITE, STUBBORN, FAILS, PANICS, SPEAKS].iter().map(|&it| order(server.local_addr(), it)).collect();
+        let (ask, asked) = async_std::channel::unbounded();
+        let serving = task::spawn(server.shutdown_on(asked).serve(handlers.handler()));
+        handlers.started(5).await;
+        ask.send(()).await.unwrap();
+        assert_eq!(rest(&mut clients[0]), "bye");
+        ask.send(()).await.unwrap();
+        let report = serving.await.unwrap();
+        assert_eq!(report.cause(), Cause::ShutdownStream);
+        let counts = (report.completed(), report.failed(), report.panicked(), report.cancelled());
+        assert_eq!(counts, (2, 1, 1, 1), "{report}");
+        assert_eq!(handlers.live.count(), 0);
+        assert_eq!(rest(&mut clients[4]), "whole reply");
+    });
+}
+
+#[test]
+fn a_drop_still_joins() {
+    no_logger();
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap();
+        let handle = server.handle();
+        let mut client = order(server.local_addr(), STUBBORN);
+        let serving = task::spawn(server.serve(handlers.handler()));
+        handlers.started(1).await;
+        serving.cancel().await;
+        assert_eq!(handlers.live.count(), 0);
+        assert_eq!(handle.closed().await.cancelled(), 1);
+        assert_eq!(rest(&mut client), "");
+    });
+}
+
+#[test]
+fn a_failure_still_stops_the_server_and_comes_out() {
+    no_logger();
+    test(async {
+        let handlers = Handlers::new();
+        let server = Server::bind(loopback()).await.unwrap().on_failure(OnFailure::Shutdown);
+        let mut client = order(server.local_addr(), FAILS);
+        let error = server.serve(handlers.handler()).await.unwrap_err();
+        assert_eq!(error.report().cause(), Cause::HandlerFailed);
+        assert_eq!(rest(&mut client), "");
+    });
+}

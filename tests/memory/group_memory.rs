@@ -1,0 +1,106 @@
+//! R11: a child that is gone leaves nothing behind, in the group or in the executor, which keeps the shell of every task
+//! that nobody wakes.
+
+use crate::support::executor::alone_with_threads;
+use crate::support::probe::{Gate, Live, NET};
+use async_std::task;
+use cap::Cap;
+use ebbtide::{Spawner, TaskGroup};
+use std::alloc::System;
+use std::time::Instant;
+
+#[global_allocator]
+static LIVE_BYTES: Cap<System> = Cap::new(System, usize::MAX);
+
+/// Runs so many rounds, the first few of which may grow the queues, and fails if the others take memory for good.
+///
+/// What is looked for is 200 bytes a child: 8 million in 20 rounds of 2,000. Five bytes a child would be found. Less than that
+/// cannot be told from a queue or a table of the executor that doubles once (32 KiB), when a round has met a slower one.
+fn stays_level(mut round: impl FnMut()) {
+    let mut run = |rounds| {
+        (0..rounds).for_each(|_| round());
+        LIVE_BYTES.allocated()
+    };
+    let before = run(10);
+    let after = run(20);
+    let grown = after.saturating_sub(before);
+    assert!(grown < 200_000, "20 rounds took {grown} bytes for good: {before} before, {after} after");
+}
+
+const CHILDREN: usize = 2000;
+
+/// Waits until the executor has let go of every shell: each keeps the group's books.
+fn wait_for_the_shells(spawner: &Spawner) {
+    let end = Instant::now() + NET;
+    while format!("{spawner:?}") != "Spawner { group_is_alive: false }" {
+        assert!(Instant::now() < end, "after {NET:?} the executor still keeps a shell");
+        task::block_on(task::yield_now());
+    }
+}
+
+fn sleepers(live: &Live) -> TaskGroup {
+    let group = TaskGroup::new();
+    let polls = live.polls();
+    for _ in 0..CHILDREN {
+        assert!(group.spawn(live.sleeper()));
+    }
+    live.wait_for_polls(polls + CHILDREN);
+    group
+}
+
+#[test]
+fn r11_live_bytes_are_level_over_twenty_rounds_of_dropping_children_that_nothing_wakes() {
+    for threads in [1, 2] {
+        alone_with_threads(threads, || {
+            let live = Live::default();
+            live.clone().within_net(move || {
+                stays_level(|| {
+                    let group = sleepers(&live);
+                    let spawner = group.spawner();
+                    drop(group);
+                    assert_eq!(live.count(), 0);
+                    wait_for_the_shells(&spawner);
+                });
+            });
+        });
+    }
+}
+
+#[test]
+fn r11_live_bytes_are_level_where_children_are_cancelled_and_joined() {
+    alone_with_threads(2, || {
+        let live = Live::default();
+        live.clone().within_net(move || {
+            stays_level(|| {
+                let group = sleepers(&live);
+                group.cancel();
+                task::block_on(group.join());
+                assert_eq!((live.count(), group.len()), (0, 0));
+                assert!(!group.spawn(live.sleeper()), "refused, and gone too");
+                let spawner = group.spawner();
+                drop(group);
+                wait_for_the_shells(&spawner);
+            });
+        });
+    });
+}
+
+#[test]
+fn r11_live_bytes_are_level_in_a_group_whose_children_come_and_go() {
+    alone_with_threads(2, || {
+        let live = Live::default();
+        live.clone().within_net(move || {
+            let group = TaskGroup::new();
+            stays_level(|| {
+                let gate = Gate::new();
+                for _ in 0..CHILDREN {
+                    let gate = gate.clone();
+                    group.spawn(live.child(async move { gate.opened().await }));
+                }
+                gate.open();
+                task::block_on(group.join());
+                assert_eq!((live.count(), group.len()), (0, 0));
+            });
+        });
+    });
+}

@@ -1,0 +1,100 @@
+//! R2 and R12 at size: 10,000 connections, or as many as the open-file limit allows, and each way to the end.
+
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Connection, Report, Server};
+use std::io::Read as _;
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+/// As many as fit, with both ends in this process and something left for the rest.
+fn as_many_as_possible() -> usize {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, hard.min(1 << 20), hard);
+        let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((soft, hard));
+        10_000.min((soft as usize).saturating_sub(100) / 2)
+    }
+    #[cfg(not(unix))]
+    1000
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Exit {
+    Shutdown,
+    Cancel,
+    Drop,
+}
+
+/// Runs alone: it takes the whole table of open files.
+fn every_connection_is_gone(exit: Exit) {
+    alone(move || every_one_is_gone(exit));
+}
+
+fn every_one_is_gone(exit: Exit) {
+    let count = as_many_as_possible();
+    let (mut clients, live, report, took) = test(async move {
+        let live = Live::default();
+        let server = Server::bind(loopback()).await.unwrap().grace(FOR_EVER);
+        let (address, handle) = (server.local_addr().clone(), server.handle());
+        let handler = {
+            let live = live.clone();
+            move |conn: Connection| {
+                let guard = live.guard();
+                async move {
+                    let _guard = guard;
+                    // A timer each, which the executor's reactor holds too.
+                    let wait = task::sleep(FOR_EVER);
+                    conn.until_draining(wait).await;
+                }
+            }
+        };
+        let serving = task::spawn(server.serve(handler));
+        let clients = task::spawn_blocking(move || (0..count).map(|_| connect(&address)).collect::<Vec<_>>()).await;
+        while live.count() < count {
+            task::sleep(Duration::from_millis(1)).await;
+        }
+        let start = Instant::now();
+        match exit {
+            Exit::Shutdown => _ = handle.shutdown().await,
+            Exit::Cancel => _ = handle.cancel().await,
+            Exit::Drop => _ = serving.cancel().await,
+        }
+        let took = start.elapsed();
+        assert_eq!(live.count(), 0, "{exit:?}: a handler lives");
+        assert!(refuses(handle.local_addr()));
+        (clients, live, handle.closed().await, took)
+    });
+    println!("{exit:?}: {count} connections closed in {took:.1?}");
+    counts(&report, exit, count as u64);
+    assert_eq!(live.count(), 0);
+    for client in &mut clients {
+        sees_the_end(client);
+    }
+}
+
+fn counts(report: &Report, exit: Exit, count: u64) {
+    let ended = if exit == Exit::Shutdown { report.completed() } else { report.cancelled() };
+    assert_eq!((report.accepted(), ended), (count, count), "{report}");
+}
+
+fn sees_the_end(client: &mut TcpStream) {
+    assert_eq!(client.read(&mut [0]).expect("an orderly end"), 0);
+}
+
+#[test]
+fn r12_ten_thousand_connections_are_gone_after_a_shutdown() {
+    every_connection_is_gone(Exit::Shutdown);
+}
+
+#[test]
+fn r12_ten_thousand_connections_are_gone_after_a_cancel() {
+    every_connection_is_gone(Exit::Cancel);
+}
+
+#[test]
+fn r02_ten_thousand_connections_are_gone_when_the_drop_returns() {
+    every_connection_is_gone(Exit::Drop);
+}

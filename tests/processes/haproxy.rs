@@ -1,0 +1,166 @@
+//! With a real HAProxy: the handler's peer is the client, and not HAProxy. Skipped, with a note, where there is none.
+#![cfg(all(feature = "proxy-protocol", unix))]
+
+use crate::support::process::Process;
+use crate::support::proxied::*;
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Handle, ProxyProtocol};
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+/// A HAProxy in front of a server. Killed by its drop.
+struct HaProxy {
+    frontend: SocketAddr,
+    _process: Process,
+    folder: std::path::PathBuf,
+}
+
+impl HaProxy {
+    /// Its socket is made here and inherited as standard input: no port is fixed or guessed.
+    fn start(server: &str) -> Self {
+        let socket = TcpListener::bind(loopback()).unwrap();
+        let frontend = socket.local_addr().unwrap();
+        let folder = folder();
+        let config = folder.join("haproxy.cfg");
+        let text = format!(
+            "global\n  maxconn 50\ndefaults\n  mode tcp\n  timeout connect 30s\n  timeout client 60s\n  timeout server 60s\n\
+             frontend in\n  bind fd@0\n  default_backend out\nbackend out\n  server one {server}\n"
+        );
+        fs::write(&config, text).unwrap();
+        let mut command = Command::new("haproxy");
+        command.arg("-db").arg("-f").arg(&config);
+        let process = Process::start_with(&mut command, OwnedFd::from(socket));
+        Self { frontend, _process: process, folder }
+    }
+
+    fn is_there() -> bool {
+        let found = Command::new("haproxy").arg("-v").output().is_ok_and(|output| output.status.success());
+        if !found {
+            println!("skipped: there is no haproxy");
+        }
+        found
+    }
+
+    /// A client's own address, and what it is told.
+    fn ask(&self, text: &str) -> (SocketAddr, String) {
+        let mut client = TcpStream::connect(self.frontend).unwrap();
+        client.set_read_timeout(Some(NET)).unwrap();
+        client.write_all(text.as_bytes()).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).expect("an answer");
+        (client.local_addr().unwrap(), answer)
+    }
+}
+
+impl Drop for HaProxy {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// Ten clients, one after the other, with little to say and with much, are all known by their own addresses. (HAProxy lets go of a
+/// client that has said nothing and closes its direction, if it is quicker than the connection to the server.)
+fn knows_its_clients(options: &'static str) {
+    if !HaProxy::is_there() {
+        return;
+    }
+    test(async move {
+        let proxy = ProxyProtocol::required().trust("127.0.0.0/8").unwrap();
+        let (server, _door) = Door::open(Way::Tcp, proxy).await;
+        let body = async |handle: Handle| {
+            task::spawn_blocking(move || {
+                let haproxy = HaProxy::start(&format!("{} {options}", handle.local_addr()));
+                let long = "0123456789abcdef".repeat(4096);
+                for n in 0..10 {
+                    let text = ["!", "hello", &long][n % 3];
+                    let (client, answer) = haproxy.ask(text);
+                    assert_eq!(answer, format!("{client} to {}: {text}", haproxy.frontend));
+                }
+            })
+            .await;
+        };
+        let (_, report) = server.scope(who, body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (10, 10), "{report}");
+    });
+}
+
+#[test]
+fn its_header_of_version_1_names_the_client() {
+    knows_its_clients("send-proxy");
+}
+
+#[test]
+fn its_header_of_version_2_names_the_client() {
+    knows_its_clients("send-proxy-v2");
+}
+
+/// Fields and a checksum, which is verified.
+#[test]
+fn its_header_with_everything_that_it_can_say_names_the_client() {
+    knows_its_clients("send-proxy-v2 proxy-v2-options crc32c,unique-id,authority,ssl,cert-cn,ssl-cipher");
+}
+
+/// A health check is a connection of its own, for which its header names nobody.
+#[test]
+fn its_health_checks_are_not_taken_for_clients() {
+    if !HaProxy::is_there() {
+        return;
+    }
+    test(async {
+        let proxy = ProxyProtocol::required().trust("127.0.0.0/8").unwrap();
+        let (server, _door) = Door::open(Way::Tcp, proxy).await;
+        let (checked, has_checked) = async_std::channel::unbounded();
+        let handler = move |conn: ebbtide::Connection| {
+            let checked = checked.clone();
+            async move {
+                if conn.proxy_header().is_some_and(|header| header.source().is_none()) {
+                    assert_eq!(conn.peer_addr(), conn.socket_peer_addr());
+                    checked.send(()).await.unwrap();
+                }
+                who(conn).await
+            }
+        };
+        let body = async |handle: Handle| {
+            let haproxy = HaProxy::start(&format!("{} send-proxy-v2 check inter 50ms", handle.local_addr()));
+            for _ in 0..3 {
+                has_checked.recv().await.unwrap();
+            }
+            task::spawn_blocking(move || {
+                let (client, answer) = haproxy.ask("hello");
+                assert_eq!(answer, format!("{client} to {}: hello", haproxy.frontend));
+            })
+            .await;
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((report.panicked(), report.cancelled()), (0, 0), "{report}");
+    });
+}
+
+/// What a person sees who forgot `send-proxy-v2`.
+#[test]
+fn without_its_header_nobody_is_served_and_the_log_says_what_to_do() {
+    if !HaProxy::is_there() {
+        return;
+    }
+    let logs = logs::remember();
+    test(async {
+        let proxy = ProxyProtocol::required().trust("127.0.0.0/8").unwrap();
+        let (server, _door) = Door::open(Way::Tcp, proxy).await;
+        let body = async |handle: Handle| {
+            task::spawn_blocking(move || {
+                let haproxy = HaProxy::start(&handle.local_addr().to_string());
+                assert_eq!(haproxy.ask("hello, is there anybody?").1, "");
+            })
+            .await;
+        };
+        let (_, report) = server.scope(who, body).await.unwrap();
+        assert_eq!((report.accepted(), report.failed()), (1, 1), "{report}");
+    });
+    let lines = logs.lines_with("it sent no PROXY header, but `hello, is there `; let the proxy send one");
+    assert!(lines.len() == 1 && lines[0].0 == log::Level::Warn, "{lines:?}");
+}

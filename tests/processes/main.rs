@@ -1,0 +1,13 @@
+//! What starts programs: the examples, the tools of others, and this binary once more in another part.
+
+mod examples;
+mod haproxy;
+mod lacking_addresses;
+mod peer_credentials;
+mod restart_under_load;
+mod signals;
+mod socket_activation;
+#[path = "../support/mod.rs"]
+mod support;
+mod tls_clients;
+mod unix_processes;

@@ -1,0 +1,86 @@
+//! Processes that want one Unix socket: at the same moment, and one after the other. Behaviour 35.
+//!
+//! In a file of its own, since a process that is being started has the sockets of the one that starts it, for a moment.
+#![cfg(unix)]
+
+use crate::support::files::Folder;
+use crate::support::on_thread;
+use crate::support::process::{PATIENCE, Process, part_to_play, this_binary};
+use ebbtide::Listener;
+use std::io::{self, ErrorKind};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::Duration;
+
+/// Not a test by itself: the program that the tests run. It is told where to bind, and again where to wait.
+#[test]
+fn the_program() {
+    let Some(path) = part_to_play() else { return };
+    let line = || io::stdin().lines().next().map(|line| line.unwrap());
+    println!("READY");
+    let _go = line();
+    match Listener::unix(&path) {
+        Ok(listener) => {
+            println!("WON {listener}");
+            let _stop = line();
+            std::env::set_current_dir("/").unwrap(); // a program may; its file is to be found all the same
+            drop(listener);
+            println!("LEFT");
+        }
+        Err(error) if error.kind() == ErrorKind::AddrInUse => println!("LOST {error}"),
+        Err(error) => println!("FAILED {error}"),
+    }
+    std::process::exit(0);
+}
+
+fn programs<const N: usize>(folder: &Folder, name: &str) -> [Process; N] {
+    let programs =
+        [(); N].map(|()| Process::start(this_binary(module_path!(), "the_program", name).current_dir(folder.itself())));
+    programs.iter().for_each(|program| drop(program.wait_for("READY")));
+    programs
+}
+
+#[test]
+fn of_many_processes_that_find_a_stale_file_exactly_one_wins() {
+    on_thread(|| {
+        let folder = Folder::new();
+        let path = folder.path("processes.sock");
+        drop(UnixListener::bind(&path).unwrap()); // as a process leaves it that was killed
+        let mut programs: [_; 8] = programs(&folder, "processes.sock");
+        programs.iter_mut().for_each(|program| program.say("go"));
+        for program in &programs {
+            assert!(program.prints_within(PATIENCE, "processes.sock"), "{program}");
+        }
+        let (mut won, lost): (Vec<_>, Vec<_>) =
+            programs.into_iter().partition(|program| program.prints_within(Duration::ZERO, "WON"));
+        assert_eq!(won.len(), 1);
+        for program in lost {
+            let ended = program.wait();
+            assert!(
+                ended.stdout.iter().any(|line| line.contains("LOST cannot listen on `processes.sock`")),
+                "{ended:?}"
+            );
+        }
+        UnixStream::connect(&path).expect("the winner listens where it said");
+        won[0].say("stop");
+        won[0].wait_for("LEFT");
+        assert!(!path.exists(), "found though its path was a relative one");
+    });
+}
+
+#[test]
+fn the_file_of_a_process_that_was_killed_is_replaced() {
+    on_thread(|| {
+        let folder = Folder::new();
+        let path = folder.path("killed.sock");
+        let [mut killed] = programs(&folder, "killed.sock");
+        killed.say("go");
+        killed.wait_for("WON");
+        let taken = Listener::unix(&path).unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse, "{taken}");
+        killed.send(nix::sys::signal::Signal::SIGKILL);
+        drop(killed.wait());
+        assert!(path.exists(), "nobody could remove it");
+        drop(Listener::unix(&path).unwrap());
+        assert!(!path.exists());
+    });
+}

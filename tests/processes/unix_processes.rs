@@ -1,6 +1,4 @@
 //! Processes that want one Unix socket: at the same moment, and one after the other. Behaviour 35.
-//!
-//! In a file of its own, since a process that is being started has the sockets of the one that starts it, for a moment.
 #![cfg(unix)]
 
 use crate::support::files::Folder;

@@ -200,7 +200,7 @@ mod over_tls {
         task::spawn(async move {
             if let Ok(stream) = handshake.await {
                 let (inner, outer) = (Half::new(theirs), Half::new(stream));
-                // Each direction to its end. That the line was cut, `tests/tls_ends.rs` looks at; here it is an end.
+                // Each direction to its end. That the line was cut, `tls_ends` looks at; here it is an end.
                 (carry(inner.clone(), outer.clone()), carry(outer, inner)).join().await;
             }
         });

@@ -3,6 +3,7 @@
 
 use crate::support;
 use crate::support::scripted::{Script, Step};
+use crate::support::ways::rest;
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
@@ -15,12 +16,6 @@ use std::time::Duration;
 
 async fn reply(mut conn: Connection) -> io::Result<()> {
     conn.write_all(b"served").await
-}
-
-async fn rest(client: &mut MemoryStream) -> String {
-    let mut rest = String::new();
-    client.read_to_string(&mut rest).await.unwrap();
-    rest
 }
 
 /// The lines about pauses of this listener.
@@ -110,7 +105,7 @@ fn fails_for_good(step: Step, kind: ErrorKind, message: &str) {
     let message = message.to_owned();
     test(async move {
         let (listener, script) = Script::listener();
-        let server = Server::bind(loopback()).await.unwrap().listen(listener);
+        let server = bind().await.listen(listener);
         let address = server.local_addr().clone();
         let handlers = Handlers::new();
         let mut over_tcp = order(&address, POLITE);
@@ -260,7 +255,7 @@ impl Drop for Last {
 #[test]
 fn a_listener_whose_destructor_panics_takes_nothing_down() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap().listen(Last::listener(|| panic!("in a destructor")));
+        let server = bind().await.listen(Last::listener(|| panic!("in a destructor")));
         let address = server.local_addr().clone();
         let (value, report) = server.scope(reply, async |_| 1).await.unwrap();
         assert_eq!((value, report.cause(), refuses(&address)), (Some(1), Cause::BodyReturned, true));
@@ -275,7 +270,7 @@ fn a_listeners_destructor_may_use_the_handle_of_its_own_server() {
         test(async move {
             let own = Arc::new(Mutex::new(None::<Handle>));
             let (theirs, (saw, seen)) = (Arc::clone(&own), mpsc::channel());
-            let server = Server::bind(loopback()).await.unwrap().listen(Last::listener(move || {
+            let server = bind().await.listen(Last::listener(move || {
                 let server = theirs.lock().unwrap().take().unwrap();
                 drop((server.shutdown(), server.cancel()));
                 saw.send(server.phase()).unwrap();
@@ -318,7 +313,7 @@ fn r04_a_custom_listener_is_gone_before_the_drain_begins() {
     test(async {
         let live = Live::default();
         let alive = live.guard();
-        let server = Server::bind(loopback()).await.unwrap().listen(Last::listener(move || drop(alive)));
+        let server = bind().await.listen(Last::listener(move || drop(alive)));
         let mut client = order(server.local_addr(), b'x');
         let (send, seen) = async_std::channel::unbounded();
         let counted = live.clone();

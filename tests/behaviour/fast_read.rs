@@ -2,10 +2,10 @@
 
 use crate::support;
 use crate::support::executor::alone_with_threads;
-use crate::support::{FOR_EVER, connect, loopback, test};
+use crate::support::{FOR_EVER, bind, connect, echo_by, test};
 use async_std::channel::bounded;
 use async_std::{io, prelude::*, task};
-use ebbtide::{Connection, Server};
+use ebbtide::Connection;
 use std::future::{Future, poll_fn};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,26 +14,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
-
-/// Echoes with a buffer of this length.
-fn echo(length: usize) -> impl Fn(Connection) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>> {
-    move |conn| {
-        Box::pin(async move {
-            let mut buf = vec![0; length];
-            while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-                if n == 0 {
-                    break;
-                }
-                (&conn).write_all(&buf[..n]).await?;
-            }
-            Ok(())
-        })
-    }
-}
 
 /// Sends a message and waits for it to come back.
 fn ping(client: &mut TcpStream, message: &[u8]) {
@@ -48,17 +28,20 @@ fn messages_shorter_than_the_buffer_as_long_and_longer() {
     test(async {
         let (_, report) = bind()
             .await
-            .scope(echo(16), async |server| {
-                let mut client = connect(server.local_addr());
-                for round in 0..200_usize {
-                    for length in [1, 15, 16, 17, 31, 32, 33, 1000] {
-                        let message: Vec<u8> = (0..length).map(|n| (n * 7 + round) as u8).collect();
-                        ping(&mut client, &message);
+            .scope(
+                |conn| echo_by(16, conn),
+                async |server| {
+                    let mut client = connect(server.local_addr());
+                    for round in 0..200_usize {
+                        for length in [1, 15, 16, 17, 31, 32, 33, 1000] {
+                            let message: Vec<u8> = (0..length).map(|n| (n * 7 + round) as u8).collect();
+                            ping(&mut client, &message);
+                        }
                     }
-                }
-                client.shutdown(Shutdown::Write).unwrap();
-                assert_eq!(support::rest(&mut client), "");
-            })
+                    client.shutdown(Shutdown::Write).unwrap();
+                    assert_eq!(support::rest(&mut client), "");
+                },
+            )
             .await
             .unwrap();
         assert_eq!(report.completed(), 1, "{report}");
@@ -70,16 +53,19 @@ fn the_end_right_after_data_is_read_as_such() {
     test(async {
         let (_, report) = bind()
             .await
-            .scope(echo(64), async |server| {
-                for length in [1, 63, 64, 65, 128] {
-                    let mut client = connect(server.local_addr());
-                    ping(&mut client, b"so that something is known of it");
-                    let message = vec![b'm'; length];
-                    client.write_all(&message).unwrap();
-                    client.shutdown(Shutdown::Write).unwrap();
-                    assert_eq!(support::rest(&mut client).as_bytes(), message);
-                }
-            })
+            .scope(
+                |conn| echo_by(64, conn),
+                async |server| {
+                    for length in [1, 63, 64, 65, 128] {
+                        let mut client = connect(server.local_addr());
+                        ping(&mut client, b"so that something is known of it");
+                        let message = vec![b'm'; length];
+                        client.write_all(&message).unwrap();
+                        client.shutdown(Shutdown::Write).unwrap();
+                        assert_eq!(support::rest(&mut client).as_bytes(), message);
+                    }
+                },
+            )
             .await
             .unwrap();
         assert_eq!(report.completed(), 5, "{report}");
@@ -91,15 +77,18 @@ fn a_reset_is_noticed_by_one_who_waits() {
     test(async {
         let (_, report) = bind()
             .await
-            .scope(echo(64), async |server| {
-                let mut client = connect(server.local_addr());
-                ping(&mut client, b"hello");
-                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
-                drop(client);
-                while server.connection_count() > 0 {
-                    task::sleep(Duration::from_millis(1)).await;
-                }
-            })
+            .scope(
+                |conn| echo_by(64, conn),
+                async |server| {
+                    let mut client = connect(server.local_addr());
+                    ping(&mut client, b"hello");
+                    socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                    drop(client);
+                    while server.connection_count() > 0 {
+                        task::sleep(Duration::from_millis(1)).await;
+                    }
+                },
+            )
             .await
             .unwrap();
         assert_eq!(report.failed(), 1, "{report}");
@@ -176,7 +165,7 @@ fn a_read_that_a_cancel_or_a_drop_ends_is_gone() {
         for dropped in [false, true] {
             let server = bind().await;
             let handle = server.handle();
-            let mut serving = Box::pin(server.serve(echo(64)));
+            let mut serving = Box::pin(server.serve(|conn| echo_by(64, conn)));
             let mut clients: Vec<_> = (0..8).map(|_| connect(handle.local_addr())).collect();
             let mut driving = Box::pin(async {
                 task::spawn_blocking(move || {

@@ -5,7 +5,7 @@
 
 use crate::support::executor::alone_with_threads;
 use crate::support::scripted::{Puppet, Script, Step};
-use crate::support::{connect, loopback, test};
+use crate::support::{bind, connect, test};
 use async_std::channel::{Sender, bounded};
 use async_std::{io, prelude::*, task};
 use ebbtide::{Connection, Handle, Server};
@@ -76,7 +76,7 @@ async fn stops<H>(
 fn sockets() {
     for cancel in [false, true] {
         test(async move {
-            let server = Server::bind(loopback()).await.unwrap();
+            let server = bind().await;
             let flood = |handle: &Handle, goes_on: &dyn Fn() -> bool| {
                 let mut client = connect(handle.local_addr());
                 while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
@@ -135,7 +135,7 @@ fn r06_who_always_can_write_while_it_waits_for_a_byte_is_closed_with_one_executo
                     let mut waste = vec![0; 256 * 1024];
                     while goes_on() && client.read(&mut waste).is_ok_and(|n| n > 0) {}
                 };
-                stops(Server::bind(loopback()).await.unwrap(), either, swallow, cancel).await;
+                stops(bind().await, either, swallow, cancel).await;
             });
         }
     });
@@ -151,7 +151,7 @@ fn r06_who_always_can_read_while_it_waits_to_write_is_closed_with_one_executor_t
                     let mut client = connect(handle.local_addr());
                     while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
                 };
-                stops(Server::bind(loopback()).await.unwrap(), or, flood, cancel).await;
+                stops(bind().await, or, flood, cancel).await;
             });
         }
     });
@@ -214,17 +214,13 @@ fn r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_two_exec
 #[cfg(feature = "tls")]
 #[test]
 fn r06_a_flood_over_tls_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
-    use crate::support::certificates::{Authority, Folder, secure};
     alone_with_threads(1, || {
         for cancel in [false, true] {
             test(async move {
-                let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
-                let identity = authority.issue(&folder, "server", &["localhost"]);
-                let tls = ebbtide::Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
-                let options = ebbtide::ListenOptions::new().tls(&tls);
-                let server = Server::bind_with(loopback(), &options).await.unwrap();
+                let house = crate::support::secured::House::new();
+                let server = house.bind().await;
                 let flood = move |handle: &Handle, goes_on: &dyn Fn() -> bool| {
-                    let mut client = secure(connect(handle.local_addr()), authority.client(None));
+                    let mut client = house.client(handle.local_addr());
                     while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
                 };
                 stops(server, sink, flood, cancel).await;

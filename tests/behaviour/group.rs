@@ -2,7 +2,7 @@
 //! under the same names (the circles' are in `group_circles.rs`). A model tries every interleaving of a few steps; its twin
 //! has the real threads, wakers and queue.
 
-use crate::support::probe::{Gate, Live, let_the_executor_go_round};
+use crate::support::probe::{Gate, Live, Shared, drop_shared, let_the_executor_go_round};
 use async_std::task;
 use ebbtide::TaskGroup;
 use std::future::{pending, poll_fn};
@@ -13,14 +13,6 @@ use std::thread;
 
 /// As many tries to meet as each race gets.
 const ROUNDS: usize = 300;
-
-/// A group that its own child can take and drop.
-type Shared = Arc<Mutex<Option<TaskGroup>>>;
-
-fn drop_shared(group: &Shared) {
-    let group = group.lock().unwrap().take();
-    drop(group); // without the lock
-}
 
 #[test]
 fn a_spawn_against_a_cancel_is_either_refused_or_destroyed() {

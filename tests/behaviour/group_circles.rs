@@ -3,23 +3,15 @@
 //! in `src/group/models.rs`.)
 
 use crate::support::executor::alone_with_threads;
-use crate::support::probe::{Gate, Live};
+use crate::support::probe::{Gate, Live, Shared, drop_shared};
 use async_std::task;
 use ebbtide::TaskGroup;
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Barrier, Mutex};
+use std::sync::{Arc, Barrier};
 
 /// As many tries to meet as each circle gets.
 const ROUNDS: usize = 300;
-
-/// A group that a child can take and drop.
-type Shared = Arc<Mutex<Option<TaskGroup>>>;
-
-fn drop_shared(group: &Shared) {
-    let group = group.lock().unwrap().take();
-    drop(group); // without the lock
-}
 
 #[test]
 fn two_children_that_drop_each_others_groups_both_end() {

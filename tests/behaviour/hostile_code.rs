@@ -3,7 +3,7 @@
 
 use crate::support::*;
 use async_std::{prelude::*, task};
-use ebbtide::{Connection, Handle, OnFailure, Phase, Server};
+use ebbtide::{Connection, Handle, OnFailure, Phase};
 use std::future::{Future, pending};
 use std::io::Write as _;
 use std::pin::Pin;
@@ -38,10 +38,6 @@ impl From<NoError> for ebbtide::BoxError {
     fn from(_: NoError) -> Self {
         panic!("in a conversion");
     }
-}
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
 }
 
 /// Serves one client with a handler that misbehaves and one whose handler waits for the drain; the server must survive the

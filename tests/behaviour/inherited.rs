@@ -4,20 +4,14 @@
 
 use crate::support::files::Folder;
 use crate::support::*;
-use async_std::{prelude::*, task};
-use ebbtide::{Address, Cause, Connection, Handle, Listener, Server};
+use async_std::task;
+use ebbtide::{Address, Cause, Handle, Listener, Server};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
-
-/// Replies to one byte.
-async fn speaks(mut conn: Connection) -> io::Result<()> {
-    conn.read_exact(&mut [0]).await?;
-    conn.write_all(b"whole reply").await
-}
 
 fn dup<T: From<OwnedFd>>(socket: &impl std::os::fd::AsFd) -> T {
     T::from(socket.as_fd().try_clone_to_owned().unwrap())

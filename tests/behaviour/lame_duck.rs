@@ -6,10 +6,6 @@ use ebbtide::{Cause, Connection, Handle, Phase, Server};
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
-
 async fn phase(server: &Handle, phase: Phase) {
     let reached = async {
         loop {

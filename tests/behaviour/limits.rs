@@ -3,23 +3,9 @@
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
-use ebbtide::{Connection, Handle, Listener, Server};
+use ebbtide::{Connection, Handle, Listener};
 use std::io::Read as _;
 use std::net::TcpStream;
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
-
-/// Waits for what another task brings about.
-async fn until(what: impl Fn() -> bool) {
-    let waiting = async {
-        while !what() {
-            task::yield_now().await;
-        }
-    };
-    async_std::future::timeout(NET, waiting).await.expect("it never came true");
-}
 
 /// Tells its client that it has begun, and holds on until the client says a byte or hangs up.
 async fn hold(conn: Connection) -> std::io::Result<()> {

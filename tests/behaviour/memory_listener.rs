@@ -2,9 +2,10 @@
 //! end when their handler has ended.
 
 use crate::support;
+use crate::support::ways::rest;
 use crate::support::*;
 use async_std::prelude::*;
-use async_std::{future, task};
+use async_std::task;
 use ebbtide::{Address, Connection, Connector, Handle, Listener, MemoryStream, Server};
 use std::future::pending;
 use std::io::ErrorKind;
@@ -19,19 +20,6 @@ async fn ask(connector: &Connector, request: &[u8]) -> String {
     rest(&mut client).await
 }
 
-async fn rest(client: &mut MemoryStream) -> String {
-    let mut rest = String::new();
-    future::timeout(NET, client.read_to_string(&mut rest)).await.expect("the client sees the end").unwrap();
-    rest
-}
-
-/// Sends back what it reads until the end.
-async fn echo(conn: Connection) -> std::io::Result<()> {
-    let mut text = Vec::new();
-    (&conn).read_to_end(&mut text).await?;
-    (&conn).write_all(&text).await
-}
-
 fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
@@ -41,7 +29,7 @@ fn a_client_that_has_closed_its_direction_still_gets_the_reply() {
     test(async {
         let (listener, connector) = Listener::memory();
         let body = async |_| ask(&connector, b"hello").await;
-        let (reply, report) = Server::new(listener).scope(echo, body).await.unwrap();
+        let (reply, report) = Server::new(listener).scope(echo_at_eof, body).await.unwrap();
         assert_eq!(reply.as_deref(), Some("hello"));
         assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
     });
@@ -53,7 +41,7 @@ fn more_than_fits_at_a_time_goes_through_in_both_directions() {
         let (listener, connector) = Listener::memory();
         let text = "0123456789abcdef".repeat(64 * 1024); // 1 MiB, of which 64 KiB fit
         let body = async |_| ask(&connector, text.as_bytes()).await;
-        let (reply, _) = Server::new(listener).scope(echo, body).await.unwrap();
+        let (reply, _) = Server::new(listener).scope(echo_at_eof, body).await.unwrap();
         assert!(reply.unwrap() == text);
     });
 }
@@ -96,7 +84,7 @@ fn a_client_before_the_server_serves_waits_and_is_served() {
         let mut client = connector.connect().await.unwrap();
         client.write_all(b"early").await.unwrap();
         client.close().await.unwrap();
-        let (reply, _) = Server::new(listener).scope(echo, async |_| rest(&mut client).await).await.unwrap();
+        let (reply, _) = Server::new(listener).scope(echo_at_eof, async |_| rest(&mut client).await).await.unwrap();
         assert_eq!(reply.as_deref(), Some("early"));
     });
 }
@@ -119,7 +107,7 @@ fn r04_clients_that_wait_at_the_shutdown_are_served_in_the_drain() {
             assert_eq!(server.connection_count(), 0);
             held.take();
         };
-        let (_, report) = server.scope(echo, body).await.unwrap();
+        let (_, report) = server.scope(echo_at_eof, body).await.unwrap();
         assert_eq!((report.accepted(), report.completed()), (100, 100), "{report}");
         for client in &mut clients {
             assert_eq!(rest(client).await, "queued");
@@ -137,7 +125,7 @@ fn after_the_end_clients_are_refused_and_told_why() {
             assert!(!server.is_serving());
             connector.connect().await.unwrap_err() // in the drain already
         };
-        let (error, _) = Server::new(listener).scope(echo, body).await.unwrap();
+        let (error, _) = Server::new(listener).scope(echo_at_eof, body).await.unwrap();
         for error in [error.unwrap(), connector.connect().await.unwrap_err()] {
             assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
             assert!(error.to_string().contains("closed"), "{error}");
@@ -172,7 +160,7 @@ fn more_clients_than_the_backlog_wait_in_connect_until_there_is_room() {
             }
             last.await
         };
-        let (reply, report) = Server::new(listener).scope(echo, body).await.unwrap();
+        let (reply, report) = Server::new(listener).scope(echo_at_eof, body).await.unwrap();
         assert_eq!(reply.as_deref(), Some("last"));
         assert_eq!(report.completed(), clients.len() as u64 + 1, "{report}");
     });
@@ -210,7 +198,7 @@ fn fill(connector: &Connector) -> Vec<MemoryStream> {
 fn a_server_whose_connectors_are_gone_serves_on_and_stops_when_told() {
     test(async {
         let (listener, connector) = Listener::memory();
-        let server = Server::bind(loopback()).await.unwrap().listen(listener);
+        let server = bind().await.listen(listener);
         let handlers = Handlers::new();
         let body = async |server: Handle| {
             drop(connector);

@@ -2,7 +2,8 @@
 #![cfg(all(feature = "proxy-protocol", feature = "tls"))]
 
 use crate::support;
-use crate::support::certificates::{Authority, Folder};
+use crate::support::certificates::Authority;
+use crate::support::files::Folder;
 use crate::support::proxied::*;
 use crate::support::*;
 use async_std::task;

@@ -2,14 +2,10 @@
 
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Cause, Error, OnFailure, Phase, Server};
+use ebbtide::{Cause, Error, OnFailure, Phase};
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 #[test]
 fn r01_a_body_that_awaits_the_shutdown_finishes_what_follows() {

@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use async_std::{future, task};
-use ebbtide::{Cause, Phase, Server};
+use ebbtide::{Cause, Phase};
 use std::future::Future;
 use std::io::Read;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use std::time::Duration;
 #[test]
 fn r01_a_server_that_is_never_served_is_closed_by_shutdown() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let (handle, address) = (server.handle(), server.local_addr().clone());
         assert_eq!((handle.phase(), handle.is_serving()), (Phase::Bound, false));
         let report = handle.shutdown().await;
@@ -26,7 +26,7 @@ fn r01_a_server_that_is_never_served_is_closed_by_shutdown() {
 #[test]
 fn r01_a_server_that_is_never_served_is_closed_by_cancel() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let address = server.local_addr().clone();
         assert_eq!(server.handle().cancel().await.cause(), Cause::Cancel);
         assert!(refuses(&address));
@@ -39,7 +39,7 @@ fn r01_a_server_that_is_never_served_is_closed_by_cancel() {
 #[test]
 fn r01_a_server_that_is_never_served_is_closed_by_its_drop() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let (handle, address) = (server.handle(), server.local_addr().clone());
         let closed = handle.closed();
         let mut queued = connect(&address);
@@ -54,7 +54,7 @@ fn r01_a_server_that_is_never_served_is_closed_by_its_drop() {
 #[test]
 fn r01_a_serve_future_that_is_never_polled_is_closed_by_its_drop() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let (handle, address) = (server.handle(), server.local_addr().clone());
         let serving = server.serve(Handlers::new().handler());
         assert!(!handle.is_serving(), "it serves from its first poll on");
@@ -68,7 +68,7 @@ fn r01_a_serve_future_that_is_never_polled_is_closed_by_its_drop() {
 fn r01_a_shutdown_is_awaited_beside_a_serve_future_that_is_not_polled() {
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let (handle, address) = (server.handle(), server.local_addr().clone());
         let mut client = order(&address, POLITE);
         let mut serving = pin!(server.serve(handlers.handler()));
@@ -88,7 +88,7 @@ fn r01_a_shutdown_is_awaited_beside_a_serve_future_that_is_not_polled() {
 fn r01_the_grace_ends_although_nobody_polls_the_serve_future() {
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap().grace(Duration::from_millis(50));
+        let server = bind().await.grace(Duration::from_millis(50));
         let (handle, address) = (server.handle(), server.local_addr().clone());
         let mut client = order(&address, STUBBORN);
         let mut serving = pin!(server.serve(handlers.handler()));
@@ -103,7 +103,7 @@ fn r01_the_grace_ends_although_nobody_polls_the_serve_future() {
 fn r01_a_bound_server_that_does_not_serve_yet_queues_and_then_serves() {
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut client = order(server.local_addr(), SPEAKS);
         let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(1).await).await.unwrap();
         assert_eq!(rest(&mut client), "whole reply");
@@ -114,7 +114,7 @@ fn r01_a_bound_server_that_does_not_serve_yet_queues_and_then_serves() {
 #[test]
 fn r01_tasks_of_a_server_that_is_never_served_end_with_it() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let (handle, live) = (server.handle(), Live::default());
         let guard = live.guard();
         assert!(handle.spawn(async move {

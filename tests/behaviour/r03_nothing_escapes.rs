@@ -3,13 +3,9 @@
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
-use ebbtide::{Connection, Server, TaskGroup};
+use ebbtide::{Connection, TaskGroup};
 use std::future::pending;
 use std::io::{ErrorKind, Read as _, Write as _};
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 #[test]
 fn r03_a_handler_that_returns_without_closing_gives_its_client_the_end_at_once() {

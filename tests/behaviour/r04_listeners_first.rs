@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use async_std::{prelude::*, task};
-use ebbtide::{Connection, Phase, Server};
+use ebbtide::{Connection, Phase};
 use std::future::pending;
 use std::io::Write as _;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ async fn reply(mut conn: Connection) -> std::io::Result<()> {
 #[test]
 fn r04_clients_in_the_kernels_queue_at_the_shutdown_are_served_in_the_drain() {
     test_alone(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut clients: Vec<_> = (0..100).map(|_| connect(server.local_addr())).collect();
         for client in &mut clients {
             client.write_all(b"hello").unwrap();
@@ -42,7 +42,7 @@ fn r04_clients_in_the_kernels_queue_at_the_shutdown_are_served_in_the_drain() {
 fn r04_a_connect_after_the_drain_began_is_refused_at_once() {
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut client = order(server.local_addr(), POLITE);
         let body = async |server: ebbtide::Handle| {
             handlers.started(1).await;
@@ -60,7 +60,7 @@ fn r04_a_connect_after_the_drain_began_is_refused_at_once() {
 fn r04_once_is_serving_is_false_the_port_refuses() {
     test(async {
         for _ in 0..200 {
-            let server = Server::bind(loopback()).await.unwrap();
+            let server = bind().await;
             let handle = server.handle();
             let serving = task::spawn(server.serve(reply));
             while !handle.is_serving() {
@@ -79,7 +79,7 @@ fn r04_once_is_serving_is_false_the_port_refuses() {
 #[test]
 fn r04_handlers_are_told_after_the_sockets_are_closed() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut client = order(server.local_addr(), b'x');
         let told_while_open = Arc::new(AtomicBool::new(false));
         let handler = {
@@ -110,7 +110,7 @@ fn r04_handlers_are_told_after_the_sockets_are_closed() {
 fn r04_all_listeners_stop_before_any_drain_begins() {
     test(async {
         let more = ebbtide::Listener::tcp(loopback()).unwrap();
-        let server = Server::bind(loopback()).await.unwrap().listen(more);
+        let server = bind().await.listen(more);
         let addresses: Vec<_> = server.local_addrs().cloned().collect();
         assert_eq!(server.to_string(), format!("Server listening on {}, {}", addresses[0], addresses[1]));
         let handlers = Handlers::new();
@@ -141,7 +141,7 @@ fn r04_no_handler_starts_after_the_exit() {
                     async {}
                 }
             };
-            let server = Server::bind(loopback()).await.unwrap();
+            let server = bind().await;
             let _queued: Vec<_> = (0..20).map(|_| connect(server.local_addr())).collect();
             let handle = server.handle();
             let serving = task::spawn(server.serve(handler));
@@ -159,7 +159,7 @@ fn r04_a_failing_listener_of_several_drains_the_clients_of_all() {
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
         let failing = ebbtide::Listener::try_from(socket.try_clone().unwrap()).unwrap();
         let name = failing.address().clone();
-        let server = Server::bind(loopback()).await.unwrap().listen(failing);
+        let server = bind().await.listen(failing);
         let mut clients = [order(server.local_addr(), POLITE), order(&name, POLITE)];
         let handlers = Handlers::new();
         let serving = task::spawn(server.serve(handlers.handler()));

@@ -2,14 +2,10 @@
 
 use crate::support::*;
 use async_std::{future, prelude::*, task};
-use ebbtide::{Connection, Server};
+use ebbtide::Connection;
 use std::future::{pending, ready};
 use std::io::Write as _;
 use std::time::{Duration, Instant};
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 #[test]
 fn r05_a_handler_that_waits_for_input_says_goodbye_and_the_client_reads_it_whole() {

@@ -2,14 +2,10 @@
 
 use crate::support::*;
 use async_std::{prelude::*, task};
-use ebbtide::{Connection, Server};
+use ebbtide::Connection;
 use std::io::Read as _;
 use std::sync::mpsc;
 use std::time::Duration;
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 #[test]
 fn r06_a_drain_ends_with_the_last_handler() {

@@ -3,7 +3,7 @@
 use crate::support::logs;
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Connection, OnFailure, Server};
+use ebbtide::{Connection, OnFailure};
 use log::Level;
 use std::io::{self, Read as _};
 
@@ -12,7 +12,7 @@ fn one_of_ten(what: u8, expected: Level, text: &'static str) {
     test_alone(async move {
         let logs = logs::remember();
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let address = server.local_addr().clone();
         let mut clients: Vec<_> = (0..10).map(|n| order(&address, if n == 2 { what } else { POLITE })).collect();
         let peer = clients[2].local_addr().unwrap();
@@ -55,7 +55,7 @@ fn r07_one_of_ten_handlers_panics_and_the_nine_finish() {
 #[test]
 fn r07_a_panic_before_the_first_await_is_the_handlers_own() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut clients = [connect(server.local_addr()), connect(server.local_addr())];
         let handler = |conn: Connection| {
             assert_ne!(conn.id(), 0, "the first one has bad luck");
@@ -73,7 +73,7 @@ fn r07_a_panic_before_the_first_await_is_the_handlers_own() {
 fn r07_what_a_peer_caused_is_logged_at_debug() {
     test_alone(async {
         let logs = logs::remember();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let client = connect(server.local_addr());
         let peer = client.local_addr().unwrap();
         let handler = |_: Connection| async { Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionReset)) };
@@ -87,7 +87,7 @@ fn r07_what_a_peer_caused_is_logged_at_debug() {
 fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_count() {
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap().on_failure(OnFailure::Shutdown);
+        let server = bind().await.on_failure(OnFailure::Shutdown);
         let address = server.local_addr().clone();
         let mut polite = order(&address, POLITE);
         let serving = {
@@ -115,7 +115,7 @@ fn r07_a_task_of_the_server_that_panics_ends_nothing_else() {
     let logs = logs::remember();
     test(async move {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut client = order(server.local_addr(), POLITE);
         let body = async |server: ebbtide::Handle| {
             handlers.started(1).await;

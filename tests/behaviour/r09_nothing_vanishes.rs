@@ -2,17 +2,12 @@
 
 use crate::support::*;
 use async_std::{prelude::*, task};
-use ebbtide::{Cause, Connection, Report, Server};
+use ebbtide::{Cause, Connection};
 use std::future::pending;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
-
-fn adds_up(report: &Report) {
-    let ends = report.completed() + report.failed() + report.panicked() + report.cancelled();
-    assert_eq!(report.accepted(), ends, "{report}");
-}
 
 /// Echoes one message, until the drain.
 async fn echo(conn: Connection) -> std::io::Result<()> {
@@ -59,7 +54,7 @@ fn r09_ten_thousand_raced_shutdowns() {
         let mut accepted = 0;
         for round in 0..ROUNDS {
             task::block_on(async {
-                let server = Server::bind(loopback()).await.unwrap();
+                let server = bind().await;
                 let handle = server.handle();
                 let serving = task::spawn(server.serve(echo));
                 while !handle.is_serving() {
@@ -118,7 +113,7 @@ fn r09_the_last_client_leaves_in_the_same_tick_as_the_shutdown() {
     test(async {
         for _ in 0..500 {
             let handlers = Handlers::new();
-            let server = Server::bind(loopback()).await.unwrap();
+            let server = bind().await;
             let handle = server.handle();
             let client = connect(server.local_addr());
             let serving = task::spawn(server.serve(echo));
@@ -139,7 +134,7 @@ fn r09_the_last_client_leaves_in_the_same_tick_as_the_shutdown() {
 #[test]
 fn r09_a_handler_that_was_never_polled_is_cancelled() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let _clients: Vec<_> = (0..10).map(|_| connect(server.local_addr())).collect();
         let handle = server.handle();
         let mut serving = Box::pin(server.serve(|_: Connection| async {}));
@@ -154,7 +149,7 @@ fn r09_a_handler_that_was_never_polled_is_cancelled() {
 #[test]
 fn r09_a_handler_that_returned_counts_as_that_even_if_a_cancel_came_meanwhile() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut client = connect(server.local_addr());
         let handler = |conn: Connection| async move {
             drop(conn.server().cancel()); // marks this very handler, which is in the middle of its last poll
@@ -168,7 +163,7 @@ fn r09_a_handler_that_returned_counts_as_that_even_if_a_cancel_came_meanwhile() 
 #[test]
 fn r09_a_handler_that_failed_counts_as_that_even_if_a_cancel_came_meanwhile() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let _client = connect(server.local_addr());
         let handler = |conn: Connection| async move {
             drop(conn.server().cancel());
@@ -190,7 +185,7 @@ fn r09_a_destructor_that_panics_moves_nothing_and_holds_nobody_up() {
     }
     test(async {
         let live = Live::default();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut clients: Vec<_> = (0..10).map(|_| connect(server.local_addr())).collect();
         let handle = server.handle();
         let handler = {
@@ -223,7 +218,7 @@ fn r09_the_books_add_up_under_everything_at_once() {
     test(async {
         for round in 0..100 {
             let handlers = Handlers::new();
-            let server = Server::bind(loopback()).await.unwrap();
+            let server = bind().await;
             let orders = [POLITE, STUBBORN, FAILS, PANICS, SPEAKS];
             let _clients: Vec<_> = (0..25).map(|n| order(server.local_addr(), orders[n % 5])).collect();
             let handle = server.handle();

@@ -3,16 +3,12 @@
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
-use ebbtide::{Connection, ConnectionState, Handle, Server};
+use ebbtide::{Connection, ConnectionState, Handle};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 const LINGER: Duration = Duration::from_secs(2);
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 /// Replies at once to what it has not read.
 async fn reply_early(mut conn: Connection) -> std::io::Result<()> {

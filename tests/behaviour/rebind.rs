@@ -27,7 +27,7 @@ fn a_port_can_be_bound_again_right_after_the_exit_with_connections_in_time_wait(
 #[test]
 fn a_port_that_is_taken_is_an_error_that_names_it_and_says_what_to_do() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let address = tcp(server.local_addr());
         let error = Server::bind(address).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);

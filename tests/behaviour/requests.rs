@@ -2,16 +2,12 @@
 
 use crate::support::*;
 use async_std::{future, prelude::*, task};
-use ebbtide::{Cause, Connection, Handle, Server};
+use ebbtide::{Cause, Connection, Handle};
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 #[test]
 fn the_exit_returns_only_after_code_behind_a_handlers_last_io_has_run() {

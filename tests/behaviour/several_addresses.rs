@@ -3,17 +3,11 @@
 
 use crate::support;
 use crate::support::*;
-use async_std::{prelude::*, task};
+use async_std::task;
 use ebbtide::{Address, Connection, Handle, Listener, Server};
 use std::future::pending;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
-
-/// Replies to one byte.
-async fn speaks(mut conn: Connection) -> io::Result<()> {
-    conn.read_exact(&mut [0]).await?;
-    conn.write_all(b"whole reply").await
-}
 
 fn has_ipv6() -> bool {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
@@ -77,7 +71,7 @@ fn a_name_is_bound_at_all_that_it_resolves_to() {
 #[test]
 fn a_port_is_known_before_the_first_client_and_who_comes_before_the_server_serves_is_served() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut early = order(server.local_addr(), SPEAKS);
         assert!(!server.handle().is_serving());
         let body = async |_| task::spawn_blocking(move || rest(&mut early)).await;
@@ -119,7 +113,7 @@ fn r04_listeners_of_all_kinds_stop_before_any_drain_begins() {
         let folder = support::files::Folder::new();
         let path = folder.path("mixed.sock");
         let (memory, connector) = Listener::memory();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let server = server.listen(Listener::tcp(loopback()).unwrap()).listen(memory);
         let server = server.listen(Listener::unix(&path).unwrap());
         let addresses: Vec<_> = server.local_addrs().cloned().collect();

@@ -3,7 +3,7 @@
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::{future, task};
-use ebbtide::{Connection, ConnectionState, Handle, OnFailure, Server};
+use ebbtide::{Connection, ConnectionState, Handle, OnFailure};
 use std::future::pending;
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -11,10 +11,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 const SHORT: Duration = Duration::from_millis(100);
-
-async fn bind() -> Server {
-    Server::bind(loopback()).await.unwrap()
-}
 
 /// Echoes one message, and counts its calls.
 fn echo(calls: &Arc<AtomicUsize>) -> impl Fn(Connection) -> Echo + Send + Sync + 'static {

@@ -3,11 +3,11 @@
 
 use crate::support;
 use crate::support::certificates::{chain, secure};
-use crate::support::secured::{House, bind, echo, rest};
-use crate::support::{connect, loopback, test};
+use crate::support::secured::{House, bind_tls, rest};
+use crate::support::{bind, connect, echo, test};
 use async_std::{io, prelude::*, task};
 use ebbtide::rustls::ProtocolVersion;
-use ebbtide::{Connection, Server, Tls};
+use ebbtide::{Connection, Tls};
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ fn a_connection_tells_what_was_agreed_on() {
                 (&conn).write_all(b"so it is").await
             }
         };
-        let (_, report) = bind(&tls)
+        let (_, report) = bind_tls(&tls)
             .await
             .scope(handler, async |server| {
                 let mut config = house.authority.client(Some(&guest));
@@ -169,7 +169,7 @@ fn a_connection_tells_what_was_agreed_on() {
 fn without_tls_there_is_nothing_to_tell() {
     test(async {
         let handler = async |conn: Connection| assert!(conn.tls().is_none());
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let (_, report) =
             server.scope(handler, async |server| support::rest(&mut connect(server.local_addr()))).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");

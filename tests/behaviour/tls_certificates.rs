@@ -2,8 +2,8 @@
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::Client;
-use crate::support::secured::{House, bind, echo};
-use crate::support::test;
+use crate::support::secured::{House, bind_tls};
+use crate::support::{echo, test};
 use ebbtide::Tls;
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn a_certificate_is_changed_while_serving() {
     test(async {
         let house = House::new();
         let tls = house.tls();
-        let (_, report) = bind(&tls)
+        let (_, report) = bind_tls(&tls)
             .await
             .scope(echo, async |server| {
                 let mut old = house.client(server.local_addr());

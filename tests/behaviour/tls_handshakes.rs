@@ -2,18 +2,13 @@
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::{Authority, secure};
-use crate::support::secured::{House, bind, echo, rest};
-use crate::support::{FOR_EVER, Handlers, NET, SPEAKS, connect, logs, test, test_alone};
+use crate::support::secured::{House, bind_tls, rest};
+use crate::support::{FOR_EVER, Handlers, NET, SPEAKS, adds_up, connect, echo, logs, test, test_alone};
 use async_std::{prelude::*, task};
-use ebbtide::{Connection, OnFailure, Report, Tls};
+use ebbtide::{Connection, OnFailure, Tls};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
-
-fn balance(report: &Report) {
-    let ends = report.completed() + report.failed() + report.panicked() + report.cancelled();
-    assert_eq!(report.accepted(), ends, "{report}");
-}
 
 #[test]
 fn a_client_that_shakes_no_hands_is_closed() {
@@ -69,7 +64,7 @@ fn without_a_limit_a_silent_client_waits_until_the_drain_and_then_at_most_a_seco
             .unwrap();
         assert_eq!((report.failed(), report.cancelled()), (1, 0), "{report}");
         assert!(report.elapsed() < NET, "{report}");
-        balance(&report);
+        adds_up(&report);
     });
 }
 
@@ -110,7 +105,7 @@ fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
             })
             .await
             .unwrap();
-        balance(&report);
+        adds_up(&report);
         assert_eq!(report.completed(), 0, "{report}");
     });
 }
@@ -133,7 +128,7 @@ fn who_does_not_speak_tls_is_told_and_logged() {
             .await
             .unwrap();
         assert_eq!(report.failed(), 1, "{report}");
-        balance(&report);
+        adds_up(&report);
         let lines = logs.lines_with("it does not speak TLS");
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert_eq!(lines[0].0, log::Level::Debug, "a peer's fault is no news");
@@ -158,7 +153,7 @@ fn a_client_without_the_certificate_that_it_must_have_never_reaches_the_handler(
         ];
         for (files, let_in) in table {
             let tls = files.load().unwrap();
-            let (_, report) = bind(&tls)
+            let (_, report) = bind_tls(&tls)
                 .await
                 .scope(
                     async |conn: Connection| (&conn).write_all(b"in").await,

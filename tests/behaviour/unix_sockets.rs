@@ -14,12 +14,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
-/// Replies to one byte.
-async fn speaks(mut conn: Connection) -> io::Result<()> {
-    conn.read_exact(&mut [0]).await?;
-    conn.write_all(b"whole reply").await
-}
-
 async fn waits(conn: Connection) {
     conn.until_draining(pending::<()>()).await;
 }

@@ -40,7 +40,7 @@ fn connections_are_listed_with_id_peer_address_age_and_state() {
 #[test]
 fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let handlers = Handlers::new();
         let mut clients: Vec<_> = (0..3).map(|_| order(server.local_addr(), POLITE)).collect();
         let body = async |server: Handle| {
@@ -67,7 +67,7 @@ fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
 #[test]
 fn a_report_lists_who_was_cut_off_at_most_32_of_them() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap().grace(Duration::from_millis(10));
+        let server = bind().await.grace(Duration::from_millis(10));
         let handlers = Handlers::new();
         let clients: Vec<_> = (0..40).map(|_| order(server.local_addr(), STUBBORN)).collect();
         let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(40).await).await.unwrap();
@@ -81,7 +81,7 @@ fn a_report_lists_who_was_cut_off_at_most_32_of_them() {
 #[test]
 fn where_everybody_ended_by_itself_the_exit_code_is_success() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let handlers = Handlers::new();
         let _clients = [order(server.local_addr(), POLITE), order(server.local_addr(), FAILS)];
         let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(2).await).await.unwrap();
@@ -94,7 +94,7 @@ fn where_everybody_ended_by_itself_the_exit_code_is_success() {
 #[test]
 fn a_closed_connection_is_not_a_failure() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap().on_failure(ebbtide::OnFailure::Shutdown);
+        let server = bind().await.on_failure(ebbtide::OnFailure::Shutdown);
         let _client = connect(server.local_addr());
         let body = async |server: Handle| {
             while !server.close(0) {

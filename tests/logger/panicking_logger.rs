@@ -5,7 +5,7 @@
 
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Cause, OnFailure, Server};
+use ebbtide::{Cause, OnFailure};
 
 struct Panics;
 
@@ -45,7 +45,7 @@ fn a_shutdown_stream_still_drains_and_then_cancels() {
     no_logger();
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap().grace(FOR_EVER);
+        let server = bind().await.grace(FOR_EVER);
         let mut clients: Vec<_> =
             [POLITE, STUBBORN, FAILS, PANICS, SPEAKS].iter().map(|&it| order(server.local_addr(), it)).collect();
         let (ask, asked) = async_std::channel::unbounded();
@@ -68,7 +68,7 @@ fn a_drop_still_joins() {
     no_logger();
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let handle = server.handle();
         let mut client = order(server.local_addr(), STUBBORN);
         let serving = task::spawn(server.serve(handlers.handler()));
@@ -85,7 +85,7 @@ fn a_failure_still_stops_the_server_and_comes_out() {
     no_logger();
     test(async {
         let handlers = Handlers::new();
-        let server = Server::bind(loopback()).await.unwrap().on_failure(OnFailure::Shutdown);
+        let server = bind().await.on_failure(OnFailure::Shutdown);
         let mut client = order(server.local_addr(), FAILS);
         let error = server.serve(handlers.handler()).await.unwrap_err();
         assert_eq!(error.report().cause(), Cause::HandlerFailed);

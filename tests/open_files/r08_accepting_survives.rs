@@ -5,9 +5,9 @@
 //! here, so that their descriptors do not count.
 #![cfg(target_os = "linux")]
 
-use crate::support::{NET, on_thread};
-use async_std::{io, prelude::*, task};
-use ebbtide::{Connection, Server};
+use crate::support::{NET, echo, on_thread};
+use async_std::task;
+use ebbtide::Server;
 use nix::sys::resource::{Resource, setrlimit};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -48,17 +48,6 @@ fn the_server_program() {
         let (completed, accepted) = (report.completed(), report.accepted());
         println!("SERVED {completed} of {accepted}");
     });
-}
-
-async fn echo(conn: Connection) -> io::Result<()> {
-    let mut buf = [0; 64];
-    while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-        if n == 0 {
-            break;
-        }
-        (&conn).write_all(&buf[..n]).await?;
-    }
-    Ok(())
 }
 
 struct ToStandardOutput;

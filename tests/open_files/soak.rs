@@ -84,7 +84,7 @@ fn proxy() -> Between {
 
 #[cfg(feature = "tls")]
 fn tls() -> Between {
-    let (folder, authority) = (certificates::Folder::new(), certificates::Authority::new("a test's own"));
+    let (folder, authority) = (files::Folder::new(), certificates::Authority::new("a test's own"));
     let identity = authority.issue(&folder, "server", &["localhost"]);
     let tls = ebbtide::Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
     let config = Arc::new(authority.client(None));

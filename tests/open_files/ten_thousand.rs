@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Connection, Report, Server};
+use ebbtide::{Connection, Report};
 use std::io::Read as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ fn every_one_is_gone(exit: Exit) {
     let count = as_many_as_possible();
     let (mut clients, live, report, took) = test(async move {
         let live = Live::default();
-        let server = Server::bind(loopback()).await.unwrap().grace(FOR_EVER);
+        let server = bind().await.grace(FOR_EVER);
         let (address, handle) = (server.local_addr().clone(), server.handle());
         let handler = {
             let live = live.clone();

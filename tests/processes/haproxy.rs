@@ -6,7 +6,6 @@ use crate::support::proxied::*;
 use crate::support::*;
 use async_std::task;
 use ebbtide::{Handle, ProxyProtocol};
-use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -16,7 +15,7 @@ use std::process::Command;
 struct HaProxy {
     frontend: SocketAddr,
     _process: Process,
-    folder: std::path::PathBuf,
+    _folder: files::Folder,
 }
 
 impl HaProxy {
@@ -24,17 +23,16 @@ impl HaProxy {
     fn start(server: &str) -> Self {
         let socket = TcpListener::bind(loopback()).unwrap();
         let frontend = socket.local_addr().unwrap();
-        let folder = folder();
-        let config = folder.join("haproxy.cfg");
+        let folder = files::Folder::new();
         let text = format!(
             "global\n  maxconn 50\ndefaults\n  mode tcp\n  timeout connect 30s\n  timeout client 60s\n  timeout server 60s\n\
              frontend in\n  bind fd@0\n  default_backend out\nbackend out\n  server one {server}\n"
         );
-        fs::write(&config, text).unwrap();
+        let config = folder.write("haproxy.cfg", &text);
         let mut command = Command::new("haproxy");
         command.arg("-db").arg("-f").arg(&config);
         let process = Process::start_with(&mut command, OwnedFd::from(socket));
-        Self { frontend, _process: process, folder }
+        Self { frontend, _process: process, _folder: folder }
     }
 
     fn is_there() -> bool {
@@ -54,12 +52,6 @@ impl HaProxy {
         let mut answer = String::new();
         client.read_to_string(&mut answer).expect("an answer");
         (client.local_addr().unwrap(), answer)
-    }
-}
-
-impl Drop for HaProxy {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

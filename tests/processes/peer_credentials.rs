@@ -112,7 +112,7 @@ fn they_are_also_had_over_abstract_and_inherited_sockets_and_for_clients_that_ar
 #[test]
 fn tcp_has_none() {
     test(async {
-        let server = Server::bind(loopback()).await.unwrap();
+        let server = bind().await;
         let mut client = connect(server.local_addr());
         server.scope(tell, async |_| ()).await.unwrap();
         assert_eq!(rest(&mut client), "nobody knows");

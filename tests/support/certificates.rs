@@ -1,43 +1,13 @@
 //! Certificates of a test's own, and clients that trust them.
 
+use super::files::Folder;
 use ebbtide::rustls::crypto::ring;
 use ebbtide::rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use ebbtide::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// A folder for the files of one test; gone with it.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    pub fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("ebbtide-tls-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let path = std::env::temp_dir().join(name);
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub fn path(&self, file: &str) -> PathBuf {
-        self.0.join(file)
-    }
-
-    pub fn write(&self, file: &str, text: &str) -> PathBuf {
-        let path = self.path(file);
-        fs::write(&path, text).unwrap();
-        path
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 /// Who issues certificates.
 pub struct Authority {

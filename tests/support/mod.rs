@@ -17,11 +17,13 @@ pub mod proxied;
 pub mod scripted;
 #[cfg(feature = "tls")]
 pub mod secured;
+pub mod servers;
 pub mod ways;
 
 pub use addresses::loopback;
 pub use executor::hold_executor;
 pub use gate::{alone, on_thread};
+pub use servers::{adds_up, bind, echo, echo_at_eof, echo_by, speaks, until};
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::{io, prelude::*, task};

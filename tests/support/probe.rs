@@ -3,6 +3,7 @@
 use super::gate::{self, Role};
 use async_std::channel::{Receiver, Sender, bounded};
 use async_std::task;
+use ebbtide::TaskGroup;
 use std::future::Future;
 use std::marker::PhantomPinned;
 use std::pin::Pin;
@@ -227,4 +228,12 @@ pub fn let_the_executor_go_round() {
             task.await;
         }
     });
+}
+
+/// A group that a child can take and drop, its own one too.
+pub type Shared = Arc<Mutex<Option<TaskGroup>>>;
+
+pub fn drop_shared(group: &Shared) {
+    let group = group.lock().unwrap().take();
+    drop(group); // without the lock
 }

@@ -1,5 +1,6 @@
 //! Servers behind a proxy, which the test plays.
 
+use super::files::Folder;
 use super::{NET, loopback, test};
 use async_std::prelude::*;
 use async_std::{io, task};
@@ -9,7 +10,6 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 pub const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
@@ -62,10 +62,11 @@ pub fn serve(
     })
 }
 
-/// Where clients get in. Its drop removes the folder of its socket.
+/// Where clients get in.
 pub struct Door {
     to: To,
-    folder: Option<PathBuf>,
+    /// Of its socket, which its drop removes.
+    _folder: Option<Folder>,
 }
 
 enum To {
@@ -82,20 +83,20 @@ impl Door {
                 let options = ListenOptions::new().proxy_protocol(proxy);
                 let server = Server::bind_with(loopback(), &options).await.unwrap();
                 let to = To::Tcp(super::tcp(server.local_addr()));
-                (server, Self { to, folder: None })
+                (server, Self { to, _folder: None })
             }
             #[cfg(unix)]
             Way::Unix => {
-                let folder = folder();
-                let path = folder.join("socket");
+                let folder = Folder::new();
+                let path = folder.path("socket");
                 let options = ListenOptions::new().proxy_protocol(proxy);
                 let listener = Listener::unix_with(&path, &options).unwrap();
-                (Server::new(listener), Self { to: To::Unix(path), folder: Some(folder) })
+                (Server::new(listener), Self { to: To::Unix(path), _folder: Some(folder) })
             }
             Way::Memory => {
                 let (listener, connector) = Listener::memory();
                 let server = Server::new(listener.proxy_protocol(proxy));
-                (server, Self { to: To::Memory(connector), folder: None })
+                (server, Self { to: To::Memory(connector), _folder: None })
             }
         }
     }
@@ -117,23 +118,6 @@ impl Door {
             To::Memory(connector) => Client::Memory(task::block_on(connector.connect()).unwrap()),
         }
     }
-}
-
-impl Drop for Door {
-    fn drop(&mut self) {
-        if let Some(folder) = &self.folder {
-            let _ = std::fs::remove_dir_all(folder);
-        }
-    }
-}
-
-/// A new folder for the files of one test.
-pub fn folder() -> PathBuf {
-    static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let name = format!("ebbtide-proxied-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let folder = std::env::temp_dir().join(name);
-    std::fs::create_dir(&folder).unwrap();
-    folder
 }
 
 pub enum Client {

@@ -1,6 +1,7 @@
 //! A server with TLS, and clients that trust it.
 
-use super::certificates::{Authority, Client, Folder, Identity, secure};
+use super::certificates::{Authority, Client, Identity, secure};
+use super::files::Folder;
 use super::{connect, loopback};
 use async_std::{io, prelude::*};
 use ebbtide::{Address, Connection, ListenOptions, Server, Tls};
@@ -25,7 +26,7 @@ impl House {
     }
 
     pub async fn bind(&self) -> Server {
-        bind(&self.tls()).await
+        bind_tls(&self.tls()).await
     }
 
     pub fn client(&self, server: &Address) -> Client {
@@ -33,19 +34,8 @@ impl House {
     }
 }
 
-pub async fn bind(tls: &Tls) -> Server {
+pub async fn bind_tls(tls: &Tls) -> Server {
     Server::bind_with(loopback(), &ListenOptions::new().tls(tls)).await.unwrap()
-}
-
-pub async fn echo(conn: Connection) -> io::Result<()> {
-    let mut buf = vec![0; 64 * 1024];
-    while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-        if n == 0 {
-            break;
-        }
-        (&conn).write_all(&buf[..n]).await?;
-    }
-    Ok(())
 }
 
 /// All that comes, if `close_notify` comes after it; its absence is an error.

@@ -2,7 +2,7 @@
 //!
 //! Another kind is one more `Kind`, and its arms in `open`, `connect` and `left_behind`.
 use super::files::Folder;
-use super::{NET, loopback};
+use super::{NET, loopback, tcp};
 use async_io::Async;
 use async_std::future;
 use async_std::io::{Read, ReadExt, Write, WriteExt};
@@ -48,7 +48,7 @@ impl Kind {
         let (listener, to) = match self {
             Self::Tcp => {
                 let listener = Listener::tcp(loopback()).unwrap();
-                let address = listener.address().as_tcp().unwrap();
+                let address = tcp(listener.address());
                 (listener, To::Tcp(address))
             }
             #[cfg(unix)]
@@ -64,7 +64,7 @@ impl Kind {
             Self::Tls => {
                 let (tls, config) = over_tls::ends();
                 let listener = Listener::tcp(loopback()).unwrap().tls(&tls);
-                let address = listener.address().as_tcp().unwrap();
+                let address = tcp(listener.address());
                 (listener, To::Tls(address, config))
             }
         };
@@ -91,29 +91,50 @@ enum To {
 pub type Client = BoxedStream;
 
 impl Place {
+    /// Where the listener of a TCP server of the test's own is.
+    pub fn over_tcp(address: SocketAddr) -> Self {
+        Self { kind: Kind::Tcp, to: To::Tcp(address), folder: Folder::new() }
+    }
+
     /// A client that has got as far as it gets before it is accepted.
     pub async fn connect(&self) -> io::Result<Client> {
+        Ok(self.connect_from().await?.1)
+    }
+
+    /// The same, with its address if it has one.
+    async fn connect_from(&self) -> io::Result<(Option<SocketAddr>, Client)> {
         Ok(match &self.to {
-            To::Tcp(address) => Box::pin(Socket(Async::<TcpStream>::connect(*address).await?, |socket| {
-                socket.shutdown(Shutdown::Write)
-            })),
+            To::Tcp(address) => {
+                let socket = Async::<TcpStream>::connect(*address).await?;
+                let from = socket.get_ref().local_addr()?;
+                (Some(from), Box::pin(Socket(socket, |socket| socket.shutdown(Shutdown::Write))))
+            }
             #[cfg(unix)]
             To::Unix(path) => {
-                Box::pin(Socket(Async::<UnixStream>::connect(path).await?, |socket| socket.shutdown(Shutdown::Write)))
+                let socket = Async::<UnixStream>::connect(path).await?;
+                (None, Box::pin(Socket(socket, |socket| socket.shutdown(Shutdown::Write))))
             }
             #[cfg(not(unix))]
             To::Unix(_) => unreachable!("there is no such kind"),
-            To::Memory(connector) => Box::pin(connector.connect().await?),
+            To::Memory(connector) => (None, Box::pin(connector.connect().await?)),
             #[cfg(feature = "tls")]
-            To::Tls(address, trusting) => Box::pin(over_tls::connect(*address, trusting).await?),
+            To::Tls(address, trusting) => {
+                let (from, client) = over_tls::connect(*address, trusting).await?;
+                (Some(from), Box::pin(client))
+            }
         })
     }
 
     /// A client that has sent this.
     pub async fn say(&self, words: &[u8]) -> Client {
-        let mut client = self.connect().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
+        self.say_from(words).await.1
+    }
+
+    /// The same, with its address if it has one.
+    pub async fn say_from(&self, words: &[u8]) -> (Option<SocketAddr>, Client) {
+        let (from, mut client) = self.connect_from().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
         client.write_all(words).await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
-        client
+        (from, client)
     }
 
     /// What is left of a server that is closed; nothing, if all is well.
@@ -127,7 +148,7 @@ impl Place {
 }
 
 /// All that the client still gets; fails unless an orderly end comes after it.
-pub async fn rest(client: &mut Client) -> String {
+pub async fn rest(client: &mut (impl Read + Unpin)) -> String {
     let mut rest = String::new();
     let read = future::timeout(NET, client.read_to_string(&mut rest)).await;
     read.expect("the client sees an end").expect("the client sees an orderly end");
@@ -172,7 +193,8 @@ where
 /// the test has the other end of a pipe.
 #[cfg(feature = "tls")]
 mod over_tls {
-    use super::super::certificates::{Authority, Folder};
+    use super::super::certificates::Authority;
+    use super::super::files::Folder;
     use async_std::io::{self, Read, Write, WriteExt};
     use async_std::{net::TcpStream, task};
     use ebbtide::rustls::ClientConfig;
@@ -193,8 +215,9 @@ mod over_tls {
         (tls, Arc::new(authority.client(None)))
     }
 
-    pub(super) async fn connect(address: SocketAddr, trusting: &Trusting) -> io::Result<MemoryStream> {
+    pub(super) async fn connect(address: SocketAddr, trusting: &Trusting) -> io::Result<(SocketAddr, MemoryStream)> {
         let socket = TcpStream::connect(address).await?;
+        let from = socket.local_addr()?;
         let (ours, theirs) = MemoryStream::pair();
         let handshake = TlsConnector::from(Arc::clone(trusting)).connect("localhost".try_into().unwrap(), socket);
         task::spawn(async move {
@@ -204,7 +227,7 @@ mod over_tls {
                 (carry(inner.clone(), outer.clone()), carry(outer, inner)).join().await;
             }
         });
-        Ok(ours)
+        Ok((from, ours))
     }
 
     async fn carry(mut from: impl Read + Unpin, mut to: impl Write + Unpin) {

@@ -1,227 +1,15 @@
-//! The guarantees hold for every kind of listener alike: each way out of R1, by one table, and those of the other rules that
-//! depend on what connections are made of.
+//! The guarantees hold for every kind of listener alike: those of the rules that depend on what connections are made of. The
+//! ways out of R1 are in `r01_one_exit`.
 
+use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, close, rest};
-use crate::support::{
-    FAILS, FOR_EVER, Handlers, NET, POLITE, STUBBORN, alone, gate::side_by_side, hold_executor, on_thread,
-};
+use crate::support::{NET, adds_up, alone, echo_at_eof, hold_executor, on_thread};
 use async_std::prelude::*;
 use async_std::{future, task};
-use ebbtide::{Cause, Connection, Error, Handle, OnFailure, Phase, Report, Server};
-use futures_concurrency::prelude::*;
+use ebbtide::{Connection, Handle, Server};
 use std::future::pending;
 use std::io::{self, ErrorKind};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
-
-/// Long enough that a polite handler has said goodbye before, on a loaded machine too.
-const GRACE: Duration = Duration::from_millis(500);
-
-/// The ways out.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Ending {
-    BodyOk,
-    BodyErr,
-    BodyPanic,
-    Shutdown,
-    ShutdownStream,
-    ShutdownFuture,
-    HandlerFails,
-    Cancel,
-    StreamTwice,
-    Timeout,
-    LostRace,
-    TaskCancelled,
-    /// A panic around a scope that is inside another one.
-    NestedUnwind,
-    DropInADrain,
-}
-
-impl Ending {
-    const ALL: [Self; 14] = [
-        Self::BodyOk,
-        Self::BodyErr,
-        Self::BodyPanic,
-        Self::Shutdown,
-        Self::ShutdownStream,
-        Self::ShutdownFuture,
-        Self::HandlerFails,
-        Self::Cancel,
-        Self::StreamTwice,
-        Self::Timeout,
-        Self::LostRace,
-        Self::TaskCancelled,
-        Self::NestedUnwind,
-        Self::DropInADrain,
-    ];
-
-    /// The first cause, and whether the handlers were told and had their time.
-    fn expected(self) -> (Cause, bool) {
-        match self {
-            Self::BodyOk | Self::BodyErr => (Cause::BodyReturned, true),
-            Self::BodyPanic => (Cause::BodyPanicked, true),
-            Self::Shutdown | Self::DropInADrain => (Cause::Shutdown, true),
-            Self::ShutdownStream | Self::ShutdownFuture | Self::StreamTwice => (Cause::ShutdownStream, true),
-            Self::HandlerFails => (Cause::HandlerFailed, true),
-            Self::Cancel => (Cause::Cancel, false),
-            Self::Timeout | Self::LostRace | Self::TaskCancelled | Self::NestedUnwind => (Cause::Dropped, false),
-        }
-    }
-
-    fn panics(self) -> bool {
-        matches!(self, Self::BodyPanic | Self::NestedUnwind)
-    }
-
-    /// Serves until both handlers run, and leaves.
-    async fn leave(self, server: Server, handlers: &Handlers, place: &Place) {
-        let (handle, handler) = (server.handle(), handlers.handler());
-        let started = handlers.started(2);
-        match self {
-            Self::BodyOk => drop(server.scope(handler, async |_| started.await).await.unwrap()),
-            Self::BodyErr => {
-                let body = async |_| {
-                    started.await;
-                    Err::<(), _>("the body's own")
-                };
-                assert_eq!(server.scope(handler, body).await.unwrap().0, Some(Err("the body's own")));
-            }
-            Self::BodyPanic => {
-                let body = async |_| {
-                    started.await;
-                    panic!("as ordered");
-                };
-                server.scope(handler, body).await.map(drop).unwrap();
-            }
-            Self::Shutdown => {
-                let stop = async {
-                    started.await;
-                    handle.shutdown().await
-                };
-                let (report, told) = (server.serve(handler), stop).join().await;
-                assert_eq!(report.unwrap(), told);
-            }
-            Self::ShutdownStream | Self::StreamTwice => {
-                let (ask, asked) = async_std::channel::unbounded();
-                let server = server.grace(if self == Self::StreamTwice { FOR_EVER } else { GRACE }).shutdown_on(asked);
-                let stop = async {
-                    started.await;
-                    ask.send(()).await.unwrap();
-                    if self == Self::StreamTwice {
-                        while handle.connection_count() > 1 {
-                            task::sleep(Duration::from_millis(1)).await; // until the polite one has said goodbye
-                        }
-                        ask.send(()).await.unwrap();
-                    }
-                };
-                (server.serve(handler), stop).join().await.0.unwrap();
-            }
-            Self::ShutdownFuture => {
-                let handlers = handlers.clone();
-                server.shutdown_when(async move { handlers.started(2).await }).serve(handler).await.unwrap();
-            }
-            Self::HandlerFails => {
-                let fail = async {
-                    started.await;
-                    rest(&mut place.say(&[FAILS]).await).await
-                };
-                let (result, told) = (server.on_failure(OnFailure::Shutdown).serve(handler), fail).join().await;
-                assert!(matches!(result, Err(Error::Handler { .. })), "{result:?}");
-                assert_eq!(told, "");
-            }
-            Self::Cancel => {
-                let stop = async {
-                    started.await;
-                    handle.cancel().await
-                };
-                (server.serve(handler), stop).join().await.0.unwrap();
-            }
-            Self::Timeout => {
-                let mut serving = Box::pin(server.serve(handler));
-                while handlers.live.count() < 2 {
-                    let _ = future::timeout(Duration::from_millis(5), &mut serving).await;
-                }
-                started.await;
-                future::timeout(Duration::from_millis(5), serving).await.unwrap_err();
-            }
-            Self::LostRace => {
-                let serving = async { server.serve(handler).await.map(drop) };
-                let winner = async {
-                    started.await;
-                    Ok(())
-                };
-                (serving, winner).race().await.unwrap();
-            }
-            Self::TaskCancelled => {
-                let serving = task::spawn(server.serve(handler));
-                started.await;
-                assert!(serving.cancel().await.is_none());
-            }
-            Self::NestedUnwind => {
-                let (listener, _outer) = place.kind.open();
-                let body = async |_| {
-                    let inner = async { server.serve(handler).await.map(drop) };
-                    let panics = async {
-                        started.await;
-                        panic!("as ordered");
-                    };
-                    (inner, panics).race().await
-                };
-                Server::new(listener).scope(|_: Connection| async {}, body).await.map(drop).unwrap();
-            }
-            Self::DropInADrain => {
-                let serving = task::spawn(server.grace(FOR_EVER).serve(handler));
-                started.await;
-                drop(handle.shutdown());
-                while handle.connection_count() > 1 {
-                    task::sleep(Duration::from_millis(1)).await;
-                }
-                assert!(serving.cancel().await.is_none());
-            }
-        }
-    }
-}
-
-fn adds_up(report: &Report) {
-    let ends = report.completed() + report.failed() + report.panicked() + report.cancelled();
-    assert_eq!(report.accepted(), ends, "{report}");
-}
-
-fn r01(kind: Kind, ending: Ending) {
-    let (listener, place) = kind.open();
-    let server = Server::new(listener).grace(GRACE);
-    let (handle, handlers) = (server.handle(), Handlers::new());
-    let (mut polite, mut stubborn) =
-        task::block_on(async { (place.say(&[POLITE]).await, place.say(&[STUBBORN]).await) });
-    let panicked = catch_unwind(AssertUnwindSafe(|| task::block_on(ending.leave(server, &handlers, &place)))).is_err();
-
-    // Control is back.
-    assert_eq!(panicked, ending.panics());
-    assert_eq!(handlers.live.count(), 0, "a handler lives");
-    assert_eq!((handle.is_serving(), handle.phase()), (false, Phase::Closed));
-    // After a panic inside of it async-std's `block_on` is not the same on this thread.
-    let closed = async move {
-        let (cause, told) = ending.expected();
-        assert_eq!(rest(&mut polite).await, if told { "bye" } else { "" });
-        assert_eq!(rest(&mut stubborn).await, "");
-        let report = handle.closed().await;
-        adds_up(&report);
-        let failed = u64::from(ending == Ending::HandlerFails);
-        assert_eq!((report.cause(), report.accepted()), (cause, 2 + failed), "{report}");
-        assert_eq!((report.completed(), report.failed()), (u64::from(told), failed), "{report}");
-        assert_eq!(place.left_behind().await, None);
-    };
-    on_thread(|| task::block_on(closed));
-}
-
-#[test]
-fn r01_every_way_out_of_every_way_in_ends_closed() {
-    side_by_side(Kind::ALL, |kind| {
-        for ending in Ending::ALL {
-            println!("{kind:?}, {ending:?}");
-            on_thread(move || r01(kind, ending));
-        }
-    });
-}
 
 /// One test for each kind, side by side.
 fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'static) {
@@ -230,13 +18,6 @@ fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'stat
         let (listener, place) = kind.open();
         on_thread(move || task::block_on(test(Server::new(listener), place)));
     });
-}
-
-/// Sends back what it reads until the end.
-async fn echo(conn: Connection) -> io::Result<()> {
-    let mut text = Vec::new();
-    (&conn).read_to_end(&mut text).await?;
-    (&conn).write_all(&text).await
 }
 
 /// The reply to one message.
@@ -253,7 +34,7 @@ fn a_client_that_ends_its_own_direction_still_gets_its_reply() {
             close(&mut client).await;
             rest(&mut client).await
         };
-        let (reply, report) = server.scope(echo, body).await.unwrap();
+        let (reply, report) = server.scope(echo_at_eof, body).await.unwrap();
         assert_eq!((reply.as_deref(), report.completed()), (Some("hello"), 1), "{report}");
     });
 }

@@ -1,15 +1,17 @@
-//! R1: every way out of `serve` and `scope` ends closed. One test for each row of its table, named for it.
+//! R1: every way out of `serve` and `scope` ends closed, for every kind of listener. One test for each way out, named for it.
 //!
 //! Each has two clients: a polite one, whose handler says goodbye when the drain begins, and a stubborn one, whose handler
 //! has to be cancelled. Whichever way the scope was left, when control is back no handler lives, both clients see an
-//! orderly end, and the port refuses.
+//! orderly end, and nothing listens.
 
+use crate::support::gate::side_by_side;
+use crate::support::ways::{Client, Kind, Place, rest};
 use crate::support::*;
+use async_std::channel::unbounded;
 use async_std::{future, task};
-use ebbtide::{Address, Cause, Error, Listener, OnFailure, Phase, Report, Server};
+use ebbtide::{Cause, Connection, Error, Handle, Listener, OnFailure, Phase, Report, Server};
 use futures_concurrency::prelude::*;
 use std::future::pending;
-use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
@@ -17,356 +19,405 @@ use std::time::Duration;
 /// Long enough that a polite handler has said goodbye before, on a loaded machine too.
 const GRACE: Duration = Duration::from_secs(1);
 
-struct Beach {
-    address: Address,
-    handlers: Handlers,
-    polite: TcpStream,
-    stubborn: TcpStream,
+/// The ways out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Exit {
+    BodyOk,
+    BodyErr,
+    BodyPanic,
+    Shutdown,
+    ShutdownStream,
+    ShutdownFuture,
+    HandlerFails,
+    HandlerPanics,
+    Cancel,
+    StreamTwice,
+    Timeout,
+    LostRace,
+    ScopeLostRace,
+    TaskCancelled,
+    EnclosingPanic,
+    /// A panic around a server that is inside the body of another one.
+    NestedUnwind,
+    DropInADrain,
 }
 
-/// A server with two clients in its queue, which are served as soon as it is.
-async fn beach() -> (Server, Beach) {
-    let server = Server::bind(loopback()).await.unwrap().grace(GRACE);
-    let address = server.local_addr().clone();
-    let beach = Beach {
-        handlers: Handlers::new(),
-        polite: order(&address, POLITE),
-        stubborn: order(&address, STUBBORN),
-        address,
-    };
-    (server, beach)
+/// What is true after a way out.
+struct Expected {
+    /// The first one wins.
+    cause: Cause,
+    /// Whether there was a drain: the polite handler has said goodbye.
+    drained: bool,
+    /// Whether the stubborn handler had the whole grace period.
+    graced: bool,
+    /// What control comes back with, if it is a panic.
+    panic: Option<&'static str>,
+}
+
+impl Exit {
+    fn expected(self) -> Expected {
+        let drain = |cause| Expected { cause, drained: true, graced: true, panic: None };
+        let drop = Expected { cause: Cause::Dropped, drained: false, graced: false, panic: None };
+        match self {
+            Self::BodyOk | Self::BodyErr => drain(Cause::BodyReturned),
+            Self::BodyPanic => Expected { panic: Some("the body's own"), ..drain(Cause::BodyPanicked) },
+            Self::Shutdown => drain(Cause::Shutdown),
+            Self::ShutdownStream | Self::ShutdownFuture => drain(Cause::ShutdownStream),
+            Self::HandlerFails | Self::HandlerPanics => drain(Cause::HandlerFailed),
+            Self::Cancel => Expected { cause: Cause::Cancel, ..drop },
+            Self::StreamTwice => Expected { graced: false, ..drain(Cause::ShutdownStream) },
+            Self::DropInADrain => Expected { graced: false, ..drain(Cause::Shutdown) },
+            Self::Timeout | Self::LostRace | Self::ScopeLostRace | Self::TaskCancelled => drop,
+            Self::EnclosingPanic | Self::NestedUnwind => Expected { panic: Some("around the server"), ..drop },
+        }
+    }
+}
+
+/// Two clients of a server, which are served as soon as it is.
+struct Beach {
+    place: Place,
+    handle: Handle,
+    handlers: Handlers,
+    polite: Client,
+    stubborn: Client,
+    /// What the polite one has got, if the way out has looked.
+    goodbye: Option<String>,
 }
 
 impl Beach {
+    async fn new(server: &Server, place: Place) -> Self {
+        let (polite, stubborn) = (place.say(&[POLITE]).await, place.say(&[STUBBORN]).await);
+        Self { place, handle: server.handle(), handlers: Handlers::new(), polite, stubborn, goodbye: None }
+    }
+
     async fn started(&self) {
         self.handlers.started(2).await;
         assert_eq!(self.handlers.live.count(), 2);
     }
 
-    /// Control is back. `told`: the handlers had their grace.
-    fn must_be_closed(mut self, told: bool) {
+    /// The drain has begun, and the stubborn one holds it up.
+    async fn goodbye(&mut self) {
+        self.goodbye = Some(rest(&mut self.polite).await);
+        assert_eq!(self.handle.phase(), Phase::Draining);
+    }
+
+    /// Control is back.
+    fn is_closed(&self) {
         assert_eq!(self.handlers.live.count(), 0, "a handler lives");
-        assert!(refuses(&self.address), "the port does not refuse");
-        assert_eq!(rest(&mut self.polite), if told { "bye" } else { "" });
-        assert_eq!(rest(&mut self.stubborn), "");
+        assert_eq!((self.handle.is_serving(), self.handle.phase()), (false, Phase::Closed));
+    }
+
+    async fn has_seen(mut self, expected: &Expected) {
+        assert_eq!(self.place.left_behind().await, None);
+        let goodbye = match self.goodbye {
+            Some(goodbye) => goodbye,
+            None => rest(&mut self.polite).await,
+        };
+        assert_eq!(goodbye, if expected.drained { "bye" } else { "" });
+        assert_eq!(rest(&mut self.stubborn).await, "");
     }
 }
 
-fn drained_then_cancelled(report: &Report, cause: Cause) {
-    assert_eq!(report.cause(), cause, "{report}");
-    assert_eq!((report.accepted(), report.completed(), report.cancelled()), (2, 1, 1), "{report}");
-    assert_eq!(report.drained(), 1, "{report}");
-    assert!(report.elapsed() >= GRACE, "{report}");
+/// The report says so. `failed` and `panicked`: what the handler of a third client did.
+fn reports(report: &Report, expected: &Expected, failed: u64, panicked: u64) {
+    adds_up(report);
+    assert_eq!(report.cause(), expected.cause, "{report}");
+    assert_eq!(report.accepted(), 2 + failed + panicked, "{report}");
+    assert_eq!((report.failed(), report.panicked()), (failed, panicked), "{report}");
+    let drained = u64::from(expected.drained);
+    assert_eq!((report.completed(), report.cancelled()), (drained, 2 - drained), "{report}");
+    assert_eq!(report.drained(), drained, "{report}");
+    assert!(report.elapsed() >= GRACE || !expected.graced, "{report}");
+    assert!(report.elapsed() < GRACE || expected.drained, "a cancel waits for nothing: {report}");
 }
 
-fn cancelled(report: &Report, cause: Cause) {
-    assert_eq!(report.cause(), cause, "{report}");
-    assert_eq!((report.accepted(), report.cancelled()), (2, 2), "{report}");
-    assert!(report.elapsed() < GRACE, "a cancel waits for nothing: {report}");
-}
-
-#[test]
-fn r01_the_body_returned() {
-    test(async {
-        let (server, beach) = beach().await;
-        let (value, report) = server
-            .scope(beach.handlers.handler(), async |server| {
+/// Serves until both handlers run, and leaves. Gives the report that it is left with.
+async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> {
+    let (handle, handler) = (server.handle(), beach.handlers.handler());
+    match exit {
+        Exit::BodyOk => {
+            let body = async |server: Handle| {
                 beach.started().await;
                 assert!(server.is_serving());
                 42
-            })
-            .await
-            .unwrap();
-        assert_eq!(value, Some(42));
-        drained_then_cancelled(&report, Cause::BodyReturned);
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_the_body_returned_an_error() {
-    test(async {
-        let (server, beach) = beach().await;
-        let (value, report) = server
-            .scope(beach.handlers.handler(), async |_| {
+            };
+            let (value, report) = server.scope(handler, body).await.unwrap();
+            assert_eq!(value, Some(42));
+            Some(report)
+        }
+        Exit::BodyErr => {
+            let body = async |_| {
                 beach.started().await;
                 Err::<(), _>("the body's own")
-            })
-            .await
-            .unwrap();
-        assert_eq!(value, Some(Err("the body's own")));
-        drained_then_cancelled(&report, Cause::BodyReturned);
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_the_handle_asked_for_a_shutdown() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handle = server.handle();
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        let report = handle.shutdown().await;
-        assert!(!handle.is_serving());
-        assert_eq!(handle.phase(), Phase::Closed);
-        drained_then_cancelled(&report, Cause::Shutdown);
-        beach.must_be_closed(true);
-        assert_eq!(serving.await.unwrap(), report);
-    });
-}
-
-#[test]
-fn r01_the_first_item_of_a_shutdown_stream() {
-    test(async {
-        let (server, beach) = beach().await;
-        let (ask, asked) = async_std::channel::unbounded();
-        let server = server.shutdown_on(asked);
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        ask.send(()).await.unwrap();
-        drained_then_cancelled(&serving.await.unwrap(), Cause::ShutdownStream);
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_a_shutdown_future_is_done() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handlers = beach.handlers.clone();
-        let server = server.shutdown_when(async move { handlers.started(2).await });
-        drained_then_cancelled(&server.serve(beach.handlers.handler()).await.unwrap(), Cause::ShutdownStream);
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_the_body_panicked() {
-    on_thread(|| {
-        let (server, beach) = task::block_on(beach());
-        let scope = async {
+            };
+            let (value, report) = server.scope(handler, body).await.unwrap();
+            assert_eq!(value, Some(Err("the body's own")));
+            Some(report)
+        }
+        Exit::BodyPanic => {
             let body = async |_| {
                 beach.started().await;
                 panic!("the body's own");
             };
-            server.scope(beach.handlers.handler(), body).await.map(drop)
-        };
-        let panic = catch_unwind(AssertUnwindSafe(|| task::block_on(scope))).unwrap_err();
-        assert_eq!(panic.downcast_ref(), Some(&"the body's own"));
-        beach.must_be_closed(true);
+            server.scope(handler, body).await.map(drop).unwrap();
+            None
+        }
+        Exit::Shutdown | Exit::Cancel => {
+            let serving = task::spawn(server.serve(handler));
+            beach.started().await;
+            let report = if exit == Exit::Shutdown { handle.shutdown().await } else { handle.cancel().await };
+            beach.is_closed();
+            assert_eq!(serving.await.unwrap(), report);
+            Some(report)
+        }
+        Exit::ShutdownStream | Exit::StreamTwice => {
+            let (ask, asked) = unbounded();
+            let server = if exit == Exit::StreamTwice { server.grace(FOR_EVER) } else { server };
+            let serving = task::spawn(server.shutdown_on(asked).serve(handler));
+            beach.started().await;
+            ask.send(()).await.unwrap();
+            if exit == Exit::StreamTwice {
+                beach.goodbye().await;
+                ask.send(()).await.unwrap();
+            }
+            Some(serving.await.unwrap())
+        }
+        Exit::ShutdownFuture => {
+            let handlers = beach.handlers.clone();
+            Some(server.shutdown_when(async move { handlers.started(2).await }).serve(handler).await.unwrap())
+        }
+        Exit::HandlerFails | Exit::HandlerPanics => {
+            let serving = task::spawn(server.on_failure(OnFailure::Shutdown).serve(handler));
+            beach.started().await;
+            let order = if exit == Exit::HandlerFails { FAILS } else { PANICS };
+            let (address, mut failing) = beach.place.say_from(&[order]).await;
+            let error = serving.await.unwrap_err();
+            let peer = match &error {
+                Error::Handler { peer, .. } if exit == Exit::HandlerFails => peer,
+                Error::HandlerPanicked { peer, message, .. } if message == "as ordered" => peer,
+                _ => panic!("{error:?}"),
+            };
+            assert!(address.is_none_or(|address| *peer == address.into()), "{error:?}");
+            assert_eq!(rest(&mut failing).await, "");
+            Some(error.report().clone())
+        }
+        Exit::Timeout => {
+            let mut serving = Box::pin(server.serve(handler));
+            // As often as it takes until both handlers run; the timeout that counts is the last one.
+            while beach.handlers.live.count() < 2 {
+                let _ = future::timeout(Duration::from_millis(10), &mut serving).await;
+            }
+            beach.started().await;
+            future::timeout(Duration::from_millis(10), serving).await.unwrap_err();
+            None
+        }
+        Exit::LostRace => {
+            let serving = async { server.serve(handler).await.map(drop) };
+            let winner = async {
+                beach.started().await;
+                Ok(())
+            };
+            (serving, winner).race().await.unwrap();
+            None
+        }
+        Exit::ScopeLostRace => {
+            let alive = Live::default();
+            let body = async |_| {
+                let _alive = alive.guard();
+                pending::<()>().await
+            };
+            let scope = async { server.scope(handler, body).await.map(drop) };
+            let winner = async {
+                beach.started().await;
+                assert_eq!(alive.count(), 1);
+                Ok(())
+            };
+            (scope, winner).race().await.unwrap();
+            assert_eq!(alive.count(), 0);
+            None
+        }
+        Exit::TaskCancelled => {
+            let serving = task::spawn(server.serve(handler));
+            beach.started().await;
+            assert!(serving.cancel().await.is_none());
+            None
+        }
+        Exit::EnclosingPanic => {
+            let mut serving = pin!(server.serve(handler));
+            while beach.handlers.live.count() < 2 {
+                let _ = future::timeout(Duration::from_millis(10), serving.as_mut()).await;
+            }
+            panic!("around the server");
+        }
+        Exit::NestedUnwind => {
+            let (listener, _outer) = beach.place.kind.open();
+            let body = async |_| {
+                let inner = async { server.serve(handler).await.map(drop) };
+                let panics = async {
+                    beach.started().await;
+                    panic!("around the server");
+                };
+                (inner, panics).race().await
+            };
+            Server::new(listener).scope(|_: Connection| async {}, body).await.map(drop).unwrap();
+            None
+        }
+        Exit::DropInADrain => {
+            let serving = task::spawn(server.grace(FOR_EVER).serve(handler));
+            beach.started().await;
+            let closed = handle.shutdown();
+            beach.goodbye().await;
+            assert!(serving.cancel().await.is_none());
+            beach.is_closed();
+            Some(closed.await)
+        }
+    }
+}
+
+fn leave_by(exit: Exit, kind: Kind) {
+    let (listener, place) = kind.open();
+    let server = Server::new(listener).grace(GRACE);
+    let mut beach = task::block_on(Beach::new(&server, place));
+    let handle = server.handle();
+    let left = catch_unwind(AssertUnwindSafe(|| task::block_on(leave(exit, server, &mut beach))));
+
+    // Control is back.
+    beach.is_closed();
+    let expected = exit.expected();
+    let (left, panic) = match left {
+        Ok(report) => (report, None),
+        Err(panic) => (None, Some(*panic.downcast::<&'static str>().expect("a panic of the test's own"))),
+    };
+    assert_eq!(panic, expected.panic);
+    // After a panic inside of it async-std's `block_on` is not the same on this thread.
+    on_thread(move || {
+        task::block_on(async {
+            let report = handle.closed().await;
+            assert!(left.is_none_or(|left| left == report), "{report}");
+            let third = |it: Exit| u64::from(exit == it);
+            reports(&report, &expected, third(Exit::HandlerFails), third(Exit::HandlerPanics));
+            beach.has_seen(&expected).await;
+        });
+    });
+}
+
+/// Out by one way, of a server for each kind of listener.
+fn r01(exit: Exit) {
+    side_by_side(Kind::ALL, |kind| {
+        println!("{kind:?}");
+        on_thread(move || leave_by(exit, kind));
     });
 }
 
 #[test]
+fn r01_the_body_returned() {
+    r01(Exit::BodyOk);
+}
+
+#[test]
+fn r01_the_body_returned_an_error() {
+    r01(Exit::BodyErr);
+}
+
+#[test]
+fn r01_the_body_panicked() {
+    r01(Exit::BodyPanic);
+}
+
+#[test]
+fn r01_the_handle_asked_for_a_shutdown() {
+    r01(Exit::Shutdown);
+}
+
+#[test]
+fn r01_the_first_item_of_a_shutdown_stream() {
+    r01(Exit::ShutdownStream);
+}
+
+#[test]
+fn r01_a_shutdown_future_is_done() {
+    r01(Exit::ShutdownFuture);
+}
+
+#[test]
+fn r01_a_handler_failed_under_on_failure_shutdown() {
+    r01(Exit::HandlerFails);
+}
+
+#[test]
+fn r01_a_handler_panicked_under_on_failure_shutdown() {
+    r01(Exit::HandlerPanics);
+}
+
+#[test]
+fn r01_the_handle_cancelled() {
+    r01(Exit::Cancel);
+}
+
+#[test]
+fn r01_the_second_item_of_a_shutdown_stream() {
+    r01(Exit::StreamTwice);
+}
+
+#[test]
+fn r01_the_future_was_dropped_by_a_timeout() {
+    r01(Exit::Timeout);
+}
+
+#[test]
+fn r01_the_future_lost_a_race() {
+    r01(Exit::LostRace);
+}
+
+#[test]
+fn r01_the_scope_lost_a_race() {
+    r01(Exit::ScopeLostRace);
+}
+
+#[test]
+fn r01_the_task_was_cancelled() {
+    r01(Exit::TaskCancelled);
+}
+
+#[test]
+fn r01_an_enclosing_panic() {
+    r01(Exit::EnclosingPanic);
+}
+
+#[test]
+fn r01_a_panic_in_the_body_of_a_server_around_it() {
+    r01(Exit::NestedUnwind);
+}
+
+#[test]
+fn r01_the_future_was_dropped_during_its_drain() {
+    r01(Exit::DropInADrain);
+}
+
+/// A socket can be made to fail only by somebody else who has it.
+#[test]
 fn r01_a_listener_failed_for_good() {
-    test(async {
+    let leave = async || {
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
         let listener = Listener::try_from(socket.try_clone().unwrap()).unwrap();
         let address = listener.address().clone();
         let server = Server::new(listener).grace(GRACE);
-        let beach = Beach {
-            handlers: Handlers::new(),
-            polite: order(&address, POLITE),
-            stubborn: order(&address, STUBBORN),
-            address: address.clone(),
-        };
-        let handle = server.handle();
+        let beach = Beach::new(&server, Place::over_tcp(tcp(&address))).await;
         let serving = task::spawn(server.serve(beach.handlers.handler()));
         beach.started().await;
         // Accepting from a socket that does not listen any more: EINVAL.
         socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
         drop(socket);
         let error = serving.await.unwrap_err();
+        beach.is_closed();
         assert!(matches!(&error, Error::Listener { address: at, .. } if *at == address), "{error:?}");
-        drained_then_cancelled(error.report(), Cause::ListenerFailed);
-        assert_eq!(*error.report(), handle.closed().await);
+        let expected = Expected { cause: Cause::ListenerFailed, ..Exit::Shutdown.expected() };
+        reports(error.report(), &expected, 0, 0);
+        assert_eq!(*error.report(), beach.handle.closed().await);
         let io = std::io::Error::from(error);
         assert_eq!(io.kind(), std::io::ErrorKind::InvalidInput, "the listener's kind is kept");
         assert!(io.to_string().contains(&format!("`{address}`")), "{io}");
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_a_handler_failed_under_on_failure_shutdown() {
-    test(async {
-        let (server, beach) = beach().await;
-        let serving = task::spawn(server.on_failure(OnFailure::Shutdown).serve(beach.handlers.handler()));
-        beach.started().await;
-        let mut failing = order(&beach.address, FAILS);
-        let error = serving.await.unwrap_err();
-        let peer = failing.local_addr().unwrap().into();
-        assert!(matches!(&error, Error::Handler { peer: at, .. } if *at == peer), "{error:?}");
-        assert_eq!(error.report().cause(), Cause::HandlerFailed);
-        assert_eq!((error.report().failed(), error.report().completed(), error.report().cancelled()), (1, 1, 1));
-        assert_eq!(rest(&mut failing), "");
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_a_handler_panicked_under_on_failure_shutdown() {
-    test(async {
-        let (server, beach) = beach().await;
-        let serving = task::spawn(server.on_failure(OnFailure::Shutdown).serve(beach.handlers.handler()));
-        beach.started().await;
-        let mut failing = order(&beach.address, PANICS);
-        let error = serving.await.unwrap_err();
-        let peer = failing.local_addr().unwrap().into();
-        assert!(
-            matches!(&error, Error::HandlerPanicked { peer: at, message, .. } if *at == peer && message == "as ordered"),
-            "{error:?}"
-        );
-        assert_eq!((error.report().panicked(), error.report().completed(), error.report().cancelled()), (1, 1, 1));
-        assert_eq!(rest(&mut failing), "");
-        beach.must_be_closed(true);
-    });
-}
-
-#[test]
-fn r01_the_handle_cancelled() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handle = server.handle();
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        let report = handle.cancel().await;
-        assert!(!handle.is_serving());
-        cancelled(&report, Cause::Cancel);
-        beach.must_be_closed(false);
-        assert_eq!(serving.await.unwrap(), report);
-    });
-}
-
-#[test]
-fn r01_the_second_item_of_a_shutdown_stream() {
-    test(async {
-        let (server, mut beach) = beach().await;
-        let (ask, asked) = async_std::channel::unbounded();
-        let server = server.grace(FOR_EVER).shutdown_on(asked);
-        let handle = server.handle();
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        ask.send(()).await.unwrap();
-        assert_eq!(rest(&mut beach.polite), "bye"); // the drain has begun, and the stubborn one holds it up
-        assert_eq!(handle.phase(), Phase::Draining);
-        ask.send(()).await.unwrap();
-        let report = serving.await.unwrap();
-        assert_eq!(report.cause(), Cause::ShutdownStream, "the first cause wins: {report}");
-        assert_eq!((report.completed(), report.cancelled()), (1, 1), "{report}");
-        assert_eq!(beach.handlers.live.count(), 0);
-        assert_eq!(rest(&mut beach.stubborn), "");
-        assert!(refuses(&beach.address));
-    });
-}
-
-#[test]
-fn r01_the_future_was_dropped_by_a_timeout() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handle = server.handle();
-        let mut serving = Box::pin(server.serve(beach.handlers.handler()));
-        // As often as it takes until both handlers run; the timeout that counts is the last one.
-        while beach.handlers.live.count() < 2 {
-            let _ = future::timeout(Duration::from_millis(10), &mut serving).await;
-        }
-        future::timeout(Duration::from_millis(10), serving).await.unwrap_err();
-        beach.must_be_closed(false);
-        cancelled(&handle.closed().await, Cause::Dropped);
-    });
-}
-
-#[test]
-fn r01_the_future_lost_a_race() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handle = server.handle();
-        let serving = async { server.serve(beach.handlers.handler()).await.map(drop) };
-        let winner = async {
-            beach.started().await;
-            Ok(())
-        };
-        (serving, winner).race().await.unwrap();
-        beach.must_be_closed(false);
-        cancelled(&handle.closed().await, Cause::Dropped);
-    });
-}
-
-#[test]
-fn r01_the_scope_lost_a_race() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handle = server.handle();
-        let body = Live::default();
-        let scope = async {
-            let body = async |_| {
-                let _alive = body.guard();
-                pending::<()>().await
-            };
-            server.scope(beach.handlers.handler(), body).await.map(drop)
-        };
-        let winner = async {
-            beach.started().await;
-            assert_eq!(body.count(), 1);
-            Ok(())
-        };
-        (scope, winner).race().await.unwrap();
-        assert_eq!(body.count(), 0);
-        beach.must_be_closed(false);
-        cancelled(&handle.closed().await, Cause::Dropped);
-    });
-}
-
-#[test]
-fn r01_the_task_was_cancelled() {
-    test(async {
-        let (server, beach) = beach().await;
-        let handle = server.handle();
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        assert!(serving.cancel().await.is_none());
-        beach.must_be_closed(false);
-        cancelled(&handle.closed().await, Cause::Dropped);
-    });
-}
-
-#[test]
-fn r01_an_enclosing_panic() {
-    on_thread(|| {
-        let (server, beach) = task::block_on(beach());
-        let handle = server.handle();
-        let enclosing = async {
-            let mut serving = pin!(server.serve(beach.handlers.handler()));
-            while beach.handlers.live.count() < 2 {
-                let _ = future::timeout(Duration::from_millis(10), serving.as_mut()).await;
-            }
-            panic!("around the server");
-        };
-        let panic = catch_unwind(AssertUnwindSafe(|| task::block_on(enclosing))).unwrap_err();
-        assert_eq!(panic.downcast_ref(), Some(&"around the server"));
-        beach.must_be_closed(false);
-        let report = on_thread(move || task::block_on(handle.closed()));
-        cancelled(&report, Cause::Dropped);
-    });
-}
-
-#[test]
-fn r01_the_future_was_dropped_during_its_drain() {
-    test(async {
-        let (server, mut beach) = beach().await;
-        let server = server.grace(FOR_EVER);
-        let handle = server.handle();
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        let closed = handle.shutdown();
-        assert_eq!(rest(&mut beach.polite), "bye");
-        assert!(serving.cancel().await.is_none());
-        assert_eq!(beach.handlers.live.count(), 0);
-        assert!(refuses(&beach.address));
-        assert_eq!(rest(&mut beach.stubborn), "");
-        let report = closed.await;
-        assert_eq!(report.cause(), Cause::Shutdown, "the first cause wins: {report}");
-        assert_eq!((report.completed(), report.cancelled(), report.drained()), (1, 1, 1), "{report}");
-    });
+        beach.has_seen(&expected).await;
+    };
+    on_thread(move || task::block_on(leave()));
 }

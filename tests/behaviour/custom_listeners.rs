@@ -1,5 +1,6 @@
-//! Listeners that users write, and that fail as a test tells them: their errors are treated as a socket's, their panics and
-//! destructors take nothing down, and their clients are a server's like all others. Behaviours 28, 29 and 30 without sockets.
+//! Listeners that users write, and that fail as a test tells them: their errors are treated as a socket's, their panics
+//! and destructors take nothing down, and their clients are a server's like all others. Behaviours 28, 29 and 30
+//! without sockets.
 
 use crate::support;
 use crate::support::scripted::{Script, Step};

@@ -1,5 +1,5 @@
-//! Streams that users write may panic, hang, never end, and be polled by many tasks at once. That costs their own connection,
-//! and nothing else: the server serves on, every way out still ends, and nobody spins.
+//! Streams that users write may panic, hang, never end, and be polled by many tasks at once. That costs their own
+//! connection, and nothing else: the server serves on, every way out still ends, and nobody spins.
 
 use crate::support::scripted::{Puppet, Script, Step};
 use crate::support::*;
@@ -366,7 +366,8 @@ impl Fed {
     }
 }
 
-/// So many tasks read a byte each, of clones of one connection. They must come to rest while there is none, and all get theirs.
+/// So many tasks read a byte each, of clones of one connection. They must come to rest while there is none, and all get
+/// theirs.
 fn readers_share(readers: usize, slow: bool) {
     test(async move {
         let fed = Fed(Arc::new(Feed { slow, ..Feed::default() }));

@@ -1,5 +1,5 @@
-//! The guarantees hold for every kind of listener alike: those of the rules that depend on what connections are made of. The
-//! ways out of R1 are in `r01_one_exit`.
+//! The guarantees hold for every kind of listener alike: those of the rules that depend on what connections are made
+//! of. The ways out of R1 are in `r01_one_exit`.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, close, rest};

@@ -1,7 +1,8 @@
-//! A peer that never stops sending keeps nobody from leaving: neither the drain from its deadline nor a cancel from its end.
+//! A peer that never stops sending keeps nobody from leaving: neither the drain from its deadline nor a cancel from its
+//! end.
 //!
-//! A read that always finds something never waits, and a handler that never waits cannot be ended: nobody but the executor's
-//! other tasks could do it, and with one thread there is none for them. R6, R12.
+//! A read that always finds something never waits, and a handler that never waits cannot be ended: nobody but the
+//! executor's other tasks could do it, and with one thread there is none for them. R6, R12.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::scripted::{Puppet, Script, Step};
@@ -100,8 +101,8 @@ fn r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_two_executor_thre
     });
 }
 
-/// Does what can be done, one way or the other: reads what comes, or else writes. Whoever never waits for both at once has the
-/// thread for itself, although one of them is waited for every time.
+/// Does what can be done, one way or the other: reads what comes, or else writes. Whoever never waits for both at once
+/// has the thread for itself, although one of them is waited for every time.
 fn either(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let busy = busy.clone();
@@ -141,7 +142,8 @@ fn r06_who_always_can_write_while_it_waits_for_a_byte_is_closed_with_one_executo
     });
 }
 
-/// The peer sends, and reads nothing: once nothing more can be written, each write waits, and each read finds something.
+/// The peer sends, and reads nothing: once nothing more can be written, each write waits, and each read finds
+/// something.
 #[test]
 fn r06_who_always_can_read_while_it_waits_to_write_is_closed_with_one_executor_thread() {
     alone_with_threads(1, || {

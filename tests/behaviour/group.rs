@@ -1,6 +1,6 @@
 //! The protocol of a group's children on the real executor: the ordinary twins of the models in `src/group/models.rs`,
-//! under the same names (the circles' are in `group_circles.rs`). A model tries every interleaving of a few steps; its twin
-//! has the real threads, wakers and queue.
+//! under the same names (the circles' are in `group_circles.rs`). A model tries every interleaving of a few steps; its
+//! twin has the real threads, wakers and queue.
 
 use crate::support::probe::{Gate, Live, Shared, drop_shared, let_the_executor_go_round};
 use async_std::task;
@@ -127,8 +127,9 @@ fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
 
 #[test]
 fn a_wait_that_is_over_refuses_nobody_else() {
-    // One child drops a group whose child is always being polled: it waits, and has it handed over. Meanwhile a task that
-    // is nobody's child drops the first child's group. Nothing waits for that task, so its drop can wait, and must.
+    // One child drops a group whose child is always being polled: it waits, and has it handed over. Meanwhile a task
+    // that is nobody's child drops the first child's group. Nothing waits for that task, so its drop can wait, and
+    // must.
     let (ours, theirs) = (Live::default(), Live::default());
     theirs.clone().within_net(move || {
         for _ in 0..ROUNDS {

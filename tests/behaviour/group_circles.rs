@@ -1,6 +1,6 @@
-//! R2: children that drop each other's groups, in circles of two and of three. The drop that would have to wait for itself
-//! only marks; every child ends at its next yield, and nobody waits for ever. (Two of these are the ordinary twins of models
-//! in `src/group/models.rs`.)
+//! R2: children that drop each other's groups, in circles of two and of three. The drop that would have to wait for
+//! itself only marks; every child ends at its next yield, and nobody waits for ever. (Two of these are the ordinary
+//! twins of models in `src/group/models.rs`.)
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, Shared, drop_shared};
@@ -62,8 +62,9 @@ fn circles(size: usize) {
     });
 }
 
-/// The same with a thread for each child, and each in the middle of its poll before the first drop begins. So nobody can be
-/// destroyed before; one drop only, the one that would close the circle, has to return early; and no child goes on.
+/// The same with a thread for each child, and each in the middle of its poll before the first drop begins. So nobody
+/// can be destroyed before; one drop only, the one that would close the circle, has to return early; and no child goes
+/// on.
 fn meeting_circles(size: usize) {
     let all = Live::default();
     all.clone().within_net(move || {

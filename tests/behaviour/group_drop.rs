@@ -1,5 +1,6 @@
 //! R2: dropping a group cancels and joins it, then and there. Whatever the children are at, wherever the drop happens,
-//! when it returns every one of them has been destroyed: the counts are asserted on the next line, with nothing between.
+//! when it returns every one of them has been destroyed: the counts are asserted on the next line, with nothing
+//! between.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::logs;
@@ -165,8 +166,8 @@ fn r02_a_child_that_runs_stops_for_good_at_a_cancel_and_join() {
 
 #[test]
 fn r02_a_child_is_never_moved() {
-    // `Child` is not `Unpin`, and compares its address at every poll and in its destructor. Here it is polled by whichever
-    // thread comes, cancelled, handed over and destroyed by others.
+    // `Child` is not `Unpin`, and compares its address at every poll and in its destructor. Here it is polled by
+    // whichever thread comes, cancelled, handed over and destroyed by others.
     let live = Live::default();
     live.clone().within_net(move || {
         for round in 1..=50 {

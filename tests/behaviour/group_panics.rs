@@ -1,5 +1,5 @@
-//! What panics in a group: a child's poll, a child's destructor. Nobody else is touched, nothing is lost, and a drop never
-//! panics.
+//! What panics in a group: a child's poll, a child's destructor. Nobody else is touched, nothing is lost, and a drop
+//! never panics.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::logs;

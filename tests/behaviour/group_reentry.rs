@@ -1,5 +1,5 @@
-//! A group holds no lock while it runs what is not its own: a child's poll, a destructor, the waker of a join. So each of
-//! them may use the group, in any way.
+//! A group holds no lock while it runs what is not its own: a child's poll, a destructor, the waker of a join. So each
+//! of them may use the group, in any way.
 
 use crate::support::probe::{Live, Probe};
 use async_std::task;

@@ -1,5 +1,5 @@
-//! User code that panics, blocks or never stops, in the places where one does not expect it: the server goes on, the books add
-//! up, and every way out still ends closed. Each was found by attacking the crate.
+//! User code that panics, blocks or never stops, in the places where one does not expect it: the server goes on, the
+//! books add up, and every way out still ends closed. Each was found by attacking the crate.
 
 use crate::support::*;
 use async_std::{prelude::*, task};
@@ -40,8 +40,8 @@ impl From<NoError> for ebbtide::BoxError {
     }
 }
 
-/// Serves one client with a handler that misbehaves and one whose handler waits for the drain; the server must survive the
-/// first and drain the second. Gives `(completed, failed, panicked, cancelled)`.
+/// Serves one client with a handler that misbehaves and one whose handler waits for the drain; the server must survive
+/// the first and drain the second. Gives `(completed, failed, panicked, cancelled)`.
 fn one_misbehaves<F, Fut, T>(misbehave: F) -> (u64, u64, u64, u64)
 where
     F: Fn(Connection) -> Fut + Send + Sync + 'static,

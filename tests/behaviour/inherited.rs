@@ -1,5 +1,5 @@
-//! Sockets that listened before the server had them, and that others may have too: they are taken over only if they can be
-//! served, and left as they were found. Behaviour 35, "inherited descriptor: kept".
+//! Sockets that listened before the server had them, and that others may have too: they are taken over only if they can
+//! be served, and left as they were found. Behaviour 35, "inherited descriptor: kept".
 #![cfg(unix)]
 
 use crate::support::files::Folder;

@@ -1,6 +1,6 @@
-//! One inherited socket, two who have it. Whether accepting blocks is a property of the socket, and the other, when it leaves
-//! the socket as it had found it, used to make it blocking under us: our next accept then blocked a thread of the executor,
-//! and with it the shutdown, until a client came.
+//! One inherited socket, two who have it. Whether accepting blocks is a property of the socket, and the other, when it
+//! leaves the socket as it had found it, used to make it blocking under us: our next accept then blocked a thread of
+//! the executor, and with it the shutdown, until a client came.
 #![cfg(unix)]
 
 use crate::support;

@@ -1,5 +1,5 @@
-//! A listener in memory behaves as a socket does: its clients connect, are queued, are refused once it is closed, and see the
-//! end when their handler has ended.
+//! A listener in memory behaves as a socket does: its clients connect, are queued, are refused once it is closed, and
+//! see the end when their handler has ended.
 
 use crate::support;
 use crate::support::ways::rest;

@@ -1,4 +1,5 @@
-//! Behind a proxy: a connection's addresses are those that its PROXY header names, and the handler gets every byte after it.
+//! Behind a proxy: a connection's addresses are those that its PROXY header names, and the handler gets every byte
+//! after it.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;

@@ -1,4 +1,5 @@
-//! The end of a server finds connections in the middle of their PROXY header; and limits that count clients, not proxies.
+//! The end of a server finds connections in the middle of their PROXY header; and limits that count clients, not
+//! proxies.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;

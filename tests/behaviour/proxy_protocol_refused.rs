@@ -1,5 +1,5 @@
-//! A required PROXY header that is malformed, cut off, too long, late or not there closes its connection: with a reason in the log,
-//! without its handler, and without harm to anybody else.
+//! A required PROXY header that is malformed, cut off, too long, late or not there closes its connection: with a reason
+//! in the log, without its handler, and without harm to anybody else.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;

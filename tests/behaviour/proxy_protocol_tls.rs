@@ -54,7 +54,8 @@ fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it(
     });
 }
 
-/// A client whose handshake fails is told so, and then waited for. Until it is gone it is one of those from its address.
+/// A client whose handshake fails is told so, and then waited for. Until it is gone it is one of those from its
+/// address.
 #[test]
 fn a_client_whose_handshake_has_failed_counts_for_its_address_until_it_is_gone() {
     test(async {

@@ -1,8 +1,9 @@
-//! R1: every way out of `serve` and `scope` ends closed, for every kind of listener. One test for each way out, named for it.
+//! R1: every way out of `serve` and `scope` ends closed, for every kind of listener. One test for each way out, named
+//! for it.
 //!
-//! Each has two clients: a polite one, whose handler says goodbye when the drain begins, and a stubborn one, whose handler
-//! has to be cancelled. Whichever way the scope was left, when control is back no handler lives, both clients see an
-//! orderly end, and nothing listens.
+//! Each has two clients: a polite one, whose handler says goodbye when the drain begins, and a stubborn one, whose
+//! handler has to be cancelled. Whichever way the scope was left, when control is back no handler lives, both clients
+//! see an orderly end, and nothing listens.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, rest};

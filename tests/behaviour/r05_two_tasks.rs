@@ -1,5 +1,5 @@
-//! R5, where another task of the connection is at its stream at the very moment: a streaming reply, say, over TLS. Who wants to read
-//! is turned away for the moment then, and that is not the same as that nothing has arrived.
+//! R5, where another task of the connection is at its stream at the very moment: a streaming reply, say, over TLS. Who
+//! wants to read is turned away for the moment then, and that is not the same as that nothing has arrived.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::scripted::{Puppet, Script, Step};

@@ -1,4 +1,5 @@
-//! Binding again: right after the exit it works, while the server lives it is an error that names the address. Behaviour 34.
+//! Binding again: right after the exit it works, while the server lives it is an error that names the address.
+//! Behaviour 34.
 
 use crate::support::*;
 use async_std::task;

@@ -1,5 +1,5 @@
-//! One server on several addresses: one port for all where the kernel chooses it, all or none, and all stop before any drain
-//! begins. Behaviours 32 and 33.
+//! One server on several addresses: one port for all where the kernel chooses it, all or none, and all stop before any
+//! drain begins. Behaviours 32 and 33.
 
 use crate::support;
 use crate::support::*;

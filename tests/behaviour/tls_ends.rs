@@ -142,8 +142,9 @@ impl Write for Blocking {
     }
 }
 
-/// The end of the reply is still with us when the handler returns, since the client reads nothing before it has sent all. As long
-/// as nobody read what it sends, and threw it away, both sides waited for each other; and then the end of the reply was lost.
+/// The end of the reply is still with us when the handler returns, since the client reads nothing before it has sent
+/// all. As long as nobody read what it sends, and threw it away, both sides waited for each other; and then the end of
+/// the reply was lost.
 #[test]
 fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
     // The stream takes 64 KiB, and TLS as many.

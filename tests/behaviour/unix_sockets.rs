@@ -1,5 +1,5 @@
-//! Unix sockets and their files: there while the server serves, and gone afterwards, on every way out, if they are still ours.
-//! Behaviour 35.
+//! Unix sockets and their files: there while the server serves, and gone afterwards, on every way out, if they are
+//! still ours. Behaviour 35.
 #![cfg(unix)]
 
 use crate::support::files::Folder;

@@ -1,5 +1,6 @@
-//! What lies in the place of a Unix socket: a stale file is removed, a live one is an error that names it, and what is no socket is
-//! left alone. Programs that find the same stale file at the same moment do not take the socket from each other. Behaviour 35.
+//! What lies in the place of a Unix socket: a stale file is removed, a live one is an error that names it, and what is
+//! no socket is left alone. Programs that find the same stale file at the same moment do not take the socket from each
+//! other. Behaviour 35.
 #![cfg(unix)]
 
 use crate::support::files::Folder;

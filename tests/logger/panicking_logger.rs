@@ -1,7 +1,7 @@
 //! A logger that panics, as one that prints does once its terminal is gone, costs log lines and nothing else.
 //!
-//! The story: with standard output closed, the line "asked to shut down" panicked before the request was made, so the first
-//! Ctrl-C did nothing.
+//! The story: with standard output closed, the line "asked to shut down" panicked before the request was made, so the
+//! first Ctrl-C did nothing.
 
 use crate::support::*;
 use async_std::task;

@@ -1,5 +1,5 @@
-//! R11: a child that is gone leaves nothing behind, in the group or in the executor, which keeps the shell of every task
-//! that nobody wakes.
+//! R11: a child that is gone leaves nothing behind, in the group or in the executor, which keeps the shell of every
+//! task that nobody wakes.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, NET};
@@ -14,8 +14,9 @@ static LIVE_BYTES: Cap<System> = Cap::new(System, usize::MAX);
 
 /// Runs so many rounds, the first few of which may grow the queues, and fails if the others take memory for good.
 ///
-/// What is looked for is 200 bytes a child: 8 million in 20 rounds of 2,000. Five bytes a child would be found. Less than that
-/// cannot be told from a queue or a table of the executor that doubles once (32 KiB), when a round has met a slower one.
+/// What is looked for is 200 bytes a child: 8 million in 20 rounds of 2,000. Five bytes a child would be found. Less
+/// than that cannot be told from a queue or a table of the executor that doubles once (32 KiB), when a round has met a
+/// slower one.
 fn stays_level(mut round: impl FnMut()) {
     let mut run = |rounds| {
         (0..rounds).for_each(|_| round());

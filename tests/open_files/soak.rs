@@ -1,5 +1,5 @@
-//! Open, serve with clients, close in one of the ways of R1: a thousand times, and nothing is left. Behaviour 19, R11. Some of these
-//! times over TLS, and some behind a proxy.
+//! Open, serve with clients, close in one of the ways of R1: a thousand times, and nothing is left. Behaviour 19, R11.
+//! Some of these times over TLS, and some behind a proxy.
 //!
 //! More rounds: `EBBTIDE_SOAK_ROUNDS=100000 cargo test --release --test open_files soak -- --nocapture`.
 #![cfg(target_os = "linux")]

@@ -55,8 +55,9 @@ impl HaProxy {
     }
 }
 
-/// Ten clients, one after the other, with little to say and with much, are all known by their own addresses. (HAProxy lets go of a
-/// client that has said nothing and closes its direction, if it is quicker than the connection to the server.)
+/// Ten clients, one after the other, with little to say and with much, are all known by their own addresses. (HAProxy
+/// lets go of a client that has said nothing and closes its direction, if it is quicker than the connection to the
+/// server.)
 fn knows_its_clients(options: &'static str) {
     if !HaProxy::is_there() {
         return;

@@ -1,5 +1,6 @@
-//! One server on several addresses, some of which cannot be had: a kind that the machine lacks, a port that is taken on one of them.
-//! Behaviours 32 and 33, in networks that this machine is not in: the test binary once more, in one of its own.
+//! One server on several addresses, some of which cannot be had: a kind that the machine lacks, a port that is taken on
+//! one of them. Behaviours 32 and 33, in networks that this machine is not in: the test binary once more, in one of its
+//! own.
 #![cfg(target_os = "linux")]
 
 use crate::support::on_thread;

@@ -1,6 +1,6 @@
-//! A service is started anew, again and again, while clients come without a pause, and one at each restart has been accepted and
-//! speaks only when the service has been told to stop. The socket stays with the launcher, as it does with systemd, and no
-//! client notices.
+//! A service is started anew, again and again, while clients come without a pause, and one at each restart has been
+//! accepted and speaks only when the service has been told to stop. The socket stays with the launcher, as it does with
+//! systemd, and no client notices.
 #![cfg(all(feature = "systemd", target_os = "linux"))]
 
 use crate::support::launcher::{ONE, launch, service};

@@ -1,5 +1,6 @@
-//! Sockets that systemd has opened: by its own `systemd-socket-activate` where that is installed, and by a launcher that does
-//! the same. `cargo test --features systemd` builds the example first; `cargo test --test socket_activation` does not.
+//! Sockets that systemd has opened: by its own `systemd-socket-activate` where that is installed, and by a launcher
+//! that does the same. `cargo test --features systemd` builds the example first; `cargo test --test socket_activation`
+//! does not.
 #![cfg(all(feature = "systemd", target_os = "linux"))]
 
 use crate::support::launcher::{ONE, launch, service};
@@ -268,8 +269,8 @@ fn has_systemd_socket_activate() -> bool {
     has_it
 }
 
-/// An address that nobody uses: `systemd-socket-activate` does not tell which port it was given, so it has to be told one. A
-/// loopback address of this process's own, where no other process looks for a port.
+/// An address that nobody uses: `systemd-socket-activate` does not tell which port it was given, so it has to be told
+/// one. A loopback address of this process's own, where no other process looks for a port.
 fn free_address() -> String {
     let [.., a, b] = std::process::id().to_be_bytes();
     let probe = TcpListener::bind((std::net::Ipv4Addr::new(127, a | 1, b, 1), 0)).unwrap();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 /// Where a test binds: any free port. On Linux on a loopback address of the test's own, so that no other test, in this
 /// process or another, can be given its port at the moment when the test looks whether that refuses.
 pub fn loopback() -> SocketAddr {
-    gate::assert_taken_part();
+    gate::assert_in_a_test();
     #[cfg(target_os = "linux")]
     return SocketAddr::from((of_linux::next(), 0));
     #[cfg(not(target_os = "linux"))]

@@ -46,8 +46,8 @@ pub fn hold_executor() -> Held {
     Held { _gate: gate }
 }
 
-/// Runs the body of a test in a process of its own with so many executor threads. The body must be a closure that is written
-/// in the test: the name of its type has the name of the test in it.
+/// Runs the body of a test in a process of its own with so many executor threads. The body must be a closure that is
+/// written in the test: the name of its type has the name of the test in it.
 pub fn alone_with_threads<F: FnOnce()>(threads: usize, body: F) {
     let path = type_name::<F>().trim_end_matches("::{{closure}}");
     let (_, test) = path.split_once("::").expect("the name of the crate comes first");

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder of a test's own, with a short name, since the paths of sockets are short. Removed by its drop, with all that is in it.
+/// A folder of a test's own, with a short name, since the paths of sockets are short. Removed by its drop, with all
+/// that is in it.
 pub struct Folder {
     path: PathBuf,
 }

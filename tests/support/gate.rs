@@ -1,11 +1,11 @@
 //! Which tests may run beside each other.
 //!
-//! The tests of a binary share one process: its executor, its sockets, its open files. Most of them do not mind. Two things are
-//! done only while no other test runs:
+//! The tests of a binary share one process: its executor, its log, its open files. Most tests run beside others. These
+//! run alone:
 //!
-//! - A test that blocks executor threads, or counts what the process holds, runs alone: [`alone`].
-//! - A process is started. Until it has become its program it has a copy of every socket of ours, and keeps open what a test
-//!   has closed.
+//! - a test that blocks executor threads, or counts what the process holds ([`alone`]);
+//! - the start of a process by [`alone_with_threads`](super::executor::alone_with_threads). The new process has a copy
+//!   of every socket until it executes its program, so for a moment a socket that a test has closed is still open.
 
 use super::NET;
 use std::cell::Cell;
@@ -68,8 +68,8 @@ pub fn while_no_test_runs<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Fails in a test that does not take part, if no other test runs.
-pub fn assert_taken_part() {
+/// Fails if no test runs, so that no test goes without one of the functions below.
+pub fn assert_in_a_test() {
     let state = wait_while(|_| false);
     assert!(state.alone || state.beside > 0, "a test without `test`, `on_thread`, `alone` or `within_net` around it");
 }
@@ -79,8 +79,8 @@ pub fn is_alone() -> bool {
     ROLE.get() == Some(Role::Alone)
 }
 
-/// Runs a test on a thread of its own, since after a panic async-std's `block_on` is not the same on that thread. It fails
-/// when it still runs after `net`, with `alive` in its message. A test inside of another is a part of that.
+/// Runs a test on a thread of its own, since after a panic async-std's `block_on` is not the same on that thread. It
+/// fails when it still runs after `net`, with `alive` in its message. A test inside of another is a part of that.
 pub fn run<T: Send + 'static>(
     role: Role,
     net: Duration,

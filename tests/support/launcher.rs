@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 /// One socket, without a name.
 pub const ONE: &str = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null";
 
-/// Starts `program` by a shell that executes `script`, with the socket as its standard input. The shell becomes the program,
-/// so `$$` is the program's process id.
+/// Starts `program` by a shell that executes `script`, with the socket as its standard input. The shell becomes the
+/// program, so `$$` is the program's process id.
 pub fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());

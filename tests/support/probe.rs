@@ -34,7 +34,7 @@ struct Books {
 impl Live {
     /// Counts as alive until it is dropped.
     pub fn probe(&self) -> Probe {
-        gate::assert_taken_part();
+        gate::assert_in_a_test();
         *self.alive() += 1;
         self.0.changed.notify_all();
         Probe(self.clone())

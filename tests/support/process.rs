@@ -39,8 +39,8 @@ pub fn example(name: &str) -> Command {
     command
 }
 
-/// The running test binary once more, to run only `test` of `module`, which plays the part that `program` names. It has to
-/// end the process itself, or the test harness adds its lines.
+/// The running test binary once more, to run only `test` of `module`, which plays the part that `program` names. It has
+/// to end the process itself, or the test harness adds its lines.
 pub fn this_binary(module: &str, test: &str, program: &str) -> Command {
     let (_, module) = module.split_once("::").expect("the name of the crate comes first");
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));

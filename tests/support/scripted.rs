@@ -34,8 +34,8 @@ impl Script {
         Self::make(address, false)
     }
 
-    /// One that has nothing when it is asked first, and forgets whom to wake. Asked again when the server empties the queue,
-    /// it goes on with its steps.
+    /// One that has nothing when it is asked first, and forgets whom to wake. Asked again when the server empties the
+    /// queue, it goes on with its steps.
     pub fn listener_at_the_end() -> (Listener, Self) {
         Self::make("scripted", true)
     }
@@ -107,8 +107,8 @@ type OnRead = Box<dyn FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usiz
 type OnWrite = Box<dyn FnMut(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>> + Send>;
 type OnClose = Box<dyn FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + Send>;
 
-/// A stream whose methods the test writes. What is left out has no bytes for ever, swallows all of them, closes at once, and
-/// has no destructor.
+/// A stream whose methods the test writes. What is left out has no bytes for ever, swallows all of them, closes at
+/// once, and has no destructor.
 pub struct Puppet {
     pub read: OnRead,
     pub write: OnWrite,

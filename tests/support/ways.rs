@@ -189,8 +189,8 @@ where
     }
 }
 
-/// TLS clients. What they say must be on its way, and their handshake go on, while nobody polls them; so a task does that, and
-/// the test has the other end of a pipe.
+/// TLS clients. What they say must be on its way, and their handshake go on, while nobody polls them; so a task does
+/// that, and the test has the other end of a pipe.
 #[cfg(feature = "tls")]
 mod over_tls {
     use super::super::certificates::Authority;

@@ -175,7 +175,7 @@ fn r11_a_thousand_rounds_leave_nothing_behind() {
     }));
     let rounds = std::env::var("EBBTIDE_SOAK_ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(1000);
     let as_long_as_it_takes = FOR_EVER * 24;
-    gate::run(gate::Role::Alone, as_long_as_it_takes, String::new, move || {
+    gate::run(gate::Role::Alone, as_long_as_it_takes, &String::new, move || {
         leaves_nothing_behind("nothing", nothing(), rounds);
         #[cfg(feature = "proxy-protocol")]
         leaves_nothing_behind("a proxy", proxy(), rounds / 4);

@@ -84,8 +84,18 @@ pub fn is_alone() -> bool {
 pub fn run<T: Send + 'static>(
     role: Role,
     net: Duration,
-    alive: impl FnOnce() -> String,
+    alive: &dyn Fn() -> String,
     body: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    run_boxed(role, net, alive, Box::new(body))
+}
+
+/// Compiled once for all tests.
+fn run_boxed<T: Send + 'static>(
+    role: Role,
+    net: Duration,
+    alive: &dyn Fn() -> String,
+    body: Box<dyn FnOnce() -> T + Send>,
 ) -> T {
     let outer = ROLE.get();
     assert!(outer.is_none() || role == Role::Beside || is_alone(), "a part of a test cannot be alone");
@@ -108,12 +118,12 @@ pub fn run<T: Send + 'static>(
 
 /// Runs a test, or blocking code of one, on a thread of its own within the net.
 pub fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    run(Role::Beside, NET, String::new, body)
+    run(Role::Beside, NET, &String::new, body)
 }
 
 /// The same while no other test runs.
 pub fn alone<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
-    run(Role::Alone, NET, String::new, body)
+    run(Role::Alone, NET, &String::new, body)
 }
 
 /// Runs the parts of a test side by side, a thread for each.

@@ -22,7 +22,7 @@ pub mod ways;
 
 pub use addresses::loopback;
 pub use executor::hold_executor;
-pub use gate::{alone, on_thread};
+pub use gate::{Role, alone, on_thread};
 pub use servers::{adds_up, bind, echo, echo_at_eof, echo_by, speaks, until};
 
 use async_std::channel::{Receiver, Sender, unbounded};
@@ -31,6 +31,7 @@ use ebbtide::{Address, Connection};
 use std::future::{Future, pending};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -43,12 +44,17 @@ pub const FOR_EVER: Duration = Duration::from_secs(3600);
 
 /// Runs a test within the net.
 pub fn test<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
-    on_thread(move || task::block_on(body))
+    block_on(Role::Beside, Box::pin(body))
 }
 
 /// Runs a test within the net, while no other test runs.
 pub fn test_alone<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
-    alone(move || task::block_on(body))
+    block_on(Role::Alone, Box::pin(body))
+}
+
+/// Compiled once for all tests.
+fn block_on<T: Send + 'static>(role: Role, body: Pin<Box<dyn Future<Output = T> + Send>>) -> T {
+    gate::run(role, NET, &String::new, move || task::block_on(body))
 }
 
 /// Counts what is alive.
@@ -97,8 +103,7 @@ impl Handlers {
 
     pub fn handler(
         &self,
-    ) -> impl Fn(Connection) -> std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync + 'static
-    {
+    ) -> impl Fn(Connection) -> Pin<Box<dyn Future<Output = io::Result<()>> + Send>> + Send + Sync + 'static {
         let this = self.clone();
         move |conn| {
             let this = this.clone();

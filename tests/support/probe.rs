@@ -178,7 +178,7 @@ impl Live {
 
     fn run(&self, role: Role, body: impl FnOnce() + Send + 'static) {
         let alive = || format!(", with {} alive after {} polls", self.count(), self.polls());
-        gate::run(role, NET, alive, body);
+        gate::run(role, NET, &alive, body);
         self.assert_sound();
     }
 }

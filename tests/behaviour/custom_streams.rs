@@ -169,7 +169,7 @@ fn a_peer_that_has_reset_the_connection_is_not_listened_to_any_more() {
 fn a_close_that_hangs_keeps_no_drain_beyond_its_grace() {
     test(async {
         let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
-        let server = server.grace(Duration::from_millis(50));
+        let server = server.grace(Duration::from_secs(1));
         let body = async |server: Handle| {
             while server.connection_count() == 0 {
                 task::yield_now().await;
@@ -215,7 +215,7 @@ fn a_stream_without_end_is_not_read_for_ever() {
                 task::yield_now().await;
             }
         };
-        let server = server.grace(Duration::from_millis(50));
+        let server = server.grace(Duration::from_secs(1));
         let (_, report) = server.scope(|_: Connection| async {}, body).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");
         assert!(report.elapsed() < Duration::from_secs(2), "{report}");

@@ -61,7 +61,7 @@ fn r01_a_body_that_waits_for_something_else_is_dropped_when_the_server_has_close
 fn r01_a_body_runs_on_during_the_drain_and_may_borrow_from_its_caller() {
     test(async {
         let handlers = Handlers::new();
-        let server = bind().await.grace(Duration::from_millis(200));
+        let server = bind().await.grace(Duration::from_secs(1));
         let mut client = order(server.local_addr(), STUBBORN);
         let mut seen = Vec::new();
         let (value, report) = server

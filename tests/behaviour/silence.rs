@@ -92,7 +92,7 @@ fn in_a_drain_a_silent_client_holds_nobody_up_and_a_quick_one_is_served() {
 #[test]
 fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
     test(async {
-        let server = bind().await.idle_timeout(SHORT * 3).on_failure(OnFailure::Shutdown);
+        let server = bind().await.idle_timeout(SHORT * 5).on_failure(OnFailure::Shutdown);
         let live = Live::default();
         let mut idle = connect(server.local_addr());
         let mut busy = connect(server.local_addr());

@@ -85,7 +85,7 @@ impl Drop for Cleanup {
 
 async fn connect(server: &Server) -> io::Result<TcpStream> {
     println!("  {server}");
-    TcpStream::connect(server.local_addr().as_tcp().expect("it was bound to a TCP address")).await
+    TcpStream::connect(server.local_addr().tcp()?).await
 }
 
 async fn read_reply(mut client: TcpStream) -> io::Result<()> {

@@ -11,7 +11,7 @@ mod shared;
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::io;
 use async_std::prelude::*;
-use ebbtide::{Connection, Server, signal};
+use ebbtide::{Connection, ConnectionId, Server, signal};
 use femme::LevelFilter;
 use futures_concurrency::prelude::*;
 use std::collections::HashMap;
@@ -81,25 +81,25 @@ async fn member(conn: Connection, room: &Room) -> io::Result<()> {
 /// Who is in the chat.
 #[derive(Default)]
 struct Room {
-    members: Mutex<HashMap<u64, Sender<String>>>,
+    members: Mutex<HashMap<ConnectionId, Sender<String>>>,
 }
 
 /// A member's place. It is given up when the handler ends, in whichever way.
 struct Seat<'a> {
     room: &'a Room,
-    number: u64,
+    number: ConnectionId,
     said: Receiver<String>,
 }
 
 impl Room {
-    fn join(&self, number: u64) -> Seat<'_> {
+    fn join(&self, number: ConnectionId) -> Seat<'_> {
         let (say, said) = unbounded();
         self.members.lock().unwrap().insert(number, say);
         Seat { room: self, number, said }
     }
 
     /// To everybody else.
-    fn say(&self, number: u64, line: &str) {
+    fn say(&self, number: ConnectionId, line: &str) {
         for (&other, inbox) in self.members.lock().unwrap().iter() {
             if other != number {
                 let _ = inbox.try_send(format!("{number}: {line}")); // it may just have left

@@ -18,19 +18,18 @@ fn main() -> ExitCode {
 }
 
 async fn one_expression(address: String) -> io::Result<()> {
-    let (value, _report) = Server::bind(address)
+    let (server, _report) = Server::bind(address)
         .await?
         .scope(echo, async |server| {
             println!("Server listening on {}", server.local_addr());
             task::sleep(Duration::from_secs(2)).await;
             println!("Shutting down...");
-            server // whatever the body returns comes out at the top; here it is the handle
+            Ok(server) // the value of the body comes out at the top; here it is the handle
         })
         .await?;
 
-    // However the body ends, by a value, an error or a panic, the connections are drained before we get here.
-    // There would be no value if the server had ended before the body did, for example by a signal.
-    let server = value.expect("nobody but the body ends this server");
+    // However the body ends, by a value, an error or a panic, the connections are drained before the scope is left. An error
+    // of the body comes out by the `?` above.
     println!("Server closed: serving={}", server.is_serving());
     Ok(())
 }

@@ -22,21 +22,21 @@ async fn behind_a_proxy(address: String) -> io::Result<()> {
     let proxy = ProxyProtocol::required().trust("127.0.0.0/8")?.trust("::1")?;
     let server = Server::bind_with(address, &ListenOptions::new().proxy_protocol(proxy)).await?;
     println!("{server}");
-    let address = server.local_addr().as_tcp().expect("it was bound to a TCP address");
+    let address = server.local_addr().tcp()?;
     let (client, shop) = (SocketAddr::from(([192, 0, 2, 1], 56324)), SocketAddr::from(([198, 51, 100, 2], 443)));
 
-    let (answers, report) = server
+    let (_, report) = server
         .scope(who_are_you, async |_| {
             let line = version_1(client, shop);
             println!("version 1: {}", ask(address, line.as_bytes()).await?);
             println!("version 2: {}", ask(address, &version_2(client, shop)).await?);
             println!("a health check: {}", ask(address, LOCAL).await?);
             println!("no header: the answer is `{}`", ask(address, b"").await?);
-            io::Result::Ok(())
+            Ok(())
         })
         .await?;
     println!("{} completed, {} failed", report.completed(), report.failed());
-    answers.unwrap_or(Ok(()))
+    Ok(())
 }
 
 /// The server's handler. It is called once the header has been read, and begins with the client's own bytes.
@@ -45,7 +45,7 @@ async fn who_are_you(mut conn: Connection) -> io::Result<()> {
     conn.read_exact(&mut question).await?;
     let client = match conn.proxy_header().and_then(|header| header.source()) {
         Some(source) => source.to_string(),
-        None => conn.socket_peer_addr().as_tcp().map_or_else(String::new, |peer| peer.ip().to_string()),
+        None => conn.socket_peer_addr().ip().map_or_else(String::new, |ip| ip.to_string()),
     };
     let answer = format!("you are {client}, and asked `{}`", question.escape_ascii());
     conn.write_all(answer.as_bytes()).await

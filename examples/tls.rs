@@ -33,9 +33,9 @@ async fn serve(address: String) -> io::Result<()> {
     let tls = Tls::files(&files.certificate, &files.key).alpn(["shout"]).load()?;
     let server = Server::bind_with(address, &ListenOptions::new().tls(&tls)).await?;
     println!("{server}");
-    let address = server.local_addr().as_tcp().expect("it was bound to a TCP address");
+    let address = server.local_addr().tcp()?;
 
-    let (done, report) = server
+    let (_, report) = server
         .scope(shout, async |_| {
             println!("{}", ask(address, &files.certificate).await?);
             let old = files.renew()?;
@@ -47,10 +47,9 @@ async fn serve(address: String) -> io::Result<()> {
                 }
                 other => println!("{other:?}"),
             }
-            io::Result::Ok(())
+            Ok(())
         })
         .await?;
-    done.transpose()?;
     println!("{} completed, {} failed", report.completed(), report.failed());
     Ok(())
 }

@@ -1,11 +1,15 @@
-//! Where a socket is.
+//! [`Address`]: the address of a listener or of a peer.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-/// The address of a listener or of a peer. Cheap to clone.
+/// Address of a listener or of a peer: TCP, a Unix socket, or the name that a [custom listener](crate::Accept) gives. Cheap to
+/// clone.
+///
+/// IPv4 addresses are always shown and given as such, also if the socket is an IPv6 one (`::ffff:192.0.2.1`).
 ///
 /// # Examples
 ///
@@ -15,12 +19,18 @@ use std::sync::Arc;
 ///
 /// let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 8888)));
 /// assert_eq!(address.to_string(), "127.0.0.1:8888");
-/// assert_eq!(address.as_tcp().map(|tcp| tcp.port()), Some(8888));
+/// assert_eq!(address.port(), Some(8888));
+///
+/// let memory = Address::new("memory");
+/// let error = memory.tcp().unwrap_err();
+/// assert_eq!(error.to_string(), "`memory` is not a TCP address");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Address {
-    /// An IPv4 or IPv6 address and a TCP port.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Address(Kind);
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    /// Canonical: never an IPv4 address that is written as an IPv6 one.
     Tcp(SocketAddr),
     /// A Unix socket with a path in the file system, as it was bound.
     Unix(Arc<Path>),
@@ -28,37 +38,94 @@ pub enum Address {
     UnixAbstract(Arc<[u8]>),
     /// A Unix socket without a name, as clients' mostly are; shown as `unix:unnamed`.
     UnixUnnamed,
-    /// Whatever a [custom listener](crate::Accept) calls it; for [`Listener::memory`](crate::Listener::memory) it begins
-    /// with `memory`.
-    Other(Arc<str>),
+    /// The name that a custom listener gives.
+    Named(Arc<str>),
 }
 
 impl Address {
-    /// An address in a custom listener's own words.
-    pub fn other(name: impl Into<Arc<str>>) -> Self {
-        Self::Other(name.into())
+    /// An address in a custom listener's own words, shown as they are.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(Kind::Named(name.into()))
     }
 
-    /// The address as an IP address and port, if it is one.
-    pub fn as_tcp(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(address) => Some(*address),
+    #[cfg(any(unix, feature = "proxy-protocol"))] // a proxy may name Unix sockets of another machine
+    pub(crate) fn unix(path: &Path) -> Self {
+        Self(Kind::Unix(path.into()))
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", feature = "proxy-protocol"))]
+    pub(crate) fn unix_abstract(name: &[u8]) -> Self {
+        Self(Kind::UnixAbstract(name.into()))
+    }
+
+    #[cfg(any(unix, feature = "proxy-protocol"))]
+    pub(crate) fn unix_unnamed() -> Self {
+        Self(Kind::UnixUnnamed)
+    }
+
+    /// Returns the IP address and port, for a client to connect to.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if it is not a TCP address; the error names it.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example(server: ebbtide::Server) -> std::io::Result<()> {
+    /// let client = async_std::net::TcpStream::connect(server.local_addr().tcp()?).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn tcp(&self) -> io::Result<SocketAddr> {
+        self.socket_addr()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("`{self}` is not a TCP address")))
+    }
+
+    /// Returns the IP address and port; `None` if it is not a TCP address.
+    pub fn socket_addr(&self) -> Option<SocketAddr> {
+        match self.0 {
+            Kind::Tcp(address) => Some(address),
             _ => None,
         }
     }
 
-    /// The path of a Unix socket that has one.
-    pub fn as_unix(&self) -> Option<&Path> {
-        match self {
-            Self::Unix(path) => Some(path),
+    /// Returns the IP address; `None` if it is not a TCP address.
+    pub fn ip(&self) -> Option<IpAddr> {
+        self.socket_addr().map(|address| address.ip())
+    }
+
+    /// Returns the port; `None` if it is not a TCP address.
+    pub fn port(&self) -> Option<u16> {
+        self.socket_addr().map(|address| address.port())
+    }
+
+    /// Returns the path of a Unix socket; `None` if it is not a Unix socket, or has no path.
+    pub fn path(&self) -> Option<&Path> {
+        match &self.0 {
+            Kind::Unix(path) => Some(path),
             _ => None,
         }
+    }
+
+    /// Returns whether it is the address of a Unix socket: with a path, with an abstract name, or without a name.
+    pub fn is_unix(&self) -> bool {
+        matches!(self.0, Kind::Unix(_) | Kind::UnixAbstract(_) | Kind::UnixUnnamed)
     }
 }
 
 impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Self::Tcp(address)
+    fn from(mut address: SocketAddr) -> Self {
+        if let Some(v4) = mapped_ipv4(address) {
+            address = SocketAddr::new(v4, address.port());
+        }
+        Self(Kind::Tcp(address))
+    }
+}
+
+fn mapped_ipv4(address: SocketAddr) -> Option<IpAddr> {
+    match address.ip() {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map(IpAddr::V4),
+        IpAddr::V4(_) => None,
     }
 }
 
@@ -73,20 +140,40 @@ impl From<std::os::unix::net::SocketAddr> for Address {
             use std::os::linux::net::SocketAddrExt;
             address.as_abstract_name()
         } {
-            return Self::UnixAbstract(name.into());
+            return Self::unix_abstract(name);
         }
-        address.as_pathname().map_or(Self::UnixUnnamed, |path| Self::Unix(path.into()))
+        address.as_pathname().map_or_else(Self::unix_unnamed, Self::unix)
+    }
+}
+
+/// For the `connect` of the standard library and of every runtime that takes its trait. An address that is not TCP is an error,
+/// as in [`Address::tcp`].
+impl std::net::ToSocketAddrs for Address {
+    type Iter = std::option::IntoIter<SocketAddr>;
+
+    fn to_socket_addrs(&self) -> io::Result<Self::Iter> {
+        Ok(Some(self.tcp()?).into_iter())
     }
 }
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => path.display().fmt(f),
-            Self::UnixAbstract(name) => write!(f, "@{}", name.escape_ascii()),
-            Self::UnixUnnamed => f.pad("unix:unnamed"),
-            Self::Other(name) => f.pad(name),
+        match &self.0 {
+            Kind::Tcp(address) => address.fmt(f),
+            Kind::Unix(path) => path.display().fmt(f),
+            Kind::UnixAbstract(name) => write!(f, "@{}", name.escape_ascii()),
+            Kind::UnixUnnamed => f.pad("unix:unnamed"),
+            Kind::Named(name) => f.pad(name),
+        }
+    }
+}
+
+/// The same text as `Display`, in quotes unless it is a TCP address.
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Kind::Tcp(address) => fmt::Display::fmt(address, f),
+            _ => fmt::Debug::fmt(&self.to_string(), f),
         }
     }
 }
@@ -99,14 +186,35 @@ mod tests {
     fn each_kind_is_shown_as_a_person_would_write_it() {
         let table = [
             (Address::from(SocketAddr::from(([127, 0, 0, 1], 80))), "127.0.0.1:80"),
-            (Address::Unix(Path::new("/run/echo.sock").into()), "/run/echo.sock"),
-            (Address::UnixAbstract(b"echo\0\n".as_slice().into()), r"@echo\x00\n"),
-            (Address::UnixUnnamed, "unix:unnamed"),
-            (Address::other("memory"), "memory"),
+            (Address::from("[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap()), "192.0.2.1:80"),
+            (Address::from("[2001:db8::1]:80".parse::<SocketAddr>().unwrap()), "[2001:db8::1]:80"),
+            #[cfg(unix)]
+            (Address::unix(Path::new("/run/echo.sock")), "/run/echo.sock"),
+            #[cfg(target_os = "linux")]
+            (Address::unix_abstract(b"echo\0\n"), r"@echo\x00\n"),
+            #[cfg(unix)]
+            (Address::unix_unnamed(), "unix:unnamed"),
+            (Address::new("memory"), "memory"),
         ];
         for (address, shown) in table {
             assert_eq!(address.to_string(), shown);
         }
+    }
+
+    #[test]
+    fn an_ipv4_client_of_an_ipv6_socket_has_its_ipv4_address() {
+        let address = Address::from("[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap());
+        assert_eq!(address.ip(), Some(IpAddr::from([192, 0, 2, 1])));
+        assert_eq!(address, Address::from(SocketAddr::from(([192, 0, 2, 1], 80))));
+    }
+
+    #[test]
+    fn only_a_tcp_address_can_be_connected_to() {
+        use std::net::ToSocketAddrs;
+        let tcp = Address::from(SocketAddr::from(([127, 0, 0, 1], 80)));
+        assert_eq!(tcp.to_socket_addrs().unwrap().collect::<Vec<_>>(), [tcp.tcp().unwrap()]);
+        let error = Address::new("memory").to_socket_addrs().unwrap_err();
+        assert_eq!((error.kind(), error.to_string().contains("`memory`")), (io::ErrorKind::InvalidInput, true));
     }
 
     #[cfg(target_os = "linux")]
@@ -115,10 +223,12 @@ mod tests {
         use std::os::linux::net::SocketAddrExt;
         use std::os::unix::net::SocketAddr;
         let path = Address::from(SocketAddr::from_pathname("/run/echo.sock").unwrap());
-        assert_eq!(path.as_unix(), Some(Path::new("/run/echo.sock")));
+        assert_eq!(path.path(), Some(Path::new("/run/echo.sock")));
         let name = SocketAddr::from_abstract_name("echo").unwrap();
-        assert_eq!(Address::from(name), Address::UnixAbstract(b"echo".as_slice().into()));
+        assert_eq!(Address::from(name), Address::unix_abstract(b"echo"));
         let (one, _two) = std::os::unix::net::UnixStream::pair().unwrap();
-        assert_eq!(Address::from(one.peer_addr().unwrap()), Address::UnixUnnamed);
+        let unnamed = Address::from(one.peer_addr().unwrap());
+        assert_eq!(unnamed, Address::unix_unnamed());
+        assert!(path.is_unix() && unnamed.is_unix() && !Address::new("memory").is_unix());
     }
 }

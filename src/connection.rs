@@ -1,4 +1,4 @@
-//! A connection, as its handler sees it.
+//! [`Connection`]: one client's connection, as its handler sees it.
 
 mod bytes;
 mod close;
@@ -11,11 +11,11 @@ pub(crate) mod session;
 
 use crate::address::Address;
 use crate::control::Control;
+use crate::control::connection_id::ConnectionId;
 use crate::control::handle::Handle;
-use crate::control::inside::run_task;
-use crate::control::member::{Member, Verdict};
+use crate::control::member::{Member, TasksOf};
 use crate::control::phase::Phase;
-use crate::group::Name;
+use crate::group::JoinHandle;
 use async_io::Timer;
 #[cfg(unix)]
 pub use credentials::PeerCredentials;
@@ -23,14 +23,16 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpStream;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
 ///
-/// It implements [`Read`](async_std::io::Read) and [`Write`](async_std::io::Write), by value and by reference, so one task can read while another writes. Clones
-/// share the connection. From the moment the handler ends, however it ends, the connection is closed: a clone that lives
-/// on in a detached task reads the end (`Ok(0)`) and writes into a broken pipe, at once, and the peer sees the end.
+/// It implements futures-io's [`AsyncRead`](futures_io::AsyncRead) and [`AsyncWrite`](futures_io::AsyncWrite), which async-std
+/// calls `Read` and `Write`, by value and by reference: one task can read while another writes. Clones share the connection.
+/// From the moment the handler ends, however it ends, the connection is closed: a clone that lives on in a detached task reads
+/// EOF (`Ok(0)`), its writes fail with `BrokenPipe`, both at once, and the peer sees EOF.
 ///
 /// # Examples
 ///
@@ -54,42 +56,46 @@ use std::time::{Duration, Instant};
 #[derive(Clone)]
 pub struct Connection {
     member: Arc<Member>,
-    control: Arc<Control>,
+    server: Handle,
 }
 
 impl Connection {
     fn new(member: Arc<Member>, control: Arc<Control>) -> Self {
-        Self { member, control }
+        Self { member, server: Handle::new(control) }
     }
 
-    /// The connection's number: unique within its server, in the order of acceptance, from 0.
-    pub fn id(&self) -> u64 {
+    fn control(&self) -> &Arc<Control> {
+        self.server.control()
+    }
+
+    /// Returns the connection's number: unique within its server, in the order of acceptance, from 0.
+    pub fn id(&self) -> ConnectionId {
         self.member.id
     }
 
-    /// Who the client is: who is at the other end, or, behind a proxy that says it (`ProxyProtocol`, feature `proxy-protocol`),
-    /// who is at the other end of that.
+    /// Returns the client's address: the socket's peer, or, behind a proxy that tells it (`ProxyProtocol`, feature
+    /// `proxy-protocol`), the peer of the proxy.
     pub fn peer_addr(&self) -> &Address {
         self.member.peer()
     }
 
-    /// The address that the client connected to. For a server that listens on all addresses it is the particular one.
+    /// Returns the address that the client connected to. For a server that listens on all addresses it is the particular one.
     pub fn local_addr(&self) -> &Address {
-        self.member.local().unwrap_or_else(|| self.control.addresses.first())
+        self.member.local().unwrap_or_else(|| self.control().addresses.first())
     }
 
-    /// The server that this connection belongs to.
-    pub fn server(&self) -> Handle {
-        Handle::new(Arc::clone(&self.control))
+    /// Returns a handle of the server that this connection belongs to.
+    pub fn server(&self) -> &Handle {
+        &self.server
     }
 
-    /// Whether the drain has begun.
+    /// Returns whether the drain has begun.
     ///
     /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
     /// come to an end before [`deadline`](Self::deadline).
     pub fn is_draining(&self) -> bool {
         // The notice is given to a connection that has ended, too.
-        self.member.draining.is_given() && self.control.phase() >= Phase::Draining
+        self.member.draining.is_given() && self.control().phase() >= Phase::Draining
     }
 
     /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
@@ -135,47 +141,77 @@ impl Connection {
         self.member.draining.until(future)
     }
 
-    /// When the handler is cancelled if it has not ended by itself: once an end was asked for, and if the grace period
-    /// has an end.
+    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, and if
+    /// the grace period has no limit.
     pub fn deadline(&self) -> Option<Instant> {
-        self.control.deadline()
+        self.control().deadline()
     }
 
     /// Starts a task of this connection. It is cancelled and joined when the handler ends; a handler that wants to wait
-    /// for its tasks uses a [`TaskGroup`](crate::TaskGroup) of its own.
+    /// for a task awaits its [`JoinHandle`].
     ///
-    /// Says whether it was started: `false` once the handler has ended, and then `future` has been dropped without being
-    /// polled. A task that panics ends the connection: the handler is destroyed, and counted as panicked.
-    pub fn spawn<F>(&self, future: F) -> bool
+    /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle gives a
+    /// [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the connection: the
+    /// handler is destroyed, and counted as panicked.
+    ///
+    /// # Examples
+    ///
+    /// A writer beside the reader:
+    ///
+    /// ```
+    /// use async_std::{channel, io, prelude::*};
+    /// use ebbtide::Connection;
+    ///
+    /// async fn count(mut conn: Connection) -> io::Result<()> {
+    ///     let (lines, to_write) = channel::bounded::<String>(16);
+    ///     let mut writer = conn.clone();
+    ///     let writing = conn.spawn(async move {
+    ///         while let Ok(line) = to_write.recv().await {
+    ///             writer.write_all(line.as_bytes()).await?;
+    ///         }
+    ///         io::Result::Ok(())
+    ///     });
+    ///     let mut buf = [0; 1024];
+    ///     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()?.filter(|n| *n > 0) {
+    ///         let _ = lines.send(format!("{n} bytes\n")).await;
+    ///     }
+    ///     drop(lines);
+    ///     writing.await? // until the last line is written
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: Send + 'static> + Send + 'static,
     {
+        let at = Location::caller();
         if self.member.has_ended() {
-            return false; // before there is a token: the destructor of a refused future holds nobody up
+            return JoinHandle::refused(at);
         }
-        let member = Arc::clone(&self.member);
-        let name = Arc::new(format!("a task of {member}"));
-        let on_panic = move |message| member.condemn(Verdict::Broken(message));
-        let task = run_task(Box::pin(future), name.clone(), on_panic, self.control.token());
-        self.member.tasks.spawn(Arc::downgrade(&name) as Name, task)
+        let owner = || Box::new(TasksOf(Arc::downgrade(&self.member))) as _;
+        self.member.tasks.spawn(at, future, || self.control().token(), owner)
     }
 
-    /// Half-closes: the peer reads the end after what has been written, and can still send. What it sends can be read
-    /// until the handler ends, which closes the rest. Closing again does nothing.
+    /// Half-closes the connection: the peer reads EOF after what has been written, and can still send. What it sends can be read
+    /// until the handler ends, which closes the rest. Closing again does nothing. (`shutdown(Write)` of other streams.)
     ///
     /// # Errors
     ///
     /// What the system reports. A peer that is gone already is not an error.
-    pub async fn close(&self) -> io::Result<()> {
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the stream open, or half-closed; calling again goes on.
+    #[doc(alias = "shutdown")]
+    pub async fn close_write(&self) -> io::Result<()> {
         poll_fn(|cx| self.poll_half_close(cx)).await
     }
 
-    /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work for nobody.
+    /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work that no client waits for.
     ///
-    /// It takes no bytes. Where bytes are there that nobody has read, they hide the end that comes after them; then it
-    /// looks again after a quarter of a second (of a socket Linux can tell all the same; else the end is noticed once the bytes
-    /// have been read). A peer that only half-closes, as some clients do after their request, cannot be told from
-    /// one that has closed.
+    /// It takes no bytes. Unread bytes hide the EOF that comes after them; then it looks again every quarter of a second. (On
+    /// Linux the EOF of a socket is found all the same; elsewhere once the bytes have been read.) A peer that only half-closes,
+    /// as some clients do after their request, cannot be told from one that has closed.
     ///
     /// # Cancel safety
     ///
@@ -211,20 +247,20 @@ impl Connection {
         }
     }
 
-    /// The TCP socket, to look at it and to set its options. Reading from it or writing to it directly bypasses
-    /// everything that this crate promises.
-    pub fn as_tcp(&self) -> Option<&TcpStream> {
+    /// Returns the TCP socket, to look at it and to set its options; `None` if the connection is not TCP. Reading from it or
+    /// writing to it directly bypasses everything that this crate promises.
+    pub fn tcp_stream(&self) -> Option<&TcpStream> {
         self.member.lend_tcp()
     }
 
-    /// What its TLS handshake has agreed on: the name that the client asked for, the protocol, the client's certificate (feature
-    /// `tls`). `None` where the listener has no [`Tls`](crate::Tls).
+    /// Returns what its TLS handshake has agreed on: the name that the client asked for, the protocol, the client's certificate
+    /// (feature `tls`). `None` if the listener has no [`Tls`](crate::Tls).
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<&crate::stream::TlsInfo> {
         self.member.stream.tls_info()
     }
 
-    /// Who opened the connection, where the system tells: for Unix sockets on Linux.
+    /// Returns the user, group and process that opened the connection, if the system tells: for Unix sockets on Linux.
     ///
     /// It is the process that called `connect`, as it was then; by now it may be gone, or have handed its socket on.
     #[cfg(unix)]

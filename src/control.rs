@@ -12,6 +12,7 @@
 //! 3. No lock is held while user code runs, and none while anything is logged.
 
 pub(crate) mod addresses;
+pub(crate) mod connection_id;
 pub(crate) mod failure;
 pub(crate) mod handle;
 pub(crate) mod inside;
@@ -23,7 +24,7 @@ pub(crate) mod report;
 mod tasks;
 pub(crate) mod token;
 
-use crate::group::{Spawner, TaskGroup};
+use crate::group::{Owner, Spawner, TaskGroup};
 use crate::limit::Limit;
 use crate::listener::Listener;
 use crate::say::say;
@@ -34,6 +35,7 @@ use notice::Notice;
 use phase::Phase;
 use registry::Registry;
 use report::{Cause, Counters, Report};
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -78,8 +80,8 @@ pub(crate) struct Control {
 struct State {
     phase: Phase,
     request: Option<Request>,
-    /// How long an exit may last: lame duck and grace. Known from the start of serving on.
-    allowance: Duration,
+    /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
+    allowance: Option<Duration>,
     /// The failure that stopped the server, until `serve` returns it.
     failure: Option<Failure>,
     report: Option<Report>,
@@ -108,9 +110,9 @@ pub(crate) struct Idle {
 impl Control {
     /// A run that listens on nothing yet.
     pub(crate) fn new(first: Listener) -> Arc<Self> {
-        let (connections, tasks) = (TaskGroup::new(), TaskGroup::new());
+        let (connections, tasks) = (TaskGroup::new(), TaskGroup::owned_by(Box::new(TasksOfServer)));
         let control = Arc::new(Self {
-            addresses: Addresses::new(first.address().clone()),
+            addresses: Addresses::new(first.local_addr().clone()),
             registry: Registry::default(),
             counters: Counters::default(),
             limit: Limit::new(),
@@ -129,7 +131,7 @@ impl Control {
             state: Mutex::new(State {
                 phase: Phase::Bound,
                 request: None,
-                allowance: Duration::ZERO,
+                allowance: Some(Duration::ZERO),
                 failure: None,
                 report: None,
                 idle: None,
@@ -144,7 +146,7 @@ impl Control {
 
     /// One more listener for a server that does not serve yet. One that is closed already closes it.
     pub(crate) fn add_listener(self: &Arc<Self>, listener: Listener) {
-        self.addresses.push(listener.address().clone());
+        self.addresses.push(listener.local_addr().clone());
         let open = self.open(listener);
         let state = lock(&self.state);
         if state.idle.is_some() {
@@ -164,14 +166,14 @@ impl Control {
     }
 
     /// Begins to serve. `None`: the server was closed before.
-    pub(crate) fn start(&self, grace: Duration, lame_duck: Duration) -> Option<(Idle, Vec<OpenListener>)> {
+    pub(crate) fn start(&self, grace: Option<Duration>, lame_duck: Duration) -> Option<(Idle, Vec<OpenListener>)> {
         let mut state = lock(&self.state);
         let idle = state.idle.take()?;
         state.phase = Phase::Serving;
-        state.allowance = grace.saturating_add(lame_duck);
+        state.allowance = grace.map(|grace| grace.saturating_add(lame_duck));
         let allowance = state.allowance;
         if let Some(request) = &mut state.request {
-            request.deadline = request.at.checked_add(allowance); // it came at this very moment, and did not know
+            request.deadline = allowance.and_then(|allowance| request.at.checked_add(allowance)); // it came at this very moment, and did not know
         }
         drop(state);
         self.started.store(true, Ordering::Release);
@@ -202,7 +204,7 @@ impl Control {
     }
 
     fn ask(self: &Arc<Self>, cause: Cause, failure: Option<Failure>) {
-        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::ShutdownStream) {
+        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::Stream) {
             self.again.give(); // a person, or the one who orders; what fails, or returns, in a lame duck does not end it
         }
         self.requested.give();
@@ -239,7 +241,7 @@ impl Control {
         let mut state = lock(&self.state);
         let first = state.request.is_none();
         if first {
-            let deadline = now.checked_add(state.allowance);
+            let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
             state.request = Some(Request { cause, at: now, deadline });
             state.failure = failure;
         }
@@ -319,5 +321,18 @@ impl Control {
         self.draining.give(); // a server that was cancelled has not drained; who waits for that waits no more
         self.closed.give();
         self.over.give();
+    }
+}
+
+/// The owner of the server's tasks. One that panics while its handle is gone ends nothing else.
+struct TasksOfServer;
+
+impl Owner for TasksOfServer {
+    fn child_panicked(&self, _: &str) {}
+}
+
+impl fmt::Display for TasksOfServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server")
     }
 }

@@ -1,100 +1,174 @@
-//! What `serve` and `scope` can fail with.
+//! [`Error`]: why `serve` or `scope` failed.
 
 use crate::address::Address;
 use crate::control::failure::{BoxError, Failure};
 use crate::control::report::Report;
 use std::{fmt, io};
 
-/// Why a server ended with an error: the first failure that stopped it.
+/// Error of [`Server::serve`](crate::Server::serve) and [`Server::scope`](crate::Server::scope).
 ///
-/// The server was drained and closed all the same; [`report`](Self::report) says what came of it. Converts into
-/// [`io::Error`], so that `?` works in functions that return `io::Result`.
-#[derive(Debug)]
+/// The server was drained and closed all the same; [`report`](Self::report) has the summary of its run. [`kind`](Self::kind) tells
+/// what failed, [`source`](std::error::Error::source) has the error behind it, and [`downcast`](Self::downcast) gives that by value.
+///
+/// It converts into [`io::Error`], so that `?` works in functions that return `io::Result`: an `io::Error` that the body of a scope
+/// returned comes out as it was, any other error is wrapped.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, ErrorKind, Server};
+/// use std::io;
+///
+/// async fn body() -> io::Result<()> {
+///     Err(io::Error::new(io::ErrorKind::NotFound, "no such room"))
+/// }
+///
+/// let scope = Server::bind("127.0.0.1:0").await?.scope(async |_: Connection| {}, async |_| {
+///     body().await?;
+///     Ok(())
+/// });
+/// let error = scope.await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Body);
+/// assert_eq!(error.report().accepted(), 0);
+/// assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
+/// # io::Result::Ok(()) }).unwrap();
+/// ```
+pub struct Error(Box<Inner>); // a large error makes every `Result` large that may hold it
+
+struct Inner {
+    kind: ErrorKind,
+    /// Of the listener or of the peer.
+    address: Option<Address>,
+    /// What a panic said.
+    message: String,
+    source: Option<BoxError>,
+    report: Report,
+}
+
+/// What made `serve` or `scope` fail: see [`Error::kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Error {
-    /// A listener failed in a way that trying again cannot mend.
-    Listener {
-        /// Where it listened.
-        address: Address,
-        /// What accepting a connection failed with.
-        source: io::Error,
-        /// What came of the server.
-        report: Box<Report>,
-    },
-    /// A handler returned an error under [`OnFailure::Shutdown`].
-    Handler {
-        /// Whose connection it was.
-        peer: Address,
-        /// What the handler returned.
-        source: BoxError,
-        /// What came of the server.
-        report: Box<Report>,
-    },
-    /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`].
-    HandlerPanicked {
-        /// Whose connection it was.
-        peer: Address,
-        /// What the panic said.
-        message: String,
-        /// What came of the server.
-        report: Box<Report>,
-    },
+pub enum ErrorKind {
+    /// A listener failed for good. The [address](Error::address) is the listener's.
+    Listener,
+    /// A handler returned an error under [`OnFailure::Shutdown`]. The [address](Error::address) is the peer's.
+    Handler,
+    /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`]. The [address](Error::address) is the peer's.
+    HandlerPanicked,
+    /// The body of the scope returned an error.
+    Body,
+    /// The server was stopped by others before the body of its scope returned, and the body was dropped.
+    Stopped,
 }
 
 impl Error {
     pub(crate) fn new(failure: Failure, report: Report) -> Self {
-        let report = Box::new(report); // a large error makes every `Result` large that may hold it
-        match failure {
-            Failure::Listener { address, source } => Self::Listener { address, source, report },
-            Failure::Handler { peer, source } => Self::Handler { peer, source, report },
-            Failure::HandlerPanicked { peer, message } => Self::HandlerPanicked { peer, message, report },
-        }
+        let inner = Inner { kind: ErrorKind::Listener, address: None, message: String::new(), source: None, report };
+        Self(Box::new(match failure {
+            Failure::Listener { address, source } => {
+                Inner { address: Some(address), source: Some(source.into()), ..inner }
+            }
+            Failure::Handler { peer, source } => {
+                Inner { kind: ErrorKind::Handler, address: Some(peer), source: Some(source), ..inner }
+            }
+            Failure::HandlerPanicked { peer, message } => {
+                Inner { kind: ErrorKind::HandlerPanicked, address: Some(peer), message, ..inner }
+            }
+            Failure::Body { source } => Inner { kind: ErrorKind::Body, source: Some(source), ..inner },
+            Failure::Stopped => Inner { kind: ErrorKind::Stopped, ..inner },
+        }))
     }
 
-    /// What came of the server.
+    /// Returns what failed.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Returns the summary of the server's run.
     pub fn report(&self) -> &Report {
-        match self {
-            Self::Listener { report, .. } | Self::Handler { report, .. } | Self::HandlerPanicked { report, .. } => {
-                report
+        &self.0.report
+    }
+
+    /// Returns the summary of the server's run, by value.
+    pub fn into_report(self) -> Report {
+        self.0.report
+    }
+
+    /// Returns the address of the listener or of the peer that failed, if the error is about one.
+    pub fn address(&self) -> Option<&Address> {
+        self.0.address.as_ref()
+    }
+
+    /// Returns the error behind this one, by value, if it is an `E`: what the handler or the body returned, or what accepting failed
+    /// with.
+    ///
+    /// # Errors
+    ///
+    /// The error itself, unchanged, if there is no such error behind it.
+    pub fn downcast<E: std::error::Error + 'static>(mut self) -> Result<E, Self> {
+        match self.0.source.take().map(|source| source.downcast::<E>()) {
+            Some(Ok(source)) => Ok(*source),
+            Some(Err(source)) => {
+                self.0.source = Some(source);
+                Err(self)
             }
+            None => Err(self),
         }
     }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listener { address, .. } => write!(f, "cannot accept connections on `{address}` any more"),
-            Self::Handler { peer, .. } => write!(f, "the handler of the connection from `{peer}` failed"),
-            Self::HandlerPanicked { peer, message, .. } => {
-                write!(f, "the handler of the connection from `{peer}` panicked: {message}")
+        let Inner { kind, address, message, report, .. } = &*self.0;
+        let address = address.as_ref().map(|address| format!(" `{address}`")).unwrap_or_default();
+        match kind {
+            ErrorKind::Listener => write!(f, "cannot accept connections on{address} any more"),
+            ErrorKind::Handler => write!(f, "the handler of the connection from{address} failed"),
+            ErrorKind::HandlerPanicked => {
+                write!(f, "the handler of the connection from{address} panicked: {message}")
+            }
+            ErrorKind::Body => f.write_str("the body of the server's scope failed"),
+            ErrorKind::Stopped => {
+                write!(f, "the server was stopped before the body of its scope returned, because {}", report.cause())
             }
         }
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Listener { source, .. } => Some(source),
-            Self::Handler { source, .. } => Some(source.as_ref()),
-            Self::HandlerPanicked { .. } => None,
-        }
+/// One sentence, with the errors behind it and the report: for `main`, and for `unwrap`.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", Chain(self), self.0.report)
     }
 }
 
-/// Keeps the listener's [`kind`](io::Error::kind); the error itself is inside, and so is its report.
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_ref().map(|source| source.as_ref() as _)
+    }
+}
+
+/// A body's `io::Error` comes out as it was. Any other error is wrapped, with the listener's [`kind`](io::Error::kind) if it is one
+/// of a listener; its report is still inside.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        let kind = match &error {
-            Error::Listener { source, .. } => source.kind(),
+        let error = match error.kind() {
+            ErrorKind::Body => match error.downcast::<io::Error>() {
+                Ok(body) => return body,
+                Err(error) => error,
+            },
+            _ => error,
+        };
+        let kind = match error.0.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()) {
+            Some(source) if error.kind() == ErrorKind::Listener => source.kind(),
             _ => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }
 }
 
-/// What a handler's failure means for the server.
+/// What the failure of a handler means for the server: see [`Server::on_failure`](crate::Server::on_failure).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnFailure {
@@ -115,7 +189,7 @@ impl fmt::Display for OnFailure {
     }
 }
 
-/// An error and what caused it, in one line: for logs, where nobody walks the chain.
+/// An error and the errors behind it, in one line: for logs.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for Chain<'_> {
@@ -127,5 +201,59 @@ impl fmt::Display for Chain<'_> {
             cause = error.source();
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::report::{Cause, Counts};
+    use std::time::Duration;
+
+    fn error(failure: Failure) -> Error {
+        Error::new(failure, Report::new(Cause::Shutdown, Counts::default(), Vec::new(), Duration::from_millis(5)))
+    }
+
+    fn listener() -> Failure {
+        Failure::Listener { address: Address::new("memory"), source: io::ErrorKind::InvalidInput.into() }
+    }
+
+    #[test]
+    fn debug_reads_as_a_sentence_with_what_is_behind_it_and_the_report() {
+        let shown = format!("{:?}", error(listener()));
+        assert!(shown.starts_with("cannot accept connections on `memory` any more: invalid input"), "{shown}");
+        assert!(shown.contains("(closed in 5.0ms because a shutdown was requested: 0 accepted"), "{shown}");
+    }
+
+    #[test]
+    fn a_bodys_io_error_comes_out_as_it_was_and_every_other_is_wrapped() {
+        let body = || Failure::Body { source: io::Error::new(io::ErrorKind::NotFound, "its own").into() };
+        let converted = io::Error::from(error(body()));
+        assert_eq!((converted.kind(), converted.to_string()), (io::ErrorKind::NotFound, "its own".to_owned()));
+
+        let wrapped = [
+            (listener(), io::ErrorKind::InvalidInput),
+            (Failure::Body { source: "text".into() }, io::ErrorKind::Other),
+            (Failure::Stopped, io::ErrorKind::Other),
+            (
+                // A handler's kind is not the server's: a reset peer must not look like a reset server.
+                Failure::Handler { peer: Address::new("p"), source: io::Error::from(io::ErrorKind::NotFound).into() },
+                io::ErrorKind::Other,
+            ),
+        ];
+        for (failure, kind) in wrapped {
+            let converted = io::Error::from(error(failure));
+            assert_eq!(converted.kind(), kind, "{converted}");
+            let inner = converted.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+            assert!(inner.is_some(), "the report is still inside of {converted}");
+        }
+    }
+
+    #[test]
+    fn downcast_gives_the_error_behind_it_or_leaves_everything_as_it_is() {
+        assert_eq!(error(listener()).downcast::<io::Error>().unwrap().kind(), io::ErrorKind::InvalidInput);
+        let same = error(listener()).downcast::<fmt::Error>().unwrap_err();
+        assert!(std::error::Error::source(&same).is_some());
+        assert!(error(Failure::Stopped).downcast::<io::Error>().is_err());
     }
 }

@@ -1,17 +1,23 @@
 //! The group that everything stands on: children that cannot outlive it.
 
 mod children;
+mod future;
+mod join_handle;
 #[cfg(all(test, ebbtide_loom))]
 mod models;
 mod slot;
+mod task_set;
 mod waits;
 
-use children::Children;
-pub(crate) use children::Name;
+use children::{Children, Shell};
+pub(crate) use children::{Label, Name, Owner};
+pub(crate) use future::Guard;
+pub use join_handle::{JoinError, JoinHandle};
 use std::fmt;
 use std::future::{Future, poll_fn};
-use std::panic::resume_unwind;
+use std::panic::{Location, resume_unwind};
 use std::sync::{Arc, Weak};
+pub use task_set::TaskSet;
 
 /// Tasks that live no longer than their group.
 ///
@@ -22,8 +28,9 @@ use std::sync::{Arc, Weak};
 /// This is the nursery of [trio] and the scope of [`std::thread::scope`], with one difference from both: since a future
 /// can be dropped at any moment, leaving the scope early *is* supported, and means cancellation.
 ///
-/// A child's result is not kept: it hands over what it finds through a channel or a lock. To keep results in a
-/// structure that one task polls, see `FutureGroup` of the futures-concurrency crate.
+/// Each child has a [`JoinHandle`], a future of its result, which may be ignored. For many results, in the order in which
+/// they come, see [`TaskSet`]; for futures that one task polls without spawning them, `FutureGroup` of the
+/// futures-concurrency crate.
 ///
 /// # Drop
 ///
@@ -33,7 +40,7 @@ use std::sync::{Arc, Weak};
 /// There the child is marked instead, and is destroyed as soon as its poll returns.
 ///
 /// The drop never panics: a destructor that panics is caught and logged, and the other children still get theirs; the
-/// panic of a child that nobody has joined is logged. Out of reach are `mem::forget`, `exit`, and dropping a group
+/// panic of a child that was not joined is logged. Out of reach are `mem::forget`, `exit`, and dropping a group
 /// while holding a lock that a child's poll or destructor takes.
 ///
 /// # Examples
@@ -54,9 +61,11 @@ use std::sync::{Arc, Weak};
 ///         sum.fetch_add(n, Ordering::Relaxed);
 ///     });
 /// }
+/// let product = group.spawn(async { (1..=10).product::<usize>() });
 /// group.join().await;
 /// assert_eq!(sum.load(Ordering::Relaxed), 55);
-/// # })
+/// assert_eq!(product.await?, 3_628_800);
+/// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
 /// ```
 ///
 /// [trio]: https://trio.readthedocs.io/en/stable/reference-core.html#nurseries-and-spawning
@@ -71,15 +80,32 @@ impl TaskGroup {
         Self { children: Arc::default() }
     }
 
-    /// Starts a child. Says whether it was started: `false` after [`cancel`](Self::cancel), and then `future` has been
-    /// dropped without being polled.
+    /// A group whose children belong to `owner`: see [`Owner`].
+    pub(crate) fn owned_by(owner: Box<dyn Owner>) -> Self {
+        Self { children: Arc::new(Children::owned_by(owner)) }
+    }
+
+    /// Starts a child, and returns a handle to its result, which may be ignored.
     ///
-    /// A child that panics ends alone; its siblings are not touched. See [`join`](Self::join).
-    pub fn spawn<F>(&self, future: F) -> bool
+    /// After [`cancel`](Self::cancel) the child is refused: `future` has been dropped without being polled, and the handle gives a
+    /// [cancelled](JoinError::is_cancelled) error.
+    ///
+    /// A child that panics ends alone; its siblings are not touched. If its handle is gone, the panic waits for
+    /// [`join`](Self::join).
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        start_with_result(&self.children, Location::caller(), future, ())
+    }
+
+    /// Starts a child without a handle.
+    fn spawn_at<F>(&self, at: &'static Location<'static>, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        start(&self.children, None, future)
+        start(&self.children, Label::At(at), future);
     }
 
     /// A handle for children that spawn siblings. It keeps nothing alive.
@@ -118,7 +144,7 @@ impl TaskGroup {
         }
     }
 
-    /// Waits like [`join`](Self::join), for those who must get to the end themselves: a panic is logged, not raised.
+    /// Waits like [`join`](Self::join), where a panic must not keep the caller from its own end: it is logged, not raised.
     pub(crate) async fn settled(&self) {
         let mut joiner = Joiner { children: &self.children, key: None };
         let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
@@ -127,15 +153,14 @@ impl TaskGroup {
         }
     }
 
-    /// Refuses new children from now on. Those that there are go on.
+    /// Refuses new children from now on. The present ones go on.
     pub(crate) fn close(&self) {
         self.children.close();
     }
 
     /// Asks for the end of every child, and refuses new ones from now on. Returns at once.
     ///
-    /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group lends a
-    /// hand. A child that is being polled ends when that poll returns.
+    /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group helps them. A child that is being polled ends when that poll returns.
     pub fn cancel(&self) {
         self.children.cancel();
     }
@@ -168,42 +193,54 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Starts a child of the group. `false`: the group was cancelled or is gone, and `future` has been dropped without
-    /// being polled.
-    pub fn spawn<F>(&self, future: F) -> bool
+    /// Starts a child of the group, as [`TaskGroup::spawn`] does. If the group was cancelled or is gone, the child is refused.
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.start(None, future)
+        self.spawn_guarded(Location::caller(), future, || ())
     }
 
-    /// The same, with a name for the log line of a drop that has to wait for the child.
+    /// The same for a child that holds a guard until its end. The guard is made only if the child may be admitted.
+    pub(crate) fn spawn_guarded<F, G>(
+        &self,
+        at: &'static Location<'static>,
+        future: F,
+        guard: impl FnOnce() -> G,
+    ) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+        G: Guard + 'static,
+    {
+        match self.children.upgrade().filter(|children| !children.is_cancelled()) {
+            Some(children) => start_with_result(&children, at, future, guard()),
+            None => JoinHandle::refused(at),
+        }
+    }
+
+    /// Starts a child without a result, with a name for log lines. Returns whether it was started.
     pub(crate) fn spawn_named<F>(&self, name: Name, future: F) -> bool
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.start(Some(name), future)
+        self.children.upgrade().is_some_and(|children| start(&children, Label::Named(name), future))
     }
 
-    /// Whether a child would be admitted at this moment.
-    pub(crate) fn admits(&self) -> bool {
-        self.children.upgrade().is_some_and(|children| !children.is_cancelled())
-    }
-
-    /// What dropping the group does, for somebody who must be sure of it while another is about to drop it.
-    pub(crate) fn cancel_and_join(&self) {
-        if let Some(children) = self.children.upgrade() {
-            children.cancel_and_destroy();
-        }
-    }
-
-    fn start<F>(&self, name: Option<Name>, future: F) -> bool
+    /// Starts a child without a handle.
+    fn spawn_at<F>(&self, at: &'static Location<'static>, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        match self.children.upgrade() {
-            Some(children) => start(&children, name, future),
-            None => false,
+        if let Some(children) = self.children.upgrade() {
+            start(&children, Label::At(at), future);
+        }
+    }
+
+    /// Does what dropping the group does, for a caller that must be sure of it while another thread is about to drop it.
+    pub(crate) fn cancel_and_join(&self) {
+        if let Some(children) = self.children.upgrade() {
+            children.cancel_and_destroy();
         }
     }
 }
@@ -214,7 +251,7 @@ impl fmt::Debug for Spawner {
     }
 }
 
-/// A place among those who wait for the group to be empty; given up when dropped.
+/// A place among the tasks that wait for the group to be empty; given up when dropped.
 struct Joiner<'a> {
     children: &'a Children,
     key: Option<usize>,
@@ -226,15 +263,33 @@ impl Drop for Joiner<'_> {
     }
 }
 
-fn start<F>(children: &Arc<Children>, name: Option<Name>, future: F) -> bool
+fn start<F>(children: &Arc<Children>, label: Label, future: F) -> bool
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let Some(shell) = children.enter(name, future) else {
-        return false;
-    };
-    // NOTE: the only spawn of the crate. The executor gets a shell that borrows the future for each poll; the handle is
-    // let go, which detaches the shell and nothing else: the group can destroy the child without it.
+    children.enter(label, future).map(run).is_some()
+}
+
+fn start_with_result<F, G>(
+    children: &Arc<Children>,
+    at: &'static Location<'static>,
+    future: F,
+    guard: G,
+) -> JoinHandle<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+    G: Guard + 'static,
+{
+    let shell = children.enter_with_result(Label::At(at), future, guard);
+    let handle = JoinHandle::new(shell.as_ref().map(|shell| Arc::clone(shell.child())), at);
+    shell.into_iter().for_each(run);
+    handle
+}
+
+/// Hands a child to the executor.
+///
+/// NOTE: the only spawn of the crate. The executor gets a shell that borrows the future for each poll; the handle is dropped,
+/// which detaches the shell and nothing else: the group can destroy the child without it.
+fn run(shell: Shell) {
     drop(async_std::task::spawn(poll_fn(move |cx| shell.poll(cx))));
-    true
 }

@@ -1,4 +1,4 @@
-//! What a handler may return, and what that means.
+//! [`HandlerOutput`]: what a handler may return, and what that means.
 
 use crate::connection::opening::Unopened;
 use crate::control::failure::BoxError;
@@ -11,11 +11,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// What a handler may return: `()`, or a `Result<(), E>` whose error converts into [`BoxError`].
+/// What a handler may return: `()`, `!`, or a `Result<(), E>` whose error converts into [`BoxError`].
 ///
-/// You do not implement this trait; it is there so that the compiler can say what is wrong with a handler.
+/// You do not implement this trait: it is sealed. It is there so that the compiler can say what is wrong with a handler.
 ///
-/// A handler that copies returns how many bytes it copied. That has to be dropped by name:
+/// A handler that copies bytes returns their number. That does not compile; end such a handler with `Ok(())`:
 ///
 /// ```compile_fail,E0277
 /// # use ebbtide::{Connection, Server};
@@ -41,21 +41,20 @@ use std::time::Duration;
     message = "a handler must return `()` or `Result<(), E>`, not `{Self}`",
     label = "this handler returns `{Self}`",
     note = "for `io::Result<u64>` and the like: end the handler with `.await?; Ok(())`",
-    note = "for an error type of your own: implement `std::error::Error` for it (and it must be `Send + Sync`)",
-    note = "for `!` (a handler that loops for ever): write its return type as `()`, or give the loop a way out, for \
-            example `while let Some(..) = conn.until_draining(..).await`"
+    note = "for `Box<dyn Error>`: use `ebbtide::BoxError`, which is `Send + Sync`",
+    note = "for an error type of your own: implement `std::error::Error` for it (and it must be `Send + Sync`)"
 )]
 pub trait HandlerOutput: sealed::Sealed {}
 
 pub(crate) mod sealed {
     use crate::control::failure::BoxError;
 
-    #[diagnostic::on_unimplemented(
-        message = "a handler must return `()` or `Result<(), E>`, not `{Self}`",
-        label = "this handler returns `{Self}`"
-    )]
     pub trait Sealed {
         fn into_result(self) -> Result<(), BoxError>;
+    }
+
+    pub trait FnOutput {
+        type Output;
     }
 }
 
@@ -67,11 +66,29 @@ impl sealed::Sealed for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<BoxError>> HandlerOutput for Result<(), E> {}
 
+#[diagnostic::do_not_recommend]
 impl<E: Into<BoxError>> sealed::Sealed for Result<(), E> {
     fn into_result(self) -> Result<(), BoxError> {
         self.map_err(Into::into)
+    }
+}
+
+/// The type `!`, which has no name of its own on stable Rust: the output of a function that never returns.
+pub(crate) type Never = <fn() -> ! as sealed::FnOutput>::Output;
+
+impl<R> sealed::FnOutput for fn() -> R {
+    type Output = R;
+}
+
+/// A handler that loops for ever: it ends with its connection.
+impl HandlerOutput for Never {}
+
+impl sealed::Sealed for Never {
+    fn into_result(self) -> Result<(), BoxError> {
+        self
     }
 }
 

@@ -1,4 +1,4 @@
-//! Values of the user's that we keep.
+//! Values of the user's that the crate keeps.
 
 use crate::say::say;
 use crate::unwind;
@@ -23,9 +23,14 @@ impl<T> Kept<T> {
 
 impl<T> Drop for Kept<T> {
     fn drop(&mut self) {
-        if let Err(payload) = unwind::catch(|| drop(self.0.take())) {
-            say!(error, "a destructor panicked: {}", unwind::message(&payload));
-            unwind::discard(payload);
-        }
+        drop_caught(self.0.take());
+    }
+}
+
+/// Drops a value of the user's: a panic of its destructor is logged.
+pub(crate) fn drop_caught<T>(value: T) {
+    if let Err(payload) = unwind::catch(|| drop(value)) {
+        say!(error, "a destructor panicked: {}", unwind::message(&payload));
+        unwind::discard(payload);
     }
 }

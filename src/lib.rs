@@ -38,35 +38,34 @@
 //!
 //! # The ways out
 //!
-//! Every way out of [`Server::serve`] and [`Server::scope`] ends *closed*: no handler is running, every handler's future
-//! has been destroyed, every listening socket is closed, and every accepted socket is shut down both ways.
+//! Every way out of [`Server::serve`] and [`Server::scope`] ends *closed*: no handler or task is running, the future of each
+//! has been dropped, every listening socket is closed, and every accepted socket is shut down both ways.
 //!
 //! | the server is left because | what happens | how control returns |
 //! |---|---|---|
-//! | the body of a [`scope`](Server::scope) returned, `Ok` or `Err` | shut down, drain for at most the grace period, cancel what is left, join | its value and the [`Report`] |
+//! | the body of a [`scope`](Server::scope) returned, `Ok` or `Err` | shut down, drain for at most the grace period, cancel what is left, join | its value and the [`Report`], or its error |
 //! | [`Handle::shutdown`], or the first item of a [shutdown stream](Server::shutdown_on) (Ctrl-C, SIGTERM) | the same | the report |
 //! | the body panicked | the same | the panic goes on, after the drain |
 //! | a listener failed for good, or a handler failed under [`OnFailure::Shutdown`] | the same | the [`Error`], with the report in it |
 //! | [`Handle::cancel`], or the second item of a shutdown stream | cancel and join, no grace period | the report |
-//! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; the report is had from [`Handle::closed`] |
+//! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; [`Handle::closed`] gives the report |
 //!
-//! The last row is the one that others leave out: a future can be dropped at any moment, and there is nobody left to await
-//! anything then. It is kept because the group owns the futures of its children and destroys them on the spot; see
-//! [`TaskGroup`].
+//! The last row is the one that others leave out: a future can be dropped at any moment, and then nothing is left that could
+//! await. It holds because the group owns the futures of its children and drops them on the spot; see [`TaskGroup`].
 //!
 //! # The ways in
 //!
 //! One server takes any mixture of listeners, with one handler, one limit and one report; the ways out are the same for all of
-//! them. A handler can ask where its client came from ([`Connection::peer_addr`], [`Connection::local_addr`]), and seldom has to.
+//! them. A handler sees where its client came from ([`Connection::peer_addr`], [`Connection::local_addr`]), and seldom has to.
 //!
 //! - TCP: [`Server::bind`] takes all that its argument resolves to, or nothing; [`ListenOptions`] has what can be set.
-//! - Unix sockets: `Server::bind_unix`, `Listener::unix_abstract`. The file goes with the server, if it is still the one that was
-//!   made; `Connection::peer_credentials` tells who is at the other end.
-//! - Sockets that others have too: [`Listener::try_from`](Listener#sockets-that-are-inherited). They are left as they were found.
+//! - Unix sockets: `Server::bind_unix`, `Listener::unix_abstract`. The file is removed with the server, if it is still the one that
+//!   was made; `Connection::peer_credentials` gives the client's user and process.
+//! - Inherited sockets, which other processes may share: [`Listener::try_from`](Listener#sockets-that-are-inherited). They are left as they were found.
 //! - Memory: [`Listener::memory`], for tests without sockets.
-//! - Whatever you write: [`Listener::custom`], from anything that [accepts](Accept) streams of bytes.
+//! - Your own: [`Listener::custom`], from anything that [accepts](Accept) streams of bytes.
 //!
-//! More than one: [`Server::listen`].
+//! More than one: [`Server::add_listener`].
 //!
 //! ```
 //! # async_std::task::block_on(async {
@@ -74,7 +73,7 @@
 //! use ebbtide::{Connection, Listener, Server};
 //!
 //! let (memory, connector) = Listener::memory();
-//! let server = Server::bind("127.0.0.1:0").await?.listen(memory);
+//! let server = Server::bind("127.0.0.1:0").await?.add_listener(memory);
 //! assert_eq!(server.local_addrs().count(), 2);
 //!
 //! let greet = async |mut conn: Connection| conn.write_all(b"hello").await;
@@ -82,17 +81,17 @@
 //!     .scope(greet, async |_| {
 //!         let mut greeting = String::new();
 //!         connector.connect().await?.read_to_string(&mut greeting).await?;
-//!         std::io::Result::Ok(greeting)
+//!         Ok(greeting)
 //!     })
 //!     .await?;
-//! assert_eq!(greeting.unwrap()?, "hello");
+//! assert_eq!(greeting, "hello");
 //! # std::io::Result::Ok(()) }).unwrap();
 //! ```
 //!
 //! # Out of reach
 //!
-//! A handler that blocks its thread is waited for, since *closed* wins over every bound; that is said once a second, unless
-//! all of the executor's threads are blocked, for then nobody is there to say it.
+//! A handler that blocks its thread is waited for, since *closed* wins over every bound. A line in the log says so once a second,
+//! unless all of the executor's threads are blocked.
 //!
 //! `exit`, `abort`, SIGKILL, `mem::forget`, `panic = "abort"`; `spawn_blocking` closures, threads and detached tasks that a
 //! handler started; async-std's task-locals; a future two of whose destructors panic; and the commonest mistake: returning
@@ -120,6 +119,7 @@
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 mod adapters;
 mod address;
+mod bind_addrs;
 mod connection;
 mod control;
 mod error;
@@ -143,17 +143,19 @@ mod wakers;
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 pub use adapters::systemd;
 pub use address::Address;
+pub use bind_addrs::ToBindAddrs;
 pub use connection::Connection;
 #[cfg(unix)]
 pub use connection::PeerCredentials;
+pub use control::connection_id::ConnectionId;
 pub use control::failure::BoxError;
 pub use control::handle::{Closed, Handle};
 pub use control::member::ConnectionState;
 pub use control::phase::Phase;
 pub use control::registry::ConnectionInfo;
 pub use control::report::{Cause, Report};
-pub use error::{Error, OnFailure};
-pub use group::{Spawner, TaskGroup};
+pub use error::{Error, ErrorKind, OnFailure};
+pub use group::{JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
 pub use handler::HandlerOutput;
 pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
 #[cfg(all(fuzzing, feature = "proxy-protocol"))]
@@ -161,10 +163,10 @@ pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
 pub use proxy::fuzz as fuzz_proxy_header;
 #[cfg(feature = "proxy-protocol")]
 pub use proxy::{ProxyHeader, ProxyProtocol};
-pub use server::Server;
+pub use server::body::BodyOutput;
+pub use server::{Serve, Server};
 #[cfg(feature = "tls")]
 pub use stream::TlsInfo;
-pub use stream::{BoxedStream, Duplex};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsFiles};
 

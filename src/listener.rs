@@ -1,4 +1,4 @@
-//! Where connections come from.
+//! [`Listener`]: where connections come from.
 
 mod custom;
 #[cfg(unix)]
@@ -11,13 +11,13 @@ mod tcp;
 mod unix;
 
 use crate::address::Address;
+use crate::bind_addrs::ToBindAddrs;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
 use crate::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use async_io::Async;
-use async_std::net::ToSocketAddrs;
 pub use custom::Accept;
 use custom::Custom;
 pub(crate) use layers::Layers;
@@ -34,7 +34,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-/// Where connections come from, for [`Server::new`](crate::Server::new) and [`Server::listen`](crate::Server::listen): a TCP
+/// Where connections come from, for [`Server::new`](crate::Server::new) and
+/// [`Server::add_listener`](crate::Server::add_listener): a TCP
 /// or Unix socket that listens, [memory](Self::memory), or [anything else](Self::custom).
 ///
 /// Most servers need none by name: [`Server::bind`](crate::Server::bind) and
@@ -95,7 +96,7 @@ impl Listener {
         Self::tcp_with(address, &ListenOptions::new())
     }
 
-    /// The same with other options.
+    /// Listens like [`tcp`](Self::tcp), with other options.
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Listener {
         Self::unix_with(path, &ListenOptions::new())
     }
 
-    /// The same with other options.
+    /// Listens like [`unix`](Self::unix), with other options.
     ///
     /// # Errors
     ///
@@ -139,7 +140,7 @@ impl Listener {
                 listener.file = Some(file);
                 Ok(listener)
             })
-            .map_err(|error| unix::explain(&Address::Unix(path.into()), error))
+            .map_err(|error| unix::explain(&Address::unix(path), error))
     }
 
     /// Listens on a Unix socket with a name in Linux's abstract namespace: it needs no file, and is gone with the socket.
@@ -154,10 +155,11 @@ impl Listener {
         let (name, options) = (name.as_ref(), ListenOptions::new());
         unix::bind_abstract(name, &options)
             .and_then(|socket| Self::over_unix(socket, &options, None))
-            .map_err(|error| unix::explain(&Address::UnixAbstract(name.into()), error))
+            .map_err(|error| unix::explain(&Address::unix_abstract(name), error))
     }
 
-    /// A listener in memory, and what clients connect with: for tests without sockets, and for clients in the same process.
+    /// Makes a listener in memory, and the connector for its clients: for tests without sockets, and for clients in the same
+    /// process.
     ///
     /// # Examples
     ///
@@ -179,20 +181,20 @@ impl Listener {
     ///         client.close().await?;
     ///         let mut reply = String::new();
     ///         client.read_to_string(&mut reply).await?;
-    ///         std::io::Result::Ok(reply)
+    ///         Ok(reply)
     ///     })
     ///     .await?;
-    /// assert_eq!(reply.unwrap()?, "HELLO");
+    /// assert_eq!(reply, "HELLO");
     /// assert_eq!(report.completed(), 1);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn memory() -> (Self, Connector) {
         let (accept, connector) = memory::listener();
-        (Self::custom(Address::other("memory"), accept), connector)
+        (Self::custom(Address::new("memory"), accept), connector)
     }
 
-    /// A listener of your own: a transport that this crate does not know, or one that fails as a test wants it to. It is
-    /// closed by its drop, and `address` is what the server calls it.
+    /// Makes a listener of your own: a transport that this crate does not know, or one that fails as a test wants it to. It is
+    /// closed by its drop; `address` is its name in logs and lists.
     pub fn custom(address: Address, accept: impl Accept) -> Self {
         Self {
             #[cfg(unix)]
@@ -257,8 +259,8 @@ impl Listener {
         self
     }
 
-    /// Where it listens.
-    pub fn address(&self) -> &Address {
+    /// Returns the address that it listens on.
+    pub fn local_addr(&self) -> &Address {
         &self.address
     }
 
@@ -341,8 +343,9 @@ impl Drop for Listener {
 }
 
 /// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
-pub(crate) async fn bind_all(addresses: impl ToSocketAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
-    let resolved: Vec<_> = addresses.to_socket_addrs().await.map_err(tcp::explain_resolving)?.collect();
+pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
+    let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
+    let resolved = addresses.resolve().await.map_err(tcp::explain_resolving)?;
     tcp::bind_each(&resolved, options)
 }
 

@@ -80,13 +80,14 @@ pub struct ProxyProtocol {
     networks: Vec<IpNet>,
     /// Peers without an IP address are proxies.
     local: bool,
-    timeout: Duration,
+    /// `None`: no limit.
+    timeout: Option<Duration>,
 }
 
 impl ProxyProtocol {
     /// Every connection comes through a trusted proxy and begins with a header; all others are closed.
     pub fn required() -> Self {
-        Self { required: true, networks: Vec::new(), local: false, timeout: TIMEOUT }
+        Self { required: true, networks: Vec::new(), local: false, timeout: Some(TIMEOUT) }
     }
 
     /// A connection from a trusted peer may begin with a header. Where it does not, and where the peer is not trusted, every
@@ -130,13 +131,13 @@ impl ProxyProtocol {
         self
     }
 
-    /// How long a header may take, from the accept on. Default: 3 seconds, in which a lost packet is sent again. Zero: no
-    /// limit. In a drain it is at most 1 second.
+    /// Sets how long a header may take, from the accept on: a `Duration`, or `None` for no limit. Default: 3 seconds, in which a lost
+    /// packet is sent again. In a drain it is at most 1 second.
     ///
     /// When it is over: a required header, or one that is half there, closes its connection; where it is optional and none has
     /// begun, the handler is called.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
+    pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.timeout = timeout.into();
         self
     }
 
@@ -145,16 +146,13 @@ impl ProxyProtocol {
     }
 
     pub(crate) fn limit(&self) -> Option<Duration> {
-        (!self.timeout.is_zero()).then_some(self.timeout)
+        self.timeout
     }
 
     /// Whether this peer is believed.
     pub(crate) fn trusts(&self, peer: &Address) -> bool {
-        match peer.as_tcp() {
-            Some(peer) => {
-                let ip = peer.ip().to_canonical();
-                self.networks.iter().any(|network| network.contains(&ip))
-            }
+        match peer.ip() {
+            Some(ip) => self.networks.iter().any(|network| network.contains(&ip)),
             None => self.local,
         }
     }
@@ -205,15 +203,15 @@ mod tests {
 
     #[test]
     fn nobody_is_trusted_by_default_and_peers_without_an_ip_address_only_by_name() {
-        let peers = [SocketAddr::from(([127, 0, 0, 1], 1)).into(), Address::UnixUnnamed, Address::other("memory:0")];
+        let peers = [SocketAddr::from(([127, 0, 0, 1], 1)).into(), Address::unix_unnamed(), Address::new("memory:0")];
         for peer in &peers {
             assert!(!ProxyProtocol::required().trusts(peer) && !ProxyProtocol::optional().trusts(peer), "{peer}");
         }
         let everybody = ProxyProtocol::required().trust("0.0.0.0/0").unwrap();
         let local = ProxyProtocol::required().trust_local();
         for peer in &peers {
-            assert_eq!(everybody.trusts(peer), peer.as_tcp().is_some(), "{peer}");
-            assert_eq!(local.trusts(peer), peer.as_tcp().is_none(), "{peer}");
+            assert_eq!(everybody.trusts(peer), peer.ip().is_some(), "{peer}");
+            assert_eq!(local.trusts(peer), peer.ip().is_none(), "{peer}");
         }
     }
 

@@ -1,12 +1,14 @@
-//! The server: bind it, set it up, serve.
+//! [`Server`]: bind it, set it up, serve.
 
 mod accept;
+pub(crate) mod body;
 mod scope;
 mod settings;
 mod stop;
 mod supervise;
 
 use crate::address::Address;
+use crate::bind_addrs::ToBindAddrs;
 use crate::connection::Connection;
 use crate::control::Control;
 use crate::control::handle::Handle;
@@ -14,7 +16,7 @@ use crate::control::report::{Cause, Report};
 use crate::error::Error;
 use crate::handler::HandlerOutput;
 use crate::listener::{self, ListenOptions, Listener};
-use async_std::net::ToSocketAddrs;
+use body::BodyOutput;
 use scope::Run;
 use settings::Settings;
 use std::fmt;
@@ -22,22 +24,26 @@ use std::future::Future;
 use std::io;
 #[cfg(unix)]
 use std::path::Path;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use stop::Stop;
 
 /// Listening sockets and settings; not accepting yet.
 ///
 /// Clients that connect before the server serves wait in the kernel's queue. [`serve`](Self::serve) and
-/// [`scope`](Self::scope) consume the server, so it cannot be served twice; and it is not `Clone`, for the same reason.
+/// [`scope`](Self::scope) consume the server, so it cannot be served twice; it is not `Clone`, for the same reason.
 /// Dropped before it is served, it is closed.
 ///
 /// # Errors of accept
 ///
-/// Accepting a client can fail, and whoever it concerns is treated accordingly. Where the client gave up meanwhile, or a
-/// firewall forbids it, the next one is accepted. Where something has run out (descriptors, memory), or the error is not
-/// known, accepting rests for 5 milliseconds, and twice as long each time that follows, up to 1 second, with a line in the log
-/// each. Only what the listening socket itself is to blame for (EBADF, EINVAL, ENOTSOCK, EFAULT) ends the server, after a drain, with
-/// [`Error::Listener`].
+/// Accepting a client can fail, for one of three reasons:
+///
+/// - The client gave up meanwhile, or a firewall forbids it: the next client is accepted.
+/// - Something has run out (descriptors, memory), or the error is not known: accepting pauses for 5 milliseconds, twice as long
+///   with each further error, up to 1 second, with a line in the log each.
+/// - The listening socket itself is broken (EBADF, EINVAL, ENOTSOCK, EFAULT): the server ends, after a drain, with an error of kind
+///   [`Listener`](crate::ErrorKind::Listener).
 ///
 /// # Examples
 ///
@@ -53,13 +59,13 @@ use stop::Stop;
 /// let (greeting, report) = Server::bind("127.0.0.1:0")
 ///     .await?
 ///     .scope(greet, async |server| {
-///         let mut client = TcpStream::connect(server.local_addr().as_tcp().unwrap()).await?;
+///         let mut client = TcpStream::connect(server.local_addr().tcp()?).await?;
 ///         let mut greeting = String::new();
 ///         client.read_to_string(&mut greeting).await?;
-///         std::io::Result::Ok(greeting)
+///         Ok(greeting)
 ///     })
 ///     .await?;
-/// assert_eq!(greeting.unwrap()?, "hello");
+/// assert_eq!(greeting, "hello");
 /// assert_eq!(report.completed(), 1);
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
@@ -83,11 +89,12 @@ use stop::Stop;
 /// server.serve(handler).await?;
 /// # Ok(()) }
 /// ```
-#[must_use = "a server accepts nobody before `serve` or `scope` is awaited, and is closed when it is dropped"]
+#[must_use = "a server accepts no client before `serve` or `scope` is awaited, and is closed when it is dropped"]
 pub struct Server {
     bound: Bound,
     settings: Settings,
-    stops: Vec<Stop>,
+    /// In a lock so that the server is `Sync`: streams need not be.
+    stops: Mutex<Vec<Stop>>,
 }
 
 impl Server {
@@ -100,21 +107,21 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Where the name does not resolve, or one of the addresses is taken, not this machine's, or not permitted; the
+    /// If the name does not resolve, or if one of the addresses is taken, not this machine's, or not permitted; the
     /// addresses bound before it are closed again. The error names the address and says what to do.
-    pub async fn bind(addresses: impl ToSocketAddrs) -> io::Result<Self> {
+    pub async fn bind(addresses: impl ToBindAddrs) -> io::Result<Self> {
         Self::bind_with(addresses, &ListenOptions::new()).await
     }
 
-    /// The same with other options for the sockets.
+    /// Listens like [`bind`](Self::bind), with other options for the sockets.
     ///
     /// # Errors
     ///
     /// As for [`bind`](Self::bind).
-    pub async fn bind_with(addresses: impl ToSocketAddrs, options: &ListenOptions) -> io::Result<Self> {
+    pub async fn bind_with(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Self> {
         let mut listeners = listener::bind_all(addresses, options).await?.into_iter();
         let first = listeners.next().expect("binding gives at least one listener, or an error");
-        Ok(listeners.fold(Self::new(first), Self::listen))
+        Ok(listeners.fold(Self::new(first), Self::add_listener))
     }
 
     /// Listens on a Unix socket: see [`Listener::unix`] for its file, and for what becomes of one that was left behind.
@@ -132,9 +139,9 @@ impl Server {
     /// let path = std::env::temp_dir().join(format!("ebbtide-doc-{}.sock", std::process::id()));
     /// let (is_there, _report) = Server::bind_unix(&path)
     ///     .await?
-    ///     .scope(|_: Connection| async {}, async |_| std::fs::metadata(&path).is_ok())
+    ///     .scope(async |_: Connection| {}, async |_| Ok(path.exists()))
     ///     .await?;
-    /// assert_eq!(is_there, Some(true));
+    /// assert!(is_there);
     /// assert!(!path.exists());
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
@@ -143,7 +150,7 @@ impl Server {
         Self::bind_unix_with(path, &ListenOptions::new()).await
     }
 
-    /// The same with other options, such as the file's [mode](ListenOptions::mode).
+    /// Listens like [`bind_unix`](Self::bind_unix), with other options, such as the file's [mode](ListenOptions::mode).
     ///
     /// # Errors
     ///
@@ -153,34 +160,34 @@ impl Server {
         Listener::unix_with(path, options).map(Self::new)
     }
 
-    /// A server on a listener that was made before.
+    /// Makes a server of a listener.
     pub fn new(listener: Listener) -> Self {
-        Self { bound: Bound(Some(Control::new(listener))), settings: Settings::default(), stops: Vec::new() }
+        Self { bound: Bound(Some(Control::new(listener))), settings: Settings::default(), stops: Mutex::default() }
     }
 
-    /// Adds one more listener.
-    pub fn listen(self, listener: Listener) -> Self {
+    /// Adds a listener.
+    pub fn add_listener(self, listener: Listener) -> Self {
         self.bound.control().add_listener(listener);
         self
     }
 
-    /// A handle to stop the server and to look at it, from anywhere.
+    /// Returns a handle, which stops the server and looks at it, from anywhere.
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(self.bound.control()))
     }
 
-    /// Where the server listens: the first of [`local_addrs`](Self::local_addrs).
+    /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
     pub fn local_addr(&self) -> &Address {
         self.bound.control().addresses.first()
     }
 
-    /// Where the server listens, in the order in which the listeners were added.
+    /// Returns the addresses that the server listens on, in the order in which the listeners were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
         self.bound.control().addresses.iter()
     }
 
-    /// Accepts connections, and hands each to `handler` in a child of its own, until the server is told to stop; drains,
-    /// closes, and reports.
+    /// Accepts connections, and gives each to `handler` in a child of its own, until a shutdown is requested. Then drains, closes,
+    /// and returns the report.
     ///
     /// A handler is an async function or closure of a [`Connection`] that returns `()` or a `Result<(), E>`. To share
     /// state, clone it for each call:
@@ -203,42 +210,45 @@ impl Server {
     /// A handler that panics or fails ends its own connection and nothing else, unless
     /// [`on_failure`](Self::on_failure) says otherwise.
     ///
-    /// The future has to be held by somebody until it ends. Returning from `main` while it lives in a spawned task ends
+    /// The future must be awaited to its end. Returning from `main` while it lives in a spawned task ends
     /// the process with every connection in it, and nothing of what this crate promises can happen: see
     /// `examples/commonest_mistake.rs`.
     ///
     /// # Errors
     ///
-    /// Where a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown): after the drain, and with the
-    /// report in the error.
+    /// If a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown): after the drain,
+    /// with the report in the error.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels: when the drop returns, every handler's future has been destroyed, every connection is
-    /// shut down, and the port refuses. What this needs in rare cases is said at [`TaskGroup`](crate::TaskGroup#drop).
-    /// The report is had from [`Handle::closed`]. Dropped before it is first polled, it closes the server, whose queued
-    /// clients are then reset.
-    pub async fn serve<H, Fut>(self, handler: H) -> Result<Report, Error>
+    /// Dropping the future cancels: when the drop returns, every handler's future has been dropped, every connection is
+    /// shut down, and the port refuses. [`TaskGroup`](crate::TaskGroup#drop) names the rare exceptions.
+    /// [`Handle::closed`] gives the report. Dropped before it is first polled, it closes the server, and resets its queued
+    /// clients.
+    pub fn serve<H, Fut>(self, handler: H) -> Serve
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        Run::start(self, handler).finish().await
+        Serve { future: Box::pin(async move { Run::start(self, handler).finish().await }) }
     }
 
     /// Serves while `body` runs: Python's `async with server:`. The body ends the server by returning.
     ///
     /// The body runs in the caller's task, so it may borrow from the caller. However it ends, the connections are drained
-    /// before this returns: its value is handed on as `Some(value)` (also where it is an `Err`), its panic goes on after
-    /// the drain. It lives as long as the server: when the server is told to stop by others, the body runs on during the
-    /// drain, to watch or to help; where the server closes first, it is polled once more, so that what follows a
-    /// `server.shutdown().await` in it may finish, and then dropped, and the value is `None`.
+    /// before this returns; a panic of the body goes on after the drain. What it may return, and what comes of that, is a table at
+    /// [`BodyOutput`].
+    ///
+    /// If others stop the server, the body runs on during the drain, to watch or to help. If the server closes first, the body has
+    /// the rest of the grace period (at most 8 seconds if that has no limit; one more poll after a cancel, or if it returns `!`), with
+    /// a warning in the log after 1 second. Then it is dropped. [`Handle::closed`] does not wait for the body.
     ///
     /// # Errors
     ///
-    /// As for [`serve`](Self::serve). The first cause wins: a failure that comes after the body has returned is logged and
-    /// counted, and its value stands; where a failure has stopped the server, that is returned, and a value that the body
-    /// returns during the drain is dropped.
+    /// As for [`serve`](Self::serve); the error of the body, of kind [`Body`](crate::ErrorKind::Body); and kind
+    /// [`Stopped`](crate::ErrorKind::Stopped) if a body that returns a `Result` was dropped. The first failure wins: a body's error
+    /// that comes after the failure of a listener or handler is logged, and a value that it returns then is dropped. A failure that
+    /// comes after the body has returned is logged and counted, and the value stands.
     ///
     /// # Panics
     ///
@@ -256,30 +266,52 @@ impl Server {
     ///
     /// let (value, report) = Server::bind("127.0.0.1:0")
     ///     .await?
-    ///     .scope(|_: Connection| async {}, async |server| {
+    ///     .scope(async |_: Connection| {}, async |server| {
     ///         println!("{} with {} connections", server.local_addr(), server.connection_count());
-    ///         42
+    ///         Ok(42)
     ///     })
     ///     .await?;
-    /// assert_eq!(value, Some(42));
+    /// assert_eq!(value, 42);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
-    pub async fn scope<H, Fut, B, T>(self, handler: H, body: B) -> Result<(Option<T>, Report), Error>
+    pub async fn scope<H, Fut, B, O, T>(self, handler: H, body: B) -> Result<(T, Report), Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
-        B: AsyncFnOnce(Handle) -> T,
+        B: AsyncFnOnce(Handle) -> O,
+        O: BodyOutput<T>,
     {
         let run = Run::start(self, handler);
-        let end = run.drive(|| body(run.handle())).await;
-        let finished = run.finish().await;
-        let value = end.into_value();
-        finished.map(|report| (value, report))
+        let end = run.drive::<_, O, T>(|| body(run.handle())).await;
+        run.finish_with::<O, T>(end).await
     }
 
     fn into_parts(self) -> (Arc<Control>, Settings, Vec<Stop>) {
         let Self { bound, settings, stops } = self;
-        (bound.served(), settings, stops)
+        (bound.served(), settings, stops.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Future of a server that serves: see [`Server::serve`].
+///
+/// Accepting begins with its first poll. Dropped at any time, it closes the server synchronously.
+// A type of its own, and not an async function: the compiler then checks the handler once, and reports an error in it once.
+#[must_use = "a server accepts no client before this is awaited, and is closed when it is dropped"]
+pub struct Serve {
+    future: Pin<Box<dyn Future<Output = Result<Report, Error>> + Send>>,
+}
+
+impl Future for Serve {
+    type Output = Result<Report, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.future.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for Serve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve").finish_non_exhaustive()
     }
 }
 
@@ -299,12 +331,11 @@ impl fmt::Debug for Server {
         f.debug_struct("Server")
             .field("local_addrs", &self.local_addrs().collect::<Vec<_>>())
             .field("settings", &self.settings)
-            .field("shutdown_streams", &self.stops.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
-/// A run that nobody serves yet; dropped like that, it is closed.
+/// A run that is not served yet; dropped like that, it is closed.
 struct Bound(Option<Arc<Control>>);
 
 impl Bound {
@@ -312,7 +343,7 @@ impl Bound {
         self.0.as_ref().expect("it is there until the server is served or dropped")
     }
 
-    /// Hands the run over to whoever serves it.
+    /// Hands the run over, to be served.
     fn served(mut self) -> Arc<Control> {
         self.0.take().expect("it is there until the server is served or dropped")
     }

@@ -13,13 +13,12 @@ mod waiters;
 
 use crate::address::Address;
 use async_io::Async;
-use async_std::io::{IoSlice, IoSliceMut};
 use fast_read::FastRead;
+use shared::BoxedStream;
 use shared::Shared;
-pub use shared::{BoxedStream, Duplex};
 use side::Side;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;

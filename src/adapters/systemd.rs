@@ -16,7 +16,7 @@
 //!     Err(error) if error.kind() == io::ErrorKind::NotFound => Server::bind("127.0.0.1:0").await?,
 //!     Err(error) => return Err(error),
 //! };
-//! # assert!(server.local_addr().as_tcp().is_some());
+//! # assert!(server.local_addr().tcp().is_ok());
 //! # io::Result::Ok(()) }).unwrap();
 //! ```
 //!
@@ -228,5 +228,5 @@ fn listeners(sockets: Vec<(String, OwnedFd)>) -> io::Result<Vec<Listener>> {
 fn serve(listeners: Vec<Listener>) -> Server {
     let mut listeners = listeners.into_iter();
     let first = listeners.next().expect("whoever calls this has at least one listener");
-    listeners.fold(Server::new(first), Server::listen)
+    listeners.fold(Server::new(first), Server::add_listener)
 }

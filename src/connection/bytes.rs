@@ -1,9 +1,9 @@
-//! Reading from a connection and writing to it.
+//! [`Connection`] as a stream: reading from it, and writing to it.
 
 use super::Connection;
 use crate::stream::Stream;
-use async_std::io::{IoSlice, IoSliceMut, Read, Write};
-use std::io;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -59,7 +59,7 @@ fn broken_pipe() -> io::Error {
     io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed: its handler has ended")
 }
 
-impl Read for &Connection {
+impl AsyncRead for &Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let wants_some = !buf.is_empty(); // into an empty buffer, nothing read is not the end
         self.poll_read_with(wants_some, |stream| stream.poll_read(cx, buf))
@@ -75,8 +75,8 @@ impl Read for &Connection {
     }
 }
 
-/// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
-impl Write for &Connection {
+/// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+impl AsyncWrite for &Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_with(|stream| stream.poll_write(cx, buf))
     }
@@ -101,7 +101,7 @@ impl Write for &Connection {
     }
 }
 
-impl Read for Connection {
+impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut &*self).poll_read(cx, buf)
     }
@@ -115,8 +115,8 @@ impl Read for Connection {
     }
 }
 
-/// Closing half-closes: the peer reads the end, and can still send. The rest is closed when the handler ends.
-impl Write for Connection {
+/// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut &*self).poll_write(cx, buf)
     }

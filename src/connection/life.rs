@@ -137,7 +137,7 @@ where
         this.session.note(outcome);
         if let Err(payload) = unwind::catch(|| this.stage.set(Stage::Still)) {
             let member = this.session.member();
-            say!(error, connection = member.id, peer:% = member.peer();
+            say!(error, connection = member.id.as_u64(), peer:% = member.peer();
                 "a destructor of the handler panicked: {}", unwind::message(&payload)
             );
             unwind::discard(payload);

@@ -5,6 +5,7 @@ use super::close::{self, End, Ending, How};
 use super::opening;
 use crate::address::Address;
 use crate::control::Control;
+use crate::control::connection_id::ConnectionId;
 use crate::control::failure::Failure;
 use crate::control::member::Member;
 use crate::control::report::{Bucket, Cause};
@@ -61,7 +62,7 @@ impl Session {
         let layers = std::mem::take(&mut accepted.layers);
         let (key, member) = control.registry.enter(accepted, policy.idle_timeout.is_some());
         control.counters.accepted();
-        say!(debug, connection = member.id, peer:% = member.peer(); "opened");
+        say!(debug, connection = member.id.as_u64(), peer:% = member.peer(); "opened");
         Self {
             connection: Some(Connection::new(member, Arc::clone(control))),
             key,
@@ -88,7 +89,7 @@ impl Session {
 
     #[inline]
     pub(super) fn control(&self) -> &Arc<Control> {
-        &self.connection().control
+        self.connection().control()
     }
 
     pub(super) fn take_layers(&mut self) -> Layers {
@@ -124,35 +125,35 @@ impl Session {
     }
 
     /// Says how the handler ended, and stops the server where that was asked for.
-    fn settle(&mut self, id: u64, peer: &Address, control: &Arc<Control>) {
+    fn settle(&mut self, id: ConnectionId, peer: &Address, control: &Arc<Control>) {
         let failure = match self.outcome.take() {
             None => {
-                say!(debug, connection = id, peer:% = peer; "cancelled");
+                say!(debug, connection = id.as_u64(), peer:% = peer; "cancelled");
                 return;
             }
             Some(Outcome::Completed) => {
-                say!(debug, connection = id, peer:% = peer; "closed");
+                say!(debug, connection = id.as_u64(), peer:% = peer; "closed");
                 return;
             }
             Some(Outcome::Failed(source)) => {
-                say!(level_of(&source), connection = id, peer:% = peer;
+                say!(level_of(&source), connection = id.as_u64(), peer:% = peer;
                     "the handler of the connection from `{peer}` failed: {}", Chain(source.as_ref())
                 );
                 Failure::Handler { peer: peer.clone(), source }
             }
             Some(Outcome::Panicked(message)) => {
-                say!(error, connection = id, peer:% = peer;
+                say!(error, connection = id.as_u64(), peer:% = peer;
                     "the handler of the connection from `{peer}` panicked: {message}"
                 );
                 Failure::HandlerPanicked { peer: peer.clone(), message }
             }
             // A peer's doing, which never stops the server.
             Some(Outcome::Unopened(why)) => {
-                say!(why.level(), connection = id, peer:% = peer; "closed the connection from `{peer}`: {why}");
+                say!(why.level(), connection = id.as_u64(), peer:% = peer; "closed the connection from `{peer}`: {why}");
                 return;
             }
             Some(Outcome::Idle(limit)) => {
-                say!(debug, connection = id, peer:% = peer; "closed the connection: no byte went either way for {limit:.1?}");
+                say!(debug, connection = id.as_u64(), peer:% = peer; "closed the connection: no byte went either way for {limit:.1?}");
                 return;
             }
             Some(Outcome::Broken(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
@@ -166,9 +167,10 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(Connection { member, control }) = self.connection.take() else {
+        let Some(Connection { member, server }) = self.connection.take() else {
             return;
         };
+        let control = server.control();
         if !self.quiet {
             member.end();
             member.shut_down();
@@ -178,7 +180,7 @@ impl Drop for Session {
             Some(outcome) => outcome.bucket(),
             None => {
                 if control.requested.is_given() {
-                    control.counters.cut(&member); // by the exit, and not by somebody who closed this one
+                    control.counters.cut(&member); // by the exit, and not by `cancel_connection`
                 }
                 Bucket::Cancelled
             }
@@ -198,6 +200,6 @@ impl Drop for Session {
                 member.tell();
             }
         }
-        self.settle(id, &peer, &control);
+        self.settle(id, &peer, control);
     }
 }

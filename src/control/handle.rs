@@ -1,24 +1,26 @@
-//! The face of a run: asking it to end, waiting for that, and looking at it.
+//! [`Handle`] and [`Closed`]: requests to a run, waiting for its end, and looking at it.
 
-use super::inside::{is_inside, run_task};
+use super::connection_id::ConnectionId;
+use super::inside::is_inside;
 use super::member::Verdict;
 use super::registry::ConnectionInfo;
 use super::report::{Cause, Report};
 use super::{Control, phase::Phase};
 use crate::address::Address;
-use crate::group::Name;
+use crate::group::JoinHandle;
 use crate::say::say;
 use std::fmt;
 use std::future::Future;
+use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Asks a server to stop, waits for that, and looks at it, from anywhere.
+/// Handle of a server: requests its end, waits for it, and looks at the server, from anywhere.
 ///
 /// Made by [`Server::handle`](crate::Server::handle), [`Connection::server`](crate::Connection::server), and given to
-/// the body of [`Server::scope`](crate::Server::scope). Cheap to clone. It keeps nothing open: a server whose handles
-/// are all that is left of it is closed.
+/// the body of [`Server::scope`](crate::Server::scope). Cheap to clone. It keeps nothing open: a server of which only
+/// handles are left is closed.
 #[derive(Clone)]
 pub struct Handle {
     control: Arc<Control>,
@@ -29,12 +31,16 @@ impl Handle {
         Self { control }
     }
 
-    /// Asks for a graceful end, at once: the server stops accepting, tells its handlers, gives them the grace period,
-    /// and cancels what is left.
+    pub(crate) fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// Requests a graceful shutdown: the server stops accepting, notifies its handlers, gives them the grace period, and cancels
+    /// what is left.
     ///
-    /// The request is made whether or not the returned [`Closed`] is awaited. Asking again skips what is left of
-    /// a [lame duck](crate::Server::lame_duck), and changes nothing else. A server that
-    /// does not serve yet is closed on the spot, and its tasks are cancelled.
+    /// The request is made whether or not the returned [`Closed`] is awaited. A second request skips what is left of
+    /// a [lame duck](crate::Server::lame_duck), and changes nothing else. A server that does not serve yet is closed on the spot,
+    /// and its tasks are cancelled.
     ///
     /// # Examples
     ///
@@ -56,7 +62,7 @@ impl Handle {
         self.closed()
     }
 
-    /// Asks for the end now: every handler's future is destroyed, without a grace period.
+    /// Requests the end now: every handler's future is dropped, without a grace period.
     ///
     /// The request is made whether or not the returned [`Closed`] is awaited. During a drain it ends the grace period.
     pub fn cancel(&self) -> Closed {
@@ -64,37 +70,37 @@ impl Handle {
         self.closed()
     }
 
-    /// Waits until the server is closed, without asking for it.
-    #[must_use = "await it; `shutdown` and `cancel` ask for the end, this only waits"]
+    /// Waits until the server is closed, without requesting it.
+    #[must_use = "await it; `shutdown` and `cancel` request the end, this only waits"]
     pub fn closed(&self) -> Closed {
         Closed { control: Arc::clone(&self.control), key: None, warned: false }
     }
 
-    /// Whether clients are accepted: from the first poll of `serve` until the last listening socket is closed.
+    /// Returns whether clients are accepted: from the first poll of `serve` until the last listening socket is closed.
     ///
     /// Once it is false again the port refuses.
     pub fn is_serving(&self) -> bool {
         self.control.is_serving()
     }
 
-    /// Whether a load balancer should send clients: the server accepts, is not [paused](Self::pause), and nobody has asked it
-    /// to stop. During a [lame duck](crate::Server::lame_duck) it is false while clients are still accepted.
+    /// Returns whether a load balancer should send clients: the server accepts, is not [paused](Self::pause), and no shutdown was
+    /// requested. During a [lame duck](crate::Server::lame_duck) it is false while clients are still accepted.
     pub fn is_ready(&self) -> bool {
         self.control.is_ready()
     }
 
-    /// How many connections there may be at a time. See [`Server::max_connections`](crate::Server::max_connections).
+    /// Returns how many connections there may be at a time. See [`Server::max_connections`](crate::Server::max_connections).
     pub fn max_connections(&self) -> usize {
         self.control.limit.max()
     }
 
-    /// Moves the limit, while serving too. Lowered, it ends nobody: nobody is accepted until enough have left. With 0
-    /// nobody is accepted at all.
+    /// Changes the limit, also while serving. A lower limit closes no connection: no client is accepted until enough have left.
+    /// With 0 no client is accepted at all.
     pub fn set_max_connections(&self, max: usize) {
         self.control.limit.set_max(max);
     }
 
-    /// Accepts nobody until [`resume`](Self::resume); the kernel queues who comes. Connections go on. A server that is shut
+    /// Stops accepting until [`resume`](Self::resume); the kernel queues new clients. Open connections go on. A server that is shut
     /// down while it is paused leaves its queue to be reset.
     pub fn pause(&self) {
         self.control.limit.set_paused(true);
@@ -105,14 +111,15 @@ impl Handle {
         self.control.limit.set_paused(false);
     }
 
-    /// How many times accepting a client has failed, be it the client's fault or that something had run out.
+    /// Returns how many times accepting a client has failed, whether the client or a lack of resources was the reason.
     pub fn accept_errors(&self) -> u64 {
         self.control.counters.accept_errors()
     }
 
-    /// Closes one connection now: its handler is destroyed, and counted as cancelled. Says whether there is one of this
-    /// number. It looks for it among all: meant for people, not for each request.
-    pub fn close(&self, id: u64) -> bool {
+    /// Cancels one connection now: its handler is dropped, and counted as cancelled. Returns whether there is such a connection.
+    ///
+    /// It searches all connections: meant for people, not for each request.
+    pub fn cancel_connection(&self, id: ConnectionId) -> bool {
         match self.control.registry.find(id) {
             Some(member) => {
                 member.condemn(Verdict::Cancelled);
@@ -122,33 +129,33 @@ impl Handle {
         }
     }
 
-    /// How far the server's life has come.
+    /// Returns the phase that the server is in.
     pub fn phase(&self) -> Phase {
         self.control.phase()
     }
 
-    /// Where the server listens: the first of [`local_addrs`](Self::local_addrs).
+    /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
     pub fn local_addr(&self) -> &Address {
         self.control.addresses.first()
     }
 
-    /// Where the server listens, in the order in which the listeners were added.
+    /// Returns the addresses that the server listens on, in the order in which the listeners were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
         self.control.addresses.iter()
     }
 
-    /// How many connections are open.
+    /// Returns how many connections are open.
     pub fn connection_count(&self) -> usize {
         self.control.registry.len()
     }
 
-    /// Who is connected, in the order of acceptance. It looks at every connection: meant for people, not for each request.
+    /// Returns the open connections, in the order of acceptance. It looks at each of them: meant for people, not for each request.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.control.registry.all().iter().map(|member| ConnectionInfo::of(member)).collect()
     }
 
-    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun, or the server has closed
-    /// without one.
+    /// Runs `future` until the drain begins: `None` if it is pending and the drain has begun, or the server has closed without
+    /// one.
     ///
     /// The future is polled first, so what is ready is never refused. See
     /// [`Connection::until_draining`](crate::Connection::until_draining) for what is lost with a dropped future; handlers
@@ -158,21 +165,17 @@ impl Handle {
     }
 
     /// Starts a task as a child of the server. It gets the grace period in a drain, and is cancelled and joined with the
-    /// handlers; so one that loops ends itself by [`until_draining`](Self::until_draining).
+    /// handlers; so a task that loops ends itself by [`until_draining`](Self::until_draining).
     ///
-    /// Says whether it was started: `false` once the server is cancelling or closed, and then `future` has been dropped
-    /// without being polled; if its destructor panics, so does this. A server that does not serve yet takes children too. A panic of it is logged and ends
-    /// nothing else.
-    pub fn spawn<F>(&self, future: F) -> bool
+    /// Once the server is cancelling or closed the task is refused: `future` has been dropped without being polled (if its
+    /// destructor panics, so does this), and the handle gives a [cancelled](crate::JoinError::is_cancelled) error. A server that does
+    /// not serve yet takes tasks too. A panic of a task whose handle is gone is logged, and ends nothing else.
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output: Send + 'static> + Send + 'static,
     {
-        if !self.control.tasks.admits() {
-            return false; // before there is a token: the destructor of a refused future holds nobody up
-        }
-        let name: Arc<&str> = Arc::new("a task of the server");
-        let task = run_task(Box::pin(future), name.clone(), |_| (), self.control.token());
-        self.control.tasks.spawn_named(Arc::downgrade(&name) as Name, task)
+        self.control.tasks.spawn_guarded(Location::caller(), future, || self.control.token())
     }
 }
 
@@ -186,13 +189,13 @@ impl fmt::Debug for Handle {
     }
 }
 
-/// A future of the server's [`Report`]: ready once the server is closed.
+/// Future of the server's [`Report`]: ready once the server is closed.
 ///
-/// *Closed* means: no handler is running, every handler's future has been destroyed, every listening socket is closed and
-/// every accepted socket is shut down both ways.
+/// *Closed* means: no handler or task is running, the future of each has been dropped, every listening socket is closed, and every
+/// accepted socket is shut down both ways.
 ///
-/// Awaited inside a handler of the same server it waits for that handler, among others; so the handler is cancelled at
-/// the end of the grace period, and a warning says so.
+/// Awaited inside a handler of the same server it waits for that handler, among others. So the handler is cancelled at
+/// the end of the grace period, and a warning is logged.
 ///
 /// Do not block on it in a destructor (`block_on(handle.shutdown())`): in a handler's future that waits for itself, and in a
 /// drop of the server for the very drop that it is in.
@@ -202,7 +205,7 @@ impl fmt::Debug for Handle {
 /// Dropping it takes nothing back: a shutdown that was asked for goes on.
 pub struct Closed {
     control: Arc<Control>,
-    /// The place among those who wait.
+    /// The place among the tasks that wait.
     key: Option<usize>,
     /// The warning about waiting for oneself was given.
     warned: bool,

@@ -1,8 +1,10 @@
 //! One connection, as the whole run knows it.
 
+use super::connection_id::ConnectionId;
 use super::notice::Notice;
 use super::tasks::Tasks;
 use crate::address::Address;
+use crate::group::Owner;
 use crate::listener::Accepted;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
@@ -11,8 +13,8 @@ use crate::stream::Stream;
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -41,7 +43,7 @@ pub(crate) struct Member {
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its resident is the
     /// connection's own task, which is woken for a verdict too.
     pub(crate) draining: Notice,
-    pub(crate) id: u64,
+    pub(crate) id: ConnectionId,
     /// Who is at the other end of the stream.
     peer: Address,
     /// When it was accepted.
@@ -104,7 +106,7 @@ impl fmt::Display for ConnectionState {
 }
 
 impl Member {
-    pub(crate) fn new(id: u64, accepted: Accepted, watch_idle: bool) -> Self {
+    pub(crate) fn new(id: ConnectionId, accepted: Accepted, watch_idle: bool) -> Self {
         let Accepted { stream, peer, local, layers: _ } = accepted;
         let rare = local.map(|local| Box::new(Rare { local: OnceLock::from(Some(local)), ..Rare::default() }));
         Self {
@@ -247,7 +249,7 @@ impl Member {
 
     fn note_closing(&self, result: io::Result<()>) {
         if let Err(error) = result {
-            say!(debug, connection = self.id, peer:% = self.peer(); "cannot shut the connection down: {error}");
+            say!(debug, connection = self.id.as_u64(), peer:% = self.peer(); "cannot shut the connection down: {error}");
         }
     }
 
@@ -289,5 +291,25 @@ impl Member {
 impl fmt::Display for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "connection {} from {}", self.id, self.peer())
+    }
+}
+
+/// The owner of a connection's tasks. One that panics while its handle is gone ends the connection.
+pub(crate) struct TasksOf(pub(crate) Weak<Member>);
+
+impl Owner for TasksOf {
+    fn child_panicked(&self, message: &str) {
+        if let Some(member) = self.0.upgrade() {
+            member.condemn(Verdict::Broken(message.to_owned()));
+        }
+    }
+}
+
+impl fmt::Display for TasksOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.upgrade() {
+            Some(member) => member.fmt(f),
+            None => f.write_str("a connection that is closed"),
+        }
     }
 }

@@ -1,5 +1,6 @@
-//! Who is connected.
+//! The open connections of a run: the registry, and what its lists show.
 
+use super::connection_id::ConnectionId;
 use super::member::{ConnectionState, Member};
 use crate::address::Address;
 use crate::listener::Accepted;
@@ -20,7 +21,7 @@ pub(crate) struct Registry {
 impl Registry {
     /// Enters a connection; the key is for [`leave`](Self::leave).
     pub(crate) fn enter(&self, accepted: Accepted, watch_idle: bool) -> (usize, Arc<Member>) {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let id = ConnectionId::new(self.next_id.fetch_add(1, Ordering::Relaxed));
         let member = Arc::new(Member::new(id, accepted, watch_idle));
         let key = lock(&self.members).insert(Arc::clone(&member));
         (key, member)
@@ -35,15 +36,15 @@ impl Registry {
         lock(&self.members).len()
     }
 
-    /// Everybody, in the order of acceptance.
+    /// All of them, in the order of acceptance.
     pub(crate) fn all(&self) -> Vec<Arc<Member>> {
         let mut all: Vec<_> = lock(&self.members).iter().map(|(_, member)| Arc::clone(member)).collect();
         all.sort_unstable_by_key(|member| member.id);
         all
     }
 
-    /// The one of this number. Looks at all of them: for a person's request.
-    pub(crate) fn find(&self, id: u64) -> Option<Arc<Member>> {
+    /// The connection of this number. Looks at all of them: for a person's request.
+    pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<Member>> {
         lock(&self.members).iter().map(|(_, member)| member).find(|member| member.id == id).cloned()
     }
 
@@ -52,10 +53,11 @@ impl Registry {
     }
 }
 
-/// One connection, as [`Handle::connections`](crate::Handle::connections) and [`Report::cut`](crate::Report::cut) list it.
+/// One connection in the lists of [`Handle::connections`](crate::Handle::connections) and
+/// [`Report::cancelled_connections`](crate::Report::cancelled_connections).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectionInfo {
-    id: u64,
+    id: ConnectionId,
     peer: Address,
     local: Option<Address>,
     age: Duration,
@@ -73,27 +75,27 @@ impl ConnectionInfo {
         }
     }
 
-    /// The connection's number: unique within its server, in the order of acceptance, from 0.
-    pub fn id(&self) -> u64 {
+    /// Returns the connection's number.
+    pub fn id(&self) -> ConnectionId {
         self.id
     }
 
-    /// Who is at the other end.
+    /// Returns the client's address.
     pub fn peer_addr(&self) -> &Address {
         &self.peer
     }
 
-    /// The address that the client connected to, if the system told.
+    /// Returns the address that the client connected to, if the system told.
     pub fn local_addr(&self) -> Option<&Address> {
         self.local.as_ref()
     }
 
-    /// How long ago it was accepted.
+    /// Returns how long ago it was accepted.
     pub fn age(&self) -> Duration {
         self.age
     }
 
-    /// What it is doing.
+    /// Returns what it is doing.
     pub fn state(&self) -> ConnectionState {
         self.state
     }

@@ -1,29 +1,30 @@
-//! What came of a run, and the counters behind it.
+//! [`Report`] and [`Cause`]: the summary of a run, and the counters behind it.
 
 use super::member::Member;
 use super::registry::ConnectionInfo;
 use crate::sync::{Mutex, lock};
 use std::fmt;
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Why a server stopped: the first thing that asked for it.
+/// Why a server stopped: the first request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Cause {
     /// The body of [`Server::scope`](crate::Server::scope) returned.
     BodyReturned,
+    /// The body of [`Server::scope`](crate::Server::scope) returned an error.
+    BodyFailed,
     /// The body of [`Server::scope`](crate::Server::scope) panicked.
     BodyPanicked,
     /// [`Handle::shutdown`](crate::Handle::shutdown).
     Shutdown,
     /// The first item of a [shutdown stream](crate::Server::shutdown_on), such as Ctrl-C, or the end of a
     /// [shutdown future](crate::Server::shutdown_when).
-    ShutdownStream,
+    Stream,
     /// [`Handle::cancel`](crate::Handle::cancel).
     Cancel,
-    /// A listener failed in a way that trying again cannot mend.
+    /// A listener failed for good.
     ListenerFailed,
     /// A handler failed or panicked under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown).
     HandlerFailed,
@@ -35,9 +36,10 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::BodyReturned => "the body returned",
+            Self::BodyFailed => "the body failed",
             Self::BodyPanicked => "the body panicked",
             Self::Shutdown => "a shutdown was requested",
-            Self::ShutdownStream => "a shutdown signal arrived",
+            Self::Stream => "a shutdown stream asked for it",
             Self::Cancel => "it was cancelled",
             Self::ListenerFailed => "a listener failed",
             Self::HandlerFailed => "a handler failed",
@@ -46,7 +48,7 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What came of a server: how many connections, how each ended, why it stopped, and how long that took.
+/// Summary of a server's run: how many connections, how each ended, why the server stopped, and how long that took.
 ///
 /// Every connection that was accepted is in exactly one of four buckets:
 /// `accepted == completed + failed + panicked + cancelled`.
@@ -63,74 +65,60 @@ impl Report {
         Self { cause, counts, cut, elapsed }
     }
 
-    /// Why the server stopped. The first cause wins; what failed later has been logged.
+    /// Returns why the server stopped. The first cause wins; what failed later has been logged.
     pub fn cause(&self) -> Cause {
         self.cause
     }
 
-    /// How many connections were accepted.
+    /// Returns how many connections were accepted.
     pub fn accepted(&self) -> u64 {
         self.counts.accepted
     }
 
-    /// How many handlers returned `()` or `Ok(())`.
+    /// Returns how many handlers returned `()` or `Ok(())`.
     pub fn completed(&self) -> u64 {
         self.counts.completed
     }
 
-    /// How many handlers returned an error. A connection that was ended by a timeout of the server's (no first byte, no
+    /// Returns how many handlers returned an error. A connection that was ended by a timeout of the server's (no first byte, no
     /// byte for too long) counts as failed too.
     pub fn failed(&self) -> u64 {
         self.counts.failed
     }
 
-    /// How many handlers panicked, or were ended because a task of their connection did.
+    /// Returns how many handlers panicked, or were ended because a task of their connection did.
     pub fn panicked(&self) -> u64 {
         self.counts.panicked
     }
 
-    /// How many handlers were destroyed before their end, by a cancel, a drop, or the end of the grace period.
+    /// Returns how many handlers were dropped before their end, by a cancel, a drop, or the end of the grace period.
     pub fn cancelled(&self) -> u64 {
         self.counts.cancelled
     }
 
-    /// Who was cut off by the exit: at most 32 of them, as each was at that moment. Those that somebody closed before
-    /// ([`Handle::close`](crate::Handle::close)) are among the [`cancelled`](Self::cancelled), and not here.
-    pub fn cut(&self) -> &[ConnectionInfo] {
+    /// Returns the connections that the exit cut off: at most 32 of them, each as it was at that moment. Those that were cancelled
+    /// one by one ([`Handle::cancel_connection`](crate::Handle::cancel_connection)) count as [`cancelled`](Self::cancelled), and are
+    /// not here.
+    pub fn cancelled_connections(&self) -> &[ConnectionInfo] {
         &self.cut
     }
 
-    /// How many clients were turned away by a limit, and never became a connection. They are not among the accepted.
+    /// Returns how many clients a limit turned away before they became a connection. They are not among the accepted.
     pub fn refused(&self) -> u64 {
         self.counts.refused
     }
 
-    /// How many times accepting a client failed, be it the client's fault or that something had run out.
+    /// Returns how many times accepting a client failed, whether the client or a lack of resources was the reason.
     pub fn accept_errors(&self) -> u64 {
         self.counts.accept_errors
     }
 
-    /// What a program that only serves may exit with: success where every handler ended by itself, failure (1) where the
-    /// exit had to cut one off.
-    ///
-    /// ```no_run
-    /// # use ebbtide::{Connection, Server, signal};
-    /// # use std::process::ExitCode;
-    /// # async fn run(server: Server) -> std::io::Result<ExitCode> {
-    /// let report = server.shutdown_on(signal::ctrl_c()?).serve(|_: Connection| async {}).await?;
-    /// Ok(report.exit_code())
-    /// # }
-    /// ```
-    pub fn exit_code(&self) -> ExitCode {
-        if self.cut.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-    }
-
-    /// How many handlers ended during the drain by themselves, well or badly: these were not cut off.
+    /// Returns how many handlers ended by themselves during the drain, well or badly: they were not cut off.
     pub fn drained(&self) -> u64 {
         self.counts.drained
     }
 
-    /// How long the exit took: from the request, or the drop, until the server was closed.
+    /// Returns how long the exit took: from the request, or the drop, until the server was closed.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
     }

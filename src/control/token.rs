@@ -1,6 +1,8 @@
 //! What must be gone before a run is closed, and the sockets that must be closed before it stops to serve.
 
 use super::Control;
+use super::inside::inside;
+use crate::group::Guard;
 use crate::listener::Listener;
 use std::future::Future;
 use std::pin::Pin;
@@ -16,9 +18,12 @@ impl Token {
     pub(super) fn new(control: Arc<Control>) -> Self {
         Self(control)
     }
+}
 
-    pub(crate) fn control(&self) -> &Arc<Control> {
-        &self.0
+/// A task of the run holds one. It is polled as code of the run.
+impl Guard for Token {
+    fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
+        inside(&self.0, poll)
     }
 }
 

@@ -1,7 +1,8 @@
-//! The children of one group: who is there, who waits for them to be gone, and how all of them are cancelled.
+//! The children of one group: the books that list them, the tasks that wait for them to be gone, and how all are cancelled.
 //!
 //! It names no runtime: the group hands each child to the executor, which polls it through its [`Shell`].
 
+use super::future::{self, BoxedFuture, Guard, Panic, Plain, WithResult};
 use super::slot::{End, Slot};
 use crate::say::say;
 use crate::sync::{Mutex, lock};
@@ -10,36 +11,53 @@ use crate::wakers::{Wakers, wake_all};
 use slab::Slab;
 use std::fmt;
 use std::future::Future;
+use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
 /// What a child is called in a log line. Not kept alive by the group: the child's future has it, for as long as it is waited for.
 pub(crate) type Name = Weak<dyn fmt::Display + Send + Sync>;
 
-/// A group's children. Shared by the group, its spawners (weakly) and the children themselves.
+/// What is known of a child, for log lines and errors.
+#[derive(Clone)]
+pub(crate) enum Label {
+    /// A child of the crate's own.
+    Named(Name),
+    /// Where the user spawned it.
+    At(&'static Location<'static>),
+}
+
+/// What the children of a group belong to: shown in log lines as its `Display`, and told when one of them panics without
+/// a handle. In a group without an owner such a panic waits for the next join.
+pub(crate) trait Owner: fmt::Display + Send + Sync {
+    fn child_panicked(&self, message: &str);
+}
+
+/// A group's children. Shared by the group, its spawners (weakly), the children's handles, and the children themselves.
 #[derive(Default)]
 pub(super) struct Children {
     state: Mutex<State>,
+    owner: Option<Box<dyn Owner>>,
 }
 
 #[derive(Default)]
 struct State {
     /// Every child that is not gone. A child takes itself out, so a finished one leaves nothing behind.
     present: Slab<Arc<Child>>,
-    /// Nobody may join any more. Never reset.
+    /// No child may be entered any more. Never reset.
     cancelled: bool,
-    /// Nobody will join any more, so a panic is logged at once. Set in the end by the drop.
+    /// No join will come any more, so a panic is logged at once. Set in the end by the drop.
     dropped: bool,
     /// The first panic of a child, until a join raises it or the drop logs it.
     panic: Option<Payload>,
-    /// Those who wait for `present` to be empty.
+    /// The tasks that wait for `present` to be empty.
     joiners: Wakers,
 }
 
 /// One child.
 pub(super) struct Child {
     slot: Slot,
-    name: Option<Name>,
+    label: Label,
 }
 
 /// A child as its executor's task has it, with the way back into the group's books.
@@ -53,16 +71,35 @@ pub(super) struct Shell {
 }
 
 impl Children {
-    /// Enters a child. `None`: refused, because the group was cancelled; the future has been dropped.
+    /// An empty group whose children belong to `owner`.
+    pub(super) fn owned_by(owner: Box<dyn Owner>) -> Self {
+        Self { owner: Some(owner), ..Self::default() }
+    }
+
+    /// Enters a child without a result. `None`: refused, because the group was cancelled; the future has been dropped.
     ///
     /// # Panics
     ///
     /// If there are 2³² children already.
-    pub(super) fn enter<F>(self: &Arc<Self>, name: Option<Name>, future: F) -> Option<Shell>
+    pub(super) fn enter<F>(self: &Arc<Self>, label: Label, future: F) -> Option<Shell>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let future = Box::pin(future); // outside the lock, and so is its drop where it is refused
+        self.insert(label, Box::pin(Plain::new(future)), false)
+    }
+
+    /// Enters a child whose result is kept for its handle. The guard is dropped when the child ends, after its future.
+    /// `None`, and panics: as for [`enter`](Self::enter).
+    pub(super) fn enter_with_result<F, G>(self: &Arc<Self>, label: Label, future: F, guard: G) -> Option<Shell>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+        G: Guard + 'static,
+    {
+        self.insert(label, Box::pin(WithResult::new(future, guard)), true)
+    }
+
+    /// The future comes in its box: it is made, and dropped if it is refused, without the lock.
+    fn insert(self: &Arc<Self>, label: Label, future: BoxedFuture, joinable: bool) -> Option<Shell> {
         let mut state = lock(&self.state);
         if state.cancelled {
             drop(state);
@@ -70,7 +107,7 @@ impl Children {
         }
         let entry = state.present.vacant_entry();
         let key = u32::try_from(entry.key()).expect("fewer than 2³² children");
-        let child = Arc::new(Child { slot: Slot::new(future, key), name });
+        let child = Arc::new(Child { slot: Slot::new(future, key, joinable), label });
         entry.insert(Arc::clone(&child));
         drop(state);
         Some(Shell { child, children: Arc::clone(self) })
@@ -125,17 +162,18 @@ impl Children {
         present
     }
 
-    /// Cancels, and destroys on this thread whatever nobody else is at.
+    /// Cancels, and destroys on this thread every child that no other thread is polling or destroying.
     ///
     /// When it returns every child is gone, save those that only could be marked (see `slot`).
     pub(super) fn cancel_and_destroy(&self) {
         let present = self.cancel();
-        // First whatever nobody is at, so that a child that blocks its thread does not hold up the end of its siblings.
+        // First those that are free, so that a child that blocks its thread does not hold up the end of its siblings.
         // From the back, because the executor's threads, woken in order, come from the front.
+        let leave = |child: &Child, key, end| self.leave(&child.label, key, end);
         let busy: Vec<_> =
-            present.iter().rev().filter(|child| !child.slot.try_destroy(|key, end| self.leave(key, end))).collect();
+            present.iter().rev().filter(|child| !child.slot.try_destroy(|key, end| leave(child, key, end))).collect();
         for child in busy {
-            child.slot.destroy(|key, end| self.leave(key, end), || child.say_stalled());
+            child.slot.destroy(|key, end| leave(child, key, end), || self.log_stalled(&child.label));
         }
         let panic = {
             let mut state = lock(&self.state);
@@ -148,9 +186,9 @@ impl Children {
     }
 
     /// A child's future has been destroyed.
-    fn leave(&self, key: u32, end: End) {
+    fn leave(&self, label: &Label, key: u32, end: End) {
         if let End::Panicked(payload) = end {
-            self.keep(payload); // before any join can know that the child is gone
+            self.keep(label, payload); // before any join can know that the child is gone
         }
         let (child, joiners) = {
             let mut state = lock(&self.state);
@@ -162,43 +200,87 @@ impl Children {
         wake_all(joiners);
     }
 
-    /// Keeps a child's panic for the next join, or logs it.
-    fn keep(&self, payload: Payload) {
+    /// Hands a child's panic to the group's owner, or keeps it for the next join, or logs it.
+    fn keep(&self, label: &Label, payload: Payload) {
+        if let Some(owner) = &self.owner {
+            let message = unwind::message(&payload).to_owned();
+            unwind::discard(payload);
+            say!(error, "{} panicked: {message}", self.describe(label));
+            return owner.child_panicked(&message);
+        }
         let (surplus, what) = {
             let mut state = lock(&self.state);
             if state.dropped {
-                (payload, "a child panicked after its group was dropped")
+                (payload, "after its group was dropped")
             } else if state.panic.is_some() {
-                (payload, "one more child panicked")
+                (payload, "and was not the first of its group")
             } else {
                 state.panic = Some(payload);
                 return;
             }
         };
-        say!(error, "{what}: {}", unwind::message(&surplus));
+        say!(error, "{} panicked {what}: {}", self.describe(label), unwind::message(&surplus));
         unwind::discard(surplus);
     }
-}
 
-/// The end of a child's panic that nobody is there to get.
-pub(super) fn log_unjoined(payload: Payload) {
-    say!(error, "a child panicked and nobody joined it: {}", unwind::message(&payload));
-    unwind::discard(payload);
-}
-
-impl Child {
-    /// What a drop says that has waited for long.
-    fn say_stalled(&self) {
-        let name = self.name.as_ref().and_then(Weak::upgrade);
-        let name: &dyn fmt::Display = name.as_ref().map_or(&"a child", |name| name);
-        say!(warn, "still waiting for the end of {name}: it blocks its thread");
+    /// The log line of a drop that has waited for long.
+    fn log_stalled(&self, label: &Label) {
+        say!(warn, "still waiting for the end of {}: it blocks its thread", self.describe(label));
     }
+
+    fn describe(&self, label: &Label) -> String {
+        match (label, &self.owner) {
+            (Label::Named(name), _) => name.upgrade().map_or_else(|| "a child".to_owned(), |name| name.to_string()),
+            (Label::At(at), Some(owner)) => format!("a task of {owner}, spawned at {at},"),
+            (Label::At(at), None) => format!("a task spawned at {at}"),
+        }
+    }
+}
+
+/// Logs a child's panic that no join will raise.
+pub(super) fn log_unjoined(payload: Payload) {
+    say!(error, "a child panicked, and its group was not joined: {}", unwind::message(&payload));
+    unwind::discard(payload);
 }
 
 impl Shell {
     /// A poll by the executor's task. Ready once that task has nothing left to do.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.child.slot.poll(cx, |key, end| self.children.leave(key, end))
+        let label = &self.child.label;
+        let report = |key, end| self.children.leave(label, key, end);
+        let panic = |payload| {
+            let (children, label) = (Arc::clone(&self.children), label.clone());
+            Box::new(Panic { payload, unobserved: Box::new(move |payload| children.keep(&label, payload)) })
+        };
+        self.child.slot.poll(cx, report, panic).map(|unclaimed| unclaimed.into_iter().for_each(future::dispose))
+    }
+
+    pub(super) fn child(&self) -> &Arc<Child> {
+        &self.child
+    }
+}
+
+/// For the child's handle.
+impl Child {
+    /// Ready once the child has ended: see [`Slot::poll_end`].
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<BoxedFuture>> {
+        self.slot.poll_end(cx)
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.slot.has_ended()
+    }
+
+    /// Asks for the end of this child alone.
+    pub(super) fn cancel(&self) {
+        if let Some(shell) = self.slot.mark() {
+            shell.wake();
+        }
+    }
+
+    /// The handle is dropped: the result is not wanted any more.
+    pub(super) fn detach(&self) {
+        self.slot.detach().into_iter().for_each(future::dispose);
     }
 }
 

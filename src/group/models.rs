@@ -1,12 +1,15 @@
 //! The protocol of `slot` and `children` under loom, which tries every interleaving.
 //!
 //! `RUSTFLAGS="--cfg ebbtide_loom" cargo test --release --lib models`. The ordinary twins of these models, on the real
-//! executor, are in `tests/group.rs` and `tests/group_circles.rs` under the same names.
+//! executor, are in `group.rs` and `group_circles.rs` of `tests/behaviour` under the same names.
 
-use super::children::{Children, Shell};
+mod handles;
+
+use super::children::{Children, Label, Shell};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::future::Future;
+use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -88,7 +91,7 @@ fn enter(
 ) -> (Option<Shell>, Arc<AtomicUsize>) {
     let dropped = Arc::new(AtomicUsize::new(0));
     let probe = Probe { poll, step: Default::default(), dropped: Arc::clone(&dropped), wake_in_drop: None };
-    (children.enter(None, probe), dropped)
+    (children.enter(Label::At(Location::caller()), probe), dropped)
 }
 
 fn pending() -> Poll<()> {

@@ -1,47 +1,48 @@
-//! One child's future: polled by the executor, destroyed by whoever comes for it.
+//! One child's future: polled by the executor, destroyed by the first thread that wants its end.
 //!
 //! ```text
-//!              poll                 pending, wanted by nobody
+//!              poll                 pending, not wanted
 //!    Idle ─────────────▶ Taken ──────────────────────────────▶ Idle
-//!     │                    │ └─ pending, somebody waits ─────▶ Idle (handed over; never polled again)
-//!     │ destroy,           │
-//!     │ or poll once       │ destroyed: after it has ended, panicked, or was pending but wanted and nobody waits
-//!     │ wanted             ▼
+//!     │                    │ ├─ pending, a thread waits ──────▶ Idle (handed over; never polled again)
+//!     │ destroy,           │ └─ ended, a handle waits ────────▶ Idle (only its result; never polled again) ─▶ Gone
+//!     │ or poll once       │
+//!     │ wanted             │ destroyed: after it has ended, panicked, or was pending but wanted and no thread waits
+//!     │                    ▼
 //!     └─▶ Taken ────────▶ Gone
 //! ```
 //!
 //! Invariants, cited below by number:
 //!
 //! 1. Exactly one thread owns the future outside the slot: the one named by `Taken`. It polls it
-//!    or destroys it, and after a last poll both; nobody else has to know which.
+//!    or destroys it, and after a last poll both; no other thread has to know which.
 //! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
 //! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
 //! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once a
 //!    second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the graph
 //!    of waits, under this slot's lock.
-//! 5. Whoever destroys the future reports its end, exactly once, between the destructor's return and `Gone`. So whoever
-//!    has waited for the child finds its end reported.
+//! 5. The thread that destroys the future reports its end, exactly once, between the destructor's return and `Gone` (or the
+//!    moment when the result is put in its place). So a thread or handle that has waited for the child finds its end reported.
+//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle goes while the result
+//!    is on its way, whichever of the two takes the lock second has the result to dispose of.
 //!
 //! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
 //! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
 //! circle (marked as well). So among waiting threads there is always one that waits for a thread which runs.
 
+use super::future::{BoxedFuture, Panic};
 use super::waits;
 use crate::say::say;
-use crate::sync::{Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread, wait};
+use crate::sync::{self, Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread};
 use crate::unwind::{self, Payload};
+use crate::wakers::wake;
 use std::fmt;
-use std::future::Future;
 use std::mem;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// A drop that waits says so this often.
 const STALL_NOTICE: Duration = Duration::from_secs(1);
-
-type BoxedFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A child's future and who has it.
 pub(super) struct Slot {
@@ -51,29 +52,36 @@ pub(super) struct Slot {
 /// One for each child, so its bytes count: a test pins them.
 struct State {
     place: Place,
-    /// The executor's task for this child, as of the last poll that found it pending. Whoever destroys the future wakes
-    /// it: the executor keeps the shell of every task that nobody wakes. Before that first poll it is none, and none is
+    /// The executor's task for this child, as of the last poll that found it pending. The thread that destroys the
+    /// future wakes it: the executor keeps the shell of every task that is not woken. Before that first poll it is none, and none is
     /// needed: a new task is scheduled.
     shell: Option<Waker>,
-    /// Some exactly while there are any. In a box, because few drops ever have to wait.
+    /// Some exactly while there are any. In a box, because few drops ever have to wait, and few handles.
     waiters: Option<Box<Waiters>>,
     /// What the child is called in the group's books. Never changes; here because there is room beside `wanted`.
     key: u32,
-    /// Somebody has come to destroy the child. Set by `mark` and `destroy`, never reset.
+    /// The child is to be destroyed. Set by `mark` and `destroy`, never reset.
     wanted: bool,
+    /// A handle lives, which may ask for the result. Reset by its drop, and by what takes the result.
+    joinable: bool,
+    /// The future is destroyed; if `place` is idle, it has the result. Only set while the child has a handle.
+    ended: bool,
 }
 
-/// The threads that block in `destroy` until `place` changes.
+/// What waits for a change of `place`.
 #[derive(Default)]
 struct Waiters {
+    /// The threads that block in `destroy`.
     threads: Vec<ThreadId>,
+    /// The task that awaits the child's handle.
+    joiner: Option<Waker>,
     /// Notified when threads are taken out of `threads`. Shared, because who waits at it cannot keep the state borrowed.
     changed: Arc<Condvar>,
 }
 
 /// Where the future is.
 enum Place {
-    /// Here, and nobody is at it.
+    /// Here, and no thread is polling or destroying it.
     Idle(BoxedFuture),
     /// Not here.
     Away(Away),
@@ -100,74 +108,156 @@ pub(super) enum End {
 }
 
 impl Slot {
-    pub(super) fn new(future: BoxedFuture, key: u32) -> Self {
-        Self { state: Mutex::new(State { place: Place::Idle(future), shell: None, waiters: None, key, wanted: false }) }
+    /// `joinable`: it has a handle that may ask for the result.
+    pub(super) fn new(future: BoxedFuture, key: u32, joinable: bool) -> Self {
+        let place = Place::Idle(future);
+        let state = State { place, shell: None, waiters: None, key, wanted: false, joinable, ended: false };
+        Self { state: Mutex::new(state) }
     }
 
     /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the child
-    /// has ended, or belongs to somebody else now. Reports by its key how the child ended, if that is now.
-    pub(super) fn poll(&self, cx: &mut Context<'_>, report: impl FnOnce(u32, End)) -> Poll<()> {
+    /// has ended, or another thread owns it now. Reports by its key how the child ended, if that is now; `panic` makes a
+    /// panic the result of a child that has a handle.
+    ///
+    /// Gives a result whose handle has gone in this very moment.
+    pub(super) fn poll(
+        &self,
+        cx: &mut Context<'_>,
+        report: impl FnOnce(u32, End),
+        panic: impl FnOnce(Payload) -> Box<Panic>,
+    ) -> Poll<Option<BoxedFuture>> {
         let mut state = lock(&self.state);
-        let key = state.key;
+        let (key, joinable) = (state.key, state.joinable);
         let mut future = match state.take() {
             Ok(future) if state.wanted => {
                 drop(state);
-                return self.end(future, || report(key, End::Cancelled));
+                return self.end(future, joinable, || report(key, End::Cancelled));
             }
             Ok(future) => future,
-            Err(_) => return Poll::Ready(()),
+            Err(_) => return Poll::Ready(None),
         };
         drop(state);
 
-        match unwind::catch(|| future.as_mut().poll(cx)) {
+        match unwind::catch(|| future.as_mut().poll(cx, joinable)) {
             Ok(Poll::Pending) => self.put_back(cx, future, || report(key, End::Cancelled)),
-            Ok(Poll::Ready(())) => self.end(future, || report(key, End::Returned)),
-            Err(payload) => self.end(future, || report(key, End::Panicked(payload))),
+            Ok(Poll::Ready(())) if joinable => self.keep(future, || report(key, End::Returned)),
+            Ok(Poll::Ready(())) => self.end(future, false, || report(key, End::Returned)),
+            Err(payload) if joinable => {
+                future.as_mut().keep_panic(panic(payload));
+                self.keep(future, || report(key, End::Returned))
+            }
+            Err(payload) => self.end(future, false, || report(key, End::Panicked(payload))),
         }
     }
 
-    /// After a poll that found the child pending: back into its slot, or to whoever has come for it.
-    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, report: impl FnOnce()) -> Poll<()> {
+    /// Lets the child's handle know before the group does: after a join of the group each handle says that it has ended.
+    fn note_end(&self) {
+        let mut state = lock(&self.state);
+        state.ended = state.joinable;
+    }
+
+    /// After a poll that found the child pending: back into its slot, or to the thread that has come for it.
+    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
         let mut state = lock(&self.state);
         if !state.wanted {
             state.place = Place::Idle(future);
-            // Only now: while the future is taken nobody asks for the shell, and a child that ends at once needs none.
+            // Only now: while the future is taken the shell is not asked for, and a child that ends at once needs none.
             if !state.shell.as_ref().is_some_and(|shell| shell.will_wake(cx.waker())) {
                 state.shell = Some(cx.waker().clone()); // the executor's own waker: not user code
             }
             return Poll::Pending;
         }
-        if state.waiters.is_none() {
+        if state.waiters.as_ref().is_none_or(|waiters| waiters.threads.is_empty()) {
+            let joinable = state.joinable;
             drop(state);
-            return self.end(future, report);
+            return self.end(future, joinable, report);
         }
         // Handed over. Each waiter looks again, and the first of them finds it idle and takes it.
         state.place = Place::Idle(future);
         state.release();
-        Poll::Ready(())
+        Poll::Ready(None)
     }
 
-    /// In the executor's task: destroys the future, which this thread has taken out. Those who waited for the poll wait on
-    /// for the destruction, by the same thread: their edges stay true.
-    fn end(&self, future: BoxedFuture, report: impl FnOnce()) -> Poll<()> {
+    /// In the executor's task: destroys the future, which this thread has taken out. The threads that waited for the poll wait
+    /// on for the destruction, by the same thread: their edges stay true.
+    fn end(&self, future: BoxedFuture, joinable: bool, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
         // The return tells the executor all that a wake would.
-        drop(self.bring_to_gone(future, report));
-        Poll::Ready(())
+        drop(self.bring_to_gone(future, joinable, report));
+        Poll::Ready(None)
+    }
+
+    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the handle.
+    fn keep(&self, future: BoxedFuture, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
+        self.note_end();
+        report();
+        let mut state = lock(&self.state);
+        let unclaimed = if state.joinable {
+            state.place = Place::Idle(future);
+            None
+        } else {
+            state.place = Place::Away(Away::Gone);
+            Some(future)
+        };
+        let shell = state.shell.take();
+        let joiner = state.release_all();
+        drop(state);
+        drop(shell);
+        joiner.into_iter().for_each(wake);
+        Poll::Ready(unclaimed)
+    }
+
+    /// Ready once the child has ended, with its result if it has one: `None` if it was destroyed before its end.
+    pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<BoxedFuture>> {
+        let waker = cx.waker().clone(); // user code, so before the lock
+        let mut state = lock(&self.state);
+        if let Some(result) = state.take_result() {
+            return Poll::Ready(Some(result));
+        }
+        if let Place::Away(Away::Gone) = state.place {
+            return Poll::Ready(None);
+        }
+        let displaced = state.waiters.get_or_insert_default().joiner.replace(waker);
+        drop(state);
+        drop(displaced);
+        Poll::Pending
+    }
+
+    /// The child's handle is dropped. Gives the result, if that is here already.
+    pub(super) fn detach(&self) -> Option<BoxedFuture> {
+        let mut state = lock(&self.state);
+        state.joinable = false;
+        let result = state.take_result();
+        let joiner = state.waiters.as_mut().and_then(|waiters| waiters.joiner.take());
+        state.drop_empty_waiters();
+        drop(state);
+        drop(joiner);
+        result
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        let state = lock(&self.state);
+        state.ended || matches!(state.place, Place::Away(Away::Gone))
     }
 
     /// Destroys the future, which this thread has taken out.
     ///
-    /// Gives the waker of the executor's task, if nobody has woken that yet.
-    fn bring_to_gone(&self, future: BoxedFuture, report: impl FnOnce()) -> Option<Waker> {
+    /// Gives the waker of the executor's task, if that was not woken yet.
+    fn bring_to_gone(&self, future: BoxedFuture, joinable: bool, report: impl FnOnce()) -> Option<Waker> {
         if let Err(payload) = unwind::catch(|| drop(future)) {
             say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
             unwind::discard(payload);
         }
+        if joinable {
+            self.note_end();
+        }
         report();
         let mut state = lock(&self.state);
         state.place = Place::Away(Away::Gone);
-        state.release();
-        state.shell.take()
+        let shell = state.shell.take();
+        let joiner = state.release_all();
+        drop(state);
+        joiner.into_iter().for_each(wake);
+        shell
     }
 
     /// Asks for the child's end, without waiting: its next poll, or the one under way, destroys it.
@@ -183,7 +273,7 @@ impl Slot {
         }
     }
 
-    /// Destroys the child if nobody is at it, without waiting. Says whether that leaves nothing to wait for.
+    /// Destroys the child if no thread has it, without waiting. Returns whether that leaves nothing to wait for.
     pub(super) fn try_destroy(&self, report: impl FnOnce(u32, End)) -> bool {
         self.take_out(report).is_ok()
     }
@@ -207,17 +297,17 @@ impl Slot {
         }
     }
 
-    /// Marks the child, and destroys it if nobody is at it. If somebody is: who, and the slot, still locked.
+    /// Marks the child, and destroys it if no thread has it. Otherwise gives that thread, and the slot, still locked.
     fn take_out(&self, report: impl FnOnce(u32, End)) -> Result<(), (ThreadId, MutexGuard<'_, State>)> {
         let mut state = lock(&self.state);
         state.wanted = true;
-        let key = state.key;
+        let (key, joinable) = (state.key, state.joinable);
         match state.take() {
             Err(Away::Taken(owner)) => return Err((owner, state)),
             Err(Away::Gone) => {}
             Ok(future) => {
                 drop(state);
-                if let Some(shell) = self.bring_to_gone(future, || report(key, End::Cancelled)) {
+                if let Some(shell) = self.bring_to_gone(future, joinable, || report(key, End::Cancelled)) {
                     shell.wake();
                 }
             }
@@ -227,10 +317,13 @@ impl Slot {
 }
 
 impl State {
-    /// Takes the future out for this thread, if it is here.
+    /// Takes the future out for this thread, if it is here and has not ended.
     fn take(&mut self) -> Result<BoxedFuture, Away> {
         if let Place::Away(away) = self.place {
             return Err(away);
+        }
+        if self.ended {
+            return Err(Away::Gone);
         }
         match mem::replace(&mut self.place, Place::Away(Away::Taken(this_thread()))) {
             Place::Idle(future) => Ok(future),
@@ -238,11 +331,38 @@ impl State {
         }
     }
 
-    /// Sets the waiters free, after `place` has changed (invariant 4).
+    /// Takes the result, if it is here.
+    fn take_result(&mut self) -> Option<BoxedFuture> {
+        if !self.ended || matches!(self.place, Place::Away(_)) {
+            return None;
+        }
+        match mem::replace(&mut self.place, Place::Away(Away::Gone)) {
+            Place::Idle(result) => Some(result),
+            Place::Away(_) => None, // not reached: it was seen above
+        }
+    }
+
+    /// Sets the waiting threads free, after `place` has changed (invariant 4).
     fn release(&mut self) {
-        if let Some(waiters) = self.waiters.take() {
+        if let Some(waiters) = &mut self.waiters {
             waits::leave(&waiters.threads);
+            waiters.threads.clear();
             waiters.changed.notify_all();
+        }
+        self.drop_empty_waiters();
+    }
+
+    /// Sets the waiting threads free at the child's end, and gives the task that awaits its handle: to be woken without the lock.
+    fn release_all(&mut self) -> Option<Waker> {
+        let waiters = self.waiters.take()?;
+        waits::leave(&waiters.threads);
+        waiters.changed.notify_all();
+        waiters.joiner
+    }
+
+    fn drop_empty_waiters(&mut self) {
+        if self.waiters.as_ref().is_some_and(|waiters| waiters.threads.is_empty() && waiters.joiner.is_none()) {
+            self.waiters = None;
         }
     }
 
@@ -254,10 +374,8 @@ impl State {
     fn forget(&mut self, thread: ThreadId) {
         if let Some(waiters) = &mut self.waiters {
             waiters.threads.retain(|waiter| *waiter != thread);
-            if waiters.threads.is_empty() {
-                self.waiters = None;
-            }
         }
+        self.drop_empty_waiters();
         waits::leave(&[thread]);
     }
 }
@@ -265,7 +383,7 @@ impl State {
 /// Blocks until this thread is taken out of `waiters`; after a while it takes itself out.
 fn wait_for_release(me: ThreadId, mut state: MutexGuard<'_, State>, changed: &Condvar) -> Waited {
     while state.awaited_by(me) {
-        let (guard, timed_out) = wait(changed, state, STALL_NOTICE);
+        let (guard, timed_out) = sync::wait(changed, state, STALL_NOTICE);
         state = guard;
         if timed_out && state.awaited_by(me) {
             state.forget(me);
@@ -286,6 +404,7 @@ impl fmt::Debug for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = lock(&self.state);
         let place = match state.place {
+            Place::Idle(_) if state.ended => "ended",
             Place::Idle(_) => "idle",
             Place::Away(Away::Taken(_)) => "taken",
             Place::Away(Away::Gone) => "gone",

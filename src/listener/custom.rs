@@ -2,14 +2,17 @@
 
 use crate::address::Address;
 use crate::kept::Kept;
-use crate::stream::{BoxedStream, Stream};
-use crate::sync::Mutex;
+use crate::stream::Stream;
+use crate::sync::{Mutex, lock};
 use crate::unwind;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::future::{Future, poll_fn};
 use std::io;
-use std::sync::PoisonError;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
-/// A source of connections that this crate does not know: for [`Listener::custom`](crate::Listener::custom).
+/// Source of connections that this crate does not know: for [`Listener::custom`](crate::Listener::custom).
 ///
 /// It keeps the promises of every listener: it is asked for a client only while there is a permit for one, its errors are
 /// treated as those of a socket, and it is dropped, which closes it, before the drain begins.
@@ -20,72 +23,96 @@ use std::task::{Context, Poll};
 ///
 /// ```
 /// use async_std::channel::Receiver;
-/// use async_std::stream::Stream;
-/// use ebbtide::{Accept, Address, BoxedStream, Listener, MemoryStream, Server};
+/// use ebbtide::{Accept, Address, Listener, MemoryStream, Server};
 /// use std::io;
-/// use std::pin::Pin;
-/// use std::task::{Context, Poll, ready};
 ///
-/// struct FromChannel(Pin<Box<Receiver<MemoryStream>>>);
+/// struct FromChannel(Receiver<MemoryStream>);
 ///
 /// impl Accept for FromChannel {
-///     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
-///         match ready!(self.0.as_mut().poll_next(cx)) {
-///             Some(stream) => Poll::Ready(Ok((Box::pin(stream), Address::other("channel")))),
-///             None => Poll::Pending, // nobody comes any more; the server goes on with its other listeners
+///     type Io = MemoryStream;
+///
+///     async fn accept(&mut self) -> io::Result<(MemoryStream, Address)> {
+///         match self.0.recv().await {
+///             Ok(stream) => Ok((stream, Address::new("channel"))),
+///             Err(_) => std::future::pending().await, // no more clients; the server goes on with its other listeners
 ///         }
 ///     }
 /// }
 ///
 /// let (clients, incoming) = async_std::channel::bounded(16);
-/// let listener = Listener::custom(Address::other("channel"), FromChannel(Box::pin(incoming)));
+/// let listener = Listener::custom(Address::new("channel"), FromChannel(incoming));
 /// let server = Server::new(listener);
 /// # drop((clients, server));
 /// ```
 pub trait Accept: Send + 'static {
-    /// A client's stream and its address, as soon as there is one.
+    /// A client's stream. Dropping it must close it in both directions; closing it (`poll_close`), only ours.
+    type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    /// Returns the next client's stream and address.
     ///
-    /// At the end of serving it is polled with a waker that does nothing, until it says `Pending`, for the clients that are
-    /// there already; at most 4,097 times, and no longer than the exit may last.
+    /// At the end of serving it is polled with a waker that does nothing, until it is `Pending`, for the clients that are
+    /// there already; at most 4,097 times, and no longer than the exit may last. Then it is dropped.
     ///
-    /// Dropping the stream must close it in both directions; closing it (`poll_close`), only ours.
+    /// # Cancel safety
+    ///
+    /// It must be cancel safe, since its future is dropped at the end of serving: a client that was taken from its queue is returned
+    /// by the poll that took it. So a handshake does not belong here, but in the first reads and writes of `Io`.
     ///
     /// # Errors
     ///
-    /// Each is counted ([`Handle::accept_errors`](crate::Handle::accept_errors)) and logged. An error of the system's is
-    /// treated as accept(2)'s own is: see [`Server`](crate::Server#errors-of-accept). Of the others, `ConnectionAborted`,
-    /// `ConnectionReset` and `Interrupted` are one client's, and the next is asked for at once; `InvalidInput` means that the
+    /// Each is counted ([`Handle::accept_errors`](crate::Handle::accept_errors)) and logged. An error of the system is
+    /// treated as accept(2)'s own: see [`Server`](crate::Server#errors-of-accept). Of the others, `ConnectionAborted`,
+    /// `ConnectionReset` and `Interrupted` concern one client, and the next is asked for at once; `InvalidInput` means that the
     /// listener can never go on, and stops the server; after all others there is a pause, from 5 milliseconds to 1
-    /// second, before it is asked again. `WouldBlock` is treated as such an error, too: a listener says `Pending` instead.
+    /// second, before it is asked again. `WouldBlock` is treated as such an error, too: a listener is `Pending` instead.
     ///
     /// # Panics
     ///
     /// A panic means that the listener can never go on.
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>>;
+    fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Address)>> + Send;
 }
 
-/// A listener of the user's, dropped and polled with care. The lock is never taken: it only makes the thing `Sync`.
-pub(super) struct Custom(Mutex<Kept<Box<dyn Accept>>>);
+/// A listener of the user's, dropped and polled with care.
+pub(super) struct Custom {
+    /// Accepts one client after the other, and never ends. The lock is never taken: it only makes the thing `Sync`.
+    accepting: Mutex<Kept<Pin<Box<dyn Future<Output = ()> + Send>>>>,
+    /// What it has accepted in its last poll.
+    accepted: Arc<Mutex<Option<Accepted>>>,
+}
+
+type Accepted = io::Result<(Stream, Address)>;
 
 impl Custom {
-    pub(super) fn new(accept: impl Accept) -> Self {
-        Self(Mutex::new(Kept::new(Box::new(accept))))
+    /// One future for all clients: so an accept costs no allocation, and none is forgotten between two polls.
+    pub(super) fn new(mut accept: impl Accept) -> Self {
+        let accepted = Arc::new(Mutex::new(None));
+        let result = Arc::clone(&accepted);
+        let accepting = Box::pin(async move {
+            loop {
+                let client = accept.accept().await.map(|(io, peer)| (Stream::boxed(Box::pin(io)), peer));
+                *lock(&result) = Some(client);
+                let mut has_waited = false;
+                // Until the next poll, which comes only if another client is wanted.
+                poll_fn(|_| if std::mem::replace(&mut has_waited, true) { Poll::Ready(()) } else { Poll::Pending })
+                    .await;
+            }
+        });
+        Self { accepting: Mutex::new(Kept::new(accepting)), accepted }
     }
 
-    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Address)>> {
-        let accept = self.0.get_mut().unwrap_or_else(PoisonError::into_inner).get_mut();
-        match unwind::catch(|| accept.poll_accept(cx)) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok((stream, peer)))) => Poll::Ready(Ok((Stream::boxed(stream), peer))),
-            Ok(Poll::Ready(Err(error))) if error.kind() == io::ErrorKind::WouldBlock => {
-                Poll::Ready(Err(io::Error::other(error))) // of a socket it would mean that nobody is there
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Accepted> {
+        let accepting = self.accepting.get_mut().unwrap_or_else(PoisonError::into_inner).get_mut();
+        if let Err(payload) = unwind::catch(|| accepting.as_mut().poll(cx).is_ready()) {
+            let text = format!("the listener panicked: {}", unwind::message(&payload));
+            unwind::discard(payload);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
+        }
+        match lock(&self.accepted).take() {
+            None => Poll::Pending,
+            Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                Poll::Ready(Err(io::Error::other(error))) // of a socket it would mean that no client is there
             }
-            Ok(Poll::Ready(Err(error))) => Poll::Ready(Err(error)),
-            Err(payload) => {
-                let text = format!("the listener panicked: {}", unwind::message(&payload));
-                unwind::discard(payload);
-                Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)))
-            }
+            Some(accepted) => Poll::Ready(accepted),
         }
     }
 }

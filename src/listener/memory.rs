@@ -2,11 +2,10 @@
 
 use super::custom::Accept;
 use crate::address::Address;
-use crate::stream::BoxedStream;
 use async_std::channel::{Receiver, Sender, bounded};
-use async_std::io::{Read, Write};
-use async_std::stream::Stream;
+use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -42,7 +41,7 @@ impl Connector {
     pub async fn connect(&self) -> io::Result<MemoryStream> {
         let (ours, theirs) = MemoryStream::pair();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        match self.clients.send((theirs, Address::other(format!("memory:{number}")))).await {
+        match self.clients.send((theirs, Address::new(format!("memory:{number}")))).await {
             Ok(()) => Ok(ours),
             Err(_) => {
                 let text = "cannot connect to the listener in memory: it is closed";
@@ -62,18 +61,20 @@ impl fmt::Debug for Connector {
 }
 
 /// Dropped, it closes the channel, and so the clients that wait.
-struct Memory(Pin<Box<Receiver<Client>>>);
+struct Memory(Receiver<Client>);
 
 pub(super) fn listener() -> (impl Accept, Connector) {
     let (clients, incoming) = bounded(BACKLOG);
-    (Memory(Box::pin(incoming)), Connector { clients, next: Arc::default() })
+    (Memory(incoming), Connector { clients, next: Arc::default() })
 }
 
 impl Accept for Memory {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
-        match ready!(self.0.as_mut().poll_next(cx)) {
-            Some((stream, peer)) => Poll::Ready(Ok((Box::pin(stream), peer))),
-            None => Poll::Pending, // every connector is gone
+    type Io = MemoryStream;
+
+    async fn accept(&mut self) -> io::Result<Client> {
+        match self.0.recv().await {
+            Ok(client) => Ok(client),
+            Err(_) => pending().await, // every connector is gone
         }
     }
 }
@@ -81,7 +82,7 @@ impl Accept for Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.0.close();
-        while self.0.try_recv().is_ok() {} // those who wait read the end, though a connector may live on
+        while self.0.try_recv().is_ok() {} // clients that wait read EOF, though a connector may live on
     }
 }
 
@@ -116,7 +117,7 @@ impl MemoryStream {
     }
 }
 
-impl Read for MemoryStream {
+impl AsyncRead for MemoryStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
@@ -130,7 +131,7 @@ impl Read for MemoryStream {
     }
 }
 
-impl Write for MemoryStream {
+impl AsyncWrite for MemoryStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let gone = |text: &str| Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
         let Some(writer) = &mut self.writer else {

@@ -107,12 +107,11 @@ impl ListenOptions {
         self
     }
 
-    /// `SO_KEEPALIVE` for the connections, after so long a silence. Default: 60 seconds. `None`: off. The kernel counts
-    /// in whole seconds.
-    ///
-    /// It is held between 1 second and 32,767 seconds (about 9 hours), which is all that Linux takes.
-    pub fn keepalive(mut self, after: Option<Duration>) -> Self {
-        self.keepalive = after.map(|after| after.clamp(Duration::from_secs(1), Duration::from_secs(32_767)));
+    /// Sets `SO_KEEPALIVE` for the connections: after how long a silence the kernel probes the peer, a `Duration`, or `None` for off.
+    /// Default: 60 seconds. The kernel counts in whole seconds, and the crate keeps it between 1 second and 32,767 seconds (about 9
+    /// hours), which is all that Linux takes.
+    pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
+        self.keepalive = after.into().map(|after| after.clamp(Duration::from_secs(1), Duration::from_secs(32_767)));
         self
     }
 

@@ -91,7 +91,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
         match bind(wanted, options).and_then(|socket| Listener::over_tcp(socket, options, None)) {
             Ok(listener) => {
                 if address.port() == 0 {
-                    chosen = listener.address().as_tcp().map(|address| address.port());
+                    chosen = listener.local_addr().port();
                 }
                 listeners.push(listener);
             }
@@ -177,7 +177,7 @@ mod tests {
     fn one_name_gets_one_port_of_the_kernels_choice() {
         let two = [port(0), SocketAddr::from(([127, 0, 0, 2], 0))];
         let listeners = bind_each(&two, &ListenOptions::new()).unwrap();
-        let ports: Vec<_> = listeners.iter().map(|listener| listener.address().as_tcp().unwrap().port()).collect();
+        let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().port().unwrap()).collect();
         assert_eq!(ports.len(), 2);
         assert_eq!(ports[0], ports[1]);
     }

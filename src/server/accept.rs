@@ -57,11 +57,16 @@ where
     pub(super) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         let (mut turns, mut skipped) = (0, 0);
-        while let Some(accepted) = self.next().await {
-            turns += 1;
-            if turns % BATCH == 0 {
+        loop {
+            // Before a client is taken: one that was held here would be lost with a cancel.
+            if turns == BATCH {
+                turns = 0;
                 async_std::task::yield_now().await;
             }
+            turns += 1;
+            let Some(accepted) = self.next().await else {
+                break;
+            };
             let error = match accepted {
                 Ok((client, permit)) => {
                     self.admit(client, permit);
@@ -106,7 +111,7 @@ where
     fn admit(&self, client: listener::Accepted, permit: Permit) {
         let peer = &client.peer;
         // Through a proxy all clients come from its address: they are counted once it has said whose connection it is.
-        let ip = if client.layers.name_client_of(peer) { None } else { peer.as_tcp().map(|tcp| tcp.ip()) };
+        let ip = if client.layers.name_client_of(peer) { None } else { peer.ip() };
         let counted = match ip.map_or(Ok(None), |ip| self.control.limit.count(ip)) {
             Ok(counted) => counted,
             Err(TooMany { max }) => {
@@ -173,7 +178,7 @@ where
         say!(error, listener:% = listener;
             "cannot accept connections on `{listener}` any more: {}", Chain(&source)
         );
-        self.control.fail(Cause::ListenerFailed, Failure::Listener { address: listener.address().clone(), source });
+        self.control.fail(Cause::ListenerFailed, Failure::Listener { address: listener.local_addr().clone(), source });
     }
 
     fn log_skipped(&self, error: &io::Error) {

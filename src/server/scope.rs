@@ -11,13 +11,14 @@
 
 use super::Server;
 use super::accept::Acceptor;
+use super::body::{self, BodyEnd, BodyOutput};
 use super::settings::Settings;
 use super::stop::{Stop, obey};
 use super::supervise::Crew;
 use crate::connection::Connection;
 use crate::connection::life::Service;
+use crate::control::failure::Failure;
 use crate::control::handle::Handle;
-use crate::control::inside::catch_future;
 use crate::control::notice::Notice;
 use crate::control::phase::Phase;
 use crate::control::report::{Cause, Report};
@@ -28,12 +29,8 @@ use crate::group::{Name, TaskGroup};
 use crate::handler::HandlerOutput;
 use crate::kept::Kept;
 use crate::say::say;
-use crate::unwind::{self, Payload};
-use std::future::{Future, poll_fn};
-use std::panic::resume_unwind;
-use std::pin::pin;
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 
 /// A run of a server: the guard in the future of `serve` or `scope`.
 #[derive(Debug)]
@@ -65,38 +62,38 @@ impl Run {
         Handle::new(Arc::clone(&self.control))
     }
 
-    /// Drives the body until it returns or the server closes; then it is polled once more and dropped.
-    pub(super) async fn drive<F: Future>(&self, body: impl FnOnce() -> F) -> BodyEnd<F::Output> {
-        let mut body = pin!(catch_future(body));
-        let mut over = self.control.over.watch();
-        let ended = poll_fn(|cx| {
-            if let Poll::Ready(result) = body.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
+    /// Drives the body to its end, which ends the server.
+    pub(super) async fn drive<F, O, T>(&self, body: impl FnOnce() -> F) -> BodyEnd<T>
+    where
+        F: Future<Output = O>,
+        O: BodyOutput<T>,
+    {
+        let end = body::drive::<F, O, T>(&self.control, body).await;
+        end.request(&self.control);
+        end
+    }
+
+    /// Waits until the server of a scope is closed. The first failure wins; a panic of the body goes on in any case.
+    pub(super) async fn finish_with<O: BodyOutput<T>, T>(self, end: BodyEnd<T>) -> Result<(T, Report), Error> {
+        let finished = self.finish().await;
+        match end {
+            BodyEnd::Panicked(payload) => {
+                payload.resume();
+                finished.and_then(|report| Err(Error::new(Failure::Stopped, report))) // not reached
             }
-            if over.poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            // Whoever waits in the body for the server's end has been woken before us, and gets to say what follows.
-            match body.as_mut().poll(cx) {
-                Poll::Ready(result) => Poll::Ready(Some(result)),
-                Poll::Pending => Poll::Ready(None),
-            }
-        })
-        .await;
-        match ended {
-            Some(Ok(value)) => {
-                self.control.request(Cause::BodyReturned);
-                BodyEnd::Returned(value)
-            }
-            Some(Err(payload)) => {
-                self.control.request(Cause::BodyPanicked);
-                BodyEnd::Panicked(Swallowed(Some(payload)))
-            }
-            None => BodyEnd::Dropped,
+            BodyEnd::Returned(value) => finished.map(|report| (value, report)),
+            BodyEnd::Failed(error) => finished.and_then(|report| match error.take() {
+                Some(source) => Err(Error::new(Failure::Body { source }, report)),
+                None => Err(Error::new(Failure::Stopped, report)), // not reached: nothing else takes it
+            }),
+            BodyEnd::Dropped => finished.and_then(|report| match O::of_dropped() {
+                Some(value) => Ok((value, report)),
+                None => Err(Error::new(Failure::Stopped, report)),
+            }),
         }
     }
 
-    /// Waits until the server is closed, and says what came of it.
+    /// Waits until the server is closed, and returns its report, or the failure that stopped it.
     pub(super) async fn finish(self) -> Result<Report, Error> {
         self.control.over.given().await;
         self.group.join().await; // raises what the supervisor itself may have panicked with; it has ended
@@ -115,46 +112,6 @@ impl Drop for Run {
             self.control.advance(Phase::Cancelling);
         }
         // Now the group is dropped, which cancels and joins everything.
-    }
-}
-
-/// What became of a body.
-#[derive(Debug)]
-pub(super) enum BodyEnd<T> {
-    Returned(T),
-    Panicked(Swallowed),
-    /// The server closed first.
-    Dropped,
-}
-
-impl<T> BodyEnd<T> {
-    /// The value, or on with the panic.
-    pub(super) fn into_value(self) -> Option<T> {
-        match self {
-            Self::Returned(value) => Some(value),
-            Self::Panicked(mut swallowed) => match swallowed.0.take() {
-                Some(payload) => resume_unwind(payload),
-                None => None,
-            },
-            Self::Dropped => None,
-        }
-    }
-}
-
-/// A panic on its way. If the scope is dropped before it could go on, it is logged.
-#[derive(Debug)]
-pub(super) struct Swallowed(Option<Payload>);
-
-impl Drop for Swallowed {
-    fn drop(&mut self) {
-        if let Some(payload) = self.0.take() {
-            say!(
-                error,
-                "the body of a scope panicked, and the scope was dropped before the panic could go on: {}",
-                unwind::message(&payload)
-            );
-            unwind::discard(payload);
-        }
     }
 }
 

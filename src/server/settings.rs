@@ -1,20 +1,22 @@
-//! What can be set, and the defaults with their reasons.
+//! The settings of a [`Server`], and the defaults with their reasons.
 
 use super::{Server, stop};
 use crate::connection::session::Policy;
 use crate::error::OnFailure;
 use async_std::stream::Stream;
 use std::future::Future;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 /// How long a drain may last. Ends inside Docker's 10 seconds and Kubernetes' 30, so that what is left is cancelled by us,
 /// and not the whole process by SIGKILL.
 pub(crate) const GRACE: Duration = Duration::from_secs(8);
 
-/// A server's settings, but for its limits, which can be moved while it serves and live with the run.
+/// A server's settings. Its limits can be changed while it serves, and live with the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub(crate) grace: Duration,
+    /// `None`: no limit.
+    pub(crate) grace: Option<Duration>,
     /// None by default: set it to the time that the load balancer takes to notice.
     pub(crate) lame_duck: Duration,
     pub(crate) policy: Policy,
@@ -22,31 +24,34 @@ pub(crate) struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { grace: GRACE, lame_duck: Duration::ZERO, policy: Policy::default() }
+        Self { grace: Some(GRACE), lame_duck: Duration::ZERO, policy: Policy::default() }
     }
 }
 
-/// What can be set. Each takes the server and gives it back.
+/// # Settings
+///
+/// Each takes the server and gives it back. They are frozen when it is served.
 impl Server {
-    /// How long a drain may last before what is left of it is cancelled. Default: 8 seconds, which ends inside Docker's
-    /// 10 seconds and Kubernetes' 30. `Duration::MAX`: no limit; zero: cancel at once.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.settings.grace = grace;
+    /// Sets how long a drain may last before what is left of it is cancelled: a `Duration`, or `None` for no limit. Zero cancels
+    /// at once. Default: 8 seconds, which ends inside Docker's 10 seconds and Kubernetes' 30.
+    #[doc(alias = "graceful_shutdown")]
+    pub fn grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.settings.grace = grace.into();
         self
     }
 
-    /// How long clients are still accepted after a shutdown was asked for, while [`Handle::is_ready`](crate::Handle::is_ready) is false already: the
-    /// time that a load balancer takes to notice. Default: 0. A second request to stop (`shutdown`, or
-    /// another stream) skips the rest of it.
+    /// Sets how long clients are still accepted after a shutdown was requested, while
+    /// [`Handle::is_ready`](crate::Handle::is_ready) is already false: the time that a load balancer takes to notice. Default: 0.
+    /// A second request (`shutdown`, or another stream) skips the rest of it.
     ///
-    /// There is one deadline for the whole exit, fixed when it is asked for: lame duck plus grace.
+    /// There is one deadline for the whole exit, fixed at the request: lame duck plus grace.
     pub fn lame_duck(mut self, duration: Duration) -> Self {
         self.settings.lame_duck = duration;
         self
     }
 
-    /// How many connections there may be at a time; the kernel queues who comes when there are as many. A connection that
-    /// lingers counts. Can be moved while serving: [`Handle::set_max_connections`](crate::Handle::set_max_connections).
+    /// Sets how many connections there may be at a time; the kernel queues further clients. A connection that
+    /// lingers counts. Can be changed while serving: [`Handle::set_max_connections`](crate::Handle::set_max_connections).
     ///
     /// Default: the soft limit on open files, less what is left to the rest of the program (a tenth, at least 64, at most
     /// half), so that accepting never runs out of descriptors. (A clone of a connection that a detached task keeps holds a
@@ -57,11 +62,11 @@ impl Server {
         self
     }
 
-    /// How many connections there may be from one IP address at a time; one more is closed at once and counted as
+    /// Sets how many connections there may be from one IP address at a time; one more is closed at once and counted as
     /// [`refused`](crate::Report::refused). Default: no limit.
     ///
-    /// Behind a proxy all clients have the proxy's address, and would be counted together. Where it says who they are
-    /// (`ProxyProtocol`, feature `proxy-protocol`), each address of theirs is counted for itself, from the moment when the
+    /// Behind a proxy all clients have the proxy's address, and would be counted together. If the proxy names them
+    /// (`ProxyProtocol`, feature `proxy-protocol`), each of their addresses is counted for itself, from the moment when the
     /// proxy's header has been read: one more is closed then, before its handler is called, and counted as
     /// [`failed`](crate::Report::failed), since it was accepted.
     pub fn max_connections_per_ip(self, max: usize) -> Self {
@@ -69,39 +74,42 @@ impl Server {
         self
     }
 
-    /// How long a client may keep silent before its first byte; then it is closed, counted as failed, and the handler is
-    /// never called for it. The byte stays to be read. Default: no limit. In a drain it is at most 1 second.
+    /// Sets how long a client may be silent before its first byte: a `Duration`, or `None` for no limit. Then it is closed and
+    /// counted as failed, and the handler is never called for it. The byte stays to be read. Default: no limit. In a drain it is at
+    /// most 1 second.
     ///
-    /// Zero: no limit. Not for protocols in which the server speaks first.
-    pub fn first_byte_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.opening.first_byte = (!timeout.is_zero()).then_some(timeout);
+    /// Not for protocols in which the server speaks first.
+    pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.policy.opening.first_byte = timeout.into();
         self
     }
 
-    /// How long a client may take for its TLS handshake; then it is closed, counted as failed, and the handler is never called
-    /// for it (feature `tls`). Default: 10 seconds. In a drain it is at most 1 second. Zero: no limit.
+    /// Sets how long a client may take for its TLS handshake (feature `tls`): a `Duration`, or `None` for no limit. Then it is closed
+    /// and counted as failed, and the handler is never called for it. Default: 10 seconds. In a drain it is at most 1 second.
     #[cfg(feature = "tls")]
-    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.opening.handshake = (!timeout.is_zero()).then_some(timeout);
+    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.policy.opening.handshake = timeout.into();
         self
     }
 
-    /// How long no byte may go either way before the connection is ended, its handler destroyed, and counted as failed: so
-    /// that idle clients cannot fill [`max_connections`](Self::max_connections) for ever. Default: no limit. A handler that
-    /// works for longer than this without reading or writing is ended too. The bytes of a TLS handshake do not count, so give it more
-    /// time than a handshake takes. Zero: no limit.
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.policy.idle_timeout = (!timeout.is_zero()).then_some(timeout);
+    /// Sets how long no byte may go either way: a `Duration`, or `None` for no limit. Then the connection is closed, its handler
+    /// dropped, and counted as failed, so that idle clients cannot fill [`max_connections`](Self::max_connections) for ever.
+    /// Default: no limit.
+    ///
+    /// A handler that works for longer than this without reading or writing is ended too. The bytes of a TLS handshake do not
+    /// count, so set it longer than a handshake takes.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.settings.policy.idle_timeout = timeout.into();
         self
     }
 
-    /// What a handler's failure means. Default: [`OnFailure::Isolate`].
+    /// Sets what the failure of a handler means for the server. Default: [`OnFailure::Isolate`].
     pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
         self.settings.policy.on_failure = on_failure;
         self
     }
 
-    /// Stops on the items of a stream: the first shuts down, the second cancels. Can be called as often as wanted; each
+    /// Stops on the items of a stream: the first shuts down, the second cancels. Can be called several times; each
     /// stream counts for itself. The stream is polled while the server serves, in a task of its own.
     ///
     /// # Examples
@@ -121,11 +129,11 @@ impl Server {
     where
         S: Stream<Item = ()> + Send + 'static,
     {
-        self.stops.push(Box::pin(stream));
+        self.stops.get_mut().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
         self
     }
 
-    /// Shuts down when a future is done. The future is polled while the server serves, in a task of its own.
+    /// Shuts down when a future is ready. The future is polled while the server serves, in a task of its own.
     ///
     /// # Examples
     ///
@@ -137,9 +145,9 @@ impl Server {
     /// let report = Server::bind("127.0.0.1:0")
     ///     .await?
     ///     .shutdown_when(async_std::task::sleep(Duration::from_millis(10)))
-    ///     .serve(|_: Connection| async {})
+    ///     .serve(async |_: Connection| {})
     ///     .await?;
-    /// assert_eq!(report.cause(), Cause::ShutdownStream);
+    /// assert_eq!(report.cause(), Cause::Stream);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn shutdown_when<F>(self, future: F) -> Self

@@ -46,16 +46,16 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
 pub(super) async fn obey(control: Arc<Control>, mut stop: Stop) {
     let following = async {
         if stop.next().await.is_some() {
-            control.request(Cause::ShutdownStream);
+            control.request(Cause::Stream);
             say!(info, phase:% = control.phase(); "asked to shut down");
             if stop.next().await.is_some() {
-                control.cancel(Cause::ShutdownStream);
+                control.cancel(Cause::Stream);
                 say!(info, phase:% = control.phase(); "asked again: stopping now");
             }
         }
     };
     if let Err(payload) = catch_future(|| following).await {
-        control.request(Cause::ShutdownStream);
+        control.request(Cause::Stream);
         say!(error, phase:% = control.phase();
             "a shutdown stream panicked, so the server shuts down: {}", unwind::message(&payload)
         );

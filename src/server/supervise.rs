@@ -118,7 +118,7 @@ impl Crew {
             None => "without a limit".to_owned(),
         };
         let hint = match self.control.cause() {
-            Some(Cause::ShutdownStream) => "; a second signal (Ctrl-C) stops now",
+            Some(Cause::Stream) => "; a second signal (Ctrl-C) stops now",
             _ => "",
         };
         say!(info, phase:% = Phase::Draining, connections = self.control.registry.len();
@@ -134,7 +134,7 @@ impl Crew {
             let open = self.control.registry.len();
             let still = if phase == Phase::Cancelling { "; a handler blocks its thread" } else { "" };
             match self.control.registry.oldest() {
-                Some(oldest) => say!(info, phase:% = phase, connections = open, connection = oldest.id,
+                Some(oldest) => say!(info, phase:% = phase, connections = open, connection = oldest.id.as_u64(),
                     peer:% = oldest.peer();
                     "{phase}: {} left, the oldest from `{}`, {:.1?} old{still}",
                     self.what_is_left(), oldest.peer(), oldest.since.elapsed()

@@ -22,7 +22,7 @@ use crate::kept::Kept;
 use crate::say::say;
 use crate::sync::{Mutex, MutexGuard};
 use crate::unwind;
-use async_std::io::{Read, Write};
+use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -30,14 +30,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, TryLockError};
 use std::task::{Context, Poll, Waker};
 
-/// Bytes in both directions: what a [custom listener](crate::Accept) gives for each client. Everything that implements
-/// async-std's [`Read`] and [`Write`] (which are those of futures-io) and is [`Send`] is one.
-pub trait Duplex: Read + Write + Send {}
+/// Bytes in both directions: what a [custom listener](crate::Accept) gives for each client.
+pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {}
 
-impl<T: Read + Write + Send + ?Sized> Duplex for T {}
+impl<T: AsyncRead + AsyncWrite + Send + ?Sized> Duplex for T {}
 
-/// A [`Duplex`] stream on the heap: `Box::pin(stream)`.
-pub type BoxedStream = Pin<Box<dyn Duplex>>;
+/// A [`Duplex`] stream on the heap.
+pub(crate) type BoxedStream = Pin<Box<dyn Duplex>>;
 
 /// See the module.
 pub(crate) struct Shared {

@@ -5,13 +5,13 @@
 //! after, for everybody who may want its end meanwhile.
 
 use super::{Shared, Stream};
-use async_std::io::{IoSlice, Read, Write};
+use futures_io::{AsyncRead, AsyncWrite};
 use futures_rustls::TlsAcceptor;
 use futures_rustls::pki_types::CertificateDer;
 use futures_rustls::rustls::{ProtocolVersion, ServerConnection, SupportedCipherSuite};
 use futures_rustls::server::TlsStream;
 use std::fmt;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -54,13 +54,13 @@ impl Secured {
 /// The plain stream, as what lies over it reads and writes it.
 struct Plain(Arc<Stream>);
 
-impl Read for Plain {
+impl AsyncRead for Plain {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.0.poll_read(cx, buf)
     }
 }
 
-impl Write for Plain {
+impl AsyncWrite for Plain {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.0.poll_write(cx, buf)
     }
@@ -86,7 +86,7 @@ impl Write for Plain {
 /// a message before it answers must not wait for ever.
 struct Encrypted(TlsStream<Plain>);
 
-impl Read for Encrypted {
+impl AsyncRead for Encrypted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
@@ -99,7 +99,7 @@ impl Read for Encrypted {
     }
 }
 
-impl Write for Encrypted {
+impl AsyncWrite for Encrypted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, buf)
     }

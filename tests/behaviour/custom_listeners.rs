@@ -6,13 +6,14 @@ use crate::support;
 use crate::support::scripted::{Script, Step};
 use crate::support::ways::rest;
 use crate::support::*;
+use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::prelude::*;
 use async_std::task;
-use ebbtide::{Accept, Address, BoxedStream, Cause, Connection, Error, Handle, Listener, MemoryStream, Server};
+use ebbtide::{Accept, Address, Cause, Connection, Handle, Listener, MemoryStream, Server};
+use std::future::{Future, pending, poll_fn, ready};
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 async fn reply(mut conn: Connection) -> io::Result<()> {
@@ -51,10 +52,10 @@ fn errors_of_one_client_are_skipped_without_a_pause() {
         client.replace(script.client());
         let body = async |server: Handle| {
             assert_eq!(rest(client.as_mut().unwrap()).await, "served");
-            server.accept_errors()
+            Ok(server.accept_errors())
         };
         let (errors, report) = Server::new(listener).scope(reply, body).await.unwrap();
-        assert_eq!((errors, report.accept_errors()), (Some(if cfg!(unix) { 40 } else { 30 }), errors.unwrap()));
+        assert_eq!((errors, report.accept_errors()), (if cfg!(unix) { 40 } else { 30 }, errors));
         assert_eq!(report.completed(), 1, "{report}");
         assert_eq!(pauses(&logs, "skips"), [""; 0]);
     });
@@ -71,9 +72,9 @@ fn exhaustion_is_waited_for_longer_each_time_and_forgotten_after_a_client() {
         script.fail(io::Error::other("nobody knows"));
         script.fail(ErrorKind::WouldBlock); // a listener says `Pending` instead
         let mut second = script.client();
-        let body = async |_| (rest(&mut first).await, rest(&mut second).await);
+        let body = async |_| Ok((rest(&mut first).await, rest(&mut second).await));
         let (served, report) = Server::new(listener).scope(reply, body).await.unwrap();
-        assert_eq!(served.unwrap(), ("served".to_owned(), "served".to_owned()));
+        assert_eq!(served, ("served".to_owned(), "served".to_owned()));
         assert_eq!(report.accept_errors(), 6, "{report}");
         let pauses = pauses(&logs, "tired");
         let steps: Vec<_> = pauses.iter().map(|line| line.split("again in ").nth(1).unwrap()).collect();
@@ -106,7 +107,7 @@ fn fails_for_good(step: Step, kind: ErrorKind, message: &str) {
     let message = message.to_owned();
     test(async move {
         let (listener, script) = Script::listener();
-        let server = bind().await.listen(listener);
+        let server = bind().await.add_listener(listener);
         let address = server.local_addr().clone();
         let handlers = Handlers::new();
         let mut over_tcp = order(&address, POLITE);
@@ -116,10 +117,7 @@ fn fails_for_good(step: Step, kind: ErrorKind, message: &str) {
         handlers.started(2).await;
         script.tell(step);
         let error = serving.await.unwrap_err();
-        assert!(
-            matches!(&error, Error::Listener { address, .. } if *address == Address::other("scripted")),
-            "{error:?}"
-        );
+        assert_eq!((error.kind(), error.address()), (ebbtide::ErrorKind::Listener, Some(&Address::new("scripted"))));
         assert!(error.to_string().contains("`scripted`"), "{error}");
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains(&message), "{source}");
@@ -174,13 +172,240 @@ fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
     }
 }
 
-/// There is always one more client.
-struct Flood(Arc<AtomicUsize>);
+type Accepted = io::Result<(MemoryStream, Address)>;
 
-impl Accept for Flood {
-    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
-        self.0.fetch_add(1, SeqCst);
-        Poll::Ready(Ok((Box::pin(MemoryStream::pair().0), Address::other("one more"))))
+/// Each accept is what this closure gives.
+struct By<F>(F);
+
+impl<F, Fut> Accept for By<F>
+where
+    F: FnMut() -> Fut + Send + 'static,
+    Fut: Future<Output = Accepted> + Send,
+{
+    type Io = MemoryStream;
+
+    fn accept(&mut self) -> impl Future<Output = Accepted> + Send {
+        (self.0)()
+    }
+}
+
+fn accept_by<F, Fut>(accept: F) -> Listener
+where
+    F: FnMut() -> Fut + Send + 'static,
+    Fut: Future<Output = Accepted> + Send,
+{
+    Listener::custom(Address::new("accept by"), By(accept))
+}
+
+/// Clients that wait in a queue, their ends, and the queue.
+fn queue_of(clients: usize) -> (Vec<MemoryStream>, Sender<MemoryStream>, Receiver<MemoryStream>) {
+    let (send, queue) = unbounded();
+    let mut ends = Vec::new();
+    for _ in 0..clients {
+        let (ours, theirs) = MemoryStream::pair();
+        send.try_send(theirs).unwrap();
+        ends.push(ours);
+    }
+    (ends, send, queue)
+}
+
+/// The next of them.
+async fn next_of(queue: Receiver<MemoryStream>) -> Accepted {
+    match queue.recv().await {
+        Ok(stream) => Ok((stream, Address::new("queued"))),
+        Err(_) => pending().await,
+    }
+}
+
+#[test]
+fn an_accept_is_polled_once_for_each_client_and_once_more() {
+    test(async {
+        let (calls, polls) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (mut clients, sender, queue) = queue_of(10);
+        let counts = (Arc::clone(&calls), Arc::clone(&polls));
+        let listener = accept_by(move || {
+            counts.0.fetch_add(1, SeqCst);
+            let (polls, mut next) = (Arc::clone(&counts.1), Box::pin(next_of(queue.clone())));
+            poll_fn(move |cx| {
+                let polled = next.as_mut().poll(cx);
+                polls.fetch_add(1, SeqCst);
+                polled
+            })
+        });
+        let now = || (calls.load(SeqCst), polls.load(SeqCst));
+        let body = async |_| {
+            until(|| now() == (11, 11)).await;
+            let (mut last, theirs) = MemoryStream::pair();
+            sender.send(theirs).await.unwrap();
+            until(|| now() == (12, 13)).await; // woken by the client, and once more
+            for client in clients.iter_mut().chain([&mut last]) {
+                assert_eq!(rest(client).await, "served");
+            }
+            assert_eq!(now(), (12, 13));
+        };
+        let (_, report) = Server::new(listener).scope(reply, body).await.unwrap();
+        assert_eq!((now(), report.completed()), ((12, 14), 11), "the last is for who is there at the end: {report}");
+    });
+}
+
+/// An accept whose clients come in three parts, and those parts. The clients are called like them.
+fn in_three_parts() -> (Listener, Sender<&'static str>) {
+    let (parts, next) = unbounded::<&str>();
+    let listener = accept_by(move || {
+        let next = next.clone();
+        async move {
+            let mut name = String::new();
+            while name.len() < 3 {
+                name += next.recv().await.map_err(io::Error::other)?;
+            }
+            Ok((MemoryStream::pair().0, Address::new(name)))
+        }
+    });
+    (listener, parts)
+}
+
+#[test]
+fn an_accept_keeps_what_it_has_begun_between_polls_and_during_a_pause() {
+    test(async {
+        let (listener, parts) = in_three_parts();
+        let (send, names) = unbounded();
+        let handler = move |conn: Connection| {
+            send.try_send(conn.peer_addr().to_string()).unwrap();
+            async {}
+        };
+        let body = async |server: Handle| {
+            let taken = async |part| {
+                parts.send(part).await.unwrap();
+                until(|| parts.is_empty()).await;
+            };
+            taken("a").await;
+            taken("b").await;
+            taken("c").await;
+            assert_eq!(names.recv().await, Ok("abc".to_owned()));
+            taken("d").await;
+            server.pause();
+            parts.send("e").await.unwrap();
+            task::sleep(Duration::from_millis(20)).await; // it is woken, and nobody is wanted
+            server.resume();
+            taken("f").await;
+            assert_eq!(names.recv().await, Ok("def".to_owned()));
+            taken("g").await; // it never comes to more
+        };
+        let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (2, 2), "{report}");
+    });
+}
+
+#[test]
+fn an_accept_goes_on_with_what_it_has_begun_when_the_queue_is_emptied() {
+    test_alone(async {
+        let (listener, parts) = in_three_parts();
+        let body = async |server: Handle| {
+            for part in ["a", "b"] {
+                parts.send(part).await.unwrap();
+                until(|| parts.is_empty()).await;
+            }
+            let _held = hold_executor(); // so it finds the shutdown first
+            drop(server.shutdown());
+            parts.send("c").await.unwrap();
+        };
+        let handler = async |conn: Connection| assert_eq!(conn.peer_addr(), &Address::new("abc"));
+        let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+    });
+}
+
+#[test]
+fn a_client_that_an_accept_has_taken_in_one_poll_and_gives_in_the_next_is_not_lost() {
+    use futures_concurrency::prelude::*;
+    test(async {
+        let (clients, _sender, queue) = queue_of(100);
+        let listener = accept_by(move || {
+            let next = next_of(queue.clone());
+            async move {
+                let client = next.await;
+                task::yield_now().await;
+                client
+            }
+        });
+        let body = async |server: Handle| {
+            let served = async {
+                for mut client in clients {
+                    assert_eq!(rest(&mut client).await, "served");
+                }
+            };
+            let teasing = async {
+                loop {
+                    server.pause();
+                    task::yield_now().await;
+                    server.resume();
+                    task::yield_now().await;
+                }
+            };
+            (served, teasing).race().await;
+        };
+        let (_, report) = Server::new(listener).max_connections(1).scope(reply, body).await.unwrap();
+        assert_eq!((report.accepted(), report.completed()), (100, 100), "{report}");
+    });
+}
+
+#[test]
+fn a_cancel_at_any_moment_loses_no_client_that_an_accept_has_given() {
+    for at in [1, 2, 3, 63, 64, 65, 127, 128, 129] {
+        test(async move {
+            let (mut clients, sender, queue) = queue_of(200);
+            let own = Arc::new(Mutex::new(None::<Handle>));
+            let (theirs, mut given) = (Arc::clone(&own), 0);
+            let listener = accept_by(move || {
+                given += 1;
+                if given == at {
+                    drop(theirs.lock().unwrap().take().unwrap().cancel());
+                }
+                next_of(queue.clone())
+            });
+            let server = Server::new(listener);
+            *own.lock().unwrap() = Some(server.handle());
+            let report = server.serve(reply).await.unwrap();
+            let given = clients.len() - sender.len();
+            drop(sender);
+            assert_eq!(report.accepted(), given as u64, "cancelled with client {at}: {report}");
+            adds_up(&report);
+            for client in &mut clients {
+                rest(client).await; // all of them see the end
+            }
+        });
+    }
+}
+
+#[test]
+fn a_panic_of_an_accept_ends_the_server_wherever_it_is() {
+    type Next = std::pin::Pin<Box<dyn Future<Output = Accepted> + Send>>;
+    let ways: [fn() -> Next; 3] = [
+        || panic!("as ordered"), // where it is called
+        || Box::pin(async { panic!("as ordered") }),
+        || {
+            Box::pin(async {
+                task::yield_now().await;
+                panic!("as ordered")
+            })
+        },
+    ];
+    for way in ways {
+        test(async move {
+            let mut clients = 0;
+            let listener = accept_by(move || {
+                clients += 1;
+                match clients {
+                    1 => Box::pin(async { Ok((MemoryStream::pair().0, Address::new("the first"))) }),
+                    _ => way(),
+                }
+            });
+            let error = Server::new(listener).serve(async |_: Connection| {}).await.unwrap_err();
+            assert_eq!((error.kind(), error.report().completed()), (ebbtide::ErrorKind::Listener, 1), "{error:?}");
+            assert_eq!(error.address(), Some(&Address::new("accept by")));
+            let source = error.downcast::<io::Error>().unwrap();
+            assert_eq!(source.to_string(), "the listener panicked: as ordered");
+        });
     }
 }
 
@@ -188,16 +413,22 @@ impl Accept for Flood {
 fn a_listener_that_never_says_pending_starves_nobody_and_holds_no_exit_up() {
     test(async {
         let accepted = Arc::new(AtomicUsize::new(0));
-        let server = Server::new(Listener::custom(Address::other("flood"), Flood(Arc::clone(&accepted))));
+        let server = Server::new(accept_by({
+            let accepted = Arc::clone(&accepted);
+            move || {
+                accepted.fetch_add(1, SeqCst); // there is always one more client
+                ready(Ok((MemoryStream::pair().0, Address::new("one more"))))
+            }
+        }));
         let body = async |server: Handle| {
             while accepted.load(SeqCst) < 1_000 {
                 task::yield_now().await;
             }
             drop(server.shutdown());
-            accepted.load(SeqCst)
+            Ok(accepted.load(SeqCst))
         };
         let (before, report) = server.scope(|_: Connection| async {}, body).await.unwrap();
-        println!("{} at the request, {} in all", before.unwrap(), report.accepted());
+        println!("{} at the request, {} in all", before, report.accepted());
         assert_eq!(report.accepted(), accepted.load(SeqCst) as u64, "{report}");
         assert_eq!(report.accepted(), report.completed() + report.cancelled(), "{report}");
     });
@@ -205,21 +436,20 @@ fn a_listener_that_never_says_pending_starves_nobody_and_holds_no_exit_up() {
 
 #[test]
 fn a_custom_listeners_clients_with_ip_addresses_are_limited_like_others() {
-    struct FromOne(Arc<AtomicUsize>);
-    impl Accept for FromOne {
-        fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
-            let n = self.0.fetch_add(1, SeqCst);
-            if n >= 3 {
-                return Poll::Pending;
-            }
-            let address = std::net::SocketAddr::from(([192, 0, 2, 1], n as u16));
-            Poll::Ready(Ok((Box::pin(MemoryStream::pair().0), address.into())))
-        }
-    }
     test(async {
         let asked = Arc::new(AtomicUsize::new(0));
-        let listener = Listener::custom(Address::other("one"), FromOne(Arc::clone(&asked)));
-        let handler = async |conn: Connection| conn.until_draining(std::future::pending::<()>()).await.unwrap_or(());
+        let counted = Arc::clone(&asked);
+        let listener = accept_by(move || {
+            let n = counted.fetch_add(1, SeqCst);
+            async move {
+                if n >= 3 {
+                    return pending().await;
+                }
+                let address = std::net::SocketAddr::from(([192, 0, 2, 1], n as u16));
+                Ok((MemoryStream::pair().0, address.into()))
+            }
+        });
+        let handler = async |conn: Connection| conn.until_draining(pending::<()>()).await.unwrap_or(());
         let body = async |_| {
             while asked.load(SeqCst) < 4 {
                 task::yield_now().await;
@@ -235,13 +465,15 @@ struct Last(Option<Box<dyn FnOnce() + Send>>);
 
 impl Last {
     fn listener(at_the_end: impl FnOnce() + Send + 'static) -> Listener {
-        Listener::custom(Address::other("last words"), Self(Some(Box::new(at_the_end))))
+        Listener::custom(Address::new("last words"), Self(Some(Box::new(at_the_end))))
     }
 }
 
 impl Accept for Last {
-    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
-        Poll::Pending
+    type Io = MemoryStream;
+
+    async fn accept(&mut self) -> Accepted {
+        pending().await
     }
 }
 
@@ -256,12 +488,36 @@ impl Drop for Last {
 #[test]
 fn a_listener_whose_destructor_panics_takes_nothing_down() {
     test(async {
-        let server = bind().await.listen(Last::listener(|| panic!("in a destructor")));
+        let server = bind().await.add_listener(Last::listener(|| panic!("in a destructor")));
         let address = server.local_addr().clone();
-        let (value, report) = server.scope(reply, async |_| 1).await.unwrap();
-        assert_eq!((value, report.cause(), refuses(&address)), (Some(1), Cause::BodyReturned, true));
+        let (value, report) = server.scope(reply, async |_| Ok(1)).await.unwrap();
+        assert_eq!((value, report.cause(), refuses(&address)), (1, Cause::BodyReturned, true));
         drop(Server::new(Last::listener(|| panic!("unserved")))); // nor where it is never served
         drop(Last::listener(|| panic!("without a server")));
+    });
+}
+
+/// Nobody comes; and when an accept is dropped it does this.
+fn last_words_of_an_accept(at_the_end: impl FnOnce() + Send + 'static) -> Listener {
+    let mut last = Some(Last(Some(Box::new(at_the_end))));
+    accept_by(move || {
+        let last = last.take();
+        async move {
+            let _last = last;
+            pending().await
+        }
+    })
+}
+
+#[test]
+fn an_accept_that_panics_when_it_is_dropped_takes_nothing_down() {
+    test(async {
+        let server = bind().await.add_listener(last_words_of_an_accept(|| panic!("in a destructor")));
+        let address = server.local_addr().clone();
+        let mut client = connect(&address);
+        let served = async |_| Ok(task::spawn_blocking(move || support::rest(&mut client)).await);
+        let (value, report) = server.scope(reply, served).await.unwrap();
+        assert_eq!((value.as_str(), report.cause(), refuses(&address)), ("served", Cause::BodyReturned, true));
     });
 }
 
@@ -271,7 +527,7 @@ fn a_listeners_destructor_may_use_the_handle_of_its_own_server() {
         test(async move {
             let own = Arc::new(Mutex::new(None::<Handle>));
             let (theirs, (saw, seen)) = (Arc::clone(&own), mpsc::channel());
-            let server = bind().await.listen(Last::listener(move || {
+            let server = bind().await.add_listener(Last::listener(move || {
                 let server = theirs.lock().unwrap().take().unwrap();
                 drop((server.shutdown(), server.cancel()));
                 saw.send(server.phase()).unwrap();
@@ -311,10 +567,19 @@ fn who_closes_an_unserved_server_waits_for_another_who_is_closing_its_listeners(
 
 #[test]
 fn r04_a_custom_listener_is_gone_before_the_drain_begins() {
-    test(async {
+    gone_before_the_drain(|alive| Last::listener(move || drop(alive)));
+}
+
+#[test]
+fn r04_an_accept_is_gone_before_the_drain_begins() {
+    gone_before_the_drain(|alive| last_words_of_an_accept(move || drop(alive)));
+}
+
+/// The listener drops what it is given.
+fn gone_before_the_drain(listener: fn(LiveGuard) -> Listener) {
+    test(async move {
         let live = Live::default();
-        let alive = live.guard();
-        let server = bind().await.listen(Last::listener(move || drop(alive)));
+        let server = bind().await.add_listener(listener(live.guard()));
         let mut client = order(server.local_addr(), b'x');
         let (send, seen) = async_std::channel::unbounded();
         let counted = live.clone();
@@ -322,12 +587,12 @@ fn r04_a_custom_listener_is_gone_before_the_drain_begins() {
             let (send, live) = (send.clone(), counted.clone());
             async move {
                 send.send(live.count()).await.unwrap();
-                conn.until_draining(std::future::pending::<()>()).await;
+                conn.until_draining(pending::<()>()).await;
                 send.send(live.count()).await.unwrap();
             }
         };
-        let (before, _) = server.scope(handler, async |_| seen.recv().await).await.unwrap();
-        assert_eq!((before, seen.recv().await), (Some(Ok(1)), Ok(0)));
+        let (before, _) = server.scope(handler, async |_| Ok(seen.recv().await?)).await.unwrap();
+        assert_eq!((before, seen.recv().await), (1, Ok(0)));
         assert_eq!(support::rest(&mut client), "");
     });
 }

@@ -131,10 +131,10 @@ fn a_stream_is_closed_at_its_handlers_end_read_to_the_peers_and_then_destroyed()
             while order.last() != Some(&"drop") {
                 order.push(noted.recv().await.unwrap());
             }
-            order
+            Ok(order)
         };
         let (order, _) = server.scope(|_: Connection| async {}, body).await.unwrap();
-        assert_eq!(order.unwrap(), ["close", "read", "drop"]);
+        assert_eq!(order, ["close", "read", "drop"]);
         drop(script);
 
         // A cancel does not ask: its way to close is to be destroyed.

@@ -2,7 +2,7 @@
 
 use crate::support::probe::{Gate, Live, let_the_executor_go_round};
 use async_std::task;
-use ebbtide::{Spawner, TaskGroup};
+use ebbtide::{JoinHandle, Spawner, TaskGroup};
 use std::future::{Future, ready};
 use std::pin::pin;
 use std::sync::Arc;
@@ -24,9 +24,14 @@ fn group_behind(gate: &Gate, live: &Live, children: usize) -> TaskGroup {
     let group = TaskGroup::new();
     for _ in 0..children {
         let gate = gate.clone();
-        assert!(group.spawn(live.child(async move { gate.opened().await })));
+        assert!(!group.spawn(live.child(async move { gate.opened().await })).is_finished());
     }
     group
+}
+
+/// It has ended already, without a result.
+fn is_refused<T: 'static>(child: JoinHandle<T>) -> bool {
+    child.is_finished() && task::block_on(child).is_err_and(|error| error.is_cancelled())
 }
 
 #[test]
@@ -51,7 +56,7 @@ fn len_counts_the_children_that_have_not_ended() {
                     let gate = gate.clone();
                     async move { gate.opened().await }
                 });
-                assert!(group.spawn(child));
+                assert!(!group.spawn(child).is_finished());
                 assert_eq!((group.len(), group.is_empty()), (n, false));
                 gate
             })
@@ -82,7 +87,7 @@ fn a_join_waits_for_children_that_are_spawned_meanwhile() {
                 task::yield_now().await;
                 generation(left - 1, next, within);
             });
-            assert!(spawner.spawn(child));
+            spawner.spawn(child);
         }
     }
 
@@ -171,8 +176,8 @@ fn a_spawn_after_a_cancel_is_refused_and_its_future_dropped_unpolled() {
     live.clone().within_net(move || {
         let group = TaskGroup::new();
         group.cancel();
-        assert!(!group.spawn(live.runner()));
-        assert!(!group.spawner().spawn(live.runner()));
+        assert!(is_refused(group.spawn(live.runner())));
+        assert!(is_refused(group.spawner().spawn(live.runner())));
         assert_eq!((live.count(), group.len()), (0, 0));
         let_the_executor_go_round();
         assert_eq!(live.polls(), 0);
@@ -188,16 +193,17 @@ fn a_spawner_keeps_nothing_alive_and_is_refused_when_the_group_is_gone() {
         // Children that keep a spawner are no reason for the group to live on either.
         for _ in 0..3 {
             let (spawner, sleeper) = (spawner.clone(), live.sleeper());
-            assert!(spawner.clone().spawn(live.child(async move {
+            let child = spawner.clone().spawn(live.child(async move {
                 let _kept = spawner;
                 sleeper.await;
-            })));
+            }));
+            assert!(!child.is_finished());
         }
         assert_eq!(live.count(), 6);
         drop(group);
         assert_eq!(live.count(), 0);
-        assert!(!spawner.spawn(live.runner()));
-        assert!(!spawner.clone().spawn(ready(())));
+        assert!(is_refused(spawner.spawn(live.runner())));
+        assert!(is_refused(spawner.clone().spawn(ready(()))));
         assert_eq!(live.count(), 0);
     });
 }

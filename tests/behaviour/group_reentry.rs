@@ -76,10 +76,11 @@ fn a_destructor_in_a_drop_of_the_group_may_use_it() {
             let (group, uses) = (Arc::new(TaskGroup::new()), Arc::new(AtomicUsize::new(0)));
             for _ in 0..10 {
                 let meddler = Meddler::new(&group, &uses, &live);
-                assert!(group.spawn(live.child(async move {
+                let child = group.spawn(live.child(async move {
                     let _meddler = meddler;
                     pending().await
-                })));
+                }));
+                assert!(!child.is_finished());
             }
             drop(group);
             assert_eq!((live.count(), uses.load(SeqCst)), (0, 10));
@@ -94,8 +95,8 @@ fn the_destructor_of_a_refused_future_may_use_its_group() {
         let (group, uses) = (Arc::new(TaskGroup::new()), Arc::new(AtomicUsize::new(0)));
         group.cancel();
         let (one, two) = (Meddler::new(&group, &uses, &live), Meddler::new(&group, &uses, &live));
-        assert!(!group.spawn(async move { drop(one) }));
-        assert!(!group.spawner().spawn(async move { drop(two) }));
+        assert!(group.spawn(async move { drop(one) }).is_finished());
+        assert!(group.spawner().spawn(async move { drop(two) }).is_finished());
         assert_eq!((live.count(), uses.load(SeqCst)), (0, 2));
     });
 }

@@ -2,9 +2,10 @@
 
 use async_std::io;
 use ebbtide::{
-    Address, Cause, Closed, Connection, ConnectionInfo, Error, Handle, Listener, OnFailure, Phase, Report, Server,
-    Spawner, TaskGroup,
+    Address, Cause, Closed, Connection, ConnectionId, ConnectionInfo, Error, ErrorKind, Handle, JoinError, JoinHandle,
+    Listener, OnFailure, Phase, Report, Server, Spawner, TaskGroup, TaskSet,
 };
+use std::cell::Cell;
 
 fn send<T: Send + 'static>() {}
 fn sync<T: Sync>() {}
@@ -17,9 +18,10 @@ fn whatever_is_shared_is_send_and_sync() {
         ($($name:ty),*) => { $(send::<$name>(); sync::<$name>();)* };
     }
     send_and_sync!(TaskGroup, Spawner, Handle, Connection, Closed, Report, Error, Address, ConnectionInfo);
-    send_and_sync!(Cause, Phase, OnFailure, Listener);
+    send_and_sync!(Cause, Phase, OnFailure, Listener, ConnectionId, ErrorKind);
+    send_and_sync!(JoinHandle<Cell<()>>, JoinError, TaskSet<Cell<()>>); // the results are only `Send`
     send::<Server>();
-    unpin::<(Connection, Handle, TaskGroup, Spawner)>();
+    unpin::<(Connection, Handle, TaskGroup, Spawner, JoinHandle<()>, TaskSet<()>)>();
 }
 
 #[test]
@@ -30,7 +32,12 @@ fn the_futures_of_the_public_functions_are_send() {
 
     let group = TaskGroup::new();
     value_is_send(&group.join());
+    value_is_send(&TaskSet::<Cell<()>>::new().next());
     value_is_send(&Server::bind("127.0.0.1:0"));
     let _not_run = |server: Server| value_is_send(&server.serve(handler));
     let _not_run = |server: Server| value_is_send(&server.scope(handler, async |_| ()));
+    let _not_run = |server: Server| value_is_send(&server.scope(handler, async |_| Ok(7)));
+    let _not_run = |server: Server| {
+        value_is_send(&async { server.scope(handler, async |_| Ok(7)).await }); // within another
+    };
 }

@@ -100,7 +100,7 @@ fn a_cancel_ends_the_lame_duck_and_everything_else() {
         phase(&handle, Phase::LameDuck).await;
         ask.send(()).await.unwrap(); // the second item cancels, lame duck or not
         let report = serving.await.unwrap();
-        assert_eq!((report.cause(), report.cancelled()), (Cause::ShutdownStream, 1));
+        assert_eq!((report.cause(), report.cancelled()), (Cause::Stream, 1));
         assert_eq!(rest(&mut client), "");
     });
 }

@@ -159,7 +159,7 @@ fn no_wake_up_is_lost_however_often_the_limits_move() {
 #[test]
 fn an_idle_listener_holds_no_permit_that_another_needs() {
     test(async {
-        let server = bind().await.listen(Listener::tcp(loopback()).unwrap()).max_connections(1);
+        let server = bind().await.add_listener(Listener::tcp(loopback()).unwrap()).max_connections(1);
         let addresses: Vec<_> = server.local_addrs().cloned().collect();
         let body = async |_| {
             for _ in 0..10 {

@@ -16,6 +16,7 @@ mod group_send_sync;
 mod hostile_code;
 mod inherited;
 mod inherited_by_two;
+mod join_handles;
 mod lame_duck;
 mod limits;
 mod memory_listener;
@@ -42,6 +43,7 @@ mod several_addresses;
 mod silence;
 #[path = "../support/mod.rs"]
 mod support;
+mod task_set;
 mod tls;
 mod tls_certificates;
 mod tls_ends;

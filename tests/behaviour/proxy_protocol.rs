@@ -192,7 +192,7 @@ fn an_inherited_socket_can_have_it_too_and_one_server_can_listen_with_and_withou
         let inherited = std::net::TcpListener::bind(loopback()).unwrap();
         let behind = inherited.local_addr().unwrap();
         let listener = ebbtide::Listener::try_from(inherited).unwrap().proxy_protocol(required());
-        let server = Server::bind_with(loopback(), &ListenOptions::new()).await.unwrap().listen(listener);
+        let server = Server::bind_with(loopback(), &ListenOptions::new()).await.unwrap().add_listener(listener);
         let body = async |handle: Handle| {
             task::spawn_blocking(move || {
                 let ask = |address: &Address, bytes: &[u8]| {

@@ -10,7 +10,7 @@ use crate::support::ways::{Client, Kind, Place, rest};
 use crate::support::*;
 use async_std::channel::unbounded;
 use async_std::{future, task};
-use ebbtide::{Cause, Connection, Error, Handle, Listener, OnFailure, Phase, Report, Server};
+use ebbtide::{Cause, Connection, ErrorKind, Handle, Listener, OnFailure, Phase, Report, Server};
 use futures_concurrency::prelude::*;
 use std::future::pending;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -60,13 +60,14 @@ impl Exit {
         let drain = |cause| Expected { cause, drained: true, graced: true, panic: None };
         let drop = Expected { cause: Cause::Dropped, drained: false, graced: false, panic: None };
         match self {
-            Self::BodyOk | Self::BodyErr => drain(Cause::BodyReturned),
+            Self::BodyOk => drain(Cause::BodyReturned),
+            Self::BodyErr => drain(Cause::BodyFailed),
             Self::BodyPanic => Expected { panic: Some("the body's own"), ..drain(Cause::BodyPanicked) },
             Self::Shutdown => drain(Cause::Shutdown),
-            Self::ShutdownStream | Self::ShutdownFuture => drain(Cause::ShutdownStream),
+            Self::ShutdownStream | Self::ShutdownFuture => drain(Cause::Stream),
             Self::HandlerFails | Self::HandlerPanics => drain(Cause::HandlerFailed),
             Self::Cancel => Expected { cause: Cause::Cancel, ..drop },
-            Self::StreamTwice => Expected { graced: false, ..drain(Cause::ShutdownStream) },
+            Self::StreamTwice => Expected { graced: false, ..drain(Cause::Stream) },
             Self::DropInADrain => Expected { graced: false, ..drain(Cause::Shutdown) },
             Self::Timeout | Self::LostRace | Self::ScopeLostRace | Self::TaskCancelled => drop,
             Self::EnclosingPanic | Self::NestedUnwind => Expected { panic: Some("around the server"), ..drop },
@@ -140,20 +141,21 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
             let body = async |server: Handle| {
                 beach.started().await;
                 assert!(server.is_serving());
-                42
+                Ok(42)
             };
             let (value, report) = server.scope(handler, body).await.unwrap();
-            assert_eq!(value, Some(42));
+            assert_eq!(value, 42);
             Some(report)
         }
         Exit::BodyErr => {
             let body = async |_| {
                 beach.started().await;
-                Err::<(), _>("the body's own")
+                Err::<(), _>("the body's own".into())
             };
-            let (value, report) = server.scope(handler, body).await.unwrap();
-            assert_eq!(value, Some(Err("the body's own")));
-            Some(report)
+            let error = server.scope(handler, body).await.unwrap_err();
+            assert_eq!((error.kind(), error.address()), (ErrorKind::Body, None), "{error:?}");
+            assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "the body's own");
+            Some(error.into_report())
         }
         Exit::BodyPanic => {
             let body = async |_| {
@@ -193,11 +195,13 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
             let order = if exit == Exit::HandlerFails { FAILS } else { PANICS };
             let (address, mut failing) = beach.place.say_from(&[order]).await;
             let error = serving.await.unwrap_err();
-            let peer = match &error {
-                Error::Handler { peer, .. } if exit == Exit::HandlerFails => peer,
-                Error::HandlerPanicked { peer, message, .. } if message == "as ordered" => peer,
-                _ => panic!("{error:?}"),
+            let (kind, says) = match exit {
+                Exit::HandlerFails => (ErrorKind::Handler, "failed"),
+                _ => (ErrorKind::HandlerPanicked, "panicked: as ordered"),
             };
+            assert_eq!(error.kind(), kind, "{error:?}");
+            let peer = error.address().expect("the peer's");
+            assert_eq!(error.to_string(), format!("the handler of the connection from `{peer}` {says}"));
             assert!(address.is_none_or(|address| *peer == address.into()), "{error:?}");
             assert_eq!(rest(&mut failing).await, "");
             Some(error.report().clone())
@@ -258,7 +262,7 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
                     beach.started().await;
                     panic!("around the server");
                 };
-                (inner, panics).race().await
+                Ok((inner, panics).race().await?)
             };
             Server::new(listener).scope(|_: Connection| async {}, body).await.map(drop).unwrap();
             None
@@ -401,7 +405,7 @@ fn r01_a_listener_failed_for_good() {
     let leave = async || {
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
         let listener = Listener::try_from(socket.try_clone().unwrap()).unwrap();
-        let address = listener.address().clone();
+        let address = listener.local_addr().clone();
         let server = Server::new(listener).grace(GRACE);
         let beach = Beach::new(&server, Place::over_tcp(tcp(&address))).await;
         let serving = task::spawn(server.serve(beach.handlers.handler()));
@@ -411,7 +415,7 @@ fn r01_a_listener_failed_for_good() {
         drop(socket);
         let error = serving.await.unwrap_err();
         beach.is_closed();
-        assert!(matches!(&error, Error::Listener { address: at, .. } if *at == address), "{error:?}");
+        assert_eq!((error.kind(), error.address()), (ErrorKind::Listener, Some(&address)), "{error:?}");
         let expected = Expected { cause: Cause::ListenerFailed, ..Exit::Shutdown.expected() };
         reports(error.report(), &expected, 0, 0);
         assert_eq!(*error.report(), beach.handle.closed().await);

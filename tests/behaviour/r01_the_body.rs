@@ -1,11 +1,45 @@
 //! R1: the body lives as long as the server, and the first cause wins.
 
+use crate::support::scripted::Script;
 use crate::support::*;
+use async_std::channel::{Sender, bounded};
 use async_std::task;
-use ebbtide::{Cause, Error, OnFailure, Phase};
-use std::future::pending;
+use ebbtide::{Cause, Connection, ErrorKind, Handle, OnFailure, Phase, Server};
+use futures_concurrency::prelude::*;
+use log::Level;
+use std::future::{pending, poll_fn};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+async fn idle(_: Connection) {}
+
+/// Runs a scope whose server is stopped by others, once its body has said that it waits.
+async fn stopped<T>(stop: impl FnOnce(), scope: impl AsyncFnOnce(Sender<()>) -> T) -> T {
+    let (waits, waiting) = bounded(1);
+    let stopping = async move {
+        waiting.recv().await.unwrap();
+        stop();
+    };
+    (scope(waits), stopping).join().await.0
+}
+
+/// Never ends, wakes nobody, and counts how often it is polled after the server has closed.
+async fn looks_on(server: &Handle, polls: &AtomicUsize) {
+    let look = |_: &mut Context<'_>| {
+        polls.fetch_add(usize::from(server.phase() == Phase::Closed), SeqCst);
+        Poll::Pending
+    };
+    poll_fn(look).await
+}
+
+/// The poll that the server's end has brought, and one that knows of it.
+fn once_more(polls: &AtomicUsize) {
+    let polls = polls.swap(0, SeqCst);
+    assert!((1..=2).contains(&polls), "{polls} polls");
+}
 
 #[test]
 fn r01_a_body_that_awaits_the_shutdown_finishes_what_follows() {
@@ -17,11 +51,11 @@ fn r01_a_body_that_awaits_the_shutdown_finishes_what_follows() {
             .scope(handlers.handler(), async |server| {
                 handlers.started(1).await;
                 let report = server.shutdown().await;
-                (report, server.phase())
+                Ok((report, server.phase()))
             })
             .await
             .unwrap();
-        assert_eq!(value, Some((report.clone(), Phase::Closed)));
+        assert_eq!(value, (report.clone(), Phase::Closed));
         assert_eq!(report.cause(), Cause::Shutdown);
         assert_eq!(rest(&mut client), "bye");
     });
@@ -29,16 +63,15 @@ fn r01_a_body_that_awaits_the_shutdown_finishes_what_follows() {
 
 #[test]
 fn r01_a_body_that_awaits_the_shutdown_in_a_race_finishes_too() {
-    use futures_concurrency::prelude::*;
     test(async {
         for _ in 0..200 {
             // Combinators poll only those of their futures that were woken, so the order of the wakes matters.
-            let body = async |server: ebbtide::Handle| {
+            let body = async |server: Handle| {
                 let closed = async { server.shutdown().await.cause() };
-                (closed, pending()).race().await
+                Ok((closed, pending()).race().await)
             };
             let (value, _) = bind().await.scope(Handlers::new().handler(), body).await.unwrap();
-            assert_eq!(value, Some(Cause::Shutdown));
+            assert_eq!(value, Cause::Shutdown);
         }
     });
 }
@@ -47,13 +80,15 @@ fn r01_a_body_that_awaits_the_shutdown_in_a_race_finishes_too() {
 fn r01_a_body_that_waits_for_something_else_is_dropped_when_the_server_has_closed() {
     test(async {
         let live = Live::default();
-        let body = async |server: ebbtide::Handle| {
+        let body = async |server: Handle| {
             let _alive = live.guard();
             drop(server.shutdown());
-            pending::<()>().await
+            loop {
+                pending::<()>().await
+            }
         };
-        let (value, report) = bind().await.scope(Handlers::new().handler(), body).await.unwrap();
-        assert_eq!((value, report.cause(), live.count()), (None, Cause::Shutdown, 0));
+        let ((), report) = bind().await.scope(Handlers::new().handler(), body).await.unwrap();
+        assert_eq!((report.cause(), live.count()), (Cause::Shutdown, 0));
     });
 }
 
@@ -64,7 +99,7 @@ fn r01_a_body_runs_on_during_the_drain_and_may_borrow_from_its_caller() {
         let server = bind().await.grace(Duration::from_secs(1));
         let mut client = order(server.local_addr(), STUBBORN);
         let mut seen = Vec::new();
-        let (value, report) = server
+        let ((), report) = server
             .scope(handlers.handler(), async |server| {
                 handlers.started(1).await;
                 drop(server.shutdown());
@@ -75,7 +110,7 @@ fn r01_a_body_runs_on_during_the_drain_and_may_borrow_from_its_caller() {
             .await
             .unwrap();
         assert_eq!(seen, [(Phase::Draining, 1, false)]);
-        assert_eq!((value, report.cancelled()), (None, 1));
+        assert_eq!(report.cancelled(), 1);
         assert_eq!(rest(&mut client), "");
     });
 }
@@ -85,8 +120,8 @@ fn r01_a_handler_that_fails_after_the_body_returned_takes_nothing_from_it() {
     test(async {
         let server = bind().await.on_failure(OnFailure::Shutdown);
         let mut client = connect(server.local_addr());
-        let (start, started) = async_std::channel::bounded(1);
-        let handler = move |conn: ebbtide::Connection| {
+        let (start, started) = bounded(1);
+        let handler = move |conn: Connection| {
             let start = start.clone();
             async move {
                 start.send(()).await.unwrap();
@@ -97,11 +132,11 @@ fn r01_a_handler_that_fails_after_the_body_returned_takes_nothing_from_it() {
         let (value, report) = server
             .scope(handler, async |_| {
                 started.recv().await.unwrap();
-                "first"
+                Ok("first")
             })
             .await
             .expect("the body was first");
-        assert_eq!((value, report.cause(), report.failed()), (Some("first"), Cause::BodyReturned, 1));
+        assert_eq!((value, report.cause(), report.failed()), ("first", Cause::BodyReturned, 1));
         assert_eq!(rest(&mut client), "");
     });
 }
@@ -113,10 +148,10 @@ fn r01_a_body_that_returns_after_a_failure_does_not_hide_it() {
         let server = bind().await.on_failure(OnFailure::Shutdown);
         let mut client = order(server.local_addr(), FAILS);
         let result = server
-            .scope(handlers.handler(), async |server| server.until_draining(pending::<()>()).await.is_none())
+            .scope(handlers.handler(), async |server| Ok(server.until_draining(pending::<()>()).await.is_none()))
             .await;
         let error = result.unwrap_err();
-        assert!(matches!(error, Error::Handler { .. }), "{error:?}");
+        assert_eq!(error.kind(), ErrorKind::Handler, "{error:?}");
         assert_eq!(error.report().cause(), Cause::HandlerFailed);
         assert_eq!(rest(&mut client), "");
     });
@@ -130,9 +165,9 @@ fn r01_a_body_that_panicked_is_dropped_before_the_drain() {
         let scope = async {
             let server = bind().await;
             let seen = body_alive.clone();
-            let (start, started) = async_std::channel::bounded(1);
+            let (start, started) = bounded(1);
             let _client = connect(server.local_addr());
-            let handler = move |conn: ebbtide::Connection| {
+            let handler = move |conn: Connection| {
                 let (seen, start) = (seen.clone(), start.clone());
                 async move {
                     start.send(()).await.unwrap();
@@ -146,7 +181,7 @@ fn r01_a_body_that_panicked_is_dropped_before_the_drain() {
                 panic!("the body's own");
             };
             let _ = handlers;
-            server.scope(handler, body).await.map(|(_, report): (Option<()>, _)| report)
+            server.scope(handler, body).await.map(|((), report)| report)
         };
         let panic = catch_unwind(AssertUnwindSafe(|| task::block_on(scope))).unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"the body's own"));
@@ -167,7 +202,7 @@ fn r01_a_panic_that_a_drop_swallows_is_logged() {
                 inner.started(1).await;
                 panic!("swallowed by the drop");
             };
-            server.scope(inner.handler(), body).await.map(|(_, report): (Option<()>, _)| report)
+            server.scope(inner.handler(), body).await.map(|((), report)| report)
         });
         handle.until_draining(pending::<()>()).await;
         assert!(scope.cancel().await.is_none());
@@ -177,5 +212,253 @@ fn r01_a_panic_that_a_drop_swallows_is_logged() {
     });
     let lines = logs.lines_with("swallowed by the drop");
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!(lines[0].0, log::Level::Error);
+    assert_eq!(lines[0].0, Level::Error);
+}
+
+#[test]
+fn r01_an_error_of_the_body_comes_out_as_it_was_whoever_has_ended_the_server() {
+    for (by_others, cause) in [(false, Cause::BodyFailed), (true, Cause::Shutdown)] {
+        test(async move {
+            let handlers = Handlers::new();
+            let server = bind().await.grace(FOR_EVER);
+            let mut client = order(server.local_addr(), POLITE);
+            let body = async |server: Handle| {
+                handlers.started(1).await;
+                if by_others {
+                    drop(server.shutdown());
+                    server.until_draining(pending::<()>()).await;
+                }
+                Err::<(), _>(io::Error::new(io::ErrorKind::NotFound, "no such room"))?;
+                Ok(())
+            };
+            let error = server.scope(handlers.handler(), body).await.unwrap_err();
+            assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Body, cause), "{error:?}");
+            assert_eq!(error.report().completed(), 1, "{error:?}");
+            assert_eq!(rest(&mut client), "bye");
+            let error = io::Error::from(error);
+            assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::NotFound, "no such room".to_owned()));
+        });
+    }
+}
+
+#[test]
+fn r01_a_failure_that_came_first_is_returned_and_the_bodys_error_is_in_the_log() {
+    let logs = logs::remember();
+    test(async move {
+        let (listener, script) = Script::listener();
+        let body = async |server: Handle| {
+            script.fail(io::ErrorKind::InvalidInput);
+            server.until_draining(pending::<()>()).await;
+            Err::<(), _>("of a body, after its listener".into())
+        };
+        let error = Server::new(listener).scope(idle, body).await.unwrap_err();
+        assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Listener, Cause::ListenerFailed), "{error:?}");
+        let lines = logs.lines_with("of a body, after its listener");
+        assert!(matches!(lines[..], [(Level::Warn, _)]), "{lines:?}");
+    });
+}
+
+#[test]
+fn r01_a_failure_that_came_first_is_returned_though_the_body_never_ends() {
+    test(async {
+        let (listener, script) = Script::listener();
+        let body = async |_| {
+            script.fail(io::ErrorKind::InvalidInput);
+            pending::<()>().await;
+            Ok(())
+        };
+        let server = Server::new(listener).grace(Duration::from_millis(50));
+        let error = server.scope(idle, body).await.unwrap_err();
+        assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Listener, Cause::ListenerFailed), "{error:?}");
+    });
+}
+
+#[test]
+fn r01_an_error_of_the_body_that_a_drop_swallows_is_logged() {
+    let logs = logs::remember();
+    test(async {
+        let handlers = Handlers::new();
+        let server = bind().await.grace(FOR_EVER);
+        let client = order(server.local_addr(), STUBBORN);
+        let handle = server.handle();
+        let inner = handlers.clone();
+        let scope = task::spawn(async move {
+            let body = async |_| {
+                inner.started(1).await;
+                Err::<(), _>("of a body, before a drop".into())
+            };
+            server.scope(inner.handler(), body).await.map(drop)
+        });
+        handle.until_draining(pending::<()>()).await;
+        assert!(scope.cancel().await.is_none());
+        assert_eq!((handlers.live.count(), handle.closed().await.cause()), (0, Cause::BodyFailed));
+        drop(client);
+    });
+    let lines = logs.lines_with("of a body, before a drop");
+    assert!(matches!(lines[..], [(Level::Warn, _)]), "{lines:?}");
+}
+
+#[test]
+fn r01_a_body_that_never_returns_is_polled_once_more_after_the_end_and_dropped() {
+    test(async {
+        let polls = AtomicUsize::new(0);
+        for cause in [Cause::Shutdown, Cause::Cancel] {
+            let server = bind().await.grace(FOR_EVER);
+            let handle = server.handle();
+            let stop = move || drop(if cause == Cause::Cancel { handle.cancel() } else { handle.shutdown() });
+            let scope = async |waits: Sender<()>| {
+                let body = async |server: Handle| {
+                    waits.send(()).await.unwrap();
+                    loop {
+                        looks_on(&server, &polls).await
+                    }
+                };
+                server.scope(idle, body).await
+            };
+            let ((), report) = stopped(stop, scope).await.unwrap();
+            assert_eq!(report.cause(), cause);
+            once_more(&polls);
+        }
+    });
+}
+
+#[test]
+fn r01_after_a_cancel_every_body_is_polled_once_more_and_dropped_whatever_the_grace() {
+    test(async {
+        let polls = AtomicUsize::new(0);
+        let server = bind().await.grace(FOR_EVER);
+        let handle = server.handle();
+        let scope = async |waits: Sender<()>| {
+            let body = async |server: Handle| {
+                waits.send(()).await.unwrap();
+                looks_on(&server, &polls).await
+            };
+            server.scope(idle, body).await
+        };
+        let ((), report) = stopped(move || drop(handle.cancel()), scope).await.unwrap();
+        assert_eq!(report.cause(), Cause::Cancel);
+        once_more(&polls);
+
+        let server = bind().await.grace(FOR_EVER);
+        let handle = server.handle();
+        let scope = async |waits: Sender<()>| {
+            let body = async |server: Handle| {
+                waits.send(()).await.unwrap();
+                looks_on(&server, &polls).await;
+                Ok(())
+            };
+            server.scope(idle, body).await
+        };
+        let error = stopped(move || drop(handle.cancel()), scope).await.unwrap_err();
+        assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Stopped, Cause::Cancel), "{error:?}");
+        once_more(&polls);
+    });
+}
+
+#[test]
+fn r01_a_body_that_needs_a_little_longer_than_its_server_gets_it() {
+    test(async {
+        // What it waits for comes from elsewhere, and some time after the end.
+        let later = |server: &Handle| {
+            let closed = server.shutdown();
+            task::spawn(async move {
+                closed.await;
+                for _ in 0..100 {
+                    task::yield_now().await;
+                }
+                7
+            })
+        };
+        let mut end = None;
+        let body = async |server: Handle| end = Some((later(&server).await, server.phase()));
+        let ((), report) = bind().await.grace(FOR_EVER).scope(idle, body).await.unwrap();
+        assert_eq!((end, report.cause()), (Some((7, Phase::Closed)), Cause::Shutdown));
+
+        let body = async |server: Handle| Ok(later(&server).await);
+        let (value, report) = bind().await.grace(FOR_EVER).scope(idle, body).await.unwrap();
+        assert_eq!((value, report.cause()), (7, Cause::Shutdown));
+    });
+}
+
+#[test]
+fn r01_a_body_that_does_not_end_is_dropped_at_the_end_of_the_grace() {
+    const GRACE: Duration = Duration::from_millis(200);
+    test(async {
+        let live = Live::default();
+        let start = Instant::now();
+        let body = async |server: Handle| {
+            let _alive = live.guard();
+            server.shutdown().await;
+            pending::<()>().await;
+        };
+        let ((), report) = bind().await.grace(GRACE).scope(idle, body).await.unwrap();
+        assert_eq!((report.cause(), live.count()), (Cause::Shutdown, 0));
+        assert!(start.elapsed() >= GRACE);
+
+        let start = Instant::now();
+        let body = async |server: Handle| {
+            let _alive = live.guard();
+            server.shutdown().await;
+            pending::<()>().await;
+            Ok(7)
+        };
+        let error = bind().await.grace(GRACE).scope(idle, body).await.unwrap_err();
+        assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Stopped, Cause::Shutdown), "{error:?}");
+        assert_eq!((error.address(), live.count()), (None, 0));
+        let says = "the server was stopped before the body of its scope returned, because a shutdown was requested";
+        assert_eq!(error.to_string(), says);
+        assert!(start.elapsed() >= GRACE);
+    });
+}
+
+#[test]
+fn r01_the_server_is_closed_before_such_a_body_ends_and_a_cancel_ends_that_at_once() {
+    test(async {
+        let live = Live::default();
+        let server = bind().await.grace(FOR_EVER);
+        let handle = server.handle();
+        let body = async |server: Handle| {
+            let _alive = live.guard();
+            drop(server.shutdown());
+            pending::<()>().await
+        };
+        let others = async {
+            let report = handle.closed().await;
+            assert_eq!(live.count(), 1);
+            assert_eq!(handle.cancel().await, report);
+            report
+        };
+        let (left, report) = (server.scope(idle, body), others).join().await;
+        assert_eq!((left.unwrap(), live.count()), (((), report), 0));
+    });
+}
+
+#[test]
+fn r01_a_body_that_still_runs_after_the_end_is_warned_of_after_a_second() {
+    const WARNING: &str = "the server is closed, and the body of its scope still runs: it is dropped in ";
+    test_alone(async {
+        let logs = logs::remember();
+        let start = Instant::now();
+        let body = async |server: Handle| {
+            drop(server.shutdown());
+            pending::<()>().await
+        };
+        bind().await.grace(Duration::from_millis(1500)).scope(idle, body).await.unwrap();
+        assert!(start.elapsed() >= Duration::from_millis(1500));
+        let lines = logs.lines_with(WARNING);
+        assert!(matches!(lines[..], [(Level::Warn, _)]), "{lines:?}");
+
+        // A grace without a limit is 8 seconds here.
+        let logs = logs::remember();
+        let server = bind().await.grace(None);
+        let handle = server.handle();
+        let warned = async {
+            until(|| !logs.lines_with(WARNING).is_empty()).await;
+            handle.cancel().await;
+        };
+        let (left, ()) = (server.scope(idle, body), warned).join().await;
+        left.unwrap();
+        let lines = logs.lines_with(WARNING);
+        assert!(lines.len() == 1 && ["7.0s", "6."].iter().any(|left| lines[0].1.contains(left)), "{lines:?}");
+    });
 }

@@ -31,8 +31,8 @@ fn r01_a_server_that_is_never_served_is_closed_by_cancel() {
         assert_eq!(server.handle().cancel().await.cause(), Cause::Cancel);
         assert!(refuses(&address));
         // A scope's body still gets its first poll, and its value counts.
-        let (value, report) = server.scope(Handlers::new().handler(), async |_| 1).await.unwrap();
-        assert_eq!((value, report.cause()), (Some(1), Cause::Cancel));
+        let (value, report) = server.scope(Handlers::new().handler(), async |_| Ok(1)).await.unwrap();
+        assert_eq!((value, report.cause()), (1, Cause::Cancel));
     });
 }
 
@@ -117,13 +117,15 @@ fn r01_tasks_of_a_server_that_is_never_served_end_with_it() {
         let server = bind().await;
         let (handle, live) = (server.handle(), Live::default());
         let guard = live.guard();
-        assert!(handle.spawn(async move {
+        let task = handle.spawn(async move {
             let _guard = guard;
             task::sleep(FOR_EVER).await;
-        }));
+        });
+        assert!(!task.is_finished());
         drop(server);
         assert_eq!(live.count(), 0);
         future::timeout(NET, handle.closed()).await.unwrap();
-        assert!(!handle.spawn(async {}), "a closed server takes no tasks");
+        assert!(task.await.unwrap_err().is_cancelled());
+        assert!(handle.spawn(async {}).await.unwrap_err().is_cancelled(), "a closed server takes no tasks");
     });
 }

@@ -110,7 +110,7 @@ fn r04_handlers_are_told_after_the_sockets_are_closed() {
 fn r04_all_listeners_stop_before_any_drain_begins() {
     test(async {
         let more = ebbtide::Listener::tcp(loopback()).unwrap();
-        let server = bind().await.listen(more);
+        let server = bind().await.add_listener(more);
         let addresses: Vec<_> = server.local_addrs().cloned().collect();
         assert_eq!(server.to_string(), format!("Server listening on {}, {}", addresses[0], addresses[1]));
         let handlers = Handlers::new();
@@ -158,8 +158,8 @@ fn r04_a_failing_listener_of_several_drains_the_clients_of_all() {
     test(async {
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
         let failing = ebbtide::Listener::try_from(socket.try_clone().unwrap()).unwrap();
-        let name = failing.address().clone();
-        let server = bind().await.listen(failing);
+        let name = failing.local_addr().clone();
+        let server = bind().await.add_listener(failing);
         let mut clients = [order(server.local_addr(), POLITE), order(&name, POLITE)];
         let handlers = Handlers::new();
         let serving = task::spawn(server.serve(handlers.handler()));

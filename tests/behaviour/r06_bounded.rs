@@ -87,7 +87,7 @@ fn r06_no_grace_cancels_at_once_and_endless_grace_has_no_deadline() {
         assert_eq!(report.cancelled(), 1);
         assert_eq!(rest(&mut client), "");
 
-        let server = bind().await.grace(Duration::MAX);
+        let server = bind().await.grace(None);
         let mut client = connect(server.local_addr());
         let handler = |conn: Connection| async move {
             conn.until_draining(std::future::pending::<()>()).await;

@@ -194,7 +194,7 @@ fn r09_a_destructor_that_panics_moves_nothing_and_holds_nobody_up() {
                 let guard = live.guard();
                 async move {
                     let _guard = guard;
-                    let _bomb = (conn.id() == 4).then(|| Bomb);
+                    let _bomb = (conn.id().as_u64() == 4).then(|| Bomb);
                     pending::<()>().await
                 }
             }

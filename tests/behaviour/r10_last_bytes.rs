@@ -33,9 +33,9 @@ fn r10_a_client_that_sends_ten_megabytes_gets_the_whole_early_reply() {
     test(async {
         let server = bind().await;
         let client = connect(server.local_addr());
-        let body = async |_| task::spawn_blocking(move || send_then_read(client, 10 << 20)).await;
+        let body = async |_| Ok(task::spawn_blocking(move || send_then_read(client, 10 << 20)).await);
         let (reply, report) = server.scope(reply_early, body).await.unwrap();
-        let reply = reply.unwrap().expect("its writes succeed, and no reset comes");
+        let reply = reply.expect("its writes succeed, and no reset comes");
         assert_eq!(reply.len(), 15_000);
         assert_eq!(report.completed(), 1, "{report}");
     });
@@ -206,10 +206,9 @@ fn r10_a_linger_ends_after_two_seconds_of_a_client_that_never_stops() {
             while server.connection_count() > 0 {
                 task::sleep(Duration::from_millis(10)).await;
             }
-            (reply, start.elapsed())
+            Ok((reply, start.elapsed()))
         };
-        let (value, report) = server.scope(reply_early, body).await.unwrap();
-        let (reply, lingered) = value.unwrap();
+        let ((reply, lingered), report) = server.scope(reply_early, body).await.unwrap();
         assert_eq!(reply.len(), 15_000);
         assert!(lingered < LINGER * 5, "it must end by itself: {lingered:?}");
         assert_eq!(report.completed(), 1, "{report}");
@@ -274,10 +273,9 @@ fn r10_it_is_free_where_the_peer_has_closed() {
             while server.connection_count() > 0 {
                 task::yield_now().await;
             }
-            (reply, start.elapsed())
+            Ok((reply, start.elapsed()))
         };
-        let (value, _) = server.scope(handler, body).await.unwrap();
-        let ((reply, _client), waited) = value.unwrap();
+        let (((reply, _client), waited), _) = server.scope(handler, body).await.unwrap();
         assert_eq!(reply, "request");
         assert!(waited < LINGER, "{waited:?}");
     });
@@ -306,7 +304,7 @@ fn r10_while_it_lingers_no_clone_reads_or_writes() {
             assert_eq!(clone.read(&mut [0; 8]).await.unwrap(), 0);
             assert_eq!(clone.write_all(b"!").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
             assert_eq!(clone.flush().await.unwrap_err().kind(), ErrorKind::BrokenPipe);
-            clone.close().await.unwrap();
+            clone.close_write().await.unwrap();
         };
         server.scope(handler, body).await.unwrap();
     });

@@ -83,7 +83,7 @@ fn connections_inherit_the_options_of_their_listener() {
             };
             let body = async |_| {
                 let conn = receive.recv().await.unwrap();
-                let tcp = conn.as_tcp().unwrap();
+                let tcp = conn.tcp_stream().unwrap();
                 let socket = socket2::SockRef::from(tcp);
                 assert_eq!(tcp.nodelay().unwrap(), nodelay, "{options:?}");
                 let after = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());

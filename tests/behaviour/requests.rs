@@ -280,7 +280,7 @@ fn a_shutdown_stream_that_panics_counts_as_a_request() {
             panic!("in a shutdown future");
         });
         let report = server.serve(handlers.handler()).await.unwrap();
-        assert_eq!((report.cause(), report.completed()), (Cause::ShutdownStream, 1));
+        assert_eq!((report.cause(), report.completed()), (Cause::Stream, 1));
         assert_eq!(rest(&mut client), "bye");
         assert_eq!(logs.lines_with("in a shutdown future").len(), 1);
     });

@@ -39,9 +39,8 @@ fn the_kernel_spreads_the_clients_and_who_is_left_gets_them_all() {
         let address = one.local_addr().clone();
         let two = bind(address.clone(), true).await.unwrap();
         let body = async |_| {
-            let body = async |_| ask(&address, 200).await;
+            let body = async |_| Ok(ask(&address, 200).await);
             let (answers, report) = two.scope(second, body).await.unwrap();
-            let answers = answers.unwrap();
             assert_eq!(answers["first"] + answers["second"], 200, "each client has one answer");
             assert_eq!(report.completed(), answers["second"] as u64, "{report}");
             assert_eq!(ask(&address, 50).await, HashMap::from([("first".to_owned(), 50)]));
@@ -74,9 +73,9 @@ fn who_leaves_serves_its_own_queue_first() {
         let mut clients: Vec<_> = (0..100).map(|_| connect(&address)).collect(); // in one queue or the other
         let (_, report) = two.scope(second, async |server: Handle| drop(server.shutdown())).await.unwrap();
         assert_ne!(report.completed(), 0, "{report}");
-        let body = async |_| task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await;
+        let body = async |_| Ok(task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await);
         let (answers, of_the_first) = one.scope(first, body).await.unwrap();
-        let by_the_second = answers.unwrap().iter().filter(|answer| *answer == "second").count() as u64;
+        let by_the_second = answers.iter().filter(|answer| *answer == "second").count() as u64;
         assert_eq!((by_the_second, of_the_first.completed()), (report.completed(), 100 - report.completed()));
     });
 }

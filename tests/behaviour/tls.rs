@@ -7,7 +7,7 @@ use crate::support::secured::{House, bind_tls, rest};
 use crate::support::{bind, connect, echo, test};
 use async_std::{io, prelude::*, task};
 use ebbtide::rustls::ProtocolVersion;
-use ebbtide::{Connection, Tls};
+use ebbtide::{Connection, Handle, Tls};
 use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
@@ -147,7 +147,7 @@ fn a_connection_tells_what_was_agreed_on() {
                 assert_eq!(info.protocol_version(), Some(ProtocolVersion::TLSv1_3));
                 assert_eq!(info.peer_certificates()[0], certificate);
                 assert!(info.cipher_suite().is_some() && format!("{info:?}").contains("echo/1"));
-                assert!(conn.as_tcp().is_some(), "the socket is still to be had");
+                assert!(conn.tcp_stream().is_some(), "the socket is still to be had");
                 (&conn).write_all(b"so it is").await
             }
         };
@@ -170,8 +170,8 @@ fn without_tls_there_is_nothing_to_tell() {
     test(async {
         let handler = async |conn: Connection| assert!(conn.tls().is_none());
         let server = bind().await;
-        let (_, report) =
-            server.scope(handler, async |server| support::rest(&mut connect(server.local_addr()))).await.unwrap();
+        let body = async |server: Handle| Ok(support::rest(&mut connect(server.local_addr())));
+        let (_, report) = server.scope(handler, body).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");
     });
 }

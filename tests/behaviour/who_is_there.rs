@@ -2,8 +2,7 @@
 
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Connection, ConnectionState, Handle, Server};
-use std::process::ExitCode;
+use ebbtide::{Connection, ConnectionId, ConnectionState, Handle, Server};
 use std::time::Duration;
 
 #[test]
@@ -22,7 +21,7 @@ fn connections_are_listed_with_id_peer_address_age_and_state() {
             peers.sort();
             expected.sort();
             assert_eq!(peers, expected);
-            assert_eq!(listed.iter().map(|it| it.id()).collect::<Vec<_>>(), [0, 1, 2]);
+            assert_eq!(listed.iter().map(|it| it.id().as_u64()).collect::<Vec<_>>(), [0, 1, 2]);
             for it in &listed {
                 assert_eq!(it.local_addr(), Some(&address));
                 assert_eq!(it.state(), ConnectionState::Serving);
@@ -46,19 +45,19 @@ fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
         let body = async |server: Handle| {
             handlers.started(3).await;
             let which = &server.connections()[1];
-            assert!(server.close(which.id()));
+            assert!(server.cancel_connection(which.id()));
             while server.connection_count() > 2 {
                 task::yield_now().await;
             }
             assert_eq!(handlers.live.count(), 2);
-            assert!(!server.close(which.id()), "it is gone");
-            assert!(!server.close(99), "there never was one");
-            tcp(which.peer_addr())
+            assert!(!server.cancel_connection(which.id()), "it is gone");
+            assert!(!server.cancel_connection("99".parse().unwrap()), "there never was one");
+            Ok(tcp(which.peer_addr()))
         };
         let (closed, report) = server.scope(handlers.handler(), body).await.unwrap();
         assert_eq!((report.completed(), report.cancelled()), (2, 1), "{report}");
         for client in &mut clients {
-            let is_closed = client.local_addr().unwrap() == closed.unwrap();
+            let is_closed = client.local_addr().unwrap() == closed;
             assert_eq!(rest(client), if is_closed { "" } else { "bye" });
         }
     });
@@ -71,23 +70,21 @@ fn a_report_lists_who_was_cut_off_at_most_32_of_them() {
         let handlers = Handlers::new();
         let clients: Vec<_> = (0..40).map(|_| order(server.local_addr(), STUBBORN)).collect();
         let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(40).await).await.unwrap();
-        assert_eq!((report.cancelled(), report.cut().len()), (40, 32), "{report}");
+        assert_eq!((report.cancelled(), report.cancelled_connections().len()), (40, 32), "{report}");
         let peers: Vec<_> = clients.iter().map(|client| client.local_addr().unwrap().into()).collect();
-        assert!(report.cut().iter().all(|it| peers.contains(it.peer_addr())));
-        assert_eq!(report.exit_code(), ExitCode::FAILURE);
+        assert!(report.cancelled_connections().iter().all(|it| peers.contains(it.peer_addr())));
     });
 }
 
 #[test]
-fn where_everybody_ended_by_itself_the_exit_code_is_success() {
+fn a_report_lists_nobody_where_everybody_ended_by_itself() {
     test(async {
         let server = bind().await;
         let handlers = Handlers::new();
         let _clients = [order(server.local_addr(), POLITE), order(server.local_addr(), FAILS)];
         let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(2).await).await.unwrap();
         assert_eq!((report.completed(), report.failed()), (1, 1), "{report}");
-        assert!(report.cut().is_empty());
-        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+        assert!(report.cancelled_connections().is_empty());
     });
 }
 
@@ -97,7 +94,7 @@ fn a_closed_connection_is_not_a_failure() {
         let server = bind().await.on_failure(ebbtide::OnFailure::Shutdown);
         let _client = connect(server.local_addr());
         let body = async |server: Handle| {
-            while !server.close(0) {
+            while !server.cancel_connection("0".parse().unwrap()) {
                 task::yield_now().await;
             }
             while server.connection_count() > 0 {
@@ -110,7 +107,37 @@ fn a_closed_connection_is_not_a_failure() {
         };
         let (_, report) = server.scope(never, body).await.unwrap();
         assert_eq!((report.cancelled(), report.failed()), (1, 0), "{report}");
-        assert!(report.cut().is_empty(), "it was not the exit that cut it off");
-        assert_eq!(report.exit_code(), ExitCode::SUCCESS);
+        assert!(report.cancelled_connections().is_empty(), "it was not the exit that cut it off");
+    });
+}
+
+#[test]
+fn a_connection_is_closed_by_the_number_that_the_log_shows() {
+    let logs = logs::remember();
+    test(async move {
+        let server = bind().await;
+        let handlers = Handlers::new();
+        let mut clients: Vec<_> = (0..3).map(|_| order(server.local_addr(), POLITE)).collect();
+        let body = async |server: Handle| {
+            handlers.started(3).await;
+            // As an operator does it, who has a line of the log before him.
+            let peer = clients[1].local_addr().unwrap();
+            let lines = logs.lines_with(&format!("peer={peer}"));
+            let (_, after) = lines[0].1.split_once("connection=").expect("the line has the number");
+            let id: ConnectionId = after.split(' ').next().unwrap().parse()?;
+            let listed = server.connections().into_iter().find(|it| it.id() == id).expect("it is open");
+            assert_eq!((tcp(listed.peer_addr()), id.to_string()), (peer, id.as_u64().to_string()));
+            assert!(server.cancel_connection(id));
+            until(|| server.connection_count() == 2).await;
+            Ok(())
+        };
+        let ((), report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert_eq!((report.completed(), report.cancelled()), (2, 1), "{report}");
+        for (client, said) in clients.iter_mut().zip(["bye", "", "bye"]) {
+            assert_eq!(rest(client), said);
+        }
+        for text in ["", "x", "-1", "1.0", " 1", "18446744073709551616"] {
+            assert!(text.parse::<ConnectionId>().is_err(), "{text:?}");
+        }
     });
 }

@@ -55,7 +55,7 @@ fn a_shutdown_stream_still_drains_and_then_cancels() {
         assert_eq!(rest(&mut clients[0]), "bye");
         ask.send(()).await.unwrap();
         let report = serving.await.unwrap();
-        assert_eq!(report.cause(), Cause::ShutdownStream);
+        assert_eq!(report.cause(), Cause::Stream);
         let counts = (report.completed(), report.failed(), report.panicked(), report.cancelled());
         assert_eq!(counts, (2, 1, 1, 1), "{report}");
         assert_eq!(handlers.live.count(), 0);

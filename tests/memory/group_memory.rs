@@ -5,7 +5,7 @@ use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, NET};
 use async_std::task;
 use cap::Cap;
-use ebbtide::{Spawner, TaskGroup};
+use ebbtide::{Spawner, TaskGroup, TaskSet};
 use std::alloc::System;
 use std::time::Instant;
 
@@ -43,7 +43,7 @@ fn sleepers(live: &Live) -> TaskGroup {
     let group = TaskGroup::new();
     let polls = live.polls();
     for _ in 0..CHILDREN {
-        assert!(group.spawn(live.sleeper()));
+        assert!(!group.spawn(live.sleeper()).is_finished());
     }
     live.wait_for_polls(polls + CHILDREN);
     group
@@ -77,7 +77,7 @@ fn r11_live_bytes_are_level_where_children_are_cancelled_and_joined() {
                 group.cancel();
                 task::block_on(group.join());
                 assert_eq!((live.count(), group.len()), (0, 0));
-                assert!(!group.spawn(live.sleeper()), "refused, and gone too");
+                assert!(group.spawn(live.sleeper()).is_finished(), "refused, and gone too");
                 let spawner = group.spawner();
                 drop(group);
                 wait_for_the_shells(&spawner);
@@ -101,6 +101,51 @@ fn r11_live_bytes_are_level_in_a_group_whose_children_come_and_go() {
                 gate.open();
                 task::block_on(group.join());
                 assert_eq!((live.count(), group.len()), (0, 0));
+            });
+        });
+    });
+}
+
+#[test]
+fn r11_live_bytes_are_level_where_results_are_taken_and_dropped() {
+    alone_with_threads(2, || {
+        let live = Live::default();
+        live.clone().within_net(move || {
+            let group = TaskGroup::new();
+            stays_level(|| {
+                let spawn = |n| {
+                    let probe = live.probe();
+                    group.spawn(async move { (n, probe) })
+                };
+                let children: Vec<_> = (0..CHILDREN).map(spawn).collect();
+                task::block_on(group.join());
+                for (n, child) in children.into_iter().enumerate() {
+                    if n % 2 == 0 {
+                        assert_eq!(task::block_on(child).unwrap().0, n);
+                    }
+                }
+                assert_eq!((live.count(), group.len()), (0, 0));
+            });
+        });
+    });
+}
+
+#[test]
+fn r11_live_bytes_are_level_in_a_set_whose_children_wait_for_their_turn() {
+    alone_with_threads(2, || {
+        let live = Live::default();
+        live.clone().within_net(move || {
+            let mut set = TaskSet::new().limit(10);
+            stays_level(|| {
+                (0..CHILDREN).for_each(|_| set.spawn(live.child(task::yield_now())));
+                let results = std::iter::from_fn(|| task::block_on(set.next()));
+                assert_eq!(results.map(Result::unwrap).count(), CHILDREN);
+                assert_eq!((live.count(), set.len()), (0, 0));
+
+                let mut dropped = TaskSet::new().limit(10);
+                (0..CHILDREN).for_each(|_| dropped.spawn(live.sleeper()));
+                drop(dropped);
+                assert_eq!(live.count(), 0);
             });
         });
     });

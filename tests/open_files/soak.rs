@@ -153,7 +153,7 @@ fn round(dice: &mut Dice, between: &Arc<Between>) {
                         started().await;
                         panic!("the body's own");
                     };
-                    let (_, _): (Option<()>, _) = server.scope(handler, body).await.unwrap();
+                    server.scope(handler, body).await.unwrap();
                 }
             }
             assert!(refuses(&address));

@@ -516,7 +516,7 @@ fn assert_reports(ended: &Ended, counts: &str) {
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
     assert!(report.starts_with("closed in "), "{ended:?}");
-    assert!(report.contains(&format!("because a shutdown signal arrived: {counts}")), "{ended:?}");
+    assert!(report.contains(&format!("because a shutdown stream asked for it: {counts}")), "{ended:?}");
     assert!(ended.stdout[1].contains("serving on 127.0.0.1:"), "it logs: {ended:?}");
 }
 

@@ -20,7 +20,7 @@ fn the_program() {
             "lacking" => {
                 for both in [["0.0.0.0:0", "[::1]:0"], ["[::1]:0", "0.0.0.0:0"]] {
                     let server = Server::bind(&addresses(both)[..]).await.unwrap();
-                    println!("BOUND {:?}", server.local_addrs().map(|a| a.as_tcp().unwrap().ip()).collect::<Vec<_>>());
+                    println!("BOUND {:?}", server.local_addrs().map(|a| a.tcp().unwrap().ip()).collect::<Vec<_>>());
                 }
                 println!("FAILED {}", Server::bind(&addresses(["[::1]:0", "[::1]:1"])[..]).await.unwrap_err());
             }
@@ -33,10 +33,7 @@ fn the_program() {
                 taken.listen(1).unwrap();
                 for _ in 0..20 {
                     let server = Server::bind(&addresses(["0.0.0.0:0", "[::]:0"])[..]).await.unwrap();
-                    println!(
-                        "BOUND {:?}",
-                        server.local_addrs().map(|a| a.as_tcp().unwrap().port()).collect::<Vec<_>>()
-                    );
+                    println!("BOUND {:?}", server.local_addrs().map(|a| a.tcp().unwrap().port()).collect::<Vec<_>>());
                 }
                 // With none left the last error comes out.
                 let _other = TcpListener::bind("0.0.0.0:50001").unwrap();

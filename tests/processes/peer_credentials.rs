@@ -47,7 +47,7 @@ fn the_program() {
                         io::Result::Ok(())
                     }
                 };
-                server.scope(handler, async |_| done.recv().await).await.unwrap();
+                server.scope(handler, async |_| Ok(done.recv().await?)).await.unwrap();
             });
         }
     }
@@ -65,8 +65,9 @@ fn in_a_folder(test: impl AsyncFnOnce(PathBuf) + Send + 'static) {
 fn this_process_is_recognized() {
     in_a_folder(async |path| {
         let server = Server::bind_unix(&path).await.unwrap();
-        let (told, _) = server.scope(tell, async |_| task::spawn_blocking(move || ask(&path)).await).await.unwrap();
-        assert_eq!(told.unwrap(), what_the_system_says(Some(std::process::id())));
+        let body = async |_| Ok(task::spawn_blocking(move || ask(&path)).await);
+        let (told, _) = server.scope(tell, body).await.unwrap();
+        assert_eq!(told, what_the_system_says(Some(std::process::id())));
     });
 }
 
@@ -92,7 +93,7 @@ fn they_are_also_had_over_abstract_and_inherited_sockets_and_for_clients_that_ar
         let name = format!("ebbtide-who-{}", std::process::id());
         let inherited = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let server =
-            Server::new(Listener::unix_abstract(&name).unwrap()).listen(Listener::try_from(inherited).unwrap());
+            Server::new(Listener::unix_abstract(&name).unwrap()).add_listener(Listener::try_from(inherited).unwrap());
         use std::os::linux::net::SocketAddrExt;
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         drop((UnixStream::connect_addr(&address).unwrap(), UnixStream::connect(&path).unwrap()));
@@ -102,10 +103,10 @@ fn they_are_also_had_over_abstract_and_inherited_sockets_and_for_clients_that_ar
             send.try_send(who.pid()).unwrap();
             async {}
         };
-        let body = async |_| (told.recv().await.unwrap(), told.recv().await.unwrap());
+        let body = async |_| Ok((told.recv().await?, told.recv().await?));
         let (told, _) = server.scope(handler, body).await.unwrap();
         let here = i32::try_from(std::process::id()).ok();
-        assert_eq!(told, Some((here, here)));
+        assert_eq!(told, (here, here));
     });
 }
 

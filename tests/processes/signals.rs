@@ -290,7 +290,7 @@ fn assert_closed(ended: &Ended, counts: &str) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
-    assert!(report.contains(&format!("because a shutdown signal arrived: {counts}")), "{ended:?}");
+    assert!(report.contains(&format!("because a shutdown stream asked for it: {counts}")), "{ended:?}");
 }
 
 fn client(port: u16, ask: u8) -> TcpStream {

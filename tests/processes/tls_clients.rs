@@ -47,8 +47,7 @@ where
             let mut command = client(tcp(address), &authorities);
             task::spawn_blocking(move || run(&mut command, says))
         };
-        let (output, report) = server.scope(handler, async |server| run(server.local_addr()).await).await.unwrap();
-        let output = output.unwrap();
+        let (output, report) = server.scope(handler, async |server| Ok(run(server.local_addr()).await)).await.unwrap();
         if output.is_some() {
             assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}: {output:?}");
         }

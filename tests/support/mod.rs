@@ -36,6 +36,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+/// A stream of any kind.
+pub type BoxedStream = std::pin::Pin<Box<dyn Duplex>>;
+
+pub trait Duplex: async_std::io::Read + async_std::io::Write + Send {}
+
+impl<T: async_std::io::Read + async_std::io::Write + Send> Duplex for T {}
+
 /// The safety net of everything that waits. Never the way in which a test passes.
 pub const NET: Duration = Duration::from_secs(60);
 
@@ -175,5 +182,5 @@ pub fn refuses(address: &Address) -> bool {
 }
 
 pub fn tcp(address: &Address) -> SocketAddr {
-    address.as_tcp().expect("a TCP address")
+    address.tcp().expect("a TCP address")
 }

@@ -1,12 +1,13 @@
 //! A listener and a stream that do as a test tells them.
 
+use super::BoxedStream;
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::io::{Read, Write};
-use async_std::stream::Stream;
-use ebbtide::{Accept, Address, BoxedStream, Listener, MemoryStream};
+use ebbtide::{Accept, Address, Listener, MemoryStream};
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 /// What the listener does next.
 pub enum Step {
@@ -43,8 +44,8 @@ impl Script {
     fn make(address: &str, forgets: bool) -> (Listener, Self) {
         let (steps, next) = unbounded();
         let (send, asked) = unbounded();
-        let scripted = Scripted { next: Box::pin(next), clients: 0, forgets, asked: Some(send) };
-        (Listener::custom(Address::other(address), scripted), Self { steps, asked })
+        let scripted = Scripted { next, clients: 0, forgets, asked: Some(send) };
+        (Listener::custom(Address::new(address), scripted), Self { steps, asked })
     }
 
     /// Waits until it was asked for the first time.
@@ -77,28 +78,31 @@ impl Script {
 }
 
 struct Scripted {
-    next: Pin<Box<Receiver<Step>>>,
+    next: Receiver<Step>,
     clients: usize,
     forgets: bool,
     asked: Option<Sender<()>>,
 }
 
 impl Accept for Scripted {
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(BoxedStream, Address)>> {
+    type Io = BoxedStream;
+
+    async fn accept(&mut self) -> io::Result<(BoxedStream, Address)> {
         if let Some(asked) = self.asked.take() {
             let _ = asked.try_send(());
             if self.forgets {
-                return Poll::Pending;
+                let mut polled = false;
+                poll_fn(|_| if std::mem::replace(&mut polled, true) { Poll::Ready(()) } else { Poll::Pending }).await;
             }
         }
-        match ready!(self.next.as_mut().poll_next(cx)) {
-            Some(Step::Client(stream)) => {
+        match self.next.recv().await {
+            Ok(Step::Client(stream)) => {
                 self.clients += 1;
-                Poll::Ready(Ok((stream, Address::other(format!("client {}", self.clients)))))
+                Ok((stream, Address::new(format!("client {}", self.clients))))
             }
-            Some(Step::Fail(error)) => Poll::Ready(Err(error)),
-            Some(Step::Panic(message)) => panic!("{message}"),
-            None => Poll::Pending,
+            Ok(Step::Fail(error)) => Err(error),
+            Ok(Step::Panic(message)) => panic!("{message}"),
+            Err(_) => pending().await,
         }
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! Another kind is one more `Kind`, and its arms in `open`, `connect` and `left_behind`.
 use super::files::Folder;
-use super::{NET, loopback, tcp};
+use super::{BoxedStream, NET, loopback, tcp};
 use async_io::Async;
 use async_std::future;
 use async_std::io::{Read, ReadExt, Write, WriteExt};
-use ebbtide::{BoxedStream, Connector, Listener};
+use ebbtide::{Connector, Listener};
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 #[cfg(unix)]
@@ -48,7 +48,7 @@ impl Kind {
         let (listener, to) = match self {
             Self::Tcp => {
                 let listener = Listener::tcp(loopback()).unwrap();
-                let address = tcp(listener.address());
+                let address = tcp(listener.local_addr());
                 (listener, To::Tcp(address))
             }
             #[cfg(unix)]
@@ -64,7 +64,7 @@ impl Kind {
             Self::Tls => {
                 let (tls, config) = over_tls::ends();
                 let listener = Listener::tcp(loopback()).unwrap().tls(&tls);
-                let address = tcp(listener.address());
+                let address = tcp(listener.local_addr());
                 (listener, To::Tls(address, config))
             }
         };

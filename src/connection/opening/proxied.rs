@@ -27,7 +27,7 @@ pub(super) async fn receive(
 ) -> Result<Option<Box<Counted>>, Unproxied> {
     let member = clock.member;
     if !proxy.trusts(member.peer()) {
-        let is_local = member.peer().as_tcp().is_none();
+        let is_local = member.peer().ip().is_none();
         return if proxy.is_required() { Err(Unproxied::Untrusted { is_local }) } else { Ok(None) };
     }
     let mut received = Vec::new();
@@ -95,10 +95,10 @@ fn put_back(member: &Member, bytes: &[u8]) {
 
 /// Now it is known whose connection it is.
 fn count(member: &Member, limit: &Arc<Limit>) -> Result<Option<Box<Counted>>, Unproxied> {
-    let Some(client) = member.peer().as_tcp() else {
+    let Some(client) = member.peer().ip() else {
         return Ok(None);
     };
-    limit.count(client.ip()).map_err(|TooMany { max }| Unproxied::TooMany { max, client: client.ip() })
+    limit.count(client).map_err(|TooMany { max }| Unproxied::TooMany { max, client })
 }
 
 /// Why a connection has got no further than its PROXY header.
@@ -201,6 +201,6 @@ impl Connection {
     /// The address of our end of the socket: where the proxy has connected to, if there is one; else the same as
     /// [`local_addr`](Self::local_addr).
     pub fn socket_local_addr(&self) -> &Address {
-        self.member.socket_local().unwrap_or_else(|| self.control.addresses.first())
+        self.member.socket_local().unwrap_or_else(|| self.control().addresses.first())
     }
 }

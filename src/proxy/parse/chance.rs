@@ -86,7 +86,7 @@ impl Dice {
 fn compare(bytes: &[u8], parsed: &Parsed) {
     let Parsed::Header(length, header) = parsed else { return };
     let Some((source, destination)) = header.source().zip(header.destination()) else { return };
-    let (Some(source), Some(destination)) = (source.as_tcp(), destination.as_tcp()) else { return };
+    let (Some(source), Some(destination)) = (source.socket_addr(), destination.socket_addr()) else { return };
     let config = proxy_header::ParseConfig::default();
     let (theirs, their_length) = proxy_header::ProxyHeader::parse(bytes, config).expect("the other parser takes it");
     let they = theirs.proxied_address().map(|they| (they.source, they.destination));

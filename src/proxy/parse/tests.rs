@@ -98,7 +98,7 @@ fn good_headers_of_version_2() {
     let (one, two) = (socket("192.0.2.1:56324"), socket("198.51.100.2:443"));
     let (six, seven) = (socket("[2001:db8::1]:1"), socket("[::1]:2"));
     let tcp = Some((one.into(), two.into()));
-    let path = |path: &str| Address::Unix(std::path::Path::new(path).into());
+    let path = |path: &str| Address::unix(std::path::Path::new(path));
     let fields = [tlv(0x02, b"example.com"), tlv(0x04, b""), tlv(0xee, &[0, 255])].concat();
     let seen = vec![(0x02, b"example.com".to_vec()), (0x04, vec![]), (0xee, vec![0, 255])];
     let full = "p".repeat(108);
@@ -108,12 +108,12 @@ fn good_headers_of_version_2() {
         (binary(0x21, 0x11, &[addresses(one, two), fields.clone()].concat()), tcp.clone(), seen.clone()),
         (
             binary(0x21, 0x31, &unix(b"/run/client\0rubbish", b"\0name\0s")),
-            Some((path("/run/client"), Address::UnixAbstract(b"name\0s".as_slice().into()))),
+            Some((path("/run/client"), Address::unix_abstract(b"name\0s"))),
             vec![],
         ),
         (
             binary(0x21, 0x31, &[unix(full.as_bytes(), b""), fields.clone()].concat()),
-            Some((path(&full), Address::UnixUnnamed)),
+            Some((path(&full), Address::unix_unnamed())),
             seen.clone(),
         ),
         // Nobody is named: a health check, whatever it adds; an unknown family; datagrams.

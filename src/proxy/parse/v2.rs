@@ -81,22 +81,22 @@ fn said(bytes: &[u8]) -> Result<Said, Flaw> {
 fn unix_address(bytes: &[u8; 108]) -> Address {
     match bytes.iter().position(|byte| *byte == 0) {
         Some(0) => match bytes.iter().rposition(|byte| *byte != 0) {
-            Some(last) => Address::UnixAbstract(bytes[1..=last].into()),
-            None => Address::UnixUnnamed,
+            Some(last) => Address::unix_abstract(&bytes[1..=last]),
+            None => Address::unix_unnamed(),
         },
-        end => Address::Unix(path(&bytes[..end.unwrap_or(bytes.len())])),
+        end => Address::unix(&path(&bytes[..end.unwrap_or(bytes.len())])),
     }
 }
 
 #[cfg(unix)]
-fn path(bytes: &[u8]) -> std::sync::Arc<std::path::Path> {
+fn path(bytes: &[u8]) -> std::path::PathBuf {
     use std::os::unix::ffi::OsStrExt;
-    std::path::Path::new(std::ffi::OsStr::from_bytes(bytes)).into()
+    std::ffi::OsStr::from_bytes(bytes).into()
 }
 
 #[cfg(not(unix))]
-fn path(bytes: &[u8]) -> std::sync::Arc<std::path::Path> {
-    std::path::Path::new(&*String::from_utf8_lossy(bytes)).into()
+fn path(bytes: &[u8]) -> std::path::PathBuf {
+    String::from_utf8_lossy(bytes).into_owned().into()
 }
 
 /// That each field ends within the header, and that the checksum, which the receiver has to verify, is right.

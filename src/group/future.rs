@@ -1,0 +1,249 @@
+//! A child's future, and the room for its result.
+//!
+//! The result of a child lives where its future was: in the same allocation. So a child with a [`JoinHandle`] costs no
+//! more than one without, and the group itself stays free of type parameters.
+//!
+//! [`JoinHandle`]: super::JoinHandle
+
+use crate::kept::drop_caught;
+use crate::say::say;
+use crate::unwind::{self, Payload};
+use pin_project_lite::pin_project;
+use std::any::Any;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+/// What a [`Slot`](super::slot::Slot) needs of a child's future. All of it is user code.
+pub(super) trait ChildFuture: Send {
+    /// Ready once the future has ended. `keep`: a handle may ask for the result.
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, keep: bool) -> Poll<()>;
+
+    /// The last poll panicked: destroys the future, and keeps the panic as its result.
+    fn keep_panic(self: Pin<&mut Self>, panic: Box<Panic>);
+
+    /// Moves the result into `into`, which is an `Option<Result<T, Box<Panic>>>`.
+    fn take_result(self: Pin<&mut Self>, into: &mut dyn Any);
+
+    /// Takes the panic, if that is the result.
+    fn take_panic(self: Pin<&mut Self>) -> Option<Box<Panic>>;
+}
+
+pub(super) type BoxedFuture = Pin<Box<dyn ChildFuture>>;
+
+/// The panic of a child, until its handle is awaited or dropped.
+pub(super) struct Panic {
+    pub(super) payload: Payload,
+    /// Hands it to the child's group, if the handle does not take it.
+    pub(super) unobserved: Box<dyn FnOnce(Payload) + Send>,
+}
+
+/// Drops a result that its handle does not want: a panic goes to the child's group.
+pub(super) fn dispose(mut result: BoxedFuture) {
+    if let Some(panic) = result.as_mut().take_panic() {
+        (panic.unobserved)(panic.payload);
+    }
+    drop_caught(result);
+}
+
+pin_project! {
+    /// A child without a result: exactly as large as its future.
+    pub(super) struct Plain<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F> Plain<F> {
+    pub(super) fn new(future: F) -> Self {
+        Self { future }
+    }
+}
+
+/// No handle ever asks for its result, so only the poll does anything.
+impl<F: Future<Output = ()> + Send> ChildFuture for Plain<F> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, _: bool) -> Poll<()> {
+        self.project().future.poll(cx)
+    }
+
+    fn keep_panic(self: Pin<&mut Self>, panic: Box<Panic>) {
+        unwind::discard(panic.payload);
+    }
+
+    fn take_result(self: Pin<&mut Self>, _: &mut dyn Any) {}
+
+    fn take_panic(self: Pin<&mut Self>) -> Option<Box<Panic>> {
+        None
+    }
+}
+
+/// What a child holds as long as it runs, and in whose presence it is polled.
+pub(crate) trait Guard: Send {
+    fn during<T>(&self, poll: impl FnOnce() -> T) -> T;
+}
+
+impl Guard for () {
+    fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
+        poll()
+    }
+}
+
+pin_project! {
+    /// A child whose result is kept for its handle.
+    #[project = WithResultProjected]
+    #[project_replace = WithResultReplaced]
+    pub(super) enum WithResult<F, G>
+    where
+        F: Future,
+    {
+        // The guard is dropped after the future.
+        Running { #[pin] future: F, guard: G },
+        Ended { result: Result<F::Output, Box<Panic>> },
+        // There is no result, or it was taken.
+        Gone,
+    }
+}
+
+impl<F: Future, G: Guard> WithResult<F, G> {
+    pub(super) fn new(future: F, guard: G) -> Self {
+        Self::Running { future, guard }
+    }
+
+    /// Destroys the future, and puts `next` in its place. A destructor that panics changes nothing about that.
+    fn end(self: Pin<&mut Self>, next: Self) -> Option<G> {
+        match unwind::catch(|| self.project_replace(next)) {
+            Ok(WithResultReplaced::Running { guard, .. }) => Some(guard),
+            Ok(_) => None,
+            Err(payload) => {
+                say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
+                unwind::discard(payload);
+                None
+            }
+        }
+    }
+}
+
+impl<F, G> ChildFuture for WithResult<F, G>
+where
+    F: Future<Output: Send + 'static> + Send,
+    G: Guard,
+{
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, keep: bool) -> Poll<()> {
+        let WithResultProjected::Running { future, guard } = self.as_mut().project() else {
+            return Poll::Ready(()); // not reached: it is not polled after its end
+        };
+        let output = ready!(guard.during(|| future.poll(cx)));
+        if keep {
+            drop(self.end(Self::Ended { result: Ok(output) }));
+        } else {
+            let guard = self.end(Self::Gone);
+            drop_caught(output); // user code: the child ends with it
+            drop(guard);
+        }
+        Poll::Ready(())
+    }
+
+    fn keep_panic(self: Pin<&mut Self>, panic: Box<Panic>) {
+        drop(self.end(Self::Ended { result: Err(panic) }));
+    }
+
+    fn take_result(mut self: Pin<&mut Self>, into: &mut dyn Any) {
+        if let (WithResultProjected::Ended { .. }, Some(into)) =
+            (self.as_mut().project(), into.downcast_mut::<Option<Result<F::Output, Box<Panic>>>>())
+        {
+            if let WithResultReplaced::Ended { result } = self.project_replace(Self::Gone) {
+                *into = Some(result);
+            }
+        }
+    }
+
+    fn take_panic(mut self: Pin<&mut Self>) -> Option<Box<Panic>> {
+        let WithResultProjected::Ended { result: Err(_) } = self.as_mut().project() else {
+            return None;
+        };
+        match self.project_replace(Self::Gone) {
+            WithResultReplaced::Ended { result } => result.err(),
+            _ => None, // not reached: it was seen above
+        }
+    }
+}
+
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests {
+    use super::*;
+    use std::task::Waker;
+
+    struct PanicsOnDrop;
+
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("a destructor, on purpose");
+        }
+    }
+
+    /// The replacement of the future by its result survives the future's destructor.
+    #[test]
+    fn the_result_stands_although_the_futures_destructor_panics() {
+        let holds = PanicsOnDrop;
+        let future = std::future::poll_fn(move |_| {
+            let _ = &holds; // dropped with the future, and not by the poll
+            Poll::Ready(7)
+        });
+        let mut child = Box::pin(WithResult::new(future, ()));
+        assert!(child.as_mut().poll(&mut Context::from_waker(Waker::noop()), true).is_ready());
+        let mut result: Option<Result<i32, Box<Panic>>> = None;
+        child.as_mut().take_result(&mut result);
+        assert_eq!(result.and_then(Result::ok), Some(7));
+    }
+
+    /// Notes its drop.
+    struct Noted(&'static str, std::sync::mpsc::Sender<&'static str>);
+
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            let _ = self.1.send(self.0);
+        }
+    }
+
+    impl Guard for Noted {
+        fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
+            poll()
+        }
+    }
+
+    #[test]
+    fn the_guard_is_dropped_after_the_future_and_before_a_result_that_is_kept() {
+        for (polls, keeps, order) in [
+            (0, false, ["future", "guard", ""]), // never polled
+            (1, false, ["future", "guard", ""]), // cancelled while it waits
+            (2, false, ["future", "result", "guard"]),
+            (2, true, ["future", "guard", "result"]),
+        ] {
+            let (notes, noted) = std::sync::mpsc::channel();
+            let (held, result) = (Noted("future", notes.clone()), notes.clone());
+            let mut polled = 0;
+            let future = std::future::poll_fn(move |_| {
+                let _ = &held;
+                polled += 1;
+                if polled < 2 { Poll::Pending } else { Poll::Ready(Noted("result", result.clone())) }
+            });
+            let mut child = Box::pin(WithResult::new(future, Noted("guard", notes)));
+            for poll in 1..=polls {
+                let ended = child.as_mut().poll(&mut Context::from_waker(Waker::noop()), keeps).is_ready();
+                assert_eq!(ended, poll == 2);
+            }
+            drop(child);
+            let expected: Vec<_> = order.into_iter().filter(|name| !name.is_empty()).collect();
+            assert_eq!(noted.iter().collect::<Vec<_>>(), expected, "{polls} polls, kept: {keeps}");
+        }
+    }
+
+    #[test]
+    fn a_panic_is_a_result_that_can_be_taken_once() {
+        let mut child = Box::pin(WithResult::new(std::future::pending::<()>(), ()));
+        child.as_mut().keep_panic(Box::new(Panic { payload: Box::new("on purpose"), unobserved: Box::new(drop) }));
+        let payload = child.as_mut().take_panic().expect("it is there").payload;
+        assert_eq!(unwind::message(&payload), "on purpose");
+        assert!(child.as_mut().take_panic().is_none());
+    }
+}

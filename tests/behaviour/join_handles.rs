@@ -1,0 +1,691 @@
+//! Handles of children: the result by value, the end of one child alone, and who gets a panic.
+
+use crate::support::logs;
+use crate::support::probe::{Gate, Live, NET, Probe};
+use crate::support::{adds_up, bind, connect, rest, test};
+use async_std::channel::bounded;
+use async_std::{prelude::*, task};
+use ebbtide::{Connection, Handle, JoinError, JoinHandle, TaskGroup};
+use std::cell::Cell;
+use std::future::{Future, pending, poll_fn};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, panic_any};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
+
+/// As many tries to meet as each race gets.
+const ROUNDS: usize = 300;
+
+/// One poll, by somebody who will not be woken.
+fn poll<T: 'static>(handle: &mut JoinHandle<T>) -> Poll<Result<T, JoinError>> {
+    Pin::new(handle).poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// For what follows soon after something that can be waited for properly.
+fn wait_until(holds: impl Fn() -> bool) {
+    let end = Instant::now() + NET;
+    while !holds() {
+        assert!(Instant::now() < end, "it did not come in {NET:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// What a join of the group panics with.
+fn raised(group: &TaskGroup) -> Option<&'static str> {
+    let join = || task::block_on(group.join());
+    let payload = std::thread::scope(|scope| scope.spawn(join).join()).err()?;
+    Some(payload.downcast_ref::<&'static str>().copied().unwrap_or("not a text"))
+}
+
+fn text(error: JoinError) -> &'static str {
+    error.into_panic().expect("it panicked").downcast_ref::<&'static str>().copied().unwrap_or("not a text")
+}
+
+/// A future that is ready with `value` at once, and whose destructor panics.
+fn bomb<T: Send>(value: T, text: &'static str) -> impl Future<Output = T> + Send {
+    struct Bomb(&'static str);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic_any(self.0);
+        }
+    }
+    let (bomb, mut value) = (Bomb(text), Some(value));
+    poll_fn(move |_| {
+        let _held = &bomb;
+        Poll::Ready(value.take().unwrap())
+    })
+}
+
+/// A child that waits for the gate and holds a probe.
+fn behind<T, F>(gate: &Gate, live: &Live, end: F) -> impl Future<Output = T> + Send + use<T, F>
+where
+    F: FnOnce() -> T + Send,
+{
+    let (gate, probe) = (gate.clone(), live.probe());
+    async move {
+        let _probe = probe;
+        gate.opened().await;
+        end()
+    }
+}
+
+#[test]
+fn a_handle_gives_its_childs_result_by_value() {
+    test(async {
+        let group = TaskGroup::new();
+        let at_once = group.spawn(async { Cell::new(7) });
+        let later = group.spawner().spawn(async {
+            task::yield_now().await;
+            String::from("its own")
+        });
+        assert_eq!((at_once.await.unwrap().into_inner(), later.await.unwrap()), (7, "its own".to_owned()));
+        assert!(group.is_empty());
+    });
+}
+
+#[test]
+fn a_child_whose_handle_is_dropped_runs_on_in_its_group() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate, ends) = (TaskGroup::new(), Gate::new(), Arc::new(AtomicUsize::new(0)));
+        let counts = Arc::clone(&ends);
+        let mut child = group.spawn(behind(&gate, &live, move || counts.fetch_add(1, SeqCst)));
+        assert!(poll(&mut child).is_pending());
+        drop(child);
+        assert_eq!((live.count(), group.len()), (1, 1));
+        gate.open();
+        task::block_on(group.join());
+        assert_eq!((live.count(), ends.load(SeqCst)), (0, 1));
+    });
+}
+
+#[test]
+fn the_cancel_of_one_child_leaves_its_siblings_and_the_group_alone() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        let (first, second, third) =
+            (group.spawn(live.sleeper()), group.spawn(live.sleeper()), group.spawn(live.runner()));
+        second.cancel();
+        assert!(task::block_on(second).unwrap_err().is_cancelled());
+        assert_eq!((live.count(), group.len()), (2, 2));
+        assert!(!first.is_finished() && !third.is_finished());
+        task::block_on(group.spawn(live.child(async {}))).expect("the group goes on");
+    });
+}
+
+#[test]
+fn once_a_cancelled_child_was_awaited_its_future_is_destroyed_and_the_group_does_not_count_it() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        for round in 0..ROUNDS {
+            let polls = live.polls();
+            let child = if round % 2 == 0 { group.spawn(live.runner()) } else { group.spawn(live.sleeper()) };
+            live.wait_for_polls(polls + round % 2); // some were never polled
+            child.cancel();
+            child.cancel();
+            let error = task::block_on(child).unwrap_err();
+            assert!(error.is_cancelled() && !error.is_panic() && error.into_panic().is_none());
+            assert_eq!((live.count(), group.len()), (0, 0));
+        }
+        assert_eq!(raised(&group), None);
+    });
+}
+
+#[test]
+fn a_cancel_against_the_end_gives_the_result_or_a_cancelled_error() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        for round in 0..ROUNDS {
+            let polls = live.polls();
+            let (probe, child) = (live.probe(), live.child(task::yield_now()));
+            let child = group.spawn(async move {
+                child.await;
+                probe
+            });
+            live.wait_for_polls(polls + round % 3);
+            child.cancel();
+            match task::block_on(child) {
+                Ok(probe) => drop(probe),
+                Err(error) => assert!(error.is_cancelled()),
+            }
+            assert_eq!((live.count(), group.len()), (0, 0));
+        }
+    });
+}
+
+#[test]
+fn a_child_that_is_cancelled_in_its_last_poll_has_its_result_and_in_another_one_it_has_not() {
+    test(async {
+        for last in [true, false] {
+            let (group, (give, take)) = (TaskGroup::new(), bounded::<Arc<JoinHandle<i32>>>(1));
+            let child = Arc::new(group.spawn(async move {
+                take.recv().await.unwrap().cancel();
+                if !last {
+                    task::yield_now().await;
+                }
+                7
+            }));
+            give.send(Arc::clone(&child)).await.unwrap();
+            group.join().await;
+            assert!(child.is_finished());
+            let result = Arc::into_inner(child).expect("its own was dropped with the child").await;
+            assert_eq!(result.ok(), last.then_some(7));
+        }
+    });
+}
+
+#[test]
+fn a_child_is_finished_once_it_has_ended_in_whichever_way() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        let returns = group.spawn(behind(&gate, &live, || ()));
+        let panics = group.spawn(behind(&gate, &live, || panic!("as ordered")));
+        let cancelled = group.spawn(live.sleeper());
+        let children = [&returns, &panics, &cancelled];
+        assert!(children.iter().all(|child| !child.is_finished()));
+        assert!(format!("{returns:?}").ends_with(", finished: false }"), "{returns:?}");
+        gate.open();
+        cancelled.cancel();
+        wait_until(|| children.iter().all(|child| child.is_finished()));
+        assert!(format!("{returns:?}").ends_with(", finished: true }"), "{returns:?}");
+        assert_eq!(live.count(), 0);
+        returns.cancel(); // too late
+        task::block_on(returns).unwrap();
+    });
+}
+
+#[test]
+fn after_a_join_of_the_group_every_handle_has_ended_and_gives_its_value() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        for _ in 0..ROUNDS {
+            let group = TaskGroup::new();
+            let children: Vec<_> = (0..4)
+                .map(|n| {
+                    let child = live.child(task::yield_now());
+                    group.spawn(async move {
+                        child.await;
+                        n
+                    })
+                })
+                .collect();
+            task::block_on(group.join());
+            assert!(children.iter().all(JoinHandle::is_finished));
+            let values: Vec<_> = children.into_iter().map(|child| task::block_on(child).unwrap()).collect();
+            assert_eq!(values, [0, 1, 2, 3]);
+        }
+    });
+}
+
+#[test]
+fn a_handle_whose_future_is_dropped_loses_nothing() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        let mut child = group.spawn(behind(&gate, &live, || 7));
+        task::block_on(async {
+            for _ in 0..10 {
+                async_std::future::timeout(Duration::ZERO, &mut child).await.unwrap_err();
+            }
+            gate.open();
+            group.join().await;
+            assert_eq!(child.await.unwrap(), 7);
+        });
+    });
+}
+
+#[test]
+fn a_handle_wakes_the_task_that_polled_it_last() {
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, SeqCst);
+        }
+    }
+
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let mut child = group.spawn(behind(&gate, &live, || 7));
+        for count in [&first, &second] {
+            let waker = Waker::from(Arc::clone(count));
+            assert!(Pin::new(&mut child).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        assert_eq!(Arc::strong_count(&first), 1, "a displaced waker stayed behind");
+        gate.open();
+        wait_until(|| second.0.load(SeqCst) == 1);
+        assert!(matches!(poll(&mut child), Poll::Ready(Ok(7))));
+        assert_eq!(first.0.load(SeqCst), 0);
+
+        let mut child = group.spawn(pending::<()>());
+        let waker = Waker::from(Arc::clone(&first));
+        assert!(Pin::new(&mut child).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop((waker, child));
+        assert_eq!(Arc::strong_count(&first), 1, "the waker of a handle that is gone stayed behind");
+    });
+}
+
+#[test]
+fn a_handle_that_is_polled_after_it_was_ready_panics() {
+    test(async {
+        let group = TaskGroup::new();
+        group.cancel();
+        let refused = group.spawn(async {});
+        let group = TaskGroup::new();
+        let returns = group.spawn(async {});
+        for mut child in [refused, returns] {
+            let _ = (&mut child).await;
+            assert!(child.is_finished());
+            let again = catch_unwind(AssertUnwindSafe(|| poll(&mut child).is_ready())).unwrap_err();
+            assert_eq!(again.downcast_ref(), Some(&"a `JoinHandle` was polled after it was ready"));
+        }
+    });
+}
+
+#[test]
+fn a_refused_child_is_cancelled_at_once() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        let spawner = group.spawner();
+        group.cancel();
+        let mut refused = vec![group.spawn(live.runner()), spawner.spawn(live.runner())];
+        drop(group);
+        refused.push(spawner.spawn(live.runner()));
+        for mut child in refused {
+            assert!(child.is_finished());
+            child.cancel();
+            assert!(matches!(poll(&mut child), Poll::Ready(Err(error)) if error.is_cancelled()));
+        }
+        assert_eq!((live.count(), live.polls()), (0, 0));
+    });
+}
+
+#[test]
+fn a_drop_of_the_group_cancels_what_the_handles_wait_for() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        let children = [group.spawn(live.sleeper()), group.spawn(live.runner())];
+        let awaited = task::spawn(group.spawn(live.sleeper()));
+        drop(group);
+        assert_eq!(live.count(), 0);
+        for mut child in children {
+            assert!(child.is_finished());
+            assert!(matches!(poll(&mut child), Poll::Ready(Err(error)) if error.is_cancelled()));
+        }
+        assert!(task::block_on(awaited).unwrap_err().is_cancelled());
+    });
+}
+
+#[test]
+fn a_result_lives_as_long_as_its_handle_and_is_dropped_once() {
+    let (live, results) = (Live::default(), Live::default());
+    live.clone().within_net(move || {
+        let probe = |results: &Live| {
+            let results = results.clone();
+            move || results.probe()
+        };
+        // The handle goes before the end.
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        drop(group.spawn(behind(&gate, &live, probe(&results))));
+        gate.open();
+        task::block_on(group.join());
+        results.wait_for(0);
+
+        // The handle goes after the end; and it stays, longer than its group.
+        let (dropped, kept) =
+            (group.spawn(behind(&gate, &live, probe(&results))), group.spawn(behind(&gate, &live, probe(&results))));
+        task::block_on(group.join());
+        wait_until(|| results.count() == 2);
+        assert_eq!(live.count(), 0, "the futures are gone");
+        drop(dropped);
+        assert_eq!(results.count(), 1);
+        drop(group);
+        assert_eq!(results.count(), 1);
+        let result: Probe = task::block_on(kept).unwrap();
+        assert_eq!(results.count(), 1);
+        drop(result);
+        assert_eq!(results.count(), 0);
+    });
+}
+
+#[test]
+fn the_drop_of_a_handle_against_the_end_drops_the_result_once() {
+    let (live, results) = (Live::default(), Live::default());
+    live.clone().within_net(move || {
+        for round in 0..ROUNDS {
+            let (group, polls) = (TaskGroup::new(), live.polls());
+            let (child, results) = (live.child(task::yield_now()), results.clone());
+            let made = results.clone();
+            let child = group.spawn(async move {
+                child.await;
+                made.probe()
+            });
+            live.wait_for_polls(polls + round % 3);
+            drop(child);
+            task::block_on(group.join());
+            results.wait_for(0);
+        }
+    });
+}
+
+#[test]
+fn a_result_whose_destructor_panics_hurts_nobody() {
+    struct Bomb(Probe);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic!("a result that nobody wants");
+        }
+    }
+
+    let logs = logs::remember();
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        let result = |live: &Live| {
+            let probe = live.probe();
+            move || Bomb(probe)
+        };
+        drop(group.spawn(behind(&gate, &live, result(&live))));
+        let child = group.spawn(behind(&gate, &live, result(&live)));
+        gate.open();
+        task::block_on(group.join());
+        drop(child);
+        live.wait_for(0);
+        wait_until(|| logs.lines_with("a result that nobody wants").len() == 2);
+    });
+}
+
+#[test]
+fn a_panic_of_a_child_is_its_handles_as_long_as_that_lives() {
+    let logs = logs::remember();
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        let child = group.spawn(behind(&gate, &live, || -> () { panic_any("the handle's alone") }));
+        let sibling = group.spawn(behind(&gate, &live, || 7));
+        gate.open();
+        assert_eq!(raised(&group), None);
+        assert_eq!((live.count(), task::block_on(sibling).unwrap()), (0, 7));
+        let error = task::block_on(child).unwrap_err();
+        assert!(error.is_panic() && !error.is_cancelled());
+        assert_eq!(text(error), "the handle's alone");
+        assert_eq!(raised(&group), None);
+        drop(group);
+        assert!(logs.lines_with("the handle's alone").is_empty());
+    });
+}
+
+#[test]
+fn a_panic_of_a_child_whose_handle_is_gone_is_the_groups() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let (group, gate) = (TaskGroup::new(), Gate::new());
+        let (before, after) = (
+            group.spawn(behind(&gate, &live, || panic_any("dropped before"))),
+            group.spawn(behind(&gate, &live, || -> () { panic_any("dropped after") })),
+        );
+        drop::<JoinHandle<()>>(before);
+        gate.open();
+        assert_eq!(raised(&group), Some("dropped before"));
+        assert_eq!(raised(&group), None, "the other is still its handle's");
+        drop(after);
+        assert_eq!(raised(&group), Some("dropped after"));
+    });
+}
+
+#[test]
+fn a_panic_that_a_handle_leaves_to_a_group_that_is_gone_is_logged() {
+    let logs = logs::remember();
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let group = TaskGroup::new();
+        let child = group.spawn(live.child(async { panic!("left to nobody") }));
+        task::block_on(group.join());
+        drop(group);
+        assert!(logs.lines_with("left to nobody").is_empty());
+        drop(child);
+        let lines = logs.lines_with("left to nobody");
+        assert!(matches!(&lines[..], [(log::Level::Error, line)] if line.contains(file!())), "{lines:?}");
+    });
+}
+
+/// The waker of a join that lets the test go first: so whatever comes after the wake has not come yet.
+struct LetsOthersGoFirst(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+
+impl Wake for LetsOthersGoFirst {
+    fn wake(self: Arc<Self>) {
+        self.0.send(()).unwrap();
+        self.1.lock().unwrap().recv_timeout(NET).unwrap();
+    }
+}
+
+/// Looks at a group when a child, which drops its own handle in its last poll, wakes those that join it.
+fn when_joined<T>(end: impl FnOnce() -> T + Send + 'static, look: impl FnOnce(Result<(), &'static str>))
+where
+    T: Send + 'static,
+{
+    let (group, (give, take)) = (TaskGroup::new(), bounded::<JoinHandle<T>>(1));
+    let child = group.spawn(async move {
+        drop(take.recv().await.unwrap());
+        end()
+    });
+    let (woken, is_woken) = mpsc::channel();
+    let (go_on, goes_on) = mpsc::channel();
+    let waker = Waker::from(Arc::new(LetsOthersGoFirst(woken, goes_on.into())));
+    let mut join = Box::pin(group.join());
+    assert!(join.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    give.send_blocking(child).unwrap_or_else(|_| panic!("the child waits for it"));
+    is_woken.recv_timeout(NET).unwrap();
+    let joined = catch_unwind(AssertUnwindSafe(|| {
+        assert!(join.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+    }));
+    look(joined.map_err(|payload| payload.downcast_ref::<&'static str>().copied().unwrap_or("not a text")));
+    go_on.send(()).unwrap();
+}
+
+#[test]
+fn a_child_whose_handle_goes_in_its_last_poll_has_left_its_panic_to_the_group_when_that_is_joined() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let look = |joined| assert_eq!(joined, Err("nobody's but the group's"));
+        when_joined(|| -> () { panic_any("nobody's but the group's") }, look);
+    });
+}
+
+#[test]
+fn a_child_whose_handle_goes_in_its_last_poll_has_dropped_its_result_when_the_group_is_joined() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        let result = live.probe();
+        when_joined(
+            move || result,
+            |joined| {
+                joined.unwrap();
+                assert_eq!(live.count(), 0);
+            },
+        );
+    });
+}
+
+#[test]
+fn the_drop_of_a_handle_against_a_panic_is_before_the_join_that_follows() {
+    let live = Live::default();
+    live.clone().within_net(move || {
+        for round in 0..ROUNDS {
+            let (group, polls) = (TaskGroup::new(), live.polls());
+            let child = group.spawn(live.child(async { panic_any("met the drop of its handle") }));
+            live.wait_for_polls(polls + round % 2);
+            drop(child);
+            assert_eq!(raised(&group), Some("met the drop of its handle"), "round {round}");
+        }
+    });
+}
+
+#[test]
+fn an_error_says_where_its_child_was_spawned_and_what_became_of_it() {
+    test(async {
+        let group = TaskGroup::new();
+        let (line, cancelled) = (line!(), group.spawn(pending::<()>()));
+        let place = format!("{}:{line}:", file!());
+        assert!(format!("{cancelled:?}").starts_with(&format!("JoinHandle {{ spawned_at: {place}")), "{cancelled:?}");
+        cancelled.cancel();
+        let error = cancelled.await.unwrap_err();
+        let says = error.to_string();
+        assert!(
+            says.starts_with(&format!("the task spawned at {place}")) && says.ends_with(" was cancelled"),
+            "{says}"
+        );
+        assert_eq!(format!("{error:?}"), says);
+
+        let (line, panics) = (line!(), group.spawner().spawn(async { panic_any(String::from("as ordered")) }));
+        let error: JoinError = panics.await.unwrap_err();
+        let says = error.to_string();
+        let place = format!("{}:{line}:", file!());
+        assert!(says.starts_with(&format!("the task spawned at {place}")), "{says}");
+        assert!(says.ends_with(" panicked: as ordered"), "{says}");
+        assert_eq!(format!("{error:?}"), says);
+
+        let error = io::Error::from(error);
+        assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::Other, says));
+        let inner = error.into_inner().unwrap().downcast::<JoinError>().unwrap();
+        assert_eq!(inner.into_panic().unwrap().downcast_ref::<String>().unwrap(), "as ordered");
+    });
+}
+
+#[test]
+fn handles_and_errors_are_send_and_sync_whatever_the_result_is() {
+    fn check<T: Send + Sync + Unpin + 'static>() {}
+    check::<JoinHandle<Cell<i32>>>();
+    check::<JoinHandle<std::rc::Rc<i32>>>();
+    check::<JoinError>();
+}
+
+#[test]
+fn a_destructor_of_the_future_that_panics_after_the_result_leaves_the_result() {
+    let logs = logs::remember();
+    test(async move {
+        let group = TaskGroup::new();
+        let child = group.spawn(bomb(7, "after the result"));
+        assert_eq!(child.await.unwrap(), 7);
+        group.join().await;
+        assert_eq!(logs.lines_with("after the result").len(), 1);
+
+        // What belongs to a server, which waits for it, has left it as well.
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let handler =
+            |conn: Connection| async move { assert_eq!(conn.spawn(bomb(8, "of a connection")).await.unwrap(), 8) };
+        let body = async |server: Handle| {
+            crate::support::until(|| server.connection_count() > 0).await;
+            server.spawn(bomb(9, "of a server")).await.map_err(Into::into)
+        };
+        let (result, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((result, report.completed()), (9, 1), "{report}");
+        drop(client);
+    });
+}
+
+#[test]
+fn a_handler_awaits_the_results_of_its_connections_tasks() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        let handler = |mut conn: Connection| async move {
+            let mut writer = conn.clone();
+            let writing = conn.spawn(async move {
+                writer.write_all(b"from a task, ").await?;
+                io::Result::Ok(13)
+            });
+            let written = writing.await??;
+            conn.write_all(format!("{written} bytes").as_bytes()).await
+        };
+        let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+        assert_eq!(rest(&mut client), "from a task, 13 bytes");
+    });
+}
+
+#[test]
+fn a_task_that_panics_ends_its_connection_only_if_its_handle_is_gone() {
+    let logs = logs::remember();
+    test(async move {
+        for dropped in [false, true] {
+            let server = bind().await;
+            let mut client = connect(server.local_addr());
+            let handler = move |mut conn: Connection| async move {
+                let panics = conn.spawn(async { panic!("of a task with a handle") });
+                while !panics.is_finished() {
+                    task::yield_now().await;
+                }
+                if dropped {
+                    drop(panics);
+                    return pending::<io::Result<()>>().await;
+                }
+                let error: JoinError = panics.await.unwrap_err();
+                assert!(error.is_panic());
+                conn.write_all(b"still here").await
+            };
+            let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
+            adds_up(&report);
+            assert_eq!(
+                (report.completed(), report.panicked()),
+                (1 - u64::from(dropped), u64::from(dropped)),
+                "{report}"
+            );
+            assert_eq!(rest(&mut client), if dropped { "" } else { "still here" });
+            assert_eq!(logs.lines_with("of a task with a handle").len(), usize::from(dropped));
+        }
+    });
+}
+
+#[test]
+fn a_task_of_a_connection_is_cancelled_by_its_handle_and_by_the_end_of_the_handler() {
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        let (send, handles) = bounded(1);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                let task = conn.spawn(pending::<()>());
+                task.cancel();
+                assert!(task.await.unwrap_err().is_cancelled());
+                send.send(conn.spawn(pending::<()>())).await.unwrap();
+            }
+        };
+        let body = async |_| Ok(handles.recv().await?.await.unwrap_err().is_cancelled());
+        let (is_cancelled, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((is_cancelled, report.completed()), (true, 1), "{report}");
+        assert_eq!(rest(&mut client), "");
+    });
+}
+
+#[test]
+fn the_handle_of_a_server_gives_the_results_of_its_tasks() {
+    let logs = logs::remember();
+    test(async move {
+        let server = bind().await;
+        let before = server.handle().spawn(async { 6 });
+        let body = async |server: Handle| {
+            let panics = server.spawn(async { panic_any("of a server's task with a handle") });
+            let error: JoinError = panics.await.unwrap_err();
+            assert_eq!(text(error), "of a server's task with a handle");
+            assert!(server.is_serving());
+            Ok(before.await? * server.spawn(async { 7 }).await?)
+        };
+        let (product, _) = server.scope(async |_: Connection| {}, body).await.unwrap();
+        assert_eq!(product, 42);
+        assert!(logs.lines_with("of a server's task with a handle").is_empty());
+    });
+}

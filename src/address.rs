@@ -4,10 +4,10 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// Address of a listener or of a peer: TCP, a Unix socket, or the name that a [custom listener](crate::Accept) gives. Cheap to
-/// clone.
+/// Address of a listener or of a peer: TCP, a Unix socket, or the name that a [custom listener](crate::Accept) gives.
+/// Cheap to clone.
 ///
 /// IPv4 addresses are always shown and given as such, also if the socket is an IPv6 one (`::ffff:192.0.2.1`).
 ///
@@ -146,8 +146,8 @@ impl From<std::os::unix::net::SocketAddr> for Address {
     }
 }
 
-/// For the `connect` of the standard library and of every runtime that takes its trait. An address that is not TCP is an error,
-/// as in [`Address::tcp`].
+/// For the `connect` of the standard library and of every runtime that takes its trait. An address that is not TCP is
+/// an error, as in [`Address::tcp`].
 impl std::net::ToSocketAddrs for Address {
     type Iter = std::option::IntoIter<SocketAddr>;
 
@@ -175,6 +175,36 @@ impl fmt::Debug for Address {
             Kind::Tcp(address) => fmt::Display::fmt(address, f),
             _ => fmt::Debug::fmt(&self.to_string(), f),
         }
+    }
+}
+
+/// A non-empty list of addresses that only grows, so that handles can lend what is in it.
+#[derive(Debug)]
+pub(crate) struct Addresses {
+    first: Address,
+    rest: OnceLock<Box<Addresses>>,
+}
+
+impl Addresses {
+    pub(crate) fn new(first: Address) -> Self {
+        Self { first, rest: OnceLock::new() }
+    }
+
+    pub(crate) fn first(&self) -> &Address {
+        &self.first
+    }
+
+    pub(crate) fn push(&self, address: Address) {
+        let mut node = self;
+        let mut new = Box::new(Self::new(address));
+        while let Err(again) = node.rest.set(new) {
+            new = again;
+            node = node.rest.get().expect("it was just found set");
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Address> {
+        std::iter::successors(Some(self), |node| node.rest.get().map(Box::as_ref)).map(|node| &node.first)
     }
 }
 
@@ -230,5 +260,14 @@ mod tests {
         let unnamed = Address::from(one.peer_addr().unwrap());
         assert_eq!(unnamed, Address::unix_unnamed());
         assert!(path.is_unix() && unnamed.is_unix() && !Address::new("memory").is_unix());
+    }
+
+    #[test]
+    fn a_list_keeps_the_order() {
+        let port = |port| Address::from(SocketAddr::from(([127, 0, 0, 1], port)));
+        let addresses = Addresses::new(port(1));
+        addresses.push(port(2));
+        addresses.push(port(3));
+        assert_eq!(addresses.iter().cloned().collect::<Vec<_>>(), [port(1), port(2), port(3)]);
     }
 }

@@ -15,7 +15,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 /// | socket addresses | one [`SocketAddr`], or a slice, an array or a `Vec` of them |
 /// | the address of another server | its [`Address`], by reference |
 ///
-/// You do not implement this trait: it is sealed. Names are resolved when the server is bound, without blocking the executor.
+/// You do not implement this trait: it is sealed. Names are resolved when the server is bound, without blocking the
+/// executor.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an address to listen on",
     label = "not an address",

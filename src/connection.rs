@@ -1,21 +1,19 @@
 //! [`Connection`]: one client's connection, as its handler sees it.
 
-mod bytes;
-mod close;
 #[cfg(unix)]
 mod credentials;
-mod idle;
-pub(crate) mod life;
-pub(crate) mod opening;
-pub(crate) mod session;
+mod linger;
+pub(crate) mod open;
+mod stream;
+pub(crate) mod task;
 
 use crate::address::Address;
-use crate::control::Control;
-use crate::control::connection_id::ConnectionId;
-use crate::control::handle::Handle;
-use crate::control::member::{Member, TasksOf};
-use crate::control::phase::Phase;
 use crate::group::JoinHandle;
+use crate::run::Run;
+use crate::run::handle::Handle;
+use crate::run::phase::Phase;
+use crate::run::record::{ConnectionRecord, TasksOf};
+use crate::run::registry::ConnectionId;
 use async_io::Timer;
 #[cfg(unix)]
 pub use credentials::PeerCredentials;
@@ -29,10 +27,10 @@ use std::time::{Duration, Instant};
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
 ///
-/// It implements futures-io's [`AsyncRead`](futures_io::AsyncRead) and [`AsyncWrite`](futures_io::AsyncWrite), which async-std
-/// calls `Read` and `Write`, by value and by reference: one task can read while another writes. Clones share the connection.
-/// From the moment the handler ends, however it ends, the connection is closed: a clone that lives on in a detached task reads
-/// EOF (`Ok(0)`), its writes fail with `BrokenPipe`, both at once, and the peer sees EOF.
+/// It implements futures-io's [`AsyncRead`](futures_io::AsyncRead) and [`AsyncWrite`](futures_io::AsyncWrite), which
+/// async-std calls `Read` and `Write`, by value and by reference: one task can read while another writes. Clones share
+/// the connection. From the moment the handler ends, however it ends, the connection is closed: a clone that lives on
+/// in a detached task reads EOF (`Ok(0)`), its writes fail with `BrokenPipe`, both at once, and the peer sees EOF.
 ///
 /// # Examples
 ///
@@ -55,33 +53,34 @@ use std::time::{Duration, Instant};
 /// ```
 #[derive(Clone)]
 pub struct Connection {
-    member: Arc<Member>,
+    record: Arc<ConnectionRecord>,
     server: Handle,
 }
 
 impl Connection {
-    fn new(member: Arc<Member>, control: Arc<Control>) -> Self {
-        Self { member, server: Handle::new(control) }
+    fn new(record: Arc<ConnectionRecord>, run: Arc<Run>) -> Self {
+        Self { record, server: Handle::new(run) }
     }
 
-    fn control(&self) -> &Arc<Control> {
-        self.server.control()
+    fn run(&self) -> &Arc<Run> {
+        self.server.run()
     }
 
     /// Returns the connection's number: unique within its server, in the order of acceptance, from 0.
     pub fn id(&self) -> ConnectionId {
-        self.member.id
+        self.record.id
     }
 
     /// Returns the client's address: the socket's peer, or, behind a proxy that tells it (`ProxyProtocol`, feature
     /// `proxy-protocol`), the peer of the proxy.
     pub fn peer_addr(&self) -> &Address {
-        self.member.peer()
+        self.record.peer()
     }
 
-    /// Returns the address that the client connected to. For a server that listens on all addresses it is the particular one.
+    /// Returns the address that the client connected to. For a server that listens on all addresses it is the
+    /// particular one.
     pub fn local_addr(&self) -> &Address {
-        self.member.local().unwrap_or_else(|| self.control().addresses.first())
+        self.record.local().unwrap_or_else(|| self.run().addresses.first())
     }
 
     /// Returns a handle of the server that this connection belongs to.
@@ -94,8 +93,8 @@ impl Connection {
     /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
     /// come to an end before [`deadline`](Self::deadline).
     pub fn is_draining(&self) -> bool {
-        // The notice is given to a connection that has ended, too.
-        self.member.draining.is_given() && self.control().phase() >= Phase::Draining
+        // The event is given to a connection that has ended, too.
+        self.record.draining.is_signalled() && self.run().phase() >= Phase::Draining
     }
 
     /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
@@ -138,21 +137,21 @@ impl Connection {
     /// }
     /// ```
     pub fn until_draining<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
-        self.member.draining.until(future)
+        self.record.draining.until(future)
     }
 
-    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, and if
-    /// the grace period has no limit.
+    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, and
+    /// if the grace period has no limit.
     pub fn deadline(&self) -> Option<Instant> {
-        self.control().deadline()
+        self.run().deadline()
     }
 
     /// Starts a task of this connection. It is cancelled and joined when the handler ends; a handler that wants to wait
     /// for a task awaits its [`JoinHandle`].
     ///
-    /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle gives a
-    /// [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the connection: the
-    /// handler is destroyed, and counted as panicked.
+    /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
+    /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
+    /// connection: the handler is destroyed, and counted as panicked.
     ///
     /// # Examples
     ///
@@ -185,15 +184,16 @@ impl Connection {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        if self.member.has_ended() {
+        if self.record.has_ended() {
             return JoinHandle::refused(at);
         }
-        let owner = || Box::new(TasksOf(Arc::downgrade(&self.member))) as _;
-        self.member.tasks.spawn(at, future, || self.control().token(), owner)
+        let owner = || Box::new(TasksOf(Arc::downgrade(&self.record))) as _;
+        self.record.tasks.spawn(at, future, || self.run().completion_guard(), owner)
     }
 
-    /// Half-closes the connection: the peer reads EOF after what has been written, and can still send. What it sends can be read
-    /// until the handler ends, which closes the rest. Closing again does nothing. (`shutdown(Write)` of other streams.)
+    /// Half-closes the connection: the peer reads EOF after what has been written, and can still send. What it sends
+    /// can be read until the handler ends, which closes the rest. Closing again does nothing. (`shutdown(Write)` of
+    /// other streams.)
     ///
     /// # Errors
     ///
@@ -207,11 +207,12 @@ impl Connection {
         poll_fn(|cx| self.poll_half_close(cx)).await
     }
 
-    /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work that no client waits for.
+    /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work that no client waits
+    /// for.
     ///
-    /// It takes no bytes. Unread bytes hide the EOF that comes after them; then it looks again every quarter of a second. (On
-    /// Linux the EOF of a socket is found all the same; elsewhere once the bytes have been read.) A peer that only half-closes,
-    /// as some clients do after their request, cannot be told from one that has closed.
+    /// It takes no bytes. Pushback bytes hide the EOF that comes after them; then it looks again every quarter of a
+    /// second. (On Linux the EOF of a socket is found all the same; elsewhere once the bytes have been read.) A peer
+    /// that only half-closes, as some clients do after their request, cannot be told from one that has closed.
     ///
     /// # Cancel safety
     ///
@@ -237,27 +238,27 @@ impl Connection {
         /// How long until the next look where unread bytes hide the end.
         const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-        let member = &self.member;
-        while !member.saw_end() && !member.has_ended() {
-            match member.stream.peeked().await {
+        let record = &self.record;
+        while !record.saw_eof() && !record.has_ended() {
+            match record.transport.peeked().await {
                 Ok(0) | Err(_) => return,
-                Ok(_) if member.stream.is_hung_up() => return,
+                Ok(_) if record.transport.is_hung_up() => return,
                 Ok(_) => drop(Timer::after(LOOK_AGAIN).await),
             }
         }
     }
 
-    /// Returns the TCP socket, to look at it and to set its options; `None` if the connection is not TCP. Reading from it or
-    /// writing to it directly bypasses everything that this crate promises.
+    /// Returns the TCP socket, to look at it and to set its options; `None` if the connection is not TCP. Reading from
+    /// it or writing to it directly bypasses everything that this crate promises.
     pub fn tcp_stream(&self) -> Option<&TcpStream> {
-        self.member.lend_tcp()
+        self.record.lend_tcp()
     }
 
-    /// Returns what its TLS handshake has agreed on: the name that the client asked for, the protocol, the client's certificate
-    /// (feature `tls`). `None` if the listener has no [`Tls`](crate::Tls).
+    /// Returns what its TLS handshake has agreed on: the name that the client asked for, the protocol, the client's
+    /// certificate (feature `tls`). `None` if the listener has no [`Tls`](crate::Tls).
     #[cfg(feature = "tls")]
-    pub fn tls(&self) -> Option<&crate::stream::TlsInfo> {
-        self.member.stream.tls_info()
+    pub fn tls(&self) -> Option<&crate::transport::TlsInfo> {
+        self.record.transport.tls_info()
     }
 
     /// Returns the user, group and process that opened the connection, if the system tells: for Unix sockets on Linux.
@@ -265,7 +266,7 @@ impl Connection {
     /// It is the process that called `connect`, as it was then; by now it may be gone, or have handed its socket on.
     #[cfg(unix)]
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        PeerCredentials::of(self.member.stream.as_unix()?)
+        PeerCredentials::of(self.record.transport.as_unix()?)
     }
 }
 
@@ -274,7 +275,7 @@ impl fmt::Debug for Connection {
         f.debug_struct("Connection")
             .field("id", &self.id())
             .field("peer_addr", self.peer_addr())
-            .field("ended", &self.member.has_ended())
+            .field("ended", &self.record.has_ended())
             .finish()
     }
 }

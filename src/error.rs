@@ -1,17 +1,17 @@
 //! [`Error`]: why `serve` or `scope` failed.
 
 use crate::address::Address;
-use crate::control::failure::{BoxError, Failure};
-use crate::control::report::Report;
+use crate::run::report::{BoxError, Failure, Report};
 use std::{fmt, io};
 
 /// Error of [`Server::serve`](crate::Server::serve) and [`Server::scope`](crate::Server::scope).
 ///
-/// The server was drained and closed all the same; [`report`](Self::report) has the summary of its run. [`kind`](Self::kind) tells
-/// what failed, [`source`](std::error::Error::source) has the error behind it, and [`downcast`](Self::downcast) gives that by value.
+/// The server was drained and closed all the same; [`report`](Self::report) has the summary of its run.
+/// [`kind`](Self::kind) tells what failed, [`source`](std::error::Error::source) has the error behind it, and
+/// [`downcast`](Self::downcast) gives that by value.
 ///
-/// It converts into [`io::Error`], so that `?` works in functions that return `io::Result`: an `io::Error` that the body of a scope
-/// returned comes out as it was, any other error is wrapped.
+/// It converts into [`io::Error`], so that `?` works in functions that return `io::Result`: an `io::Error` that the
+/// body of a scope returned comes out as it was, any other error is wrapped.
 ///
 /// # Examples
 ///
@@ -54,7 +54,8 @@ pub enum ErrorKind {
     Listener,
     /// A handler returned an error under [`OnFailure::Shutdown`]. The [address](Error::address) is the peer's.
     Handler,
-    /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`]. The [address](Error::address) is the peer's.
+    /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`]. The [address](Error::address) is
+    /// the peer's.
     HandlerPanicked,
     /// The body of the scope returned an error.
     Body,
@@ -100,8 +101,8 @@ impl Error {
         self.0.address.as_ref()
     }
 
-    /// Returns the error behind this one, by value, if it is an `E`: what the handler or the body returned, or what accepting failed
-    /// with.
+    /// Returns the error behind this one, by value, if it is an `E`: what the handler or the body returned, or what
+    /// accepting failed with.
     ///
     /// # Errors
     ///
@@ -149,8 +150,8 @@ impl std::error::Error for Error {
     }
 }
 
-/// A body's `io::Error` comes out as it was. Any other error is wrapped, with the listener's [`kind`](io::Error::kind) if it is one
-/// of a listener; its report is still inside.
+/// A body's `io::Error` comes out as it was. Any other error is wrapped, with the listener's [`kind`](io::Error::kind)
+/// if it is one of a listener; its report is still inside.
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let error = match error.kind() {
@@ -207,7 +208,7 @@ impl fmt::Display for Chain<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::report::{Cause, Counts};
+    use crate::run::report::{Cause, Counts};
     use std::time::Duration;
 
     fn error(failure: Failure) -> Error {

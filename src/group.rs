@@ -4,10 +4,10 @@ mod children;
 mod future;
 mod join_handle;
 #[cfg(all(test, ebbtide_loom))]
-mod models;
+mod loom_tests;
 mod slot;
 mod task_set;
-mod waits;
+mod wait_graph;
 
 use children::{Children, Shell};
 pub(crate) use children::{Label, Name, Owner};
@@ -23,21 +23,22 @@ pub use task_set::TaskSet;
 ///
 /// Children run in parallel on async-std's executor. Dropping the group cancels and joins them **synchronously**: when
 /// the drop returns, every child's future has been destroyed. It needs no executor for that, because the group owns the
-/// futures; so it holds with a single executor thread, inside `block_on`, on any thread, and while unwinding from a panic.
+/// futures; so it holds with a single executor thread, inside `block_on`, on any thread, and while unwinding from a
+/// panic.
 ///
 /// This is the nursery of [trio] and the scope of [`std::thread::scope`], with one difference from both: since a future
 /// can be dropped at any moment, leaving the scope early *is* supported, and means cancellation.
 ///
-/// Each child has a [`JoinHandle`], a future of its result, which may be ignored. For many results, in the order in which
-/// they come, see [`TaskSet`]; for futures that one task polls without spawning them, `FutureGroup` of the
+/// Each child has a [`JoinHandle`], a future of its result, which may be ignored. For many results, in the order in
+/// which they come, see [`TaskSet`]; for futures that one task polls without spawning them, `FutureGroup` of the
 /// futures-concurrency crate.
 ///
 /// # Drop
 ///
 /// A child that another thread is polling is waited for until that one poll returns; a child that blocks its thread
-/// delays the drop, which says so once a second at warn. Three cases cannot wait without waiting for themselves: a child
-/// that drops its own group, children that drop each other's groups at the same moment, and circles of more such drops.
-/// There the child is marked instead, and is destroyed as soon as its poll returns.
+/// delays the drop, which says so once a second at warn. Three cases cannot wait without waiting for themselves: a
+/// child that drops its own group, children that drop each other's groups at the same moment, and circles of more such
+/// drops. There the child is marked instead, and is destroyed as soon as its poll returns.
 ///
 /// The drop never panics: a destructor that panics is caught and logged, and the other children still get theirs; the
 /// panic of a child that was not joined is logged. Out of reach are `mem::forget`, `exit`, and dropping a group
@@ -87,8 +88,8 @@ impl TaskGroup {
 
     /// Starts a child, and returns a handle to its result, which may be ignored.
     ///
-    /// After [`cancel`](Self::cancel) the child is refused: `future` has been dropped without being polled, and the handle gives a
-    /// [cancelled](JoinError::is_cancelled) error.
+    /// After [`cancel`](Self::cancel) the child is refused: `future` has been dropped without being polled, and the
+    /// handle gives a [cancelled](JoinError::is_cancelled) error.
     ///
     /// A child that panics ends alone; its siblings are not touched. If its handle is gone, the panic waits for
     /// [`join`](Self::join).
@@ -144,7 +145,8 @@ impl TaskGroup {
         }
     }
 
-    /// Waits like [`join`](Self::join), where a panic must not keep the caller from its own end: it is logged, not raised.
+    /// Waits like [`join`](Self::join), where a panic must not keep the caller from its own end: it is logged, not
+    /// raised.
     pub(crate) async fn settled(&self) {
         let mut joiner = Joiner { children: &self.children, key: None };
         let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
@@ -160,7 +162,8 @@ impl TaskGroup {
 
     /// Asks for the end of every child, and refuses new ones from now on. Returns at once.
     ///
-    /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group helps them. A child that is being polled ends when that poll returns.
+    /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group helps
+    /// them. A child that is being polled ends when that poll returns.
     pub fn cancel(&self) {
         self.children.cancel();
     }
@@ -193,28 +196,31 @@ pub struct Spawner {
 }
 
 impl Spawner {
-    /// Starts a child of the group, as [`TaskGroup::spawn`] does. If the group was cancelled or is gone, the child is refused.
+    /// Starts a child of the group, as [`TaskGroup::spawn`] does. If the group was cancelled or is gone, the child is
+    /// refused.
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.spawn_guarded(Location::caller(), future, || ())
+        self.spawn_guarded(Location::caller(), future, || Some(()))
     }
 
-    /// The same for a child that holds a guard until its end. The guard is made only if the child may be admitted.
+    /// The same for a child that holds a guard until its end. The guard is made only if the child may be admitted;
+    /// without one it is refused.
     pub(crate) fn spawn_guarded<F, G>(
         &self,
         at: &'static Location<'static>,
         future: F,
-        guard: impl FnOnce() -> G,
+        guard: impl FnOnce() -> Option<G>,
     ) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
         G: Guard + 'static,
     {
-        match self.children.upgrade().filter(|children| !children.is_cancelled()) {
-            Some(children) => start_with_result(&children, at, future, guard()),
+        let children = self.children.upgrade().filter(|children| !children.is_cancelled());
+        match children.and_then(|children| Some((children, guard()?))) {
+            Some((children, guard)) => start_with_result(&children, at, future, guard),
             None => JoinHandle::refused(at),
         }
     }
@@ -237,7 +243,8 @@ impl Spawner {
         }
     }
 
-    /// Does what dropping the group does, for a caller that must be sure of it while another thread is about to drop it.
+    /// Does what dropping the group does, for a caller that must be sure of it while another thread is about to drop
+    /// it.
     pub(crate) fn cancel_and_join(&self) {
         if let Some(children) = self.children.upgrade() {
             children.cancel_and_destroy();
@@ -288,8 +295,8 @@ where
 
 /// Hands a child to the executor.
 ///
-/// NOTE: the only spawn of the crate. The executor gets a shell that borrows the future for each poll; the handle is dropped,
-/// which detaches the shell and nothing else: the group can destroy the child without it.
+/// NOTE: the only spawn of the crate. The executor gets a shell that borrows the future for each poll; the handle is
+/// dropped, which detaches the shell and nothing else: the group can destroy the child without it.
 fn run(shell: Shell) {
     drop(async_std::task::spawn(poll_fn(move |cx| shell.poll(cx))));
 }

@@ -1,10 +1,10 @@
 //! [`HandlerOutput`]: what a handler may return, and what that means.
 
-use crate::connection::opening::Unopened;
-use crate::control::failure::BoxError;
-use crate::control::report::Bucket;
-use crate::unwind::{self, Payload};
+use crate::panic::{self, Payload};
+use crate::run::registry::Bucket;
+use crate::run::report::BoxError;
 use log::Level;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -13,7 +13,8 @@ use std::time::Duration;
 
 /// What a handler may return: `()`, `!`, or a `Result<(), E>` whose error converts into [`BoxError`].
 ///
-/// You do not implement this trait: it is sealed. It is there so that the compiler can say what is wrong with a handler.
+/// You do not implement this trait: it is sealed. It is there so that the compiler can say what is wrong with a
+/// handler.
 ///
 /// A handler that copies bytes returns their number. That does not compile; end such a handler with `Ok(())`:
 ///
@@ -47,7 +48,7 @@ use std::time::Duration;
 pub trait HandlerOutput: sealed::Sealed {}
 
 pub(crate) mod sealed {
-    use crate::control::failure::BoxError;
+    use crate::run::report::BoxError;
 
     pub trait Sealed {
         fn into_result(self) -> Result<(), BoxError>;
@@ -99,11 +100,26 @@ pub(crate) enum Outcome {
     Failed(BoxError),
     Panicked(String),
     /// A task of its connection panicked, which has been logged.
-    Broken(String),
-    /// It was never called, since the connection could not be opened.
-    Unopened(Unopened),
+    TaskPanicked(String),
+    /// It was never called: the connection could not be opened.
+    Rejected(Rejection),
     /// No byte went either way for this time, which is longer than it may be.
     Idle(Duration),
+}
+
+/// Why a connection was closed before its handler was called.
+pub(crate) struct Rejection {
+    pub(crate) reason: Box<dyn fmt::Display + Send>,
+    /// For the log: what a peer caused is not news.
+    pub(crate) level: Level,
+    /// Something is still being sent to the peer, so the connection is closed with care.
+    pub(crate) is_told: bool,
+}
+
+impl fmt::Debug for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Rejection({})", self.reason)
+    }
 }
 
 impl Outcome {
@@ -112,7 +128,7 @@ impl Outcome {
     where
         F: Future<Output: HandlerOutput> + ?Sized,
     {
-        match unwind::catch(|| handler.poll(cx).map(sealed::Sealed::into_result)) {
+        match panic::catch(|| handler.poll(cx).map(sealed::Sealed::into_result)) {
             Ok(poll) => poll.map(Self::returned),
             Err(payload) => Poll::Ready(Self::panicked(payload)),
         }
@@ -126,16 +142,16 @@ impl Outcome {
     }
 
     pub(crate) fn panicked(payload: Payload) -> Self {
-        let message = unwind::message(&payload).to_owned();
-        unwind::discard(payload);
+        let message = panic::message(&payload).to_owned();
+        panic::discard(payload);
         Self::Panicked(message)
     }
 
     pub(crate) fn bucket(&self) -> Bucket {
         match self {
             Self::Completed => Bucket::Completed,
-            Self::Failed(_) | Self::Unopened(_) | Self::Idle(_) => Bucket::Failed,
-            Self::Panicked(_) | Self::Broken(_) => Bucket::Panicked,
+            Self::Failed(_) | Self::Rejected(_) | Self::Idle(_) => Bucket::Failed,
+            Self::Panicked(_) | Self::TaskPanicked(_) => Bucket::Panicked,
         }
     }
 }
@@ -145,8 +161,8 @@ pub(crate) fn level_of(error: &BoxError) -> Level {
     use io::ErrorKind::{
         BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof, WriteZero,
     };
-    // Only the error itself, as reading and writing return it. One that is wrapped in another may come from anywhere, such
-    // as a database, and that is news.
+    // Only the error itself, as reading and writing return it. One that is wrapped in another may come from anywhere,
+    // such as a database, and that is news.
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
     match kind {
         Some(

@@ -1,9 +1,9 @@
 //! Servers for async-std with structured concurrency.
 //!
 //! In Python one writes `async with await asyncio.start_server(...)` and hopes that leaving the block closes the
-//! connections. This crate keeps that promise on every path. The accept loops and the connection handlers are children of
-//! one task group, which is joined or cancelled as a unit; whichever way control leaves the server, the connections are
-//! drained and closed first.
+//! connections. This crate keeps that promise on every path. The accept loops and the connection handlers are children
+//! of one task group, which is joined or cancelled as a unit; whichever way control leaves the server, the connections
+//! are drained and closed first.
 //!
 //! ```no_run
 //! use async_std::{io, prelude::*, task};
@@ -38,8 +38,8 @@
 //!
 //! # The ways out
 //!
-//! Every way out of [`Server::serve`] and [`Server::scope`] ends *closed*: no handler or task is running, the future of each
-//! has been dropped, every listening socket is closed, and every accepted socket is shut down both ways.
+//! Every way out of [`Server::serve`] and [`Server::scope`] ends *closed*: no handler or task is running, the future of
+//! each has been dropped, every listening socket is closed, and every accepted socket is shut down both ways.
 //!
 //! | the server is left because | what happens | how control returns |
 //! |---|---|---|
@@ -50,18 +50,21 @@
 //! | [`Handle::cancel`], or the second item of a shutdown stream | cancel and join, no grace period | the report |
 //! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; [`Handle::closed`] gives the report |
 //!
-//! The last row is the one that others leave out: a future can be dropped at any moment, and then nothing is left that could
-//! await. It holds because the group owns the futures of its children and drops them on the spot; see [`TaskGroup`].
+//! The last row is the one that others leave out: a future can be dropped at any moment, and then nothing is left that
+//! could await. It holds because the group owns the futures of its children and drops them on the spot; see
+//! [`TaskGroup`].
 //!
 //! # The ways in
 //!
-//! One server takes any mixture of listeners, with one handler, one limit and one report; the ways out are the same for all of
-//! them. A handler sees where its client came from ([`Connection::peer_addr`], [`Connection::local_addr`]), and seldom has to.
+//! One server takes any mixture of listeners, with one handler, one limit and one report; the ways out are the same for
+//! all of them. A handler sees where its client came from ([`Connection::peer_addr`], [`Connection::local_addr`]), and
+//! seldom has to.
 //!
 //! - TCP: [`Server::bind`] takes all that its argument resolves to, or nothing; [`ListenOptions`] has what can be set.
-//! - Unix sockets: `Server::bind_unix`, `Listener::unix_abstract`. The file is removed with the server, if it is still the one that
-//!   was made; `Connection::peer_credentials` gives the client's user and process.
-//! - Inherited sockets, which other processes may share: [`Listener::try_from`](Listener#sockets-that-are-inherited). They are left as they were found.
+//! - Unix sockets: `Server::bind_unix`, `Listener::unix_abstract`. The file is removed with the server, if it is still
+//!   the one that was made; `Connection::peer_credentials` gives the client's user and process.
+//! - Inherited sockets, which other processes may share: [`Listener::try_from`](Listener#sockets-that-are-inherited).
+//!   They are left as they were found.
 //! - Memory: [`Listener::memory`], for tests without sockets.
 //! - Your own: [`Listener::custom`], from anything that [accepts](Accept) streams of bytes.
 //!
@@ -90,70 +93,59 @@
 //!
 //! # Out of reach
 //!
-//! A handler that blocks its thread is waited for, since *closed* wins over every bound. A line in the log says so once a second,
-//! unless all of the executor's threads are blocked.
+//! A handler that blocks its thread is waited for, since *closed* wins over every bound. A line in the log says so once
+//! a second, unless all of the executor's threads are blocked.
 //!
-//! `exit`, `abort`, SIGKILL, `mem::forget`, `panic = "abort"`; `spawn_blocking` closures, threads and detached tasks that a
-//! handler started; async-std's task-locals; a future two of whose destructors panic; and the commonest mistake: returning
-//! from `main` while the future of `serve` lives in a spawned task (`examples/commonest_mistake.rs` shows what is lost and
-//! the two ways to write it right).
+//! `exit`, `abort`, SIGKILL, `mem::forget`, `panic = "abort"`; `spawn_blocking` closures, threads and detached tasks
+//! that a handler started; async-std's task-locals; a future two of whose destructors panic; and the commonest mistake:
+//! returning from `main` while the future of `serve` lives in a spawned task (`examples/commonest_mistake.rs` shows
+//! what is lost and the two ways to write it right).
 //!
-//! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by the
-//! kernel. No server that closes its socket can prevent that; clients retry.
+//! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by
+//! the kernel. No server that closes its socket can prevent that; clients retry.
 //!
 //! # Optional features
 //!
 //! All are off by default.
 //!
 //! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
-//! - `proxy-protocol`: `ProxyProtocol`, which makes the client's own address known behind HAProxy and other load balancers.
+//! - `proxy-protocol`: `ProxyProtocol`, which makes the client's own address known behind HAProxy and other load
+//!   balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name (Linux).
 //!
 //! # The runtime
 //!
-//! async-std is no longer developed (RUSTSEC-2025-0052); the parts that do its work, async-io, async-executor and polling,
-//! are maintained by the smol project. The README says what that means for users of this crate.
+//! async-std is no longer developed (RUSTSEC-2025-0052); the parts that do its work, async-io, async-executor and
+//! polling, are maintained by the smol project. The README says what that means for users of this crate.
 
 #![forbid(unsafe_code)]
 
-#[cfg(all(feature = "systemd", target_os = "linux"))]
-mod adapters;
 mod address;
 mod bind_addrs;
 mod connection;
-mod control;
 mod error;
 mod group;
 mod handler;
-mod kept;
-mod limit;
+mod limits;
 mod listener;
+mod panic;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
-mod say;
+mod run;
 mod server;
 pub mod signal;
-mod stream;
 mod sync;
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+pub mod systemd;
 #[cfg(feature = "tls")]
 mod tls;
-mod unwind;
-mod wakers;
+mod transport;
 
-#[cfg(all(feature = "systemd", target_os = "linux"))]
-pub use adapters::systemd;
 pub use address::Address;
 pub use bind_addrs::ToBindAddrs;
 pub use connection::Connection;
 #[cfg(unix)]
 pub use connection::PeerCredentials;
-pub use control::connection_id::ConnectionId;
-pub use control::failure::BoxError;
-pub use control::handle::{Closed, Handle};
-pub use control::member::ConnectionState;
-pub use control::phase::Phase;
-pub use control::registry::ConnectionInfo;
-pub use control::report::{Cause, Report};
 pub use error::{Error, ErrorKind, OnFailure};
 pub use group::{JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
 pub use handler::HandlerOutput;
@@ -163,12 +155,17 @@ pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
 pub use proxy::fuzz as fuzz_proxy_header;
 #[cfg(feature = "proxy-protocol")]
 pub use proxy::{ProxyHeader, ProxyProtocol};
+pub use run::handle::{Closed, Handle};
+pub use run::phase::Phase;
+pub use run::record::ConnectionState;
+pub use run::registry::{ConnectionId, ConnectionInfo};
+pub use run::report::{BoxError, Cause, Report};
 pub use server::body::BodyOutput;
 pub use server::{Serve, Server};
 #[cfg(feature = "tls")]
-pub use stream::TlsInfo;
-#[cfg(feature = "tls")]
 pub use tls::{Tls, TlsFiles};
+#[cfg(feature = "tls")]
+pub use transport::TlsInfo;
 
 /// The TLS library, for [`Tls::from_config`] and the types of [`TlsInfo`] (feature `tls`).
 #[cfg(feature = "tls")]

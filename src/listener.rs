@@ -3,7 +3,6 @@
 mod custom;
 #[cfg(unix)]
 mod inherited;
-mod layers;
 mod memory;
 mod options;
 mod tcp;
@@ -14,13 +13,12 @@ use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
-use crate::stream::Stream;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
+use crate::transport::Transport;
 use async_io::Async;
 pub use custom::Accept;
 use custom::Custom;
-pub(crate) use layers::Layers;
 pub use memory::{Connector, MemoryStream};
 pub use options::ListenOptions;
 use std::fmt;
@@ -44,12 +42,12 @@ use std::task::{Context, Poll, Waker, ready};
 ///
 /// # Sockets that are inherited
 ///
-/// A socket that listens already is taken over with `Listener::try_from`: from a [`TcpListener`] of the standard library, on
-/// Unix also from a `UnixListener` or an [`OwnedFd`](std::os::fd::OwnedFd); with the feature `systemd` from the service
-/// manager. Others may have it too: the process that it came from, or the next one after a restart. So it is left as it was
-/// found. While it is served it is non-blocking for all of them; afterwards it is what it was before. It goes on to listen,
-/// its file stays where it is, and the clients in its queue are left to the others: where there are none, those clients are
-/// reset when the last descriptor is closed.
+/// A socket that listens already is taken over with `Listener::try_from`: from a [`TcpListener`] of the standard
+/// library, on Unix also from a `UnixListener` or an [`OwnedFd`](std::os::fd::OwnedFd); with the feature `systemd` from
+/// the service manager. Others may have it too: the process that it came from, or the next one after a restart. So it
+/// is left as it was found. While it is served it is non-blocking for all of them; afterwards it is what it was before.
+/// It goes on to listen, its file stays where it is, and the clients in its queue are left to the others: where there
+/// are none, those clients are reset when the last descriptor is closed.
 pub struct Listener {
     /// The socket file that we made; gone once it was removed.
     #[cfg(unix)]
@@ -60,8 +58,8 @@ pub struct Listener {
     backlog: u32,
     /// It was taken over, and how it was.
     inherited: Option<Inherited>,
-    /// What its connections begin with.
-    layers: Layers,
+    /// The protocols that its connections begin with.
+    protocols: Protocols,
 }
 
 enum Source {
@@ -79,11 +77,11 @@ struct Inherited {
 
 /// A client.
 pub(crate) struct Accepted {
-    pub(crate) stream: Stream,
+    pub(crate) transport: Transport,
     pub(crate) peer: Address,
     /// Where it has connected to, if that is always the same; else its stream tells.
     pub(crate) local: Option<Address>,
-    pub(crate) layers: Layers,
+    pub(crate) protocols: Protocols,
 }
 
 impl Listener {
@@ -91,7 +89,8 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// Where the address is taken, not this machine's, or not permitted. The error names the address, and keeps the kind.
+    /// Where the address is taken, not this machine's, or not permitted. The error names the address, and keeps the
+    /// kind.
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         Self::tcp_with(address, &ListenOptions::new())
     }
@@ -109,18 +108,19 @@ impl Listener {
 
     /// Listens on a Unix socket, with the default [`ListenOptions`].
     ///
-    /// The file is made, and removed again when the listener is closed, before its queue is emptied: so a client finds either a server
-    /// that serves it or no file at all. It is removed only if it is still the one that was made, and not another's that has
-    /// taken its place.
+    /// The file is made, and removed again when the listener is closed, before its queue is emptied: so a client finds
+    /// either a server that serves it or no file at all. It is removed only if it is still the one that was made, and
+    /// not another's that has taken its place.
     ///
-    /// A file that an earlier run has left behind, because it was killed, is removed first, if nothing answers behind it: it
-    /// is tried once, which a server that lives sees as a client that left at once. Programs that use this crate and start at
-    /// the same moment do not remove each other's: each holds a lock (`flock`) on the folder meanwhile.
+    /// A file that an earlier run has left behind, because it was killed, is removed first, if nothing answers behind
+    /// it: it is tried once, which a server that lives sees as a client that left at once. Programs that use this crate
+    /// and start at the same moment do not remove each other's: each holds a lock (`flock`) on the folder meanwhile.
     ///
     /// # Errors
     ///
-    /// Where another program listens there, where a file that is no socket lies there, where the folder is missing or may not
-    /// be written to, and where the path is longer than the system takes (107 bytes on Linux). The error names the path.
+    /// Where another program listens there, where a file that is no socket lies there, where the folder is missing or
+    /// may not be written to, and where the path is longer than the system takes (107 bytes on Linux). The error names
+    /// the path.
     #[cfg(unix)]
     pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::unix_with(path, &ListenOptions::new())
@@ -143,8 +143,8 @@ impl Listener {
             .map_err(|error| unix::explain(&Address::unix(path), error))
     }
 
-    /// Listens on a Unix socket with a name in Linux's abstract namespace: it needs no file, and is gone with the socket.
-    /// Anybody in the same network namespace may connect, whatever their rights:
+    /// Listens on a Unix socket with a name in Linux's abstract namespace: it needs no file, and is gone with the
+    /// socket. Anybody in the same network namespace may connect, whatever their rights:
     /// [`Connection::peer_credentials`](crate::Connection::peer_credentials) tells who it was.
     ///
     /// # Errors
@@ -158,8 +158,8 @@ impl Listener {
             .map_err(|error| unix::explain(&Address::unix_abstract(name), error))
     }
 
-    /// Makes a listener in memory, and the connector for its clients: for tests without sockets, and for clients in the same
-    /// process.
+    /// Makes a listener in memory, and the connector for its clients: for tests without sockets, and for clients in the
+    /// same process.
     ///
     /// # Examples
     ///
@@ -193,8 +193,8 @@ impl Listener {
         (Self::custom(Address::new("memory"), accept), connector)
     }
 
-    /// Makes a listener of your own: a transport that this crate does not know, or one that fails as a test wants it to. It is
-    /// closed by its drop; `address` is its name in logs and lists.
+    /// Makes a listener of your own: a transport that this crate does not know, or one that fails as a test wants it
+    /// to. It is closed by its drop; `address` is its name in logs and lists.
     pub fn custom(address: Address, accept: impl Accept) -> Self {
         Self {
             #[cfg(unix)]
@@ -203,7 +203,7 @@ impl Listener {
             address,
             backlog: ListenOptions::new().backlog,
             inherited: None,
-            layers: Layers::default(),
+            protocols: Protocols::default(),
         }
     }
 
@@ -217,7 +217,7 @@ impl Listener {
             address,
             backlog: options.backlog,
             inherited,
-            layers: options.layers.clone(),
+            protocols: options.protocols.clone(),
         })
     }
 
@@ -225,8 +225,8 @@ impl Listener {
     fn over_unix(socket: UnixListener, options: &ListenOptions, inherited: Option<Inherited>) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
         let source = Source::Unix(Async::new(socket)?);
-        let (backlog, layers) = (options.backlog, options.layers.clone());
-        Ok(Self { file: None, source, address, backlog, inherited, layers })
+        let (backlog, protocols) = (options.backlog, options.protocols.clone());
+        Ok(Self { file: None, source, address, backlog, inherited, protocols })
     }
 
     /// Its connections are encrypted: see [`Tls`] (feature `tls`). For any listener, also one in memory.
@@ -246,16 +246,16 @@ impl Listener {
     #[cfg(feature = "tls")]
     #[must_use = "it gives the listener back"]
     pub fn tls(mut self, tls: &Tls) -> Self {
-        self.layers.tls = Some(tls.clone());
+        self.protocols.tls = Some(tls.clone());
         self
     }
 
-    /// Its connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature `proxy-protocol`). For
-    /// any listener, also an inherited one, one of your own, or one in memory.
+    /// Its connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature
+    /// `proxy-protocol`). For any listener, also an inherited one, one of your own, or one in memory.
     #[cfg(feature = "proxy-protocol")]
     #[must_use = "it gives the listener back"]
     pub fn proxy_protocol(mut self, proxy: ProxyProtocol) -> Self {
-        self.layers.proxy = Some(Arc::new(proxy));
+        self.protocols.proxy = Some(Arc::new(proxy));
         self
     }
 
@@ -268,7 +268,7 @@ impl Listener {
         self.backlog
     }
 
-    /// Whether the clients that wait may be left to others, who listen on the same socket.
+    /// Whether other processes may listen on the same socket, so that the clients in its backlog can be left to them.
     pub(crate) fn is_shared(&self) -> bool {
         self.inherited.is_some()
     }
@@ -291,7 +291,7 @@ impl Listener {
         }
     }
 
-    /// The same without waiting: `None` where nobody is there.
+    /// The same without waiting: `None` if no client is there.
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
         #[cfg(unix)]
         if let Some(inherited) = &mut self.inherited {
@@ -316,16 +316,16 @@ impl Listener {
         }
     }
 
-    fn receive(&self, accepted: io::Result<(Stream, Address)>) -> io::Result<Accepted> {
-        let (stream, peer) = accepted?;
+    fn receive(&self, accepted: io::Result<(Transport, Address)>) -> io::Result<Accepted> {
+        let (transport, peer) = accepted?;
         let local = match self.source {
             Source::Tcp(_) => None,
             _ => Some(self.address.clone()),
         };
-        Ok(Accepted { stream: self.layers.prepare(stream), peer, local, layers: self.layers.clone() })
+        Ok(Accepted { transport: self.protocols.prepare(transport), peer, local, protocols: self.protocols.clone() })
     }
 
-    /// Lets nobody new find it, as far as that can be had before it is closed.
+    /// Keeps new clients from finding it, as far as that is possible before it is closed.
     pub(crate) fn retire(&mut self) {
         #[cfg(unix)]
         drop(self.file.take());
@@ -334,7 +334,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.retire(); // before the socket is closed: until then nobody else can have its inode
+        self.retire(); // before the socket is closed: until then no other file can have its inode
         #[cfg(unix)]
         if let Some(Inherited { was_blocking: true }) = self.inherited {
             inherited::make_blocking(&self.source, &self.address);
@@ -349,22 +349,46 @@ pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOption
     tcp::bind_each(&resolved, options)
 }
 
-/// Takes over a socket that listens already: see [inherited sockets](Listener#sockets-that-are-inherited).
-///
-/// # Errors
-///
-/// Where it does not listen.
-impl TryFrom<TcpListener> for Listener {
-    type Error = io::Error;
+/// What the connections of a listener begin with, before the handler is called. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Protocols {
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) proxy: Option<Arc<ProxyProtocol>>,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Tls>,
+}
 
-    #[cfg(unix)]
-    fn try_from(socket: TcpListener) -> io::Result<Self> {
-        Self::try_from(std::os::fd::OwnedFd::from(socket))
+impl Protocols {
+    /// Whether the handler gets the socket's own bytes, from the first on.
+    pub(crate) fn is_empty(&self) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        if self.proxy.is_some() {
+            return false;
+        }
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return false;
+        }
+        true
     }
 
-    #[cfg(not(unix))]
-    fn try_from(socket: TcpListener) -> io::Result<Self> {
-        Self::over_tcp(socket, &ListenOptions::new(), Some(Inherited { was_blocking: false }))
+    /// Makes an accepted stream ready for what is to be laid over it.
+    pub(crate) fn prepare(&self, stream: Transport) -> Transport {
+        #[cfg(feature = "tls")]
+        if self.tls.is_some() {
+            return stream.awaiting_tls();
+        }
+        stream
+    }
+
+    /// Whether who the client is will be known only once a proxy, which is this peer, has said it.
+    pub(crate) fn name_client_of(&self, peer: &Address) -> bool {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(proxy) = &self.proxy {
+            return proxy.trusts(peer);
+        }
+        let _ = peer;
+        false
     }
 }
 

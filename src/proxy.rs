@@ -7,7 +7,7 @@ pub(crate) mod parse;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
-    let _ = parse::holds::check(bytes);
+    let _ = parse::invariants::check(bytes);
 }
 
 use crate::address::Address;
@@ -17,22 +17,24 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long a header may take. It is the first that a proxy sends, at once; this is the time in which one lost packet is sent
-/// again, and the least that the protocol's text recommends.
+/// How long a header may take. It is the first that a proxy sends, at once; this is the time in which one lost packet
+/// is sent again, and the least that the protocol's text recommends.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// That a listener's connections come through a proxy (HAProxy, nginx, a cloud's load balancer), which says in a few bytes before
-/// the client's own who the client is: the [PROXY protocol], versions 1 and 2. Needs the feature `proxy-protocol`.
+/// That a listener's connections come through a proxy (HAProxy, nginx, a cloud's load balancer), which says in a few
+/// bytes before the client's own who the client is: the [PROXY protocol], versions 1 and 2. Needs the feature
+/// `proxy-protocol`.
 ///
 /// For [`ListenOptions::proxy_protocol`](crate::ListenOptions::proxy_protocol) and
 /// [`Listener::proxy_protocol`](crate::Listener::proxy_protocol): each listener has its own.
 ///
-/// The header is read before the handler is called, and before a TLS handshake; the handler begins with the byte after it.
-/// Then [`peer_addr`](crate::Connection::peer_addr) and [`local_addr`](crate::Connection::local_addr) are the client's
-/// address and the one that it connected to, everywhere: in the log, in [`Handle::connections`](crate::Handle::connections), and for
-/// [`max_connections_per_ip`](crate::Server::max_connections_per_ip), which counts clients and not proxies. The socket's own
-/// stay reachable: [`socket_peer_addr`](crate::Connection::socket_peer_addr). What else the header says is in
-/// [`Connection::proxy_header`](crate::Connection::proxy_header).
+/// The header is read before the handler is called, and before a TLS handshake; the handler begins with the byte after
+/// it. Then [`peer_addr`](crate::Connection::peer_addr) and [`local_addr`](crate::Connection::local_addr) are the
+/// client's address and the one that it connected to, everywhere: in the log, in
+/// [`Handle::connections`](crate::Handle::connections), and for
+/// [`max_connections_per_ip`](crate::Server::max_connections_per_ip), which counts clients and not proxies. The
+/// socket's own stay reachable: [`socket_peer_addr`](crate::Connection::socket_peer_addr). What else the header says is
+/// in [`Connection::proxy_header`](crate::Connection::proxy_header).
 ///
 /// # Who is believed
 ///
@@ -46,16 +48,16 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # What is refused
 ///
-/// A header of version 1 is at most 107 bytes long, as its specification says; one of version 2 at most 4 KiB, which has room for a
-/// client's certificate, and a longer one is refused before it is read. Whatever is malformed closes its connection, also
-/// where headers are optional: once the beginning that headers have (`PROXY` and a space, or the 12 bytes of version 2) is there,
-/// it has to be a good one. The log says with level `warn` what was wrong, and how it began, since a trusted proxy that sends
-/// such things is set up wrongly. Such connections count as [failed](crate::Report::failed), never stop the server, and their
-/// handler is never called.
+/// A header of version 1 is at most 107 bytes long, as its specification says; one of version 2 at most 4 KiB, which
+/// has room for a client's certificate, and a longer one is refused before it is read. Whatever is malformed closes its
+/// connection, also where headers are optional: once the beginning that headers have (`PROXY` and a space, or the 12
+/// bytes of version 2) is there, it has to be a good one. The log says with level `warn` what was wrong, and how it
+/// began, since a trusted proxy that sends such things is set up wrongly. Such connections count as
+/// [failed](crate::Report::failed), never stop the server, and their handler is never called.
 ///
-/// Headers that name nobody (`UNKNOWN`, `LOCAL`: a proxy's own health checks; families that no stream has) are accepted, and the
-/// socket's own addresses stand. The fields of version 2 (TLVs) are checked for their form, and a checksum (CRC32c) for its
-/// value. A second header is not read: it goes to the handler, as the client's bytes do.
+/// Headers that name nobody (`UNKNOWN`, `LOCAL`: a proxy's own health checks; families that no stream has) are
+/// accepted, and the socket's own addresses stand. The fields of version 2 (TLVs) are checked for their form, and a
+/// checksum (CRC32c) for its value. A second header is not read: it goes to the handler, as the client's bytes do.
 ///
 /// # Examples
 ///
@@ -90,21 +92,21 @@ impl ProxyProtocol {
         Self { required: true, networks: Vec::new(), local: false, timeout: Some(TIMEOUT) }
     }
 
-    /// A connection from a trusted peer may begin with a header. Where it does not, and where the peer is not trusted, every
-    /// byte goes to the handler.
+    /// A connection from a trusted peer may begin with a header. Where it does not, and where the peer is not trusted,
+    /// every byte goes to the handler.
     ///
     /// For a listener that is reached directly as well, or while a proxy is being introduced. Two things follow:
     ///
-    /// - a trusted peer that says nothing reaches its handler only after the [`timeout`](Self::timeout): where the server speaks
-    ///   first, that is how long its greeting takes;
-    /// - a client of a trusted proxy that does *not* send headers can send one itself, and so choose its address. Let every
-    ///   trusted proxy send them, or none.
+    /// - a trusted peer that says nothing reaches its handler only after the [`timeout`](Self::timeout): where the
+    ///   server speaks first, that is how long its greeting takes;
+    /// - a client of a trusted proxy that does *not* send headers can send one itself, and so choose its address. Let
+    ///   every trusted proxy send them, or none.
     pub fn optional() -> Self {
         Self { required: false, ..Self::required() }
     }
 
-    /// Believes the peers of a network, such as `10.0.0.0/8` or `fd00::/8`, or of one address, such as `192.0.2.7`. Can be called as
-    /// often as wanted.
+    /// Believes the peers of a network, such as `10.0.0.0/8` or `fd00::/8`, or of one address, such as `192.0.2.7`. Can
+    /// be called as often as wanted.
     ///
     /// IPv4 peers of an IPv6 socket are IPv4 peers, and so `::/0` is every IPv6 address and no IPv4 address.
     ///
@@ -123,19 +125,19 @@ impl ProxyProtocol {
         Ok(self)
     }
 
-    /// Believes the peers that have no IP address: those of a Unix socket (its file's [permissions](crate::ListenOptions::mode)
-    /// say who can connect), of a listener in memory, and of [one of your own](crate::Listener::custom) where it gives them other
-    /// addresses. Default: they are not trusted.
+    /// Believes the peers that have no IP address: those of a Unix socket (its file's
+    /// [permissions](crate::ListenOptions::mode) say who can connect), of a listener in memory, and of [one of your
+    /// own](crate::Listener::custom) where it gives them other addresses. Default: they are not trusted.
     pub fn trust_local(mut self) -> Self {
         self.local = true;
         self
     }
 
-    /// Sets how long a header may take, from the accept on: a `Duration`, or `None` for no limit. Default: 3 seconds, in which a lost
-    /// packet is sent again. In a drain it is at most 1 second.
+    /// Sets how long a header may take, from the accept on: a `Duration`, or `None` for no limit. Default: 3 seconds,
+    /// in which a lost packet is sent again. In a drain it is at most 1 second.
     ///
-    /// When it is over: a required header, or one that is half there, closes its connection; where it is optional and none has
-    /// begun, the handler is called.
+    /// When it is over: a required header, or one that is half there, closes its connection; where it is optional and
+    /// none has begun, the handler is called.
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeout = timeout.into();
         self

@@ -1,24 +1,25 @@
 //! [`Server`]: bind it, set it up, serve.
 
 mod accept;
+mod accept_error;
 pub(crate) mod body;
+mod config;
 mod scope;
-mod settings;
-mod stop;
-mod supervise;
+mod shutdown;
 
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
 use crate::connection::Connection;
-use crate::control::Control;
-use crate::control::handle::Handle;
-use crate::control::report::{Cause, Report};
 use crate::error::Error;
 use crate::handler::HandlerOutput;
 use crate::listener::{self, ListenOptions, Listener};
+use crate::run::Run;
+use crate::run::handle::Handle;
+use crate::run::report::{Cause, Report};
 use body::BodyOutput;
-use scope::Run;
-use settings::Settings;
+use config::Config;
+use scope::RunGuard;
+use shutdown::ShutdownStream;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -27,7 +28,6 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use stop::Stop;
 
 /// Listening sockets and settings; not accepting yet.
 ///
@@ -40,9 +40,10 @@ use stop::Stop;
 /// Accepting a client can fail, for one of three reasons:
 ///
 /// - The client gave up meanwhile, or a firewall forbids it: the next client is accepted.
-/// - Something has run out (descriptors, memory), or the error is not known: accepting pauses for 5 milliseconds, twice as long
-///   with each further error, up to 1 second, with a line in the log each.
-/// - The listening socket itself is broken (EBADF, EINVAL, ENOTSOCK, EFAULT): the server ends, after a drain, with an error of kind
+/// - Something has run out (descriptors, memory), or the error is not known: accepting pauses for 5 milliseconds, twice
+///   as long with each further error, up to 1 second, with a line in the log each.
+/// - The listening socket itself is broken (EBADF, EINVAL, ENOTSOCK, EFAULT): the server ends, after a drain, with an
+///   error of kind
 ///   [`Listener`](crate::ErrorKind::Listener).
 ///
 /// # Examples
@@ -92,9 +93,9 @@ use stop::Stop;
 #[must_use = "a server accepts no client before `serve` or `scope` is awaited, and is closed when it is dropped"]
 pub struct Server {
     bound: Bound,
-    settings: Settings,
+    config: Config,
     /// In a lock so that the server is `Sync`: streams need not be.
-    stops: Mutex<Vec<Stop>>,
+    shutdown_streams: Mutex<Vec<ShutdownStream>>,
 }
 
 impl Server {
@@ -162,32 +163,32 @@ impl Server {
 
     /// Makes a server of a listener.
     pub fn new(listener: Listener) -> Self {
-        Self { bound: Bound(Some(Control::new(listener))), settings: Settings::default(), stops: Mutex::default() }
+        Self { bound: Bound(Some(Run::new(listener))), config: Config::default(), shutdown_streams: Mutex::default() }
     }
 
     /// Adds a listener.
     pub fn add_listener(self, listener: Listener) -> Self {
-        self.bound.control().add_listener(listener);
+        self.bound.run().add_listener(listener);
         self
     }
 
     /// Returns a handle, which stops the server and looks at it, from anywhere.
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(self.bound.control()))
+        Handle::new(Arc::clone(self.bound.run()))
     }
 
     /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
     pub fn local_addr(&self) -> &Address {
-        self.bound.control().addresses.first()
+        self.bound.run().addresses.first()
     }
 
     /// Returns the addresses that the server listens on, in the order in which the listeners were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
-        self.bound.control().addresses.iter()
+        self.bound.run().addresses.iter()
     }
 
-    /// Accepts connections, and gives each to `handler` in a child of its own, until a shutdown is requested. Then drains, closes,
-    /// and returns the report.
+    /// Accepts connections, and gives each to `handler` in a child of its own, until a shutdown is requested. Then
+    /// drains, closes, and returns the report.
     ///
     /// A handler is an async function or closure of a [`Connection`] that returns `()` or a `Result<(), E>`. To share
     /// state, clone it for each call:
@@ -216,39 +217,41 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// If a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown): after the drain,
-    /// with the report in the error.
+    /// If a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown):
+    /// after the drain, with the report in the error.
     ///
     /// # Cancel safety
     ///
     /// Dropping the future cancels: when the drop returns, every handler's future has been dropped, every connection is
     /// shut down, and the port refuses. [`TaskGroup`](crate::TaskGroup#drop) names the rare exceptions.
-    /// [`Handle::closed`] gives the report. Dropped before it is first polled, it closes the server, and resets its queued
-    /// clients.
+    /// [`Handle::closed`] gives the report. Dropped before it is first polled, it closes the server, and resets its
+    /// queued clients.
     pub fn serve<H, Fut>(self, handler: H) -> Serve
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        Serve { future: Box::pin(async move { Run::start(self, handler).finish().await }) }
+        Serve { future: Box::pin(async move { RunGuard::start(self, handler).finish().await }) }
     }
 
     /// Serves while `body` runs: Python's `async with server:`. The body ends the server by returning.
     ///
-    /// The body runs in the caller's task, so it may borrow from the caller. However it ends, the connections are drained
-    /// before this returns; a panic of the body goes on after the drain. What it may return, and what comes of that, is a table at
+    /// The body runs in the caller's task, so it may borrow from the caller. However it ends, the connections are
+    /// drained before this returns; a panic of the body goes on after the drain. What it may return, and what comes of
+    /// that, is a table at
     /// [`BodyOutput`].
     ///
-    /// If others stop the server, the body runs on during the drain, to watch or to help. If the server closes first, the body has
-    /// the rest of the grace period (at most 8 seconds if that has no limit; one more poll after a cancel, or if it returns `!`), with
-    /// a warning in the log after 1 second. Then it is dropped. [`Handle::closed`] does not wait for the body.
+    /// If others stop the server, the body runs on during the drain, to watch or to help. If the server closes first,
+    /// the body has the rest of the grace period (at most 8 seconds if that has no limit; one more poll after a cancel,
+    /// or if it returns `!`), with a warning in the log after 1 second. Then it is dropped. [`Handle::closed`] does not
+    /// wait for the body.
     ///
     /// # Errors
     ///
     /// As for [`serve`](Self::serve); the error of the body, of kind [`Body`](crate::ErrorKind::Body); and kind
-    /// [`Stopped`](crate::ErrorKind::Stopped) if a body that returns a `Result` was dropped. The first failure wins: a body's error
-    /// that comes after the failure of a listener or handler is logged, and a value that it returns then is dropped. A failure that
-    /// comes after the body has returned is logged and counted, and the value stands.
+    /// [`Stopped`](crate::ErrorKind::Stopped) if a body that returns a `Result` was dropped. The first failure wins: a
+    /// body's error that comes after the failure of a listener or handler is logged, and a value that it returns then
+    /// is dropped. A failure that comes after the body has returned is logged and counted, and the value stands.
     ///
     /// # Panics
     ///
@@ -281,21 +284,22 @@ impl Server {
         B: AsyncFnOnce(Handle) -> O,
         O: BodyOutput<T>,
     {
-        let run = Run::start(self, handler);
-        let end = run.drive::<_, O, T>(|| body(run.handle())).await;
-        run.finish_with::<O, T>(end).await
+        let guard = RunGuard::start(self, handler);
+        let end = guard.drive::<_, O, T>(|| body(guard.handle())).await;
+        guard.finish_with::<O, T>(end).await
     }
 
-    fn into_parts(self) -> (Arc<Control>, Settings, Vec<Stop>) {
-        let Self { bound, settings, stops } = self;
-        (bound.served(), settings, stops.into_inner().unwrap_or_else(PoisonError::into_inner))
+    fn into_parts(self) -> (Arc<Run>, Config, Vec<ShutdownStream>) {
+        let Self { bound, config, shutdown_streams } = self;
+        (bound.served(), config, shutdown_streams.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Future of a server that serves: see [`Server::serve`].
 ///
 /// Accepting begins with its first poll. Dropped at any time, it closes the server synchronously.
-// A type of its own, and not an async function: the compiler then checks the handler once, and reports an error in it once.
+// A type of its own, and not an async function: the compiler then checks the handler once, and reports an error in it
+// once.
 #[must_use = "a server accepts no client before this is awaited, and is closed when it is dropped"]
 pub struct Serve {
     future: Pin<Box<dyn Future<Output = Result<Report, Error>> + Send>>,
@@ -330,29 +334,29 @@ impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
             .field("local_addrs", &self.local_addrs().collect::<Vec<_>>())
-            .field("settings", &self.settings)
+            .field("config", &self.config)
             .finish_non_exhaustive()
     }
 }
 
 /// A run that is not served yet; dropped like that, it is closed.
-struct Bound(Option<Arc<Control>>);
+struct Bound(Option<Arc<Run>>);
 
 impl Bound {
-    fn control(&self) -> &Arc<Control> {
+    fn run(&self) -> &Arc<Run> {
         self.0.as_ref().expect("it is there until the server is served or dropped")
     }
 
     /// Hands the run over, to be served.
-    fn served(mut self) -> Arc<Control> {
+    fn served(mut self) -> Arc<Run> {
         self.0.take().expect("it is there until the server is served or dropped")
     }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Some(control) = self.0.take() {
-            control.cancel(Cause::Dropped);
+        if let Some(run) = self.0.take() {
+            run.cancel(Cause::Dropped);
         }
     }
 }

@@ -11,7 +11,7 @@
 //!
 //! The handler itself is the work of the [`ctrlc`](https://docs.rs/ctrlc) crate, with its feature `termination`.
 
-use crate::say::say;
+use crate::panic::say;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};

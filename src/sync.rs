@@ -1,9 +1,14 @@
 //! The one line from which the group takes its locks, so that the model checker can replace them.
 //!
-//! Nothing here is more than a name. In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's types,
-//! which try every interleaving of the threads; everywhere else they mean the standard library's.
+//! Nothing here is more than a name. In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's
+//! types, which try every interleaving of the threads; everywhere else they mean the standard library's.
+
+pub(crate) mod coop;
+pub(crate) mod event;
+pub(crate) mod waker_set;
 
 use std::sync::PoisonError;
+use std::task::Waker;
 
 #[cfg(not(all(test, ebbtide_loom)))]
 mod names {
@@ -14,8 +19,8 @@ mod names {
 
     /// A thread's name for as long as the process lives.
     ///
-    /// Not `std::thread::ThreadId`: that one is had from a handle whose reference count every poll would touch. Not zero, so
-    /// that a slot has room for it where the future was.
+    /// Not `std::thread::ThreadId`: that one comes from a handle whose reference count every poll would touch. Not
+    /// zero, so that a slot has room for it where the future was.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct ThreadId(NonZeroU64);
 
@@ -63,4 +68,10 @@ pub(crate) use names::*;
 /// Locks without regard to poisoning: no user code runs under our locks, so no panic can leave half a change behind.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What tells a task's waker from others', as long as one of its wakers is kept: its address. Never 0.
+#[inline]
+pub(crate) fn identity(waker: &Waker) -> usize {
+    (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)).max(1)
 }

@@ -17,23 +17,23 @@ use std::sync::Arc;
 
 /// TLS for a listener: its certificate and what clients have to show (feature `tls`).
 ///
-/// Given to [`ListenOptions::tls`](crate::ListenOptions::tls) or [`Listener::tls`](crate::Listener::tls); the handler then
-/// reads and writes plain bytes. TLS 1.2 and 1.3, by rustls.
+/// Given to [`ListenOptions::tls`](crate::ListenOptions::tls) or [`Listener::tls`](crate::Listener::tls); the handler
+/// then reads and writes plain bytes. TLS 1.2 and 1.3, by rustls.
 ///
-/// Clones are the same thing: [`reload`](Self::reload) on one of them is for all, while they serve. Connections that there
-/// are keep what they have begun with.
+/// Clones are the same thing: [`reload`](Self::reload) on one of them is for all, while they serve. Connections that
+/// there are keep what they have begun with.
 ///
 /// # What connections promise
 ///
 /// The handshake runs in the connection's own child, so no slow client holds up the others: see
-/// [`Server::handshake_timeout`](crate::Server::handshake_timeout). On every orderly end, which is all but a cancel and a
-/// drop, the client is sent `close_notify`, after the last bytes; where it misses, the client knows that it was cut off.
-/// (Who is closed for its silence is sent it if the socket takes it at once.)
-/// The other way round the end of a client that leaves without `close_notify` is read as an error (`UnexpectedEof`) and not
-/// as the end, because anybody in between could have cut the line.
+/// [`Server::handshake_timeout`](crate::Server::handshake_timeout). On every orderly end, which is all but a cancel and
+/// a drop, the client is sent `close_notify`, after the last bytes; where it misses, the client knows that it was cut
+/// off. (Who is closed for its silence is sent it if the socket takes it at once.)
+/// The other way round the end of a client that leaves without `close_notify` is read as an error (`UnexpectedEof`) and
+/// not as the end, because anybody in between could have cut the line.
 ///
-/// What is written is on its way at once if the socket takes it. Where the client does not read, up to 64 KiB stay with us
-/// until the handler writes again, reads, flushes or ends: flush before waiting for something else.
+/// What is written is on its way at once if the socket takes it. Where the client does not read, up to 64 KiB stay with
+/// us until the handler writes again, reads, flushes or ends: flush before waiting for something else.
 ///
 /// # Examples
 ///
@@ -83,22 +83,23 @@ impl Tls {
         }
     }
 
-    /// A configuration of rustls's own, for everything that there is no method for here: several certificates, chosen by the
-    /// name that the client asks for; keys that live elsewhere; other versions and ciphers.
+    /// A configuration of rustls's own, for everything that there is no method for here: several certificates, chosen
+    /// by the name that the client asks for; keys that live elsewhere; other versions and ciphers.
     ///
     /// The types are those of [`ebbtide::rustls`](crate::rustls), whose version is a part of this crate's.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
         Self { inner: Arc::new(Inner { config: Mutex::new(config), files: None }) }
     }
 
-    /// Reads the files again, for the connections that are accepted from now on. On an error everything stays as it was.
+    /// Reads the files again, for the connections that are accepted from now on. On an error everything stays as it
+    /// was.
     ///
     /// Reading takes a moment, in which the thread is blocked.
     ///
     /// # Errors
     ///
-    /// As for [`from_pem_files`](Self::from_pem_files); and where this does not come from files but from a configuration:
-    /// use [`replace`](Self::replace) there.
+    /// As for [`from_pem_files`](Self::from_pem_files); and where this does not come from files but from a
+    /// configuration: use [`replace`](Self::replace) there.
     pub fn reload(&self) -> io::Result<()> {
         let Some(files) = &self.inner.files else {
             let text = "cannot reload TLS: it was made of a configuration and not of files; use `Tls::replace`";
@@ -152,8 +153,8 @@ enum Clients {
 
 impl TlsFiles {
     /// The protocols that the handler speaks, the preferred first, such as `["h2", "http/1.1"]`. A client that offers
-    /// protocols, and none of these, is turned away; [`TlsInfo::alpn_protocol`](crate::TlsInfo::alpn_protocol) tells what was agreed on. Default: none,
-    /// and whatever the client offers is ignored.
+    /// protocols, and none of these, is turned away; [`TlsInfo::alpn_protocol`](crate::TlsInfo::alpn_protocol) tells
+    /// what was agreed on. Default: none, and whatever the client offers is ignored.
     pub fn alpn<P: AsRef<[u8]>>(mut self, protocols: impl IntoIterator<Item = P>) -> Self {
         self.alpn = protocols.into_iter().map(|protocol| protocol.as_ref().to_vec()).collect();
         self

@@ -1,13 +1,13 @@
-//! The children of one group: the books that list them, the tasks that wait for them to be gone, and how all are cancelled.
+//! The children of one group: the books that list them, the tasks that wait for them to be gone, and how all are
+//! cancelled.
 //!
 //! It names no runtime: the group hands each child to the executor, which polls it through its [`Shell`].
 
 use super::future::{self, BoxedFuture, Guard, Panic, Plain, WithResult};
 use super::slot::{End, Slot};
-use crate::say::say;
+use crate::panic::{self, Payload, say};
+use crate::sync::waker_set::{WakerSet, wake_all};
 use crate::sync::{Mutex, lock};
-use crate::unwind::{self, Payload};
-use crate::wakers::{Wakers, wake_all};
 use slab::Slab;
 use std::fmt;
 use std::future::Future;
@@ -15,7 +15,8 @@ use std::panic::Location;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-/// What a child is called in a log line. Not kept alive by the group: the child's future has it, for as long as it is waited for.
+/// What a child is called in a log line. Not kept alive by the group: the child's future has it, for as long as it is
+/// waited for.
 pub(crate) type Name = Weak<dyn fmt::Display + Send + Sync>;
 
 /// What is known of a child, for log lines and errors.
@@ -27,8 +28,8 @@ pub(crate) enum Label {
     At(&'static Location<'static>),
 }
 
-/// What the children of a group belong to: shown in log lines as its `Display`, and told when one of them panics without
-/// a handle. In a group without an owner such a panic waits for the next join.
+/// What the children of a group belong to: shown in log lines as its `Display`, and told when one of them panics
+/// without a handle. In a group without an owner such a panic waits for the next join.
 pub(crate) trait Owner: fmt::Display + Send + Sync {
     fn child_panicked(&self, message: &str);
 }
@@ -51,7 +52,7 @@ struct State {
     /// The first panic of a child, until a join raises it or the drop logs it.
     panic: Option<Payload>,
     /// The tasks that wait for `present` to be empty.
-    joiners: Wakers,
+    joiners: WakerSet,
 }
 
 /// One child.
@@ -62,7 +63,8 @@ pub(super) struct Child {
 
 /// A child as its executor's task has it, with the way back into the group's books.
 ///
-/// The way is here and not in the child, since here it costs nothing: the allocator rounds the task's size up to as much.
+/// The way is here and not in the child, since here it costs nothing: the allocator rounds the task's size up to as
+/// much.
 #[derive(Clone)]
 pub(super) struct Shell {
     child: Arc<Child>,
@@ -203,8 +205,8 @@ impl Children {
     /// Hands a child's panic to the group's owner, or keeps it for the next join, or logs it.
     fn keep(&self, label: &Label, payload: Payload) {
         if let Some(owner) = &self.owner {
-            let message = unwind::message(&payload).to_owned();
-            unwind::discard(payload);
+            let message = panic::message(&payload).to_owned();
+            panic::discard(payload);
             say!(error, "{} panicked: {message}", self.describe(label));
             return owner.child_panicked(&message);
         }
@@ -219,8 +221,8 @@ impl Children {
                 return;
             }
         };
-        say!(error, "{} panicked {what}: {}", self.describe(label), unwind::message(&surplus));
-        unwind::discard(surplus);
+        say!(error, "{} panicked {what}: {}", self.describe(label), panic::message(&surplus));
+        panic::discard(surplus);
     }
 
     /// The log line of a drop that has waited for long.
@@ -239,8 +241,8 @@ impl Children {
 
 /// Logs a child's panic that no join will raise.
 pub(super) fn log_unjoined(payload: Payload) {
-    say!(error, "a child panicked, and its group was not joined: {}", unwind::message(&payload));
-    unwind::discard(payload);
+    say!(error, "a child panicked, and its group was not joined: {}", panic::message(&payload));
+    panic::discard(payload);
 }
 
 impl Shell {
@@ -296,7 +298,8 @@ mod tests {
     use super::{Child, Shell};
 
     /// One word more and the allocator takes its next larger size, once for each connection and each task of one: an
-    /// `Arc` of 88 bytes fits glibc's class of 96 to the last. The shell's second word fills up the class of the executor's task.
+    /// `Arc` of 88 bytes fits glibc's class of 96 to the last. The shell's second word fills up the class of the
+    /// executor's task.
     #[test]
     fn a_child_is_small() {
         assert!(size_of::<Child>() <= 72, "{}", size_of::<Child>());

@@ -5,9 +5,7 @@
 //!
 //! [`JoinHandle`]: super::JoinHandle
 
-use crate::kept::drop_caught;
-use crate::say::say;
-use crate::unwind::{self, Payload};
+use crate::panic::{self, Payload, drop_caught, say};
 use pin_project_lite::pin_project;
 use std::any::Any;
 use std::future::Future;
@@ -67,7 +65,7 @@ impl<F: Future<Output = ()> + Send> ChildFuture for Plain<F> {
     }
 
     fn keep_panic(self: Pin<&mut Self>, panic: Box<Panic>) {
-        unwind::discard(panic.payload);
+        panic::discard(panic.payload);
     }
 
     fn take_result(self: Pin<&mut Self>, _: &mut dyn Any) {}
@@ -111,12 +109,12 @@ impl<F: Future, G: Guard> WithResult<F, G> {
 
     /// Destroys the future, and puts `next` in its place. A destructor that panics changes nothing about that.
     fn end(self: Pin<&mut Self>, next: Self) -> Option<G> {
-        match unwind::catch(|| self.project_replace(next)) {
+        match panic::catch(|| self.project_replace(next)) {
             Ok(WithResultReplaced::Running { guard, .. }) => Some(guard),
             Ok(_) => None,
             Err(payload) => {
-                say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
-                unwind::discard(payload);
+                say!(error, "a child's destructor panicked: {}", panic::message(&payload));
+                panic::discard(payload);
                 None
             }
         }
@@ -243,7 +241,7 @@ mod tests {
         let mut child = Box::pin(WithResult::new(std::future::pending::<()>(), ()));
         child.as_mut().keep_panic(Box::new(Panic { payload: Box::new("on purpose"), unobserved: Box::new(drop) }));
         let payload = child.as_mut().take_panic().expect("it is there").payload;
-        assert_eq!(unwind::message(&payload), "on purpose");
+        assert_eq!(panic::message(&payload), "on purpose");
         assert!(child.as_mut().take_panic().is_none());
     }
 }

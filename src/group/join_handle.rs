@@ -2,7 +2,7 @@
 
 use super::children::Child;
 use super::future::Panic;
-use crate::unwind::{self, Payload};
+use crate::panic::{self, Payload};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -16,15 +16,15 @@ use std::task::{Context, Poll, ready};
 /// A future of one child's result: made by [`TaskGroup::spawn`](crate::TaskGroup::spawn),
 /// [`Connection::spawn`](crate::Connection::spawn) and [`Handle::spawn`](crate::Handle::spawn).
 ///
-/// The child runs whether or not its handle is awaited. The handle does not own it: dropping the handle leaves the child in its
-/// group, which joins or cancels it. So a handle that is not needed can be ignored. (tokio's and async-std's handles have the same
-/// name; dropping theirs detaches the task from everything.)
+/// The child runs whether or not its handle is awaited. The handle does not own it: dropping the handle leaves the
+/// child in its group, which joins or cancels it. So a handle that is not needed can be ignored. (tokio's and
+/// async-std's handles have the same name; dropping theirs detaches the task from everything.)
 ///
 /// # Panics of the child
 ///
-/// While the handle lives, a panic of the child is the handle's: awaiting it gives a [`JoinError`]. If the handle is dropped
-/// before or afterwards, without having been awaited to the end, the panic goes to the child's group, as if there had been no
-/// handle.
+/// While the handle lives, a panic of the child is the handle's: awaiting it gives a [`JoinError`]. If the handle is
+/// dropped before or afterwards, without having been awaited to the end, the panic goes to the child's group, as if
+/// there had been no handle.
 ///
 /// # Cancel safety
 ///
@@ -144,7 +144,8 @@ impl JoinError {
         Self { panic: Some(Mutex::new(payload)), at }
     }
 
-    /// Returns whether the child was cancelled: by its handle, with its group, or because its group took no more children.
+    /// Returns whether the child was cancelled: by its handle, with its group, or because its group took no more
+    /// children.
     pub fn is_cancelled(&self) -> bool {
         self.panic.is_none()
     }
@@ -166,7 +167,7 @@ impl fmt::Display for JoinError {
             None => write!(f, "the task spawned at {} was cancelled", self.at),
             Some(payload) => {
                 let payload = payload.lock().unwrap_or_else(PoisonError::into_inner);
-                write!(f, "the task spawned at {} panicked: {}", self.at, unwind::message(&payload))
+                write!(f, "the task spawned at {} panicked: {}", self.at, panic::message(&payload))
             }
         }
     }

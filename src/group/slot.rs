@@ -17,24 +17,24 @@
 //!    or destroys it, and after a last poll both; no other thread has to know which.
 //! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
 //! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
-//! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once a
-//!    second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the graph
-//!    of waits, under this slot's lock.
-//! 5. The thread that destroys the future reports its end, exactly once, between the destructor's return and `Gone` (or the
-//!    moment when the result is put in its place). So a thread or handle that has waited for the child finds its end reported.
-//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle goes while the result
-//!    is on its way, whichever of the two takes the lock second has the result to dispose of.
+//! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once
+//!    a second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the
+//!    graph of waits, under this slot's lock.
+//! 5. The thread that destroys the future reports its end, exactly once, between the destructor's return and `Gone` (or
+//!    the moment when the result is put in its place). So a thread or handle that has waited for the child finds its
+//!    end reported.
+//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle goes while
+//!    the result is on its way, whichever of the two takes the lock second has the result to dispose of.
 //!
 //! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
 //! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
 //! circle (marked as well). So among waiting threads there is always one that waits for a thread which runs.
 
 use super::future::{BoxedFuture, Panic};
-use super::waits;
-use crate::say::say;
+use super::wait_graph;
+use crate::panic::{self, Payload, say};
+use crate::sync::waker_set::wake;
 use crate::sync::{self, Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread};
-use crate::unwind::{self, Payload};
-use crate::wakers::wake;
 use std::fmt;
 use std::mem;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use std::time::Duration;
 /// A drop that waits says so this often.
 const STALL_NOTICE: Duration = Duration::from_secs(1);
 
-/// A child's future and who has it.
+/// A child's future, and which thread has it.
 pub(super) struct Slot {
     state: Mutex<State>,
 }
@@ -53,8 +53,8 @@ pub(super) struct Slot {
 struct State {
     place: Place,
     /// The executor's task for this child, as of the last poll that found it pending. The thread that destroys the
-    /// future wakes it: the executor keeps the shell of every task that is not woken. Before that first poll it is none, and none is
-    /// needed: a new task is scheduled.
+    /// future wakes it: the executor keeps the shell of every task that is not woken. Before that first poll it is
+    /// none, and none is needed: a new task is scheduled.
     shell: Option<Waker>,
     /// Some exactly while there are any. In a box, because few drops ever have to wait, and few handles.
     waiters: Option<Box<Waiters>>,
@@ -75,7 +75,8 @@ struct Waiters {
     threads: Vec<ThreadId>,
     /// The task that awaits the child's handle.
     joiner: Option<Waker>,
-    /// Notified when threads are taken out of `threads`. Shared, because who waits at it cannot keep the state borrowed.
+    /// Notified when threads are taken out of `threads`. Shared, because a thread that waits at it cannot keep the
+    /// state borrowed.
     changed: Arc<Condvar>,
 }
 
@@ -115,9 +116,9 @@ impl Slot {
         Self { state: Mutex::new(state) }
     }
 
-    /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the child
-    /// has ended, or another thread owns it now. Reports by its key how the child ended, if that is now; `panic` makes a
-    /// panic the result of a child that has a handle.
+    /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the
+    /// child has ended, or another thread owns it now. Reports by its key how the child ended, if that is now; `panic`
+    /// makes a panic the result of a child that has a handle.
     ///
     /// Gives a result whose handle has gone in this very moment.
     pub(super) fn poll(
@@ -138,7 +139,7 @@ impl Slot {
         };
         drop(state);
 
-        match unwind::catch(|| future.as_mut().poll(cx, joinable)) {
+        match panic::catch(|| future.as_mut().poll(cx, joinable)) {
             Ok(Poll::Pending) => self.put_back(cx, future, || report(key, End::Cancelled)),
             Ok(Poll::Ready(())) if joinable => self.keep(future, || report(key, End::Returned)),
             Ok(Poll::Ready(())) => self.end(future, false, || report(key, End::Returned)),
@@ -150,7 +151,8 @@ impl Slot {
         }
     }
 
-    /// Lets the child's handle know before the group does: after a join of the group each handle says that it has ended.
+    /// Lets the child's handle know before the group does: after a join of the group each handle says that it has
+    /// ended.
     fn note_end(&self) {
         let mut state = lock(&self.state);
         state.ended = state.joinable;
@@ -178,15 +180,16 @@ impl Slot {
         Poll::Ready(None)
     }
 
-    /// In the executor's task: destroys the future, which this thread has taken out. The threads that waited for the poll wait
-    /// on for the destruction, by the same thread: their edges stay true.
+    /// In the executor's task: destroys the future, which this thread has taken out. The threads that waited for the
+    /// poll wait on for the destruction, by the same thread: their edges stay true.
     fn end(&self, future: BoxedFuture, joinable: bool, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
         // The return tells the executor all that a wake would.
         drop(self.bring_to_gone(future, joinable, report));
         Poll::Ready(None)
     }
 
-    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the handle.
+    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the
+    /// handle.
     fn keep(&self, future: BoxedFuture, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
         self.note_end();
         report();
@@ -243,9 +246,9 @@ impl Slot {
     ///
     /// Gives the waker of the executor's task, if that was not woken yet.
     fn bring_to_gone(&self, future: BoxedFuture, joinable: bool, report: impl FnOnce()) -> Option<Waker> {
-        if let Err(payload) = unwind::catch(|| drop(future)) {
-            say!(error, "a child's destructor panicked: {}", unwind::message(&payload));
-            unwind::discard(payload);
+        if let Err(payload) = panic::catch(|| drop(future)) {
+            say!(error, "a child's destructor panicked: {}", panic::message(&payload));
+            panic::discard(payload);
         }
         if joinable {
             self.note_end();
@@ -280,12 +283,12 @@ impl Slot {
 
     /// Destroys the child on this thread, or waits until another thread that is at it has destroyed or handed it over.
     ///
-    /// Where waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or destructor
-    /// returns. Calls `stalled` once a second while it waits.
+    /// Where waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or
+    /// destructor returns. Calls `stalled` once a second while it waits.
     pub(super) fn destroy(&self, mut report: impl FnMut(u32, End), mut stalled: impl FnMut()) {
         let me = this_thread();
         while let Err((owner, mut state)) = self.take_out(&mut report) {
-            if !waits::enter(me, owner) {
+            if !wait_graph::enter(me, owner) {
                 return;
             }
             let waiters = state.waiters.get_or_insert_default();
@@ -345,17 +348,18 @@ impl State {
     /// Sets the waiting threads free, after `place` has changed (invariant 4).
     fn release(&mut self) {
         if let Some(waiters) = &mut self.waiters {
-            waits::leave(&waiters.threads);
+            wait_graph::leave(&waiters.threads);
             waiters.threads.clear();
             waiters.changed.notify_all();
         }
         self.drop_empty_waiters();
     }
 
-    /// Sets the waiting threads free at the child's end, and gives the task that awaits its handle: to be woken without the lock.
+    /// Sets the waiting threads free at the child's end, and gives the task that awaits its handle: to be woken without
+    /// the lock.
     fn release_all(&mut self) -> Option<Waker> {
         let waiters = self.waiters.take()?;
-        waits::leave(&waiters.threads);
+        wait_graph::leave(&waiters.threads);
         waiters.changed.notify_all();
         waiters.joiner
     }
@@ -376,7 +380,7 @@ impl State {
             waiters.threads.retain(|waiter| *waiter != thread);
         }
         self.drop_empty_waiters();
-        waits::leave(&[thread]);
+        wait_graph::leave(&[thread]);
     }
 }
 

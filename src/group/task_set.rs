@@ -2,10 +2,9 @@
 
 use super::join_handle::JoinError;
 use super::{Spawner, TaskGroup};
-use crate::kept::drop_caught;
+use crate::panic::{self, drop_caught};
+use crate::sync::waker_set::wake;
 use crate::sync::{Mutex, lock};
-use crate::unwind;
-use crate::wakers::wake;
 use pin_project_lite::pin_project;
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,9 +16,9 @@ use std::task::{Context, Poll, Waker, ready};
 
 /// Tasks whose results are collected, in the order in which they end.
 ///
-/// A [`TaskGroup`] whose children all return a `T`: [`next`](Self::next) gives one result after the other. Like the group, it
-/// cancels and joins its children synchronously when it is dropped. It is what tokio calls a `JoinSet` and Go's `errgroup` with
-/// [`limit`](Self::limit) is near to.
+/// A [`TaskGroup`] whose children all return a `T`: [`next`](Self::next) gives one result after the other. Like the
+/// group, it cancels and joins its children synchronously when it is dropped. It is what tokio calls a `JoinSet` and
+/// Go's `errgroup` with [`limit`](Self::limit) is near to.
 ///
 /// # Examples
 ///
@@ -69,8 +68,8 @@ pub struct TaskSet<T> {
     group: TaskGroup,
 }
 
-/// What the set and its children share. Children that were not started yet are part of it and refer to it: [`TaskSet::cancel`],
-/// and so the set's drop, breaks that circle.
+/// What the set and its children share. Children that were not started yet are part of it and refer to it:
+/// [`TaskSet::cancel`], and so the set's drop, breaks that circle.
 struct Shared<T> {
     state: Mutex<State<T>>,
     spawner: Spawner,
@@ -111,16 +110,16 @@ impl<T: Send + 'static> TaskSet<T> {
         Self { shared: Arc::new(Shared { state: Mutex::new(state), spawner: group.spawner() }), group }
     }
 
-    /// Sets how many children run at a time, at least 1. Further ones wait, and are started in the order of their spawn.
-    /// Default: no limit.
+    /// Sets how many children run at a time, at least 1. Further ones wait, and are started in the order of their
+    /// spawn. Default: no limit.
     pub fn limit(self, children: usize) -> Self {
         lock(&self.shared.state).limit = children.max(1);
         while self.shared.start_next() {}
         self
     }
 
-    /// Starts a child, or lets it wait for the [limit](Self::limit). After [`cancel`](Self::cancel) the child is refused, and counts
-    /// as cancelled.
+    /// Starts a child, or lets it wait for the [limit](Self::limit). After [`cancel`](Self::cancel) the child is
+    /// refused, and counts as cancelled.
     ///
     /// A child that panics ends alone: its result is a [`JoinError`] with the panic in it.
     #[track_caller]
@@ -151,8 +150,9 @@ impl<T: Send + 'static> TaskSet<T> {
         poll_fn(|cx| self.shared.poll_next(cx)).await
     }
 
-    /// Asks for the end of every child, and refuses new ones from now on. Returns at once; [`next`](Self::next) gives what comes of
-    /// each: a result where the child has ended by itself, otherwise a [cancelled](JoinError::is_cancelled) error.
+    /// Asks for the end of every child, and refuses new ones from now on. Returns at once; [`next`](Self::next) gives
+    /// what comes of each: a result where the child has ended by itself, otherwise a
+    /// [cancelled](JoinError::is_cancelled) error.
     pub fn cancel(&self) {
         self.shared.refuse();
         self.group.cancel();
@@ -260,7 +260,7 @@ impl<F: Future<Output = T>, T> Future for Child<F, T> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.project();
-        let result = match unwind::catch(|| this.future.poll(cx)) {
+        let result = match panic::catch(|| this.future.poll(cx)) {
             Ok(poll) => Ok(ready!(poll)),
             Err(payload) => Err(JoinError::panicked(payload, this.ending.at)),
         };

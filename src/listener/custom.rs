@@ -1,10 +1,9 @@
 //! Listeners that users write.
 
 use crate::address::Address;
-use crate::kept::Kept;
-use crate::stream::Stream;
+use crate::panic::{self, Kept};
 use crate::sync::{Mutex, lock};
-use crate::unwind;
+use crate::transport::Transport;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -14,8 +13,8 @@ use std::task::{Context, Poll};
 
 /// Source of connections that this crate does not know: for [`Listener::custom`](crate::Listener::custom).
 ///
-/// It keeps the promises of every listener: it is asked for a client only while there is a permit for one, its errors are
-/// treated as those of a socket, and it is dropped, which closes it, before the drain begins.
+/// It keeps the promises of every listener: it is asked for a client only while there is a permit for one, its errors
+/// are treated as those of a socket, and it is dropped, which closes it, before the drain begins.
 ///
 /// # Examples
 ///
@@ -50,21 +49,23 @@ pub trait Accept: Send + 'static {
 
     /// Returns the next client's stream and address.
     ///
-    /// At the end of serving it is polled with a waker that does nothing, until it is `Pending`, for the clients that are
-    /// there already; at most 4,097 times, and no longer than the exit may last. Then it is dropped.
+    /// At the end of serving it is polled with a waker that does nothing, until it is `Pending`, for the clients that
+    /// are there already; at most 4,097 times, and no longer than the exit may last. Then it is dropped.
     ///
     /// # Cancel safety
     ///
-    /// It must be cancel safe, since its future is dropped at the end of serving: a client that was taken from its queue is returned
-    /// by the poll that took it. So a handshake does not belong here, but in the first reads and writes of `Io`.
+    /// It must be cancel safe, since its future is dropped at the end of serving: a client that was taken from its
+    /// queue is returned by the poll that took it. So a handshake does not belong here, but in the first reads and
+    /// writes of `Io`.
     ///
     /// # Errors
     ///
     /// Each is counted ([`Handle::accept_errors`](crate::Handle::accept_errors)) and logged. An error of the system is
     /// treated as accept(2)'s own: see [`Server`](crate::Server#errors-of-accept). Of the others, `ConnectionAborted`,
-    /// `ConnectionReset` and `Interrupted` concern one client, and the next is asked for at once; `InvalidInput` means that the
-    /// listener can never go on, and stops the server; after all others there is a pause, from 5 milliseconds to 1
-    /// second, before it is asked again. `WouldBlock` is treated as such an error, too: a listener is `Pending` instead.
+    /// `ConnectionReset` and `Interrupted` concern one client, and the next is asked for at once; `InvalidInput` means
+    /// that the listener can never go on, and stops the server; after all others there is a pause, from 5 milliseconds
+    /// to 1 second, before it is asked again. `WouldBlock` is treated as such an error, too: a listener is `Pending`
+    /// instead.
     ///
     /// # Panics
     ///
@@ -80,7 +81,7 @@ pub(super) struct Custom {
     accepted: Arc<Mutex<Option<Accepted>>>,
 }
 
-type Accepted = io::Result<(Stream, Address)>;
+type Accepted = io::Result<(Transport, Address)>;
 
 impl Custom {
     /// One future for all clients: so an accept costs no allocation, and none is forgotten between two polls.
@@ -89,7 +90,7 @@ impl Custom {
         let result = Arc::clone(&accepted);
         let accepting = Box::pin(async move {
             loop {
-                let client = accept.accept().await.map(|(io, peer)| (Stream::boxed(Box::pin(io)), peer));
+                let client = accept.accept().await.map(|(io, peer)| (Transport::boxed(Box::pin(io)), peer));
                 *lock(&result) = Some(client);
                 let mut has_waited = false;
                 // Until the next poll, which comes only if another client is wanted.
@@ -102,9 +103,9 @@ impl Custom {
 
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Accepted> {
         let accepting = self.accepting.get_mut().unwrap_or_else(PoisonError::into_inner).get_mut();
-        if let Err(payload) = unwind::catch(|| accepting.as_mut().poll(cx).is_ready()) {
-            let text = format!("the listener panicked: {}", unwind::message(&payload));
-            unwind::discard(payload);
+        if let Err(payload) = panic::catch(|| accepting.as_mut().poll(cx).is_ready()) {
+            let text = format!("the listener panicked: {}", panic::message(&payload));
+            panic::discard(payload);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
         }
         match lock(&self.accepted).take() {

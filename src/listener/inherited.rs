@@ -2,7 +2,7 @@
 
 use super::{Inherited, ListenOptions, Listener, Source};
 use crate::address::Address;
-use crate::say::say;
+use crate::panic::say;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use socket2::{Domain, SockRef, Type};
@@ -11,13 +11,12 @@ use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
-/// Takes over a socket that listens already, TCP or Unix: see
-/// [inherited sockets](Listener#sockets-that-are-inherited).
+/// Takes over a socket that listens already, TCP or Unix: see [inherited sockets](Listener#sockets-that-are-inherited).
 ///
 /// # Errors
 ///
-/// Where the descriptor is no socket, not a stream socket of one of these kinds, or does not listen. The error says which,
-/// with the descriptor's number; and the descriptor is closed.
+/// Where the descriptor is no socket, not a stream socket of one of these kinds, or does not listen. The error says
+/// which, with the descriptor's number; and the descriptor is closed.
 impl TryFrom<OwnedFd> for Listener {
     type Error = io::Error;
 
@@ -90,10 +89,11 @@ fn listens(_: &SockRef<'_>) -> io::Result<bool> {
 
 /// Whether a client is there, so that an accept does not block.
 ///
-/// Whether accepting blocks is a property of the socket that all of its holders share: one who leaves it as it was found
-/// makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So it is looked
-/// at before each accept; and then whether there is a client, since who makes it blocking between the look and the accept
-/// has stopped accepting, and takes no client away. That costs two system calls, and for inherited sockets only.
+/// Whether accepting blocks is a property of the socket that all of its holders share: one who leaves it as it was
+/// found makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So
+/// it is looked at before each accept; and then whether there is a client, since who makes it blocking between the look
+/// and the accept has stopped accepting, and takes no client away. That costs two system calls, and for inherited
+/// sockets only.
 ///
 /// Blocking is then what it is to be again when we leave, whatever we had found ourselves.
 pub(super) fn has_client(source: &Source, inherited: &mut Inherited) -> io::Result<bool> {

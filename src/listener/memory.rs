@@ -29,7 +29,8 @@ pub struct Connector {
 type Client = (MemoryStream, Address);
 
 impl Connector {
-    /// Connects; the client's address is `memory:` and its number, from 0. Where 128 clients wait already it waits with them.
+    /// Connects; the client's address is `memory:` and its number, from 0. Where 128 clients wait already it waits with
+    /// them.
     ///
     /// # Errors
     ///
@@ -37,7 +38,7 @@ impl Connector {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future connects nobody.
+    /// Dropping the future connects no client.
     pub async fn connect(&self) -> io::Result<MemoryStream> {
         let (ours, theirs) = MemoryStream::pair();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -88,8 +89,8 @@ impl Drop for Memory {
 
 /// One end of a stream of bytes in memory, both ways; each direction holds 64 KiB.
 ///
-/// It behaves as a socket does: closing ends our direction only, and the other end reads what was written before it reads the
-/// end; dropping ends both, and the other end's writes fail with `BrokenPipe`.
+/// It behaves as a socket does: closing ends our direction only, and the other end reads what was written before it
+/// reads the end; dropping ends both, and the other end's writes fail with `BrokenPipe`.
 pub struct MemoryStream {
     reader: piper::Reader,
     /// `None` once it is closed.
@@ -105,8 +106,8 @@ impl MemoryStream {
         (Self { reader: one_reads, writer: Some(one_writes) }, Self { reader: other_reads, writer: Some(other_writes) })
     }
 
-    /// Ends our direction: the other end reads what was written, and then the end, and can still send. Closing again does
-    /// nothing.
+    /// Ends our direction: the other end reads what was written, and then the end, and can still send. Closing again
+    /// does nothing.
     ///
     /// # Errors
     ///
@@ -122,8 +123,8 @@ impl AsyncRead for MemoryStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        // NOTE: not the pipe's own poll for bytes, which says `Pending` one time in a hundred although bytes are there: a drain
-        // would take that for a client that has nothing more to say.
+        // NOTE: not the pipe's own poll for bytes, which says `Pending` one time in a hundred although bytes are there:
+        // a drain would take that for a client that has nothing more to say.
         match ready!(self.reader.poll(cx)) {
             true => Poll::Ready(Ok(self.reader.try_drain(buf))),
             false => Poll::Ready(Ok(0)),

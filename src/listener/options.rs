@@ -1,6 +1,6 @@
 //! What can be set on a socket before it listens.
 
-use super::Layers;
+use super::Protocols;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
 #[cfg(feature = "tls")]
@@ -46,7 +46,7 @@ pub struct ListenOptions {
     /// Leave IPv4 to another socket. Set where one is bound beside; else the system's default stands.
     pub(crate) only_v6: bool,
     /// What its connections begin with.
-    pub(crate) layers: Layers,
+    pub(crate) protocols: Protocols,
 }
 
 impl ListenOptions {
@@ -62,7 +62,7 @@ impl ListenOptions {
             #[cfg(unix)]
             mode: None,
             only_v6: false,
-            layers: Layers::default(),
+            protocols: Protocols::default(),
         }
     }
 
@@ -73,28 +73,30 @@ impl ListenOptions {
         self
     }
 
-    /// `SO_REUSEADDR`: bind although connections of an earlier run are still in TIME_WAIT. Default: on. Only on Unix; on
-    /// Windows the option would let others take the port, and is never set.
+    /// `SO_REUSEADDR`: bind although connections of an earlier run are still in TIME_WAIT. Default: on. Only on Unix;
+    /// on Windows the option would let others take the port, and is never set.
     pub fn reuse_address(mut self, reuse: bool) -> Self {
         self.reuse_address = reuse;
         self
     }
 
-    /// `SO_REUSEPORT`: several sockets, of several processes, listen on one TCP address, and the kernel spreads the clients
-    /// among them (on Linux by a hash of their addresses). All of them must set it, and belong to one user. Default: off.
+    /// `SO_REUSEPORT`: several sockets, of several processes, listen on one TCP address, and the kernel spreads the
+    /// clients among them (on Linux by a hash of their addresses). All of them must set it, and belong to one user.
+    /// Default: off.
     ///
     /// Each socket has a queue of its own, and what is in the queue of a socket that closes is lost: the kernel resets
-    /// those clients, though another process could have served them. A server of this crate empties its queue before it closes the
-    /// socket, which leaves a gap of microseconds. Where that is too much: Linux 5.14 and later hand such clients
-    /// over with `net.ipv4.tcp_migrate_req=1`; or let the processes share one socket, as socket activation does.
+    /// those clients, though another process could have served them. A server of this crate empties its queue before it
+    /// closes the socket, which leaves a gap of microseconds. Where that is too much: Linux 5.14 and later hand such
+    /// clients over with `net.ipv4.tcp_migrate_req=1`; or let the processes share one socket, as socket activation
+    /// does.
     #[cfg(unix)]
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;
         self
     }
 
-    /// The permissions of a Unix socket's file, such as `0o660`: who may connect is who may write to it. Default: what the
-    /// umask leaves of `0o777`. They are set before anybody can connect. For TCP it means nothing.
+    /// The permissions of a Unix socket's file, such as `0o660`: who may connect is who may write to it. Default: what
+    /// the umask leaves of `0o777`. They are set before anybody can connect. For TCP it means nothing.
     #[cfg(unix)]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode & 0o7777);
@@ -107,28 +109,28 @@ impl ListenOptions {
         self
     }
 
-    /// Sets `SO_KEEPALIVE` for the connections: after how long a silence the kernel probes the peer, a `Duration`, or `None` for off.
-    /// Default: 60 seconds. The kernel counts in whole seconds, and the crate keeps it between 1 second and 32,767 seconds (about 9
-    /// hours), which is all that Linux takes.
+    /// Sets `SO_KEEPALIVE` for the connections: after how long a silence the kernel probes the peer, a `Duration`, or
+    /// `None` for off. Default: 60 seconds. The kernel counts in whole seconds, and the crate keeps it between 1 second
+    /// and 32,767 seconds (about 9 hours), which is all that Linux takes.
     pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
         self.keepalive = after.into().map(|after| after.clamp(Duration::from_secs(1), Duration::from_secs(32_767)));
         self
     }
 
-    /// The connections are encrypted: see [`Tls`] (feature `tls`). Default: they are not. For listeners that are not bound with
-    /// options: [`Listener::tls`](crate::Listener::tls).
+    /// The connections are encrypted: see [`Tls`] (feature `tls`). Default: they are not. For listeners that are not
+    /// bound with options: [`Listener::tls`](crate::Listener::tls).
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: &Tls) -> Self {
-        self.layers.tls = Some(tls.clone());
+        self.protocols.tls = Some(tls.clone());
         self
     }
 
-    /// The connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature `proxy-protocol`).
-    /// Default: they do not. For listeners that are not bound with options:
+    /// The connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature
+    /// `proxy-protocol`). Default: they do not. For listeners that are not bound with options:
     /// [`Listener::proxy_protocol`](crate::Listener::proxy_protocol).
     #[cfg(feature = "proxy-protocol")]
     pub fn proxy_protocol(mut self, proxy: ProxyProtocol) -> Self {
-        self.layers.proxy = Some(Arc::new(proxy));
+        self.protocols.proxy = Some(Arc::new(proxy));
         self
     }
 }

@@ -1,9 +1,11 @@
 //! TCP sockets that listen: their options, and what to say when one cannot be had.
 
+#[cfg(not(unix))]
+use super::Inherited;
 use super::{ListenOptions, Listener};
 use crate::address::Address;
-use crate::say::say;
-use crate::stream::Stream;
+use crate::panic::say;
+use crate::transport::Transport;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
@@ -13,20 +15,20 @@ const SAME_PORT_TRIES: usize = 32;
 
 /// A client's stream and address. The socket is non-blocking from the beginning: one call less for each.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(super) fn accept(socket: &TcpListener) -> io::Result<(Stream, Address)> {
+pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
     let (stream, peer) = acceptfrom_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     let peer = peer.ok_or(ErrorKind::ConnectionAborted)?; // not reached: a TCP client has an address
     let peer = SocketAddr::try_from(peer)?;
-    Ok((Stream::nonblocking_tcp(stream.into())?, Address::from(peer)))
+    Ok((Transport::nonblocking_tcp(stream.into())?, Address::from(peer)))
 }
 
 /// A client's stream and address.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(super) fn accept(socket: &TcpListener) -> io::Result<(Stream, Address)> {
+pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     let (stream, peer) = socket.accept()?;
     stream.set_nonblocking(true)?;
-    Ok((Stream::nonblocking_tcp(stream)?, Address::from(peer)))
+    Ok((Transport::nonblocking_tcp(stream)?, Address::from(peer)))
 }
 
 pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
@@ -51,8 +53,8 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     Ok(socket.into())
 }
 
-/// Binds every address, the same port for those that leave the port to the kernel. A kind of address that the machine lacks
-/// is passed over if another can be bound.
+/// Binds every address, the same port for those that leave the port to the kernel. A kind of address that the machine
+/// lacks is passed over if another can be bound.
 pub(super) fn bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
     let mut distinct: Vec<SocketAddr> = Vec::new();
     for address in addresses {
@@ -116,8 +118,8 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
     }
 }
 
-/// Whether the machine has no such kind of address, as one without IPv6 has no `::1`. A particular address that is another
-/// machine's is not lacking but wrong.
+/// Whether the machine has no such kind of address, as one without IPv6 has no `::1`. A particular address that is
+/// another machine's is not lacking but wrong.
 fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
     #[cfg(unix)]
     let unsupported = rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::AFNOSUPPORT);
@@ -162,6 +164,25 @@ impl std::fmt::Display for Explained {
 impl std::error::Error for Explained {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
+    }
+}
+
+/// Takes over a socket that listens already: see [inherited sockets](Listener#sockets-that-are-inherited).
+///
+/// # Errors
+///
+/// If it does not listen.
+impl TryFrom<TcpListener> for Listener {
+    type Error = io::Error;
+
+    #[cfg(unix)]
+    fn try_from(socket: TcpListener) -> io::Result<Self> {
+        Self::try_from(std::os::fd::OwnedFd::from(socket))
+    }
+
+    #[cfg(not(unix))]
+    fn try_from(socket: TcpListener) -> io::Result<Self> {
+        Self::over_tcp(socket, &ListenOptions::new(), Some(Inherited { was_blocking: false }))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::ListenOptions;
 use crate::address::Address;
-use crate::say::say;
-use crate::stream::Stream;
+use crate::panic::say;
+use crate::transport::Transport;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -14,17 +14,17 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long another program that starts in the same folder at the same moment is waited for. It holds the lock for a few
-/// system calls.
+/// How long another program that starts in the same folder at the same moment is waited for. It holds the lock for a
+/// few system calls.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The same for a server that stops: it does without in the end, and has no time for one who keeps the lock.
 const LOCK_PATIENCE_OF_AN_EXIT: Duration = Duration::from_millis(50);
 
 /// A client's stream and address.
-pub(super) fn accept(socket: &UnixListener) -> io::Result<(Stream, Address)> {
+pub(super) fn accept(socket: &UnixListener) -> io::Result<(Transport, Address)> {
     let (stream, peer) = socket.accept()?;
-    Ok((Stream::unix(stream)?, Address::from(peer)))
+    Ok((Transport::unix(stream)?, Address::from(peer)))
 }
 
 pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixListener, SocketFile)> {
@@ -46,7 +46,7 @@ pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixList
     }
     let file = SocketFile::made(full_path)?;
     if let Some(mode) = options.mode {
-        fs::set_permissions(path, Permissions::from_mode(mode))?; // nobody gets in before it listens
+        fs::set_permissions(path, Permissions::from_mode(mode))?; // no client gets in before it listens
     }
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok((UnixListener::from(std::os::fd::OwnedFd::from(socket)), file))
@@ -84,7 +84,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => {
             fs::remove_file(path)?;
-            say!(info, "removed the socket file `{}`, behind which nobody listened any more", path.display());
+            say!(info, "removed the stale socket file `{}`: no server listened there any more", path.display());
             Ok(())
         }
         Some(Errno::NOENT) => Ok(()),
@@ -101,8 +101,8 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     }
 }
 
-/// Held while a socket file is looked at and made or removed, so that two programs that start at the same moment do not take
-/// each other's socket, which is bound and does not listen yet, for a stale one. It leaves nothing behind.
+/// Held while a socket file is looked at and made or removed, so that two programs that start at the same moment do not
+/// take each other's socket, which is bound and does not listen yet, for a stale one. It leaves nothing behind.
 struct FolderLock {
     /// The lock goes with its last descriptor.
     _folder: Option<File>,
@@ -133,7 +133,8 @@ impl FolderLock {
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// Which file it is, whatever its name: the device and the inode. Nobody else can get the inode while the socket is open.
+    /// Which file it is, whatever its name: the device and the inode. No other file can get the inode while the socket
+    /// is open.
     identity: (u64, u64),
 }
 

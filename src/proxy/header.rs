@@ -2,8 +2,8 @@
 
 use crate::address::Address;
 
-/// What a proxy has said of its client: see [`Connection::proxy_header`](crate::Connection::proxy_header). Needs the feature
-/// `proxy-protocol`.
+/// What a proxy has said of its client: see [`Connection::proxy_header`](crate::Connection::proxy_header). Needs the
+/// feature `proxy-protocol`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProxyHeader {
     pub(super) version: u8,
@@ -19,8 +19,8 @@ impl ProxyHeader {
         self.version
     }
 
-    /// The client's address; `None` where the proxy names nobody: the connection is its own, such as a health check, or the
-    /// client's family is not known to it.
+    /// The client's address; `None` where the proxy names nobody: the connection is its own, such as a health check, or
+    /// the client's family is not known to it.
     pub fn source(&self) -> Option<&Address> {
         self.addresses.as_ref().map(|(source, _)| source)
     }
@@ -30,8 +30,8 @@ impl ProxyHeader {
         self.addresses.as_ref().map(|(_, destination)| destination)
     }
 
-    /// The further fields (type and value) of version 2, in their order, as they came. Their number is at most about 1,300, their
-    /// length together less than 4 KiB.
+    /// The further fields (type and value) of version 2, in their order, as they came. Their number is at most about
+    /// 1,300, their length together less than 4 KiB.
     ///
     /// # Examples
     ///

@@ -1,16 +1,17 @@
 //! The bytes of a header: a pure function of what has come so far.
 //!
-//! `ppp` reads the addresses and the fields. What it leaves open is decided here: how much is read, what is a header at all, and what is
-//! refused although it could be guessed. What holds, whatever the bytes (see the tests, and `fuzz/`):
+//! `ppp` reads the addresses and the fields. What it leaves open is decided here: how much is read, what is a header at
+//! all, and what is refused although it could be guessed. What holds, whatever the bytes (see the tests, and `fuzz/`):
 //!
-//! 1. No decision is taken back: what is decided for some bytes is decided in the same way for them and any that follow.
-//! 2. `Need(n)` is never 0, and where it is obeyed at most 107 bytes are read of what may be version 1, and of version 2 never a
-//!    byte after the header.
+//! 1. No decision is taken back: what is decided for some bytes is decided in the same way for them and any that
+//!    follow.
+//! 2. `Need(n)` is never 0, and where it is obeyed at most 107 bytes are read of what may be version 1, and of version
+//!    2 never a byte after the header.
 
-#[cfg(test)]
-mod chance;
 #[cfg(any(test, fuzzing))]
-pub(crate) mod holds;
+pub(crate) mod invariants;
+#[cfg(test)]
+mod random_tests;
 #[cfg(test)]
 mod tests;
 mod v1;

@@ -1,22 +1,18 @@
 //! The accept loop: one child for each listening socket.
 
-mod fault;
-
+use super::accept_error::{AcceptErrorClass, classify, hint};
 use crate::connection::Connection;
-use crate::connection::life::{Life, Service};
-use crate::connection::session::Session;
-use crate::control::Control;
-use crate::control::failure::Failure;
-use crate::control::notice::Notice;
-use crate::control::report::Cause;
-use crate::control::token::{OpenListener, Token};
+use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::error::Chain;
 use crate::handler::HandlerOutput;
-use crate::limit::{Limit, Permit, TooMany};
+use crate::limits::{ConnectionLimit, Permit, TooMany};
 use crate::listener::{self, Listener};
-use crate::say::say;
+use crate::panic::say;
+use crate::run::Run;
+use crate::run::completion::{CompletionGuard, OpenListener};
+use crate::run::report::{Cause, Failure};
+use crate::sync::event::Event;
 use async_io::Timer;
-use fault::{Fault, classify, hint};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
@@ -26,34 +22,35 @@ use std::time::Duration;
 /// How many clients are accepted before other tasks get their turn: a flood of clients must not starve the handlers.
 const BATCH: usize = 64;
 
-/// How many clients are taken from the queue at the end at most, whatever backlog was asked for: the kernel clamps that too.
+/// How many clients are taken from the queue at the end at most, whatever backlog was asked for: the kernel clamps that
+/// too.
 const LONGEST_QUEUE: u32 = 4096;
 
-/// The first pause after an error that time may mend; each further one in a row is twice as long.
+/// The first pause after an error that may pass; each further one in a row is twice as long.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 /// The longest: by then the log says once a second what is wrong.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepts connections and makes each a child of the server.
-pub(super) struct Acceptor<H> {
-    /// Dropped before the token: see `Control`.
+pub(super) struct AcceptLoop<H> {
+    /// Dropped before the completion guard.
     pub(super) listener: OpenListener,
     pub(super) service: Arc<Service<H>>,
-    pub(super) control: Arc<Control>,
-    /// Given when accepting has to end.
-    pub(super) stop: Arc<Notice>,
-    pub(super) _token: Token,
+    pub(super) run: Arc<Run>,
+    /// Signalled when accepting has to end.
+    pub(super) stop: Arc<Event>,
+    pub(super) completion: CompletionGuard,
 }
 
 /// A client that accept has returned, and its permit.
 type Accepted = io::Result<(listener::Accepted, Permit)>;
 
-impl<H, Fut> Acceptor<H>
+impl<H, Fut> AcceptLoop<H>
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
-    /// Until told to stop, or until the socket fails for good; then empties the kernel's queue and closes the socket.
+    /// Accepts until it is to stop, or until the socket fails for good. Then empties the backlog and closes the socket.
     pub(super) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         let (mut turns, mut skipped) = (0, 0);
@@ -75,19 +72,20 @@ where
                 }
                 Err(error) => error,
             };
-            self.control.counters.accept_failed();
+            self.run.counters.accept_failed();
             match classify(&error) {
-                Fault::Skip if skipped < BATCH => {
+                AcceptErrorClass::Skip if skipped < BATCH => {
                     skipped += 1;
                     self.log_skipped(&error);
                 }
-                // So many in a row are not clients that gave up: something refuses us before a client is taken from the queue.
-                Fault::Skip | Fault::BackOff => {
+                // So many in a row are not clients that gave up: something refuses us before a client is taken from the
+                // queue.
+                AcceptErrorClass::Skip | AcceptErrorClass::BackOff => {
                     self.log_pause(&error, pause);
                     self.stop.until(Timer::after(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
-                Fault::Fatal => return self.fail(error),
+                AcceptErrorClass::Fatal => return self.fail(error),
             }
         }
         self.empty_queue().await;
@@ -96,8 +94,8 @@ where
     /// The next client, or `None` when accepting has to end.
     async fn next(&mut self) -> Option<Accepted> {
         let listener = self.listener.get_mut();
-        let mut stop = self.stop.watch();
-        let mut turn = Turn { limit: &self.control.limit, key: None };
+        let mut stop = self.stop.listen();
+        let mut turn = Turn { limit: &self.run.limit, key: None };
         poll_fn(|cx| {
             if stop.poll(cx).is_ready() {
                 return Poll::Ready(None);
@@ -111,27 +109,28 @@ where
     fn admit(&self, client: listener::Accepted, permit: Permit) {
         let peer = &client.peer;
         // Through a proxy all clients come from its address: they are counted once it has said whose connection it is.
-        let ip = if client.layers.name_client_of(peer) { None } else { peer.ip() };
-        let counted = match ip.map_or(Ok(None), |ip| self.control.limit.count(ip)) {
+        let ip = if client.protocols.name_client_of(peer) { None } else { peer.ip() };
+        let counted = match ip.map_or(Ok(None), |ip| self.run.limit.count(ip)) {
             Ok(counted) => counted,
             Err(TooMany { max }) => {
-                self.control.counters.refused();
+                self.run.counters.refused();
                 say!(debug, peer:% = peer;
                     "refused a client: there are {max} connections from its address"
                 );
                 return;
             }
         };
-        let session = Session::open(&self.control, client, (permit, counted), &self.service.policy);
-        let name = Arc::downgrade(session.member());
-        // Refused after a cancel, and then dropping the session has closed the connection and counted it as cancelled.
-        self.control.connections.spawn_named(name, Life::new(Arc::clone(&self.service), session));
+        let policy = &self.service.policy;
+        let guard = ConnectionGuard::new(&self.run, client, (permit, counted), policy, self.completion.clone());
+        let name = Arc::downgrade(guard.record());
+        // Refused after a cancel: then the drop of the guard has closed the connection and counted it as cancelled.
+        self.run.connections.spawn_named(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
-    /// Those whom the kernel has let in already are served, as far as permits allow: as many as the queue can hold, and no
-    /// longer than the exit may last, so that a flood does not keep us here. Nobody is waited for.
+    /// Accepts the connections that are already in the backlog, as far as permits allow: at most as many as it can
+    /// hold, and no longer than the exit may last, so that a flood does not hold the exit up. Waits for no client.
     ///
-    /// A queue that others may have too is left to them.
+    /// The backlog of a shared socket is left to its other holders.
     async fn empty_queue(&mut self) {
         self.listener.get_mut().retire();
         if self.listener.get().is_shared() {
@@ -141,7 +140,7 @@ where
         for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
                 async_std::task::yield_now().await;
-                if self.control.is_out_of_time() {
+                if self.run.is_out_of_time() {
                     return;
                 }
             }
@@ -152,8 +151,8 @@ where
                 None => return,
                 Some(Ok(client)) => self.admit(client, permit),
                 Some(Err(error)) => {
-                    self.control.counters.accept_failed();
-                    if classify(&error) != Fault::Skip {
+                    self.run.counters.accept_failed();
+                    if classify(&error) != AcceptErrorClass::Skip {
                         return self.log_queue_lost(&error);
                     }
                     self.log_skipped(&error);
@@ -162,10 +161,10 @@ where
         }
     }
 
-    /// A permit that is free now, or that another loop which finds its own queue empty is about to give back.
+    /// A permit that is free now, or that another loop, which finds its own backlog empty, is about to give back.
     async fn free_permit(&self) -> Option<Permit> {
         for _ in 0..3 {
-            if let Some(permit) = self.control.limit.try_acquire() {
+            if let Some(permit) = self.run.limit.try_acquire() {
                 return Some(permit);
             }
             async_std::task::yield_now().await;
@@ -178,7 +177,7 @@ where
         say!(error, listener:% = listener;
             "cannot accept connections on `{listener}` any more: {}", Chain(&source)
         );
-        self.control.fail(Cause::ListenerFailed, Failure::Listener { address: listener.local_addr().clone(), source });
+        self.run.fail(Cause::ListenerFailed, Failure::Listener { address: listener.local_addr().clone(), source });
     }
 
     fn log_skipped(&self, error: &io::Error) {
@@ -190,7 +189,7 @@ where
 
     fn log_pause(&self, error: &io::Error, pause: Duration) {
         let listener = self.listener.get();
-        say!(warn, listener:% = listener, connections = self.control.registry.len();
+        say!(warn, listener:% = listener, connections = self.run.registry.len();
             "cannot accept connections on `{listener}`, trying again in {pause:?}: {}{}", Chain(error), hint(error)
         );
     }
@@ -203,19 +202,19 @@ where
     }
 }
 
-/// A permit first, then a client: the kernel queues those who have to wait.
+/// A permit first, then a client: the kernel queues those that have to wait.
 ///
-/// A permit is held only for the moment of the accept, and not while the socket has nobody. With several listeners
-/// the last one would otherwise lie with a listener that nobody connects to.
+/// A permit is held only for the moment of the accept, and not while the socket has no client. With several listeners
+/// the last permit would otherwise lie with a listener to which no client connects.
 fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<Accepted> {
     let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
     let client = ready!(listener.poll_accept(cx))?;
     Poll::Ready(Ok((client, permit)))
 }
 
-/// One accept loop's place among those who wait for a permit; given up when dropped.
+/// One accept loop's place among those that wait for a permit; given up when dropped.
 struct Turn<'a> {
-    limit: &'a Arc<Limit>,
+    limit: &'a Arc<ConnectionLimit>,
     key: Option<usize>,
 }
 

@@ -1,14 +1,10 @@
 //! The body of a scope: what it may return, and how it is driven.
 
-use crate::control::Control;
-use crate::control::failure::BoxError;
-use crate::control::inside::catch_future;
-use crate::control::report::Cause;
 use crate::error::Chain;
 use crate::handler::Never;
-use crate::kept::drop_caught;
-use crate::say::say;
-use crate::unwind::{self, Payload};
+use crate::panic::{self, Payload, catch_future, drop_caught, say};
+use crate::run::Run;
+use crate::run::report::{BoxError, Cause};
 use async_io::Timer;
 use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
@@ -16,8 +12,9 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How long a body may run on after its server was closed by others, if the grace period has no limit: the default grace.
-const LONGEST: Duration = super::settings::GRACE;
+/// How long a body may run on after its server was closed by others, if the grace period has no limit: the default
+/// grace.
+const LONGEST: Duration = super::config::GRACE;
 
 /// How long until a warning says that the body still runs.
 const WARNING: Duration = Duration::from_secs(1);
@@ -30,8 +27,8 @@ const WARNING: Duration = Duration::from_secs(1);
 /// | `!`: it loops for ever | `((), report)` | the same |
 /// | `Result<T, BoxError>` | `(value, report)` | an error of kind [`Stopped`](crate::ErrorKind::Stopped) |
 ///
-/// The error of a body is always [`BoxError`], so that `?` converts every error and `Ok(value)` needs no annotation. A body that
-/// ends with a call which returns another error type ends with `Ok(call.await?)`.
+/// The error of a body is always [`BoxError`], so that `?` converts every error and `Ok(value)` needs no annotation. A
+/// body that ends with a call which returns another error type ends with `Ok(call.await?)`.
 ///
 /// You do not implement this trait: it is sealed.
 ///
@@ -99,12 +96,12 @@ impl sealed::Sealed<()> for Never {
     }
 }
 
-// NOTE: the value is a parameter and not an associated type, because the compiler could not see that the future of `scope` is `Send`
-// if that had a projection of `O` in it.
+// NOTE: the value is a parameter and not an associated type, because the compiler could not see that the future of
+// `scope` is `Send` if that had a projection of `O` in it.
 //
-// This is the only implementation for a `Result`. As long as there is one candidate, the compiler infers the error type of a body from
-// it; with a second, or with one over all error types, every body that uses `?` or ends with `Ok(..)` needs an annotation.
-// `tests/processes/diagnostics.rs` keeps it so.
+// This is the only implementation for a `Result`. As long as there is one candidate, the compiler infers the error type
+// of a body from it; with a second, or with one over all error types, every body that uses `?` or ends with `Ok(..)`
+// needs an annotation. `tests/processes/diagnostics.rs` keeps it so.
 impl<T> BodyOutput<T> for Result<T, BoxError> {}
 
 impl<T> sealed::Sealed<T> for Result<T, BoxError> {
@@ -124,25 +121,25 @@ pub(super) enum BodyEnd<T> {
 }
 
 /// Drives the body until it ends. If the server closes first, the body has the rest of the grace; then it is dropped.
-pub(super) async fn drive<F, O, T>(control: &Control, body: impl FnOnce() -> F) -> BodyEnd<T>
+pub(super) async fn drive<F, O, T>(run: &Run, body: impl FnOnce() -> F) -> BodyEnd<T>
 where
     F: Future<Output = O>,
     O: BodyOutput<T>,
 {
     let mut body = pin!(catch_future(body));
-    let mut over = control.over.watch();
-    let mut cancelled = control.cancelled.watch();
+    let mut over = run.over.listen();
+    let mut cancelled = run.cancelled.listen();
     let mut rest: Option<Rest> = None;
     let ended = poll_fn(|cx| {
-        // A task that waits in the body for the server's end has been woken before this one. So the poll that follows the end
-        // finds it ready, and the body gets to say what comes after.
+        // A task that waits in the body for the server's end has been woken before this one. So the poll that follows
+        // the end finds it ready, and the body gets to say what comes after.
         loop {
             if let Poll::Ready(result) = body.as_mut().poll(cx) {
                 return Poll::Ready(Some(result));
             }
             match &mut rest {
                 None if over.poll(cx).is_pending() => return Poll::Pending,
-                None => rest = Some(Rest::new(control, O::MAY_FINISH)),
+                None => rest = Some(Rest::new(run, O::MAY_FINISH)),
                 Some(rest) => return rest.poll(cancelled.poll(cx).is_ready(), cx).map(|()| None),
             }
         }
@@ -164,9 +161,9 @@ struct Rest {
 }
 
 impl Rest {
-    fn new(control: &Control, may_finish: bool) -> Self {
+    fn new(run: &Run, may_finish: bool) -> Self {
         let now = Instant::now();
-        let end = if may_finish { control.deadline().unwrap_or(now + LONGEST) } else { now };
+        let end = if may_finish { run.deadline().unwrap_or(now + LONGEST) } else { now };
         Self { end, warned: false, timer: Timer::at(end.min(now + WARNING)) }
     }
 
@@ -196,11 +193,11 @@ impl Rest {
 
 impl<T> BodyEnd<T> {
     /// Requests the end of the server, as the end of its body does.
-    pub(super) fn request(&self, control: &std::sync::Arc<Control>) {
+    pub(super) fn request(&self, run: &std::sync::Arc<Run>) {
         match self {
-            Self::Returned(_) => control.request(Cause::BodyReturned),
-            Self::Failed(_) => control.request(Cause::BodyFailed),
-            Self::Panicked(_) => control.request(Cause::BodyPanicked),
+            Self::Returned(_) => run.request(Cause::BodyReturned),
+            Self::Failed(_) => run.request(Cause::BodyFailed),
+            Self::Panicked(_) => run.request(Cause::BodyPanicked),
             Self::Dropped => {} // the server is closed
         }
     }
@@ -250,7 +247,7 @@ impl Loggable for Payload {
         say!(
             error,
             "the body of a scope panicked, and the scope was dropped before the panic could go on: {}",
-            unwind::message(self)
+            panic::message(self)
         );
     }
 }

@@ -1,65 +1,63 @@
-//! The funnel: every way out of `serve` and `scope` passes through here and ends closed.
+//! The one way out: every end of `serve` and `scope` passes through here and leaves the server closed.
 //!
 //! ```text
-//! serve, scope ── Run ── TaskGroup ── supervisor ── Crew ─┬─ acceptors
-//!   (a guard: its drop                (a task)            ├─ connections, and tasks of the server
-//!    cancels and joins)                                   └─ shutdown streams
+//! serve, scope ── RunGuard ── TaskGroup ── supervisor ── RunTasks ─┬─ accept loops: one for each listening socket
+//!   (its drop cancels             (a task)                         ├─ connections, and tasks of the server
+//!    and joins)                                                    └─ shutdown streams
 //! ```
 //!
-//! Whoever drops the future of `serve` or `scope` drops the run, and so its group, and so the supervisor's future, and so
-//! the crew: each of them cancels and joins what is below it. On the orderly ways out the crew has gone before.
+//! A drop of the future of `serve` or `scope` drops the guard, and so its group, and so the supervisor's future, and so
+//! the tasks of the run: each of them cancels and joins what is below it. On the orderly ways out the tasks are gone
+//! before.
 
 use super::Server;
-use super::accept::Acceptor;
+use super::accept::AcceptLoop;
 use super::body::{self, BodyEnd, BodyOutput};
-use super::settings::Settings;
-use super::stop::{Stop, obey};
-use super::supervise::Crew;
+use super::config::Config;
+use super::shutdown::{RunTasks, ShutdownStream, follow_shutdown_stream};
 use crate::connection::Connection;
-use crate::connection::life::Service;
-use crate::control::failure::Failure;
-use crate::control::handle::Handle;
-use crate::control::notice::Notice;
-use crate::control::phase::Phase;
-use crate::control::report::{Cause, Report};
-use crate::control::token::OpenListener;
-use crate::control::{Control, Idle};
+use crate::connection::task::Service;
 use crate::error::Error;
 use crate::group::{Name, TaskGroup};
 use crate::handler::HandlerOutput;
-use crate::kept::Kept;
-use crate::say::say;
+use crate::panic::{Kept, say};
+use crate::run::completion::OpenListener;
+use crate::run::handle::Handle;
+use crate::run::phase::Phase;
+use crate::run::report::{Cause, Failure, Report};
+use crate::run::{Run, Unserved};
+use crate::sync::event::Event;
 use std::future::Future;
 use std::sync::Arc;
 
-/// A run of a server: the guard in the future of `serve` or `scope`.
+/// The guard in the future of `serve` or `scope`.
 #[derive(Debug)]
-pub(super) struct Run {
-    control: Arc<Control>,
-    /// Holds the supervisor.
+pub(super) struct RunGuard {
+    run: Arc<Run>,
+    /// Has the supervisor.
     group: TaskGroup,
 }
 
-impl Run {
+impl RunGuard {
     /// Begins to serve, unless the server was closed before.
     pub(super) fn start<H, Fut>(server: Server, handler: H) -> Self
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        let (control, settings, stops) = server.into_parts();
-        let run = Self { control, group: TaskGroup::new() };
-        if let Some((idle, listeners)) = run.control.start(settings.grace, settings.lame_duck) {
-            let addresses: Vec<_> = run.control.addresses.iter().map(ToString::to_string).collect();
+        let (run, config, streams) = server.into_parts();
+        let guard = Self { run, group: TaskGroup::new() };
+        if let Some((unserved, listeners)) = guard.run.start(config.grace, config.lame_duck) {
+            let addresses: Vec<_> = guard.run.addresses.iter().map(ToString::to_string).collect();
             say!(info, phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
-            let crew = muster(&run.control, (idle, listeners), &settings, stops, handler);
-            run.group.spawn(crew.supervise());
+            let tasks = spawn_all(&guard.run, (unserved, listeners), &config, streams, handler);
+            guard.group.spawn(tasks.supervise());
         }
-        run
+        guard
     }
 
     pub(super) fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.control))
+        Handle::new(Arc::clone(&self.run))
     }
 
     /// Drives the body to its end, which ends the server.
@@ -68,8 +66,8 @@ impl Run {
         F: Future<Output = O>,
         O: BodyOutput<T>,
     {
-        let end = body::drive::<F, O, T>(&self.control, body).await;
-        end.request(&self.control);
+        let end = body::drive::<F, O, T>(&self.run, body).await;
+        end.request(&self.run);
         end
     }
 
@@ -95,67 +93,67 @@ impl Run {
 
     /// Waits until the server is closed, and returns its report, or the failure that stopped it.
     pub(super) async fn finish(self) -> Result<Report, Error> {
-        self.control.over.given().await;
+        self.run.over.wait().await;
         self.group.join().await; // raises what the supervisor itself may have panicked with; it has ended
-        let report = self.control.report();
-        match self.control.take_failure() {
+        let report = self.run.report();
+        match self.run.take_failure() {
             Some(failure) => Err(Error::new(failure, report)),
             None => Ok(report),
         }
     }
 }
 
-impl Drop for Run {
+impl Drop for RunGuard {
     fn drop(&mut self) {
-        if !self.control.over.is_given() {
-            self.control.cancel(Cause::Dropped);
-            self.control.advance(Phase::Cancelling);
+        if !self.run.over.is_signalled() {
+            self.run.cancel(Cause::Dropped);
+            self.run.advance(Phase::Cancelling);
         }
         // Now the group is dropped, which cancels and joins everything.
     }
 }
 
-/// Starts everything that a run consists of, but for the supervisor.
-fn muster<H, Fut>(
-    control: &Arc<Control>,
-    (idle, listeners): (Idle, Vec<OpenListener>),
-    settings: &Settings,
-    stops: Vec<Stop>,
+/// Starts everything that a run consists of, except the supervisor.
+fn spawn_all<H, Fut>(
+    run: &Arc<Run>,
+    (unserved, listeners): (Unserved, Vec<OpenListener>),
+    config: &Config,
+    streams: Vec<ShutdownStream>,
     handler: H,
-) -> Crew
+) -> RunTasks
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
-    let Idle { connections, tasks, token } = idle;
-    let crew = Crew {
-        lame_duck: settings.lame_duck,
-        acceptors: TaskGroup::new(),
+    let Unserved { connections, tasks, completion } = unserved;
+    let all = RunTasks {
+        lame_duck: config.lame_duck,
+        accept_loops: TaskGroup::new(),
         connections,
         tasks,
-        stops: TaskGroup::new(),
-        stop_accepting: Arc::new(Notice::default()),
-        control: Arc::clone(control),
-        _token: token,
+        shutdown_streams: TaskGroup::new(),
+        stop_accepting: Arc::new(Event::default()),
+        run: Arc::clone(run),
+        completion,
     };
-    let service = Arc::new(Service { handler: Kept::new(handler), policy: settings.policy });
+    let service = Arc::new(Service { handler: Kept::new(handler), policy: config.policy });
     for listener in listeners {
-        let acceptor = Acceptor {
+        let accept_loop = AcceptLoop {
             listener,
             service: Arc::clone(&service),
-            control: Arc::clone(control),
-            stop: Arc::clone(&crew.stop_accepting),
-            _token: control.token(),
+            run: Arc::clone(run),
+            stop: Arc::clone(&all.stop_accepting),
+            completion: all.completion.clone(),
         };
-        crew.acceptors.spawn(acceptor.run());
+        all.accept_loops.spawn(accept_loop.run());
     }
-    for stop in stops {
+    for stream in streams {
         let name = Arc::new("a shutdown stream");
-        let obey = obey(Arc::clone(control), stop);
-        crew.stops.spawner().spawn_named(Arc::downgrade(&name) as Name, async move {
+        let follow = follow_shutdown_stream(Arc::clone(run), stream);
+        all.shutdown_streams.spawner().spawn_named(Arc::downgrade(&name) as Name, async move {
             let _name = name;
-            obey.await;
+            follow.await;
         });
     }
-    crew
+    all
 }

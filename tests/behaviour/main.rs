@@ -41,6 +41,7 @@ mod requests;
 mod reuse_port;
 mod several_addresses;
 mod silence;
+mod structure;
 #[path = "../support/mod.rs"]
 mod support;
 mod task_set;

@@ -124,8 +124,8 @@ fn a_port_without_an_address_is_told_how_to_write_one() {
     says(program, 3, &["is not an address to listen on", "(\"localhost\", 8888)", "Server::bind_unix(path)"]);
 }
 
-/// The error type of a body is inferred, in each of the forms that bodies have. A second implementation of `BodyOutput` for
-/// a `Result` would break them.
+/// The error type of a body is inferred, in each of the forms that bodies have. A second implementation of `BodyOutput`
+/// for a `Result` would break them.
 #[test]
 fn bodies_need_no_annotation() {
     let forms = [

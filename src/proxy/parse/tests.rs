@@ -1,6 +1,6 @@
 //! Good headers and bad ones.
 
-use super::holds::check;
+use super::invariants::check;
 use super::{Flaw, Parsed, v1, v2};
 use crate::address::Address;
 use std::net::{IpAddr, SocketAddr};

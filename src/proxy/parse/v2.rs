@@ -11,8 +11,8 @@ pub(super) const SIGNATURE: &[u8] = ppp::v2::PROTOCOL_PREFIX;
 /// The signature, the version and command, the family and protocol, and the length of what follows.
 const FIXED: usize = 16;
 
-/// Addresses take at most 216 bytes. The rest is for fields, of which a client's certificate is the largest (2 KiB are usual).
-/// A peer that could say more, up to 64 KiB, would only fill memory.
+/// Addresses take at most 216 bytes. The rest is for fields, of which a client's certificate is the largest (2 KiB are
+/// usual). A peer that could say more, up to 64 KiB, would only fill memory.
 pub(super) const LONGEST: usize = 4096;
 
 const LOCAL: u8 = 0x20;
@@ -29,7 +29,8 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     if !matches!(command, LOCAL | PROXY) {
         return Parsed::Bad(Flaw::Command(command));
     }
-    // Of the others only the combinations of 0 with 1 and 2 would pass the parser; the specification has no meaning for them.
+    // Of the others only the combinations of 0 with 1 and 2 would pass the parser; the specification has no meaning for
+    // them.
     if command == PROXY && !matches!(family, 0x00 | 0x11 | 0x12 | 0x21 | 0x22 | 0x31 | 0x32) {
         return Parsed::Bad(Flaw::Family(family));
     }

@@ -1,0 +1,206 @@
+//! What a proxy says before its client's first byte.
+
+use super::Clock;
+use crate::address::Address;
+use crate::connection::Connection;
+use crate::limits::{ConnectionLimit, Counted, TooMany};
+use crate::proxy::parse::{Flaw, Parsed, is_begun, parse};
+use crate::proxy::{ProxyHeader, ProxyProtocol};
+use crate::run::record::ConnectionRecord;
+use log::Level;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How much of what came in place of a header is shown in the log.
+const SHOWN: usize = 32;
+
+/// Reads the header, if there is to be one, and nothing after it. From then on the client is who the header says, and
+/// counted.
+pub(super) async fn receive(
+    proxy: &ProxyProtocol,
+    clock: &mut Clock<'_>,
+    limit: &Arc<ConnectionLimit>,
+) -> Result<Option<Box<Counted>>, Unproxied> {
+    let record = clock.record;
+    if !proxy.trusts(record.peer()) {
+        let is_local = record.peer().ip().is_none();
+        return if proxy.is_required() { Err(Unproxied::Untrusted { is_local }) } else { Ok(None) };
+    }
+    let mut received = Vec::new();
+    let read = clock.within(proxy.limit(), read(record, &mut received)).await;
+    if !received.is_empty() {
+        record.note_bytes();
+    }
+    let why = match read {
+        Ok(Ok(Heard::Header(length, header))) => {
+            push_back(record, &received[length..]);
+            record.set_proxied(header);
+            return count(record, limit);
+        }
+        Ok(Ok(Heard::Flaw(flaw))) => return Err(Unproxied::Malformed(flaw, Beginning::of(&received))),
+        Ok(Err(error)) => return Err(Unproxied::Pushback(error)),
+        Ok(Ok(Heard::Other)) => Unproxied::Missing(Beginning::of(&received)),
+        Ok(Ok(Heard::End)) => Unproxied::Left(Beginning::of(&received)),
+        Err(after) => {
+            let in_a_drain = clock.told.is_some();
+            Unproxied::Late { after, in_a_drain, received: Beginning::of(&received) }
+        }
+    };
+    if proxy.is_required() || is_begun(&received) {
+        return Err(why);
+    }
+    push_back(record, &received);
+    count(record, limit)
+}
+
+enum Heard {
+    /// A header of this length.
+    Header(usize, ProxyHeader),
+    /// No header.
+    Other,
+    Flaw(Flaw),
+    /// The peer has closed.
+    End,
+}
+
+/// Until it can be told what has come. All of that is in `received`, also if this is dropped.
+async fn read(record: &ConnectionRecord, received: &mut Vec<u8>) -> io::Result<Heard> {
+    let mut chunk = Vec::new();
+    loop {
+        let wanted = match parse(received) {
+            Parsed::Need(wanted) => wanted,
+            Parsed::Header(length, header) => return Ok(Heard::Header(length, header)),
+            Parsed::Other => return Ok(Heard::Other),
+            Parsed::Bad(flaw) => return Ok(Heard::Flaw(flaw)),
+        };
+        chunk.resize(wanted, 0);
+        match poll_fn(|cx| record.transport.poll_read(cx, &mut chunk)).await {
+            Ok(0) => return Ok(Heard::End),
+            Ok(n) => received.extend_from_slice(&chunk[..n]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn push_back(record: &ConnectionRecord, bytes: &[u8]) {
+    if !bytes.is_empty() {
+        record.transport.push_back(bytes);
+    }
+}
+
+/// Now it is known whose connection it is.
+fn count(record: &ConnectionRecord, limit: &Arc<ConnectionLimit>) -> Result<Option<Box<Counted>>, Unproxied> {
+    let Some(client) = record.peer().ip() else {
+        return Ok(None);
+    };
+    limit.count(client).map_err(|TooMany { max }| Unproxied::TooMany { max, client })
+}
+
+/// Why a connection has got no further than its PROXY header.
+#[derive(Debug)]
+pub(crate) enum Unproxied {
+    /// Only proxies may connect, and this peer is none.
+    Untrusted { is_local: bool },
+    /// There is none, but something else.
+    Missing(Beginning),
+    /// There is one, but not a good one.
+    Malformed(Flaw, Beginning),
+    /// It was not there in time.
+    Late { after: Duration, in_a_drain: bool, received: Beginning },
+    /// The peer has closed before it was there.
+    Left(Beginning),
+    /// It could not be read.
+    Pushback(io::Error),
+    /// It is there, and from its client come as many connections as may be.
+    TooMany { max: usize, client: IpAddr },
+}
+
+impl Unproxied {
+    /// A proxy that is set up wrongly is news; what a peer may do at any time is not.
+    pub(super) fn level(&self) -> Level {
+        match self {
+            Self::Missing(_) | Self::Malformed(..) | Self::Late { in_a_drain: false, .. } => Level::Warn,
+            Self::Late { in_a_drain: true, .. } => Level::Debug,
+            Self::Untrusted { .. } | Self::Left(_) | Self::Pushback(_) | Self::TooMany { .. } => Level::Debug,
+        }
+    }
+}
+
+impl fmt::Display for Unproxied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LET_IT: &str = "let the proxy send one (HAProxy: `send-proxy-v2`)";
+        match self {
+            Self::Untrusted { is_local: false } => {
+                f.write_str("it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`")
+            }
+            Self::Untrusted { is_local: true } => f.write_str(
+                "peers without an IP address are no trusted proxies; if it is one: `ProxyProtocol::trust_local`",
+            ),
+            Self::Missing(began) => write!(f, "it sent no PROXY header, but `{began}`; {LET_IT}"),
+            Self::Malformed(flaw, began) => {
+                write!(f, "its PROXY header is malformed: {flaw}: `{began}`; correct or update what sends it")
+            }
+            Self::Late { after, received, .. } if received.is_empty() => {
+                write!(f, "it sent no PROXY header for {after:.1?}; {LET_IT}")
+            }
+            Self::Late { after, received, .. } => {
+                write!(f, "its PROXY header was not complete after {after:.1?}: `{received}`")
+            }
+            Self::Left(received) if received.is_empty() => f.write_str("it left before it sent a PROXY header"),
+            Self::Left(received) => write!(f, "it left in the middle of its PROXY header: `{received}`"),
+            Self::Pushback(error) => write!(f, "its PROXY header could not be read: {error}"),
+            Self::TooMany { max, client } => {
+                write!(f, "there are {max} connections already from its client, whose address is `{client}`")
+            }
+        }
+    }
+}
+
+/// The beginning of what came, for a log line of any terminal.
+#[derive(Debug)]
+pub(crate) struct Beginning {
+    bytes: Box<[u8]>,
+    /// There were more.
+    more: bool,
+}
+
+impl Beginning {
+    fn of(bytes: &[u8]) -> Self {
+        Self { bytes: bytes[..bytes.len().min(SHOWN)].into(), more: bytes.len() > SHOWN }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+impl fmt::Display for Beginning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.bytes.escape_ascii(), if self.more { "…" } else { "" })
+    }
+}
+
+/// Behind a proxy that says who the client is: [`ProxyProtocol`] (feature `proxy-protocol`).
+impl Connection {
+    /// What the proxy has said; `None` where it has sent no header, or need not have.
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        self.record.proxied()
+    }
+
+    /// Who is at the other end of the socket: the proxy, where one has said who its client is; else the same as
+    /// [`peer_addr`](Self::peer_addr).
+    pub fn socket_peer_addr(&self) -> &Address {
+        self.record.socket_peer()
+    }
+
+    /// The address of our end of the socket: where the proxy has connected to, if there is one; else the same as
+    /// [`local_addr`](Self::local_addr).
+    pub fn socket_local_addr(&self) -> &Address {
+        self.record.socket_local().unwrap_or_else(|| self.run().addresses.first())
+    }
+}

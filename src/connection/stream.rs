@@ -1,0 +1,139 @@
+//! [`Connection`] as a stream: reading from it, and writing to it.
+
+use super::Connection;
+use crate::transport::Transport;
+use futures_io::{AsyncRead, AsyncWrite};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+impl Connection {
+    pub(super) fn poll_half_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.record.has_ended() {
+            return Poll::Ready(Ok(()));
+        }
+        self.record.transport.poll_close(cx)
+    }
+
+    fn poll_read_with(
+        &self,
+        wants_some: bool,
+        read: impl FnOnce(&Transport) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if self.record.has_ended() {
+            return Poll::Ready(Ok(0)); // ours, and not the peer's end
+        }
+        let result = read(&self.record.transport);
+        match result {
+            Poll::Ready(Ok(1..)) => self.record.note_bytes(),
+            Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
+            // Meanwhile; and its end may have woken us before we waited.
+            Poll::Pending | Poll::Ready(Err(_)) if self.record.has_ended() => return Poll::Ready(Ok(0)),
+            Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
+            _ => {}
+        }
+        result
+    }
+
+    fn poll_write_with(&self, write: impl FnOnce(&Transport) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if self.record.has_ended() {
+            return Poll::Ready(Err(broken_pipe()));
+        }
+        let result = write(&self.record.transport);
+        match result {
+            Poll::Ready(Ok(1..)) => self.record.note_bytes(),
+            Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
+            Poll::Pending if self.record.has_ended() => return Poll::Ready(Err(broken_pipe())),
+            _ => {}
+        }
+        result
+    }
+}
+
+/// Whether the peer is gone: nothing more comes from it, and nothing reaches it.
+fn is_reset(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset
+}
+
+fn broken_pipe() -> io::Error {
+    io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed: its handler has ended")
+}
+
+impl AsyncRead for &Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let wants_some = !buf.is_empty(); // into an empty buffer, nothing read is not the end
+        self.poll_read_with(wants_some, |stream| stream.poll_read(cx, buf))
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wants_some = bufs.iter().any(|buf| !buf.is_empty());
+        self.poll_read_with(wants_some, |stream| stream.poll_read_vectored(cx, bufs))
+    }
+}
+
+/// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+impl AsyncWrite for &Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_with(|stream| stream.poll_write(cx, buf))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_with(|stream| stream.poll_write_vectored(cx, bufs))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.record.has_ended() {
+            return Poll::Ready(Err(broken_pipe()));
+        }
+        self.record.transport.poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_half_close(cx)
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read(cx, buf)
+    }
+
+    fn poll_read_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
+    }
+}
+
+/// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut &*self).poll_close(cx)
+    }
+}

@@ -1,0 +1,409 @@
+//! One connection's task, from its first poll to its end: what comes before the handler, the handler, and what comes
+//! after.
+//!
+//! ```text
+//!                 opened                    returned, failed, panicked, idle, aborted        closed
+//!   Start ─▶ Opening ─▶ (Start) ─▶ Handling ──────────────────────────────────────▶ Ending ─▶ dropped
+//!      └─────────────────────────────▲  └─────── nothing to wait for ───────────────────────────▲
+//! ```
+//!
+//! [`ConnectionTask`] is the child's whole future, and has the stages. [`ConnectionGuard`] is a part of it: its drop,
+//! which every way out passes, closes the connection and counts its end, once. What clones of the connection and the
+//! rest of the run know of it is in its record ([`ConnectionRecord`]).
+//!
+//! The future is written by hand: an async function keeps each of its parameters twice, and each future that it awaits
+//! in a place of its own. With thousands of connections that is memory, and each message finds less of it in the
+//! processor's cache.
+
+use super::Connection;
+use super::linger::{self, End, Ending, How};
+use super::open::{self, Opening};
+use crate::address::Address;
+use crate::error::{Chain, OnFailure};
+use crate::handler::{HandlerOutput, Outcome, level_of};
+use crate::limits::{Counted, Permit};
+use crate::listener::{Accepted, Protocols};
+use crate::panic::{self, Kept, say};
+use crate::run::Run;
+use crate::run::completion::{CompletionGuard, inside};
+use crate::run::record::{AbortReason, ConnectionRecord, ConnectionState};
+use crate::run::registry::Bucket;
+use crate::run::registry::ConnectionId;
+use crate::run::report::{Cause, Failure};
+use async_io::Timer;
+use pin_project_lite::pin_project;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// What all connections of a server have in common.
+pub(crate) struct Service<H> {
+    pub(crate) handler: Kept<H>,
+    pub(crate) policy: Policy,
+}
+
+/// The settings that concern each connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Policy {
+    pub(crate) on_failure: OnFailure,
+    pub(crate) opening: open::Limits,
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+pin_project! {
+    /// Opens the connection, runs the handler to its end, and closes.
+    ///
+    /// The fields are dropped in this order: the guard must outlive the handler.
+    pub(crate) struct ConnectionTask<H, Fut> {
+        #[pin]
+        stage: Stage<Fut>,
+        idle: Option<Box<Idle>>,
+        service: Arc<Service<H>>,
+        guard: ConnectionGuard,
+    }
+}
+
+pin_project! {
+    #[project = StageProjected]
+    enum Stage<Fut> {
+        // Nothing has begun, or the last stage is over and the next has not begun.
+        Start,
+        // What comes before the handler.
+        Opening { opening: Opening },
+        Handling { #[pin] handler: Fut },
+        // What comes after it.
+        Ending { ending: Ending },
+    }
+}
+
+impl<H, Fut> ConnectionTask<H, Fut>
+where
+    H: Fn(Connection) -> Fut,
+    Fut: Future<Output: HandlerOutput>,
+{
+    pub(crate) fn new(service: Arc<Service<H>>, guard: ConnectionGuard) -> Self {
+        let idle = service.policy.idle_timeout.map(|limit| Box::new(Idle::new(limit)));
+        Self { stage: Stage::Start, idle, service, guard }
+    }
+
+    /// Polls until the handler has ended by itself, or must end (`None`: it is cancelled).
+    fn poll_outcome(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
+        let record = self.guard.record();
+        // First, so that no poll of the handler begins once it is to be aborted.
+        if record.is_aborted() {
+            return Poll::Ready(match record.abort_reason() {
+                Some(AbortReason::TaskPanicked(message)) => Some(Outcome::TaskPanicked(message)),
+                Some(AbortReason::Cancelled) | None => None,
+            });
+        }
+        if let Poll::Ready(outcome) = self.as_mut().poll_handler(cx) {
+            return Poll::Ready(Some(outcome));
+        }
+        let this = self.project();
+        match this.idle.as_mut().map(|idle| idle.poll(this.guard.record(), cx)) {
+            Some(Poll::Ready(limit)) => Poll::Ready(Some(Outcome::Idle(limit))),
+            _ => Poll::Pending,
+        }
+    }
+
+    fn poll_handler(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let mut this = self.project();
+        if let StageProjected::Start = this.stage.as_mut().project() {
+            if let Some(opening) = this.guard.begin_to_open(this.service.policy.opening) {
+                this.stage.set(Stage::Opening { opening });
+            }
+        }
+        if let StageProjected::Opening { opening } = this.stage.as_mut().project() {
+            let opened = ready!(opening.as_mut().poll(cx));
+            this.guard.count(opened.counted);
+            match opened.result {
+                Ok(Ok(())) => {}
+                Ok(Err(why)) => return Poll::Ready(Outcome::Rejected(why.into_rejection())),
+                Err(payload) => return Poll::Ready(Outcome::panicked(payload)),
+            }
+            this.stage.set(Stage::Start); // dropped before the handler begins
+        }
+        inside(this.guard.run(), || {
+            if let StageProjected::Start = this.stage.as_mut().project() {
+                this.guard.record().set_state(ConnectionState::Serving);
+                let connection = this.guard.connection().clone();
+                match panic::catch(|| (this.service.handler.get())(connection)) {
+                    Ok(handler) => this.stage.set(Stage::Handling { handler }),
+                    Err(payload) => return Poll::Ready(Outcome::panicked(payload)),
+                }
+            }
+            match this.stage.as_mut().project() {
+                StageProjected::Handling { handler } => Outcome::poll(handler, cx),
+                _ => Poll::Pending, // not reached
+            }
+        })
+    }
+}
+
+impl<H, Fut> Future for ConnectionTask<H, Fut>
+where
+    H: Fn(Connection) -> Fut,
+    Fut: Future<Output: HandlerOutput>,
+{
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Before anything is looked at that this task may be woken for.
+        self.guard.record().draining.set_primary(cx.waker());
+        if let StageProjected::Ending { ending } = self.as_mut().project().stage.project() {
+            return ending.as_mut().poll(cx);
+        }
+        let outcome = ready!(self.as_mut().poll_outcome(cx));
+        let mut this = self.project();
+        this.guard.set_outcome(outcome);
+        if let Err(payload) = panic::catch(|| this.stage.set(Stage::Start)) {
+            let record = this.guard.record();
+            say!(error, connection = record.id.as_u64(), peer:% = record.peer();
+                "a destructor of the handler panicked: {}", panic::message(&payload)
+            );
+            panic::discard(payload);
+        }
+        let Some(mut ending) = this.guard.begin_to_close(cx) else {
+            return Poll::Ready(());
+        };
+        let poll = ending.as_mut().poll(cx);
+        this.stage.set(Stage::Ending { ending });
+        poll
+    }
+}
+
+/// What has to be true when a connection ends: made when it is accepted; its drop, which every way out of the handler
+/// passes, closes the connection and counts its end.
+pub(crate) struct ConnectionGuard {
+    /// `None` only in its drop.
+    connection: Option<Connection>,
+    /// Its place in the registry.
+    key: usize,
+    on_failure: OnFailure,
+    /// It ended by itself after the drain had begun.
+    drained: bool,
+    /// Nothing is unread or on its way: to close the descriptor is enough, if no other owner of the socket is left.
+    quiet: bool,
+    /// What comes before the handler.
+    protocols: Protocols,
+    /// How the handler ended by itself; `None`: it did not, and is counted as cancelled.
+    outcome: Option<Outcome>,
+    /// The client's place among the connections of its address, if that is limited.
+    counted: Option<Box<Counted>>,
+    /// Held while it lingers too.
+    _permit: Permit,
+    /// Dropped last: a field's drop comes after the drop of the struct.
+    _completion: CompletionGuard,
+}
+
+impl ConnectionGuard {
+    pub(crate) fn new(
+        run: &Arc<Run>,
+        mut accepted: Accepted,
+        (permit, counted): (Permit, Option<Box<Counted>>),
+        policy: &Policy,
+        completion: CompletionGuard,
+    ) -> Self {
+        let protocols = std::mem::take(&mut accepted.protocols);
+        let (key, record) = run.registry.enter(accepted, policy.idle_timeout.is_some());
+        run.counters.accepted();
+        say!(debug, connection = record.id.as_u64(), peer:% = record.peer(); "opened");
+        Self {
+            connection: Some(Connection::new(record, Arc::clone(run))),
+            key,
+            on_failure: policy.on_failure,
+            drained: false,
+            quiet: false,
+            protocols,
+            outcome: None,
+            counted,
+            _permit: permit,
+            _completion: completion,
+        }
+    }
+
+    #[inline]
+    fn connection(&self) -> &Connection {
+        self.connection.as_ref().expect("it is there until the drop")
+    }
+
+    #[inline]
+    pub(crate) fn record(&self) -> &Arc<ConnectionRecord> {
+        &self.connection().record
+    }
+
+    #[inline]
+    fn run(&self) -> &Arc<Run> {
+        self.connection().run()
+    }
+
+    /// What comes before the handler, if anything does.
+    fn begin_to_open(&mut self, limits: open::Limits) -> Option<Opening> {
+        let protocols = std::mem::take(&mut self.protocols);
+        if limits.first_byte.is_none() && protocols.is_empty() {
+            return None;
+        }
+        Some(open::open(Arc::clone(self.record()), protocols, limits, Arc::clone(&self.run().limit)))
+    }
+
+    fn count(&mut self, counted: Option<Box<Counted>>) {
+        if counted.is_some() {
+            self.counted = counted;
+        }
+    }
+
+    /// From here on this is how the handler ended, whatever else may come: also if a destructor of it panics.
+    fn set_outcome(&mut self, outcome: Option<Outcome>) {
+        self.drained = outcome.is_some() && self.connection().is_draining();
+        self.outcome = outcome;
+    }
+
+    /// Closes the connection as its outcome asks for, as far as that is possible at once. The rest takes time.
+    fn begin_to_close(&mut self, cx: &mut Context<'_>) -> Option<Ending> {
+        let how = match &self.outcome {
+            None => How::Abruptly,                         // aborted
+            Some(Outcome::Idle(_)) => How::WithoutWaiting, // silent for too long
+            Some(Outcome::Rejected(why)) if !why.is_told => How::WithoutWaiting,
+            Some(_) => How::WithCare,
+        };
+        match linger::begin(self.record(), how, cx) {
+            End::Quiet => self.quiet = true,
+            End::ShutDown => {}
+            End::Waits(ending) => return Some(ending),
+        }
+        None
+    }
+
+    /// Logs how the handler ended, and stops the server if a failure has to.
+    fn report_outcome(&mut self, id: ConnectionId, peer: &Address, run: &Arc<Run>) {
+        let id = id.as_u64();
+        let failure = match self.outcome.take() {
+            None => {
+                say!(debug, connection = id, peer:% = peer; "cancelled");
+                return;
+            }
+            Some(Outcome::Completed) => {
+                say!(debug, connection = id, peer:% = peer; "closed");
+                return;
+            }
+            Some(Outcome::Failed(source)) => {
+                say!(level_of(&source), connection = id, peer:% = peer;
+                    "the handler of the connection from `{peer}` failed: {}", Chain(source.as_ref())
+                );
+                Failure::Handler { peer: peer.clone(), source }
+            }
+            Some(Outcome::Panicked(message)) => {
+                say!(error, connection = id, peer:% = peer;
+                    "the handler of the connection from `{peer}` panicked: {message}"
+                );
+                Failure::HandlerPanicked { peer: peer.clone(), message }
+            }
+            // The peer's fault, which never stops the server.
+            Some(Outcome::Rejected(why)) => {
+                say!(why.level, connection = id, peer:% = peer;
+                    "closed the connection from `{peer}`: {}", why.reason
+                );
+                return;
+            }
+            Some(Outcome::Idle(limit)) => {
+                say!(debug, connection = id, peer:% = peer;
+                    "closed the connection: no byte went either way for {limit:.1?}"
+                );
+                return;
+            }
+            Some(Outcome::TaskPanicked(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
+        };
+        match self.on_failure {
+            OnFailure::Shutdown => run.fail(Cause::HandlerFailed, failure),
+            OnFailure::Isolate => drop(Kept::new(failure)), // the error's destructor is the user's
+        }
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let Some(Connection { record, server }) = self.connection.take() else {
+            return;
+        };
+        let run = server.run();
+        if !self.quiet {
+            record.end();
+            record.shut_down();
+            drop(record.tasks.close()); // cancels and joins them
+        }
+        let bucket = match &self.outcome {
+            Some(outcome) => outcome.bucket(),
+            None => {
+                if run.requested.is_signalled() {
+                    run.counters.cut(&record); // by the exit, and not by `cancel_connection`
+                }
+                Bucket::Cancelled
+            }
+        };
+        run.counters.ended(bucket, self.drained);
+        // Before it is out of the registry: a client that sees it gone may come again at once.
+        self.counted = None;
+        run.registry.leave(self.key);
+        let (id, peer) = (record.id, record.peer().clone());
+        // The error's destructor is the user's: if it blocks its thread, the log line of a waiting drop can name the
+        // connection.
+        let _named = matches!(self.outcome, Some(Outcome::Failed(_))).then(|| Arc::clone(&record));
+        // Nearly always there is no clone: then the descriptor is closed here, and no task has to be woken.
+        match Arc::try_unwrap(record) {
+            Ok(record) if record.is_lent() => record.shut_down(), // there may be another descriptor
+            Ok(_) => {}
+            Err(record) => {
+                record.shut_down();
+                record.notify_of_drain();
+            }
+        }
+        self.report_outcome(id, &peer, run);
+    }
+}
+
+/// The idle timeout: ready once no byte has gone either way for a time. Looks when that time may be over, not at every
+/// byte.
+#[derive(Debug)]
+struct Idle {
+    limit: Duration,
+    timer: Timer,
+}
+
+impl Idle {
+    fn new(limit: Duration) -> Self {
+        Self { limit, timer: Timer::after(limit) }
+    }
+
+    fn poll(&mut self, record: &ConnectionRecord, cx: &mut Context<'_>) -> Poll<Duration> {
+        while Pin::new(&mut self.timer).poll(cx).is_ready() {
+            match record.last_byte().checked_add(self.limit) {
+                Some(end) if end <= Instant::now() => return Poll::Ready(self.limit),
+                Some(end) => self.timer.set_at(end),
+                None => self.timer = Timer::never(),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::{Pending, pending};
+
+    fn child_of<H, Fut>(_: &H) -> usize
+    where
+        H: Fn(Connection) -> Fut,
+    {
+        size_of::<ConnectionTask<H, Fut>>()
+    }
+
+    /// Every connection has one, and with thousands of them each byte counts.
+    #[test]
+    fn a_connections_future_is_little_more_than_its_handlers() {
+        let more = child_of(&|_: Connection| -> Pending<()> { pending() });
+        assert!(more <= 200, "{more} bytes");
+    }
+}

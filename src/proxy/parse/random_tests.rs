@@ -1,0 +1,133 @@
+//! What chance makes of headers.
+
+use super::invariants::check;
+use super::tests::{addresses, binary, said, tlv, with_checksum};
+use super::{Parsed, parse};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// A small generator of our own: the test must not depend on luck that cannot be had again.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from((self.0 >> 11) % sides as u64).unwrap()
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.roll(256) as u8
+    }
+
+    fn bytes(&mut self, length: usize) -> Vec<u8> {
+        (0..length).map(|_| self.byte()).collect()
+    }
+
+    fn pair(&mut self) -> (SocketAddr, SocketAddr) {
+        let six = self.roll(2) == 0;
+        let mut one = || {
+            let ip: IpAddr = match six {
+                true => <[u8; 16]>::try_from(self.bytes(16)).unwrap().into(),
+                false => <[u8; 4]>::try_from(self.bytes(4)).unwrap().into(),
+            };
+            SocketAddr::new(ip, u16::from_be_bytes([self.byte(), self.byte()]))
+        };
+        (one(), one())
+    }
+
+    /// A good header, and what it says.
+    fn header(&mut self) -> (Vec<u8>, (SocketAddr, SocketAddr)) {
+        let (source, destination) = self.pair();
+        let six = source.is_ipv6();
+        if self.roll(2) == 0 {
+            let family = if six { 6 } else { 4 };
+            let (from, to) = (source.ip(), destination.ip());
+            let line = format!("PROXY TCP{family} {from} {to} {} {}\r\n", source.port(), destination.port());
+            return (line.into_bytes(), (source, destination));
+        }
+        let mut follows = addresses(source, destination);
+        for _ in 0..self.roll(4) {
+            let value = self.roll(40);
+            let kind = [0x01, 0x02, 0x04, 0x05, 0x20, 0x30, 0xe0][self.roll(7)];
+            follows.extend(tlv(kind, &self.bytes(value)));
+        }
+        let family = if six { 0x21 } else { 0x11 };
+        let make = if self.roll(2) == 0 { binary } else { with_checksum };
+        (make(0x21, family, &follows), (source, destination))
+    }
+
+    /// Changes it a little, as the fuzzer does.
+    fn mutate(&mut self, bytes: &mut Vec<u8>) {
+        for _ in 0..=self.roll(4) {
+            let at = self.roll(bytes.len().max(1));
+            match self.roll(7) {
+                0 if at < bytes.len() => bytes[at] ^= 1 << self.roll(8),
+                1 if at < bytes.len() => bytes[at] = self.byte(),
+                2 if at < bytes.len() => drop(bytes.remove(at)),
+                3 => bytes.insert(at.min(bytes.len()), b" \r\n+0:.%\0\xff"[self.roll(10)]),
+                4 => bytes.truncate(at),
+                5 => {
+                    let (piece, _) = self.header();
+                    let n = self.roll(piece.len());
+                    bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece[..n].iter().copied());
+                }
+                _ => {
+                    let n = self.roll(120);
+                    bytes.extend(self.bytes(n));
+                }
+            }
+        }
+    }
+}
+
+/// A second parser, written by others, must read every header of ours as we do. (What it takes and we refuse is in the
+/// tables.)
+fn compare(bytes: &[u8], parsed: &Parsed) {
+    let Parsed::Header(length, header) = parsed else { return };
+    let Some((source, destination)) = header.source().zip(header.destination()) else { return };
+    let (Some(source), Some(destination)) = (source.socket_addr(), destination.socket_addr()) else { return };
+    let config = proxy_header::ParseConfig::default();
+    let (theirs, their_length) = proxy_header::ProxyHeader::parse(bytes, config).expect("the other parser takes it");
+    let they = theirs.proxied_address().map(|they| (they.source, they.destination));
+    assert_eq!((they, their_length), (Some((source, destination)), *length), "{}", bytes.escape_ascii());
+}
+
+/// 5,000 headers and as many that chance has changed. More: `EBBTIDE_FUZZ_SECONDS=600 cargo test --release --features
+/// proxy-protocol --lib whatever -- --nocapture`.
+#[test]
+fn whatever_comes_nothing_panics_and_no_decision_is_taken_back() {
+    let long = std::env::var("EBBTIDE_FUZZ_SECONDS")
+        .ok()
+        .map(|seconds| Duration::from_secs(seconds.parse().expect("EBBTIDE_FUZZ_SECONDS is a number of seconds")));
+    let start = Instant::now();
+    let seed = if long.is_some() { std::process::id().into() } else { 1 };
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+    let (mut headers, mut others, mut flaws, mut unfinished) = (0_u64, 0_u64, 0_u64, 0_u64);
+    while long.map_or(headers + others + flaws + unfinished < 5_000, |long| start.elapsed() < long) {
+        let (mut bytes, (source, destination)) = dice.header();
+        assert_eq!(said(&bytes).1, Some((source.into(), destination.into())));
+        compare(&bytes, &parse(&bytes));
+        dice.mutate(&mut bytes);
+        let parsed = check(&bytes);
+        compare(&bytes, &parsed);
+        match parsed {
+            Parsed::Header(..) => headers += 1,
+            Parsed::Other => others += 1,
+            Parsed::Bad(flaw) => {
+                let _ = flaw.to_string();
+                flaws += 1;
+            }
+            Parsed::Need(_) => unfinished += 1,
+        }
+    }
+    println!(
+        "seed {seed}: {headers} were still headers, {flaws} bad ones, {unfinished} unfinished, {others} none ({:.1?})",
+        start.elapsed()
+    );
+    assert!(
+        long.is_some() || [headers, others, flaws, unfinished].iter().all(|n| *n > 100),
+        "chance reaches everything"
+    );
+}

@@ -1,0 +1,340 @@
+//! One run's shared state: requests, phases, and what the server, its handles and its connections know of each other.
+//!
+//! Handles, shutdown streams, the body and failures *request*; the supervisor (`server/shutdown.rs`) *carries out*; the
+//! last
+//! [`CompletionGuard`] to be dropped *closes*.
+//!
+//! | state | set by | means |
+//! |---|---|---|
+//! | `phase` | `start`, the supervisor, `close` | how far the run has come; never goes back |
+//! | `request` | the first request | the cause, its time, and the deadline; later requests only bring the deadline nearer |
+//! | `requested` | every request | the supervisor begins the exit |
+//! | `again` | a second graceful request | skips the lame duck |
+//! | `cancelled` | a cancel, a second shutdown signal, a drop | no grace |
+//! | `draining` | the drain; and `close` | handles that wait for it are woken |
+//! | `closed`, `over` | `close` | the report is there |
+//! | `started`, `listening` | `start`; each listening socket | `is_serving`: both |
+//!
+//! Invariants:
+//!
+//! 1. The first request wins: its cause and its time are never replaced, and its deadline only by a cancel.
+//! 2. Everything that must be gone before the run is closed holds a [`CompletionGuard`]; its module says why that
+//!    suffices.
+//! 3. No lock is held while user code runs, and none while anything is logged.
+
+pub(crate) mod completion;
+pub(crate) mod handle;
+pub(crate) mod phase;
+pub(crate) mod record;
+pub(crate) mod registry;
+pub(crate) mod report;
+
+use crate::address::Addresses;
+use crate::group::{Owner, Spawner, TaskGroup};
+use crate::limits::ConnectionLimit;
+use crate::listener::Listener;
+use crate::panic::say;
+use crate::sync::event::Event;
+use crate::sync::{Mutex, lock};
+use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
+use phase::Phase;
+use registry::{Counters, Registry};
+use report::{Cause, Failure, Report};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) addresses: Addresses,
+    pub(crate) registry: Registry,
+    pub(crate) counters: Counters,
+    pub(crate) limit: Arc<ConnectionLimit>,
+    /// Starts connections.
+    pub(crate) connections: Spawner,
+    /// Starts tasks of the server, which users spawn.
+    pub(crate) tasks: Spawner,
+    /// A shutdown was requested.
+    pub(crate) requested: Event,
+    /// It was requested again, gracefully. Skips the lame duck.
+    pub(crate) again: Event,
+    /// A cancel was requested.
+    pub(crate) cancelled: Event,
+    /// The drain has begun. For handles; each connection has an event of its own.
+    pub(crate) draining: Event,
+    /// The run is closed, and the report is there.
+    pub(crate) closed: Event,
+    /// The same, signalled after `closed`: by then a task that waits in a body for `closed` has been woken, so that the
+    /// one more poll that a body gets finds it ready.
+    pub(crate) over: Event,
+    /// Serving has begun. With `listening`: whether a client can still get in.
+    started: AtomicBool,
+    /// How many listening sockets are open.
+    listening: AtomicUsize,
+    /// The way to more completion guards.
+    completion: OnceLock<Weak<Completion>>,
+    /// The listening sockets, until the server is served or closed.
+    listeners: Mutex<Vec<OpenListener>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    request: Option<Request>,
+    /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
+    allowance: Option<Duration>,
+    /// The failure that stopped the server, until `serve` returns it.
+    failure: Option<Failure>,
+    report: Option<Report>,
+    /// What a server that does not serve yet owns.
+    unserved: Option<Unserved>,
+}
+
+#[derive(Debug)]
+struct Request {
+    cause: Cause,
+    at: Instant,
+    /// When what is left of a drain is cancelled; `None`: never.
+    deadline: Option<Instant>,
+}
+
+/// What a server owns until it is served or closed.
+#[derive(Debug)]
+pub(crate) struct Unserved {
+    /// Dropped first: the tasks have guards of their own, so a thread that joins them, this one or another, finds the
+    /// run closed.
+    pub(crate) completion: CompletionGuard,
+    pub(crate) connections: TaskGroup,
+    /// Users may spawn tasks before the server serves.
+    pub(crate) tasks: TaskGroup,
+}
+
+impl Run {
+    /// A run that listens on nothing yet.
+    pub(crate) fn new(first: Listener) -> Arc<Self> {
+        let (connections, tasks) = (TaskGroup::new(), TaskGroup::owned_by(Box::new(TasksOfServer)));
+        let run = Arc::new(Self {
+            addresses: Addresses::new(first.local_addr().clone()),
+            registry: Registry::default(),
+            counters: Counters::default(),
+            limit: ConnectionLimit::new(),
+            connections: connections.spawner(),
+            tasks: tasks.spawner(),
+            requested: Event::default(),
+            again: Event::default(),
+            cancelled: Event::default(),
+            draining: Event::default(),
+            closed: Event::default(),
+            over: Event::default(),
+            started: AtomicBool::new(false),
+            listening: AtomicUsize::new(0),
+            completion: OnceLock::new(),
+            listeners: Mutex::new(Vec::new()),
+            state: Mutex::new(State {
+                phase: Phase::Bound,
+                request: None,
+                allowance: Some(Duration::ZERO),
+                failure: None,
+                report: None,
+                unserved: None,
+            }),
+        });
+        let (completion, more) = CompletionGuard::first(&run);
+        let _ = run.completion.set(more); // set once, here
+        lock(&run.state).unserved = Some(Unserved { completion, connections, tasks });
+        let first = OpenListener::new(first, Arc::clone(&run));
+        lock(&run.listeners).push(first);
+        run
+    }
+
+    /// One more listener for a server that does not serve yet. One that is closed already closes it.
+    pub(crate) fn add_listener(self: &Arc<Self>, listener: Listener) {
+        self.addresses.push(listener.local_addr().clone());
+        let open = OpenListener::new(listener, Arc::clone(self));
+        let state = lock(&self.state);
+        if state.unserved.is_some() {
+            lock(&self.listeners).push(open);
+        }
+    }
+
+    /// See invariant 2. `None`: the run is closed.
+    pub(crate) fn completion_guard(&self) -> Option<CompletionGuard> {
+        CompletionGuard::of(self.completion.get()?)
+    }
+
+    /// Begins to serve. `None`: the server was closed before.
+    pub(crate) fn start(&self, grace: Option<Duration>, lame_duck: Duration) -> Option<(Unserved, Vec<OpenListener>)> {
+        let mut state = lock(&self.state);
+        let unserved = state.unserved.take()?;
+        state.phase = Phase::Serving;
+        state.allowance = grace.map(|grace| grace.saturating_add(lame_duck));
+        let allowance = state.allowance;
+        if let Some(request) = &mut state.request {
+            // It came at this very moment, and did not know.
+            request.deadline = allowance.and_then(|allowance| request.at.checked_add(allowance));
+        }
+        drop(state);
+        self.started.store(true, Ordering::Release);
+        Some((unserved, std::mem::take(&mut *lock(&self.listeners))))
+    }
+
+    /// Requests a graceful end.
+    pub(crate) fn request(&self, cause: Cause) {
+        self.request_end(cause, None);
+    }
+
+    /// Requests the end now.
+    pub(crate) fn cancel(&self, cause: Cause) {
+        self.enter_request(cause, None);
+        if let Some(request) = &mut lock(&self.state).request {
+            let now = Instant::now();
+            request.deadline = Some(request.deadline.map_or(now, |deadline| deadline.min(now)));
+        }
+        self.cancelled.signal();
+        self.requested.signal();
+        self.close_unserved();
+    }
+
+    /// Requests a graceful end because of a failure, which `serve` returns if it was the first cause. What fails later
+    /// is logged.
+    pub(crate) fn fail(&self, cause: Cause, failure: Failure) {
+        self.request_end(cause, Some(failure));
+    }
+
+    fn request_end(&self, cause: Cause, failure: Option<Failure>) {
+        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::Stream) {
+            self.again.signal(); // what fails, or returns, in a lame duck does not end it
+        }
+        self.requested.signal();
+        self.close_unserved();
+    }
+
+    /// A server that was never served is closed by any request. When this returns it is closed, even if another thread
+    /// is closing it.
+    fn close_unserved(&self) {
+        if self.started.load(Ordering::Acquire) {
+            return;
+        }
+        let unserved = {
+            let mut state = lock(&self.state);
+            if state.phase != Phase::Bound {
+                return; // just started, and so the supervisor's task; or closed
+            }
+            state.unserved.take()
+        };
+        let mut open = lock(&self.listeners);
+        let listeners = std::mem::take(&mut *open);
+        // There is a guard: as long as there are listeners here, `unserved` is not dropped.
+        if let (false, Some(completion)) = (listeners.is_empty(), self.completion_guard()) {
+            // A child, so that every thread that closes waits for it, and without a lock: a custom listener's
+            // destructor is user code. Spawned under this lock, so that no thread that finds no listeners cancels the
+            // group before it is in it.
+            self.tasks.spawn(ClosingListeners::new(listeners, completion));
+        }
+        drop(open);
+        drop(unserved);
+        self.tasks.cancel_and_join(); // if another thread has the group and is dropping it: wait for that
+    }
+
+    /// Returns whether it is the first.
+    fn enter_request(&self, cause: Cause, failure: Option<Failure>) -> bool {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        let first = state.request.is_none();
+        if first {
+            let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
+            state.request = Some(Request { cause, at: now, deadline });
+            state.failure = failure;
+        }
+        first
+    }
+
+    /// Moves on to a later phase.
+    pub(crate) fn advance(&self, phase: Phase) {
+        let mut state = lock(&self.state);
+        if state.phase.may_become(phase) {
+            state.phase = phase;
+        }
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        lock(&self.state).phase
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
+        self.started.load(Ordering::Acquire) && self.listening.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether a load balancer should send clients: they are accepted, and nothing stands against that.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_serving() && !self.requested.is_signalled() && !self.limit.is_paused()
+    }
+
+    /// When the exit is over at the latest; `None` if none was requested, or if it has no limit.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        lock(&self.state).request.as_ref()?.deadline
+    }
+
+    /// Whether no handler may be started any more: cancelled, or past the deadline.
+    pub(crate) fn is_out_of_time(&self) -> bool {
+        self.cancelled.is_signalled() || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+    }
+
+    /// Why the server stops, if an end was requested.
+    pub(crate) fn cause(&self) -> Option<Cause> {
+        lock(&self.state).request.as_ref().map(|request| request.cause)
+    }
+
+    /// Begins the drain: notifies every connection. Comes after the last socket was closed, so no later connection is
+    /// missed.
+    pub(crate) fn begin_drain(&self) {
+        self.advance(Phase::Draining);
+        for record in self.registry.all() {
+            record.notify_of_drain();
+        }
+        self.draining.signal();
+    }
+
+    /// The report, once the run is closed.
+    pub(crate) fn report(&self) -> Report {
+        let report = lock(&self.state).report.clone();
+        report.expect("the report is written before `closed` is signalled")
+    }
+
+    pub(crate) fn take_failure(&self) -> Option<Failure> {
+        lock(&self.state).failure.take()
+    }
+
+    /// The last completion guard is gone: nothing is left of the run.
+    fn close(&self) {
+        let mut state = lock(&self.state);
+        state.phase = Phase::Closed;
+        let (cause, at) = match &state.request {
+            Some(request) => (request.cause, request.at),
+            None => (Cause::Dropped, Instant::now()), // not reached: every way out is a request
+        };
+        let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
+        state.report = Some(report.clone());
+        drop(state);
+        say!(info, phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
+        self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
+        self.closed.signal();
+        self.over.signal();
+    }
+}
+
+/// The owner of the server's tasks. One that panics while its handle is gone ends nothing else.
+struct TasksOfServer;
+
+impl Owner for TasksOfServer {
+    fn child_panicked(&self, _: &str) {}
+}
+
+impl fmt::Display for TasksOfServer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the server")
+    }
+}

@@ -1,0 +1,249 @@
+//! [`Handle`] and [`Closed`]: requests to a run, waiting for its end, and looking at it.
+
+use super::completion::is_inside;
+use super::record::AbortReason;
+use super::registry::{ConnectionId, ConnectionInfo};
+use super::report::{Cause, Report};
+use super::{Run, phase::Phase};
+use crate::address::Address;
+use crate::group::JoinHandle;
+use crate::panic::say;
+use std::fmt;
+use std::future::Future;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Handle of a server: requests its end, waits for it, and looks at the server, from anywhere.
+///
+/// Made by [`Server::handle`](crate::Server::handle), [`Connection::server`](crate::Connection::server), and given to
+/// the body of [`Server::scope`](crate::Server::scope). Cheap to clone. It keeps nothing open: a server of which only
+/// handles are left is closed.
+#[derive(Clone)]
+pub struct Handle {
+    run: Arc<Run>,
+}
+
+impl Handle {
+    pub(crate) fn new(run: Arc<Run>) -> Self {
+        Self { run }
+    }
+
+    pub(crate) fn run(&self) -> &Arc<Run> {
+        &self.run
+    }
+
+    /// Requests a graceful shutdown: the server stops accepting, notifies its handlers, gives them the grace period,
+    /// and cancels what is left.
+    ///
+    /// The request is made whether or not the returned [`Closed`] is awaited. A second request skips what is left of
+    /// a [lame duck](crate::Server::lame_duck), and changes nothing else. A server that does not serve yet is closed on
+    /// the spot, and its tasks are cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let handle = server.handle();
+    /// let serving = async_std::task::spawn(server.serve(|_: Connection| async {}));
+    /// handle.shutdown().await;
+    /// assert!(!handle.is_serving());
+    /// let report = serving.await?;
+    /// assert_eq!(report.accepted(), 0);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn shutdown(&self) -> Closed {
+        self.run.request(Cause::Shutdown);
+        self.closed()
+    }
+
+    /// Requests the end now: every handler's future is dropped, without a grace period.
+    ///
+    /// The request is made whether or not the returned [`Closed`] is awaited. During a drain it ends the grace period.
+    pub fn cancel(&self) -> Closed {
+        self.run.cancel(Cause::Cancel);
+        self.closed()
+    }
+
+    /// Waits until the server is closed, without requesting it.
+    #[must_use = "await it; `shutdown` and `cancel` request the end, this only waits"]
+    pub fn closed(&self) -> Closed {
+        Closed { run: Arc::clone(&self.run), key: None, warned: false }
+    }
+
+    /// Returns whether clients are accepted: from the first poll of `serve` until the last listening socket is closed.
+    ///
+    /// Once it is false again the port refuses.
+    pub fn is_serving(&self) -> bool {
+        self.run.is_serving()
+    }
+
+    /// Returns whether a load balancer should send clients: the server accepts, is not [paused](Self::pause), and no
+    /// shutdown was requested. During a [lame duck](crate::Server::lame_duck) it is false while clients are still
+    /// accepted.
+    pub fn is_ready(&self) -> bool {
+        self.run.is_ready()
+    }
+
+    /// Returns how many connections there may be at a time. See
+    /// [`Server::max_connections`](crate::Server::max_connections).
+    pub fn max_connections(&self) -> usize {
+        self.run.limit.max()
+    }
+
+    /// Changes the limit, also while serving. A lower limit closes no connection: no client is accepted until enough
+    /// have left. With 0 no client is accepted at all.
+    pub fn set_max_connections(&self, max: usize) {
+        self.run.limit.set_max(max);
+    }
+
+    /// Stops accepting until [`resume`](Self::resume); the kernel queues new clients. Open connections go on. A server
+    /// that is shut down while it is paused leaves its queue to be reset.
+    pub fn pause(&self) {
+        self.run.limit.set_paused(true);
+    }
+
+    /// Accepts again.
+    pub fn resume(&self) {
+        self.run.limit.set_paused(false);
+    }
+
+    /// Returns how many times accepting a client has failed, whether the client or a lack of resources was the reason.
+    pub fn accept_errors(&self) -> u64 {
+        self.run.counters.accept_errors()
+    }
+
+    /// Cancels one connection now: its handler is dropped, and counted as cancelled. Returns whether there is such a
+    /// connection.
+    ///
+    /// It searches all connections: meant for people, not for each request.
+    pub fn cancel_connection(&self, id: ConnectionId) -> bool {
+        match self.run.registry.find(id) {
+            Some(record) => {
+                record.abort(AbortReason::Cancelled);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Returns the phase that the server is in.
+    pub fn phase(&self) -> Phase {
+        self.run.phase()
+    }
+
+    /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
+    pub fn local_addr(&self) -> &Address {
+        self.run.addresses.first()
+    }
+
+    /// Returns the addresses that the server listens on, in the order in which the listeners were added.
+    pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
+        self.run.addresses.iter()
+    }
+
+    /// Returns how many connections are open.
+    pub fn connection_count(&self) -> usize {
+        self.run.registry.len()
+    }
+
+    /// Returns the open connections, in the order of acceptance. It looks at each of them: meant for people, not for
+    /// each request.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        self.run.registry.all().iter().map(|record| ConnectionInfo::of(record)).collect()
+    }
+
+    /// Runs `future` until the drain begins: `None` if it is pending and the drain has begun, or the server has closed
+    /// without one.
+    ///
+    /// The future is polled first, so what is ready is never refused. See
+    /// [`Connection::until_draining`](crate::Connection::until_draining) for what is lost with a dropped future;
+    /// handlers use that one, which is cheaper.
+    pub fn until_draining<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
+        self.run.draining.until(future)
+    }
+
+    /// Starts a task as a child of the server. It gets the grace period in a drain, and is cancelled and joined with
+    /// the handlers; so a task that loops ends itself by [`until_draining`](Self::until_draining).
+    ///
+    /// Once the server is cancelling or closed the task is refused: `future` has been dropped without being polled (if
+    /// its destructor panics, so does this), and the handle gives a [cancelled](crate::JoinError::is_cancelled) error.
+    /// A server that does not serve yet takes tasks too. A panic of a task whose handle is gone is logged, and ends
+    /// nothing else.
+    #[track_caller]
+    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.run.tasks.spawn_guarded(Location::caller(), future, || self.run.completion_guard())
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle")
+            .field("local_addr", self.local_addr())
+            .field("phase", &self.phase())
+            .field("connections", &self.connection_count())
+            .finish()
+    }
+}
+
+/// Future of the server's [`Report`]: ready once the server is closed.
+///
+/// *Closed* means: no handler or task is running, the future of each has been dropped, every listening socket is
+///  closed, and every
+/// accepted socket is shut down both ways.
+///
+/// Awaited inside a handler of the same server it waits for that handler, among others. So the handler is cancelled at
+/// the end of the grace period, and a warning is logged.
+///
+/// Do not block on it in a destructor (`block_on(handle.shutdown())`): in a handler's future that waits for itself, and
+/// in a drop of the server for the very drop that it is in.
+///
+/// # Cancel safety
+///
+/// Dropping it takes nothing back: a shutdown that was asked for goes on.
+pub struct Closed {
+    run: Arc<Run>,
+    /// The place among the tasks that wait.
+    key: Option<usize>,
+    /// The warning about waiting for oneself was given.
+    warned: bool,
+}
+
+impl Future for Closed {
+    type Output = Report;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Report> {
+        let this = &mut *self;
+        if this.run.closed.poll(cx, &mut this.key).is_pending() {
+            if !this.warned && is_inside(&this.run) && this.run.requested.is_signalled() {
+                this.warned = true;
+                say!(
+                    warn,
+                    "a handler, or a task of the server, awaits the end of its own server, and so of itself: if it waits on \
+                     it will be cancelled when the grace period is over. Drop the `Closed` and return instead"
+                );
+            }
+            return Poll::Pending;
+        }
+        Poll::Ready(this.run.report())
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.run.closed.forget(&mut self.key);
+    }
+}
+
+impl fmt::Debug for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Closed").field("phase", &self.run.phase()).finish()
+    }
+}

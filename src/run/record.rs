@@ -1,0 +1,386 @@
+//! One connection's record: all that the rest of the run knows of it, and the one place for its states.
+//!
+//! Shared by the clones of its [`Connection`](crate::Connection), its task (`connection/task.rs`) and the registry.
+//! Each flag has one meaning and few writers:
+//!
+//! | flag | set by | means |
+//! |---|---|---|
+//! | `state` | the task alone | what the connection is doing: opening, serving, lingering. For lists and logs; decides nothing |
+//! | `abort_reason` | anyone, once: the first counts | the handler is to be dropped before its next poll; the task is woken |
+//! | `ended` | the task, when the handler has ended | no clone reads or writes any more. Set before the socket is shut down, never reset |
+//! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
+//! | `shut_down` | the first thread to do it | the socket is shut down both ways |
+//! | `lent` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
+//! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
+//!
+//! The order of a life: `state` opening → serving; then either the handler returns or `abort_reason` is set; then
+//! `ended`, half-close, `state` lingering if the peer still sends; then `shut_down`; then the record leaves the
+//! registry. `draining` may come at any time.
+
+use super::registry::ConnectionId;
+use crate::address::Address;
+use crate::group::{Guard, JoinHandle, Owner, TaskGroup};
+use crate::listener::Accepted;
+use crate::panic::say;
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyHeader;
+use crate::sync::event::Event;
+use crate::sync::{Mutex, lock};
+use crate::transport::Transport;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::TcpStream;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{OnceLock, Weak};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+/// See the module.
+///
+/// What is looked at with every message comes first, in as few cache lines as may be: with thousands of connections
+/// nothing of one is in the cache any more when its next message comes.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct ConnectionRecord {
+    ended: AtomicBool,
+    saw_eof: AtomicBool,
+    /// A [`ConnectionState`].
+    state: AtomicU8,
+    shut_down: AtomicBool,
+    lent: AtomicBool,
+    /// There is an idle timeout, so `last_byte` is kept.
+    watch_idle: bool,
+    /// An [`AbortReason`], or `NONE`.
+    abort_reason: AtomicU8,
+    pub(crate) transport: Transport,
+    /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its primary task
+    /// is the connection's own, which is woken for an abort too.
+    pub(crate) draining: Event,
+    pub(crate) id: ConnectionId,
+    /// The peer of the socket.
+    peer: Address,
+    /// When it was accepted.
+    pub(crate) since: Instant,
+    /// When the last byte went either way, in nanoseconds since `since`.
+    last_byte: AtomicU64,
+    pub(crate) tasks: Tasks,
+    rare: OnceLock<Box<Rare>>,
+}
+
+/// What most connections never have, so that they need no room for it.
+#[derive(Debug, Default)]
+struct Rare {
+    /// Where the client connected to. If each connection has its own, the system is asked once, on demand.
+    local: OnceLock<Option<Address>>,
+    /// The proxy's header, once that was read.
+    #[cfg(feature = "proxy-protocol")]
+    proxied: OnceLock<Box<ProxyHeader>>,
+    /// The message of the task whose panic ends the connection.
+    task_panic: OnceLock<Box<str>>,
+}
+
+/// Why a handler is dropped before its end.
+#[derive(Debug)]
+pub(crate) enum AbortReason {
+    /// A task of the connection has panicked, with this message.
+    TaskPanicked(String),
+    /// This connection was cancelled, or the whole server.
+    Cancelled,
+}
+
+/// An abort reason in one byte.
+impl AbortReason {
+    const NONE: u8 = 0;
+    const TASK_PANICKED: u8 = 1;
+    const CANCELLED: u8 = 2;
+}
+
+/// What a connection is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ConnectionState {
+    /// The handler has not been called yet: what comes before it is waited for, such as the first byte.
+    Opening,
+    /// The handler runs.
+    Serving,
+    /// The handler has ended, and the peer may still be sending: its bytes are read and thrown away, so that the reply
+    /// reaches it.
+    Lingering,
+}
+
+impl fmt::Display for ConnectionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Opening => "opening",
+            Self::Serving => "serving",
+            Self::Lingering => "lingering",
+        })
+    }
+}
+
+impl ConnectionRecord {
+    pub(crate) fn new(id: ConnectionId, accepted: Accepted, watch_idle: bool) -> Self {
+        let Accepted { transport, peer, local, protocols: _ } = accepted;
+        let rare = local.map(|local| Box::new(Rare { local: OnceLock::from(Some(local)), ..Rare::default() }));
+        Self {
+            id,
+            peer,
+            since: Instant::now(),
+            transport,
+            rare: rare.map_or_else(OnceLock::new, OnceLock::from),
+            draining: Event::default(),
+            abort_reason: AtomicU8::new(AbortReason::NONE),
+            state: AtomicU8::new(ConnectionState::Opening as u8),
+            shut_down: AtomicBool::new(false),
+            lent: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            saw_eof: AtomicBool::new(false),
+            watch_idle,
+            last_byte: AtomicU64::new(0),
+            tasks: Tasks::default(),
+        }
+    }
+
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    /// The client's address: the one in the proxy's header, once that was read, otherwise the socket's peer.
+    pub(crate) fn peer(&self) -> &Address {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(source) = self.proxied().and_then(ProxyHeader::source) {
+            return source;
+        }
+        &self.peer
+    }
+
+    /// The address that the client connected to: the one in the proxy's header, or the socket's, if the system still
+    /// tells it.
+    pub(crate) fn local(&self) -> Option<&Address> {
+        #[cfg(feature = "proxy-protocol")]
+        if let Some(destination) = self.proxied().and_then(ProxyHeader::destination) {
+            return Some(destination);
+        }
+        self.socket_local()
+    }
+
+    /// The peer of the socket.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn socket_peer(&self) -> &Address {
+        &self.peer
+    }
+
+    /// The address of our end of the socket, if the system still tells it.
+    pub(crate) fn socket_local(&self) -> Option<&Address> {
+        self.rare().local.get_or_init(|| self.transport.local_address()).as_ref()
+    }
+
+    /// The proxy's header, once that was read.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn proxied(&self) -> Option<&ProxyHeader> {
+        self.rare.get()?.proxied.get().map(Box::as_ref)
+    }
+
+    /// From now on the client is the one that the header names.
+    #[cfg(feature = "proxy-protocol")]
+    pub(crate) fn set_proxied(&self, header: ProxyHeader) {
+        let _ = self.rare().proxied.set(Box::new(header)); // there is one header
+    }
+
+    pub(crate) fn state(&self) -> ConnectionState {
+        const SERVING: u8 = ConnectionState::Serving as u8;
+        const LINGERING: u8 = ConnectionState::Lingering as u8;
+        match self.state.load(Ordering::Relaxed) {
+            SERVING => ConnectionState::Serving,
+            LINGERING => ConnectionState::Lingering,
+            _ => ConnectionState::Opening,
+        }
+    }
+
+    pub(crate) fn set_state(&self, state: ConnectionState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The drain has begun; or the connection has ended, and clones must not wait for a drain any more.
+    pub(crate) fn notify_of_drain(&self) {
+        self.transport.be_eager(); // first, so that a task which is notified, and looks again, finds what has arrived
+        self.draining.signal();
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// From now on no clone reads or writes.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.transport.wake();
+    }
+
+    /// The socket itself, for the user.
+    pub(crate) fn lend_tcp(&self) -> Option<&TcpStream> {
+        self.lent.store(true, Ordering::Relaxed);
+        self.transport.as_tcp()
+    }
+
+    pub(crate) fn is_lent(&self) -> bool {
+        self.lent.load(Ordering::Relaxed)
+    }
+
+    /// A read has found EOF, or a reset.
+    pub(crate) fn note_eof(&self) {
+        self.saw_eof.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn saw_eof(&self) -> bool {
+        self.saw_eof.load(Ordering::Relaxed)
+    }
+
+    /// Bytes went over the connection.
+    pub(crate) fn note_bytes(&self) {
+        if self.watch_idle {
+            let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.last_byte.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// When the last byte went either way; at first, when the connection was accepted.
+    pub(crate) fn last_byte(&self) -> Instant {
+        self.since + Duration::from_nanos(self.last_byte.load(Ordering::Relaxed))
+    }
+
+    /// Closes our direction, after what was written.
+    pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.transport.poll_close(cx).map(|result| self.note_closing(result))
+    }
+
+    /// Shuts the stream down, both ways.
+    pub(crate) fn shut_down(&self) {
+        if !self.shut_down.swap(true, Ordering::AcqRel) {
+            self.note_closing(self.transport.shut_down());
+        }
+    }
+
+    fn note_closing(&self, result: io::Result<()>) {
+        if let Err(error) = result {
+            say!(debug, connection = self.id.as_u64(), peer:% = self.peer(); "cannot shut the connection down: {error}");
+        }
+    }
+
+    pub(crate) fn is_shut_down(&self) -> bool {
+        self.shut_down.load(Ordering::Acquire)
+    }
+
+    /// Has the handler dropped before its next poll. The first reason counts.
+    pub(crate) fn abort(&self, reason: AbortReason) {
+        let reason = match reason {
+            AbortReason::TaskPanicked(message) => {
+                let _ = self.rare().task_panic.set(message.into());
+                AbortReason::TASK_PANICKED
+            }
+            AbortReason::Cancelled => AbortReason::CANCELLED,
+        };
+        let _ = self.abort_reason.compare_exchange(AbortReason::NONE, reason, Ordering::AcqRel, Ordering::Relaxed);
+        self.draining.wake_primary();
+    }
+
+    /// To be asked by the connection's own task, once it is the event's primary task.
+    #[inline]
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.abort_reason.load(Ordering::Acquire) != AbortReason::NONE
+    }
+
+    pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
+        match self.abort_reason.load(Ordering::Acquire) {
+            AbortReason::NONE => None,
+            AbortReason::TASK_PANICKED => {
+                let message = self.rare.get().and_then(|rare| rare.task_panic.get());
+                Some(AbortReason::TaskPanicked(message.cloned().unwrap_or_default().into()))
+            }
+            _ => Some(AbortReason::Cancelled),
+        }
+    }
+}
+
+impl fmt::Display for ConnectionRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} from {}", self.id, self.peer())
+    }
+}
+
+/// The tasks of one connection: a group that is made for the first. Most connections have none, and pay one word for
+/// that.
+#[derive(Debug, Default)]
+pub(crate) struct Tasks {
+    state: Mutex<TasksState>,
+}
+
+#[derive(Debug, Default)]
+enum TasksState {
+    #[default]
+    None,
+    Some(Box<TaskGroup>),
+    /// The handler has ended.
+    Over,
+}
+
+impl Tasks {
+    /// Starts a task; it is refused once the handler has ended. `owner` is asked for the group's owner if this is the
+    /// first.
+    pub(crate) fn spawn<F, G>(
+        &self,
+        at: &'static Location<'static>,
+        future: F,
+        guard: impl FnOnce() -> Option<G>,
+        owner: impl FnOnce() -> Box<dyn Owner>,
+    ) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+        G: Guard + 'static,
+    {
+        let spawner = {
+            let mut state = lock(&self.state);
+            if let TasksState::None = *state {
+                *state = TasksState::Some(Box::new(TaskGroup::owned_by(owner())));
+            }
+            match &*state {
+                TasksState::Some(group) => group.spawner(),
+                _ => {
+                    drop(state); // the future's destructor is user code
+                    return JoinHandle::refused(at);
+                }
+            }
+        };
+        spawner.spawn_guarded(at, future, guard)
+    }
+
+    /// Refuses new tasks from now on and gives the present ones: to be joined, or dropped, which joins them too.
+    pub(crate) fn close(&self) -> Option<Box<TaskGroup>> {
+        match std::mem::replace(&mut *lock(&self.state), TasksState::Over) {
+            TasksState::Some(group) => Some(group),
+            _ => None,
+        }
+    }
+}
+
+/// The owner of a connection's tasks. One that panics while its handle is gone ends the connection.
+pub(crate) struct TasksOf(pub(crate) Weak<ConnectionRecord>);
+
+impl Owner for TasksOf {
+    fn child_panicked(&self, message: &str) {
+        if let Some(record) = self.0.upgrade() {
+            record.abort(AbortReason::TaskPanicked(message.to_owned()));
+        }
+    }
+}
+
+impl fmt::Display for TasksOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.upgrade() {
+            Some(record) => record.fmt(f),
+            None => f.write_str("a connection that is closed"),
+        }
+    }
+}

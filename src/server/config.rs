@@ -1,0 +1,162 @@
+//! The settings of a [`Server`], and the defaults with their reasons.
+
+use super::Server;
+use super::shutdown::Once;
+use crate::connection::task::Policy;
+use crate::error::OnFailure;
+use async_std::stream::Stream;
+use std::future::Future;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// How long a drain may last. Ends inside Docker's 10 seconds and Kubernetes' 30, so that what is left is cancelled by
+/// us, and not the whole process by SIGKILL.
+pub(crate) const GRACE: Duration = Duration::from_secs(8);
+
+/// A server's settings. Its limits can be changed while it serves, and live with the run.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// `None`: no limit.
+    pub(crate) grace: Option<Duration>,
+    /// None by default: set it to the time that the load balancer takes to notice.
+    pub(crate) lame_duck: Duration,
+    pub(crate) policy: Policy,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { grace: Some(GRACE), lame_duck: Duration::ZERO, policy: Policy::default() }
+    }
+}
+
+/// # Config
+///
+/// Each takes the server and gives it back. They are frozen when it is served.
+impl Server {
+    /// Sets how long a drain may last before what is left of it is cancelled: a `Duration`, or `None` for no limit.
+    /// Zero cancels at once. Default: 8 seconds, which ends inside Docker's 10 seconds and Kubernetes' 30.
+    #[doc(alias = "graceful_shutdown")]
+    pub fn grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
+        self.config.grace = grace.into();
+        self
+    }
+
+    /// Sets how long clients are still accepted after a shutdown was requested, while
+    /// [`Handle::is_ready`](crate::Handle::is_ready) is already false: the time that a load balancer takes to notice.
+    /// Default: 0. A second request (`shutdown`, or another stream) skips the rest of it.
+    ///
+    /// There is one deadline for the whole exit, fixed at the request: lame duck plus grace.
+    pub fn lame_duck(mut self, duration: Duration) -> Self {
+        self.config.lame_duck = duration;
+        self
+    }
+
+    /// Sets how many connections there may be at a time; the kernel queues further clients. A connection that
+    /// lingers counts. Can be changed while serving:
+    /// [`Handle::set_max_connections`](crate::Handle::set_max_connections).
+    ///
+    /// Default: the soft limit on open files, less what is left to the rest of the program (a tenth, at least 64, at
+    /// most half), so that accepting never runs out of descriptors. (A clone of a connection that a detached task keeps
+    /// holds a descriptor, and no permit.) Two servers of one process share its table of open files:
+    /// give each a limit of its own.
+    pub fn max_connections(self, max: usize) -> Self {
+        self.bound.run().limit.set_max(max);
+        self
+    }
+
+    /// Sets how many connections there may be from one IP address at a time; one more is closed at once and counted as
+    /// [`refused`](crate::Report::refused). Default: no limit.
+    ///
+    /// Behind a proxy all clients have the proxy's address, and would be counted together. If the proxy names them
+    /// (`ProxyProtocol`, feature `proxy-protocol`), each of their addresses is counted for itself, from the moment when
+    /// the proxy's header has been read: one more is closed then, before its handler is called, and counted as
+    /// [`failed`](crate::Report::failed), since it was accepted.
+    pub fn max_connections_per_ip(self, max: usize) -> Self {
+        self.bound.run().limit.set_max_per_ip(max);
+        self
+    }
+
+    /// Sets how long a client may be silent before its first byte: a `Duration`, or `None` for no limit. Then it is
+    /// closed and counted as failed, and the handler is never called for it. The byte stays to be read. Default: no
+    /// limit. In a drain it is at most 1 second.
+    ///
+    /// Not for protocols in which the server speaks first.
+    pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.policy.opening.first_byte = timeout.into();
+        self
+    }
+
+    /// Sets how long a client may take for its TLS handshake (feature `tls`): a `Duration`, or `None` for no limit.
+    /// Then it is closed and counted as failed, and the handler is never called for it. Default: 10 seconds. In a drain
+    /// it is at most 1 second.
+    #[cfg(feature = "tls")]
+    pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.policy.opening.handshake = timeout.into();
+        self
+    }
+
+    /// Sets how long no byte may go either way: a `Duration`, or `None` for no limit. Then the connection is closed,
+    /// its handler dropped, and counted as failed, so that idle clients cannot fill
+    /// [`max_connections`](Self::max_connections) for ever. Default: no limit.
+    ///
+    /// A handler that works for longer than this without reading or writing is ended too. The bytes of a TLS handshake
+    /// do not count, so set it longer than a handshake takes.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.policy.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets what the failure of a handler means for the server. Default: [`OnFailure::Isolate`].
+    pub fn on_failure(mut self, on_failure: OnFailure) -> Self {
+        self.config.policy.on_failure = on_failure;
+        self
+    }
+
+    /// Stops on the items of a stream: the first shuts down, the second cancels. Can be called several times; each
+    /// stream counts for itself. The stream is polled while the server serves, in a task of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # async fn example() -> std::io::Result<()> {
+    /// use ebbtide::{Connection, Server, signal};
+    ///
+    /// Server::bind("127.0.0.1:8888")
+    ///     .await?
+    ///     .shutdown_on(signal::ctrl_c()?)
+    ///     .serve(|_: Connection| async {})
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn shutdown_on<S>(mut self, stream: S) -> Self
+    where
+        S: Stream<Item = ()> + Send + 'static,
+    {
+        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
+        self
+    }
+
+    /// Shuts down when a future is ready. The future is polled while the server serves, in a task of its own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Cause, Connection, Server};
+    /// use std::time::Duration;
+    ///
+    /// let report = Server::bind("127.0.0.1:0")
+    ///     .await?
+    ///     .shutdown_when(async_std::task::sleep(Duration::from_millis(10)))
+    ///     .serve(async |_: Connection| {})
+    ///     .await?;
+    /// assert_eq!(report.cause(), Cause::Stream);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn shutdown_when<F>(self, future: F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.shutdown_on(Once::new(future))
+    }
+}

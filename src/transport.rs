@@ -1,0 +1,346 @@
+//! The bytes of one connection: a socket, a boxed stream, or TLS over either.
+
+mod boxed;
+mod broadcast;
+mod peek;
+mod pushback;
+mod read;
+mod readiness;
+#[cfg(feature = "tls")]
+mod tls;
+
+use crate::address::Address;
+use crate::sync::coop::{Budget, Direction};
+use async_io::Async;
+use boxed::Boxed;
+pub(crate) use boxed::BoxedStream;
+use read::ReadPolicy;
+use readiness::Readiness;
+use std::fmt;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, TcpStream};
+#[cfg(unix)]
+use std::os::unix::net::UnixStream;
+use std::sync::OnceLock;
+use std::task::{Context, Poll, ready};
+
+use pushback::Pushback;
+#[cfg(feature = "tls")]
+pub use tls::TlsInfo;
+
+/// The bytes of one connection.
+#[repr(C)] // what is looked at with every message comes first
+pub(crate) struct Transport {
+    kind: Kind,
+    /// Bytes that were read before it was the handler's turn, and belong to it.
+    pushback: OnceLock<Box<Pushback>>,
+    /// For sockets.
+    read_policy: ReadPolicy,
+    /// Of writes, for sockets.
+    write_budget: Budget,
+    readers: Readiness,
+    writers: Readiness,
+}
+
+/// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
+/// What few connections are is in a box, so that all the others are small.
+enum Kind {
+    Tcp(Async<TcpStream>),
+    #[cfg(unix)]
+    Unix(Async<UnixStream>),
+    Boxed(Box<Boxed>),
+    #[cfg(feature = "tls")]
+    Secured(Box<tls::Secured>),
+}
+
+/// What is read and written at this moment.
+enum Active<'a> {
+    Tcp(&'a Async<TcpStream>),
+    #[cfg(unix)]
+    Unix(&'a Async<UnixStream>),
+    Boxed(&'a Boxed),
+}
+
+/// Does the same with whichever socket it is, and something else with what is none.
+macro_rules! each {
+    ($stream:expr, $socket:ident => $with_socket:expr, $boxed:ident => $with_boxed:expr) => {
+        match $stream.active() {
+            Active::Tcp($socket) => $with_socket,
+            #[cfg(unix)]
+            Active::Unix($socket) => $with_socket,
+            Active::Boxed($boxed) => $with_boxed,
+        }
+    };
+}
+use each; // so that the rooms below can name it
+
+impl Transport {
+    /// Registers an accepted socket with the reactor, which can fail (out of memory, of watches).
+    pub(crate) fn nonblocking_tcp(socket: TcpStream) -> io::Result<Self> {
+        Ok(Self::of(Kind::Tcp(Async::new_nonblocking(socket)?)))
+    }
+
+    /// The same for a Unix socket, which is made non-blocking first.
+    #[cfg(unix)]
+    pub(crate) fn unix(socket: UnixStream) -> io::Result<Self> {
+        Ok(Self::of(Kind::Unix(Async::new(socket)?)))
+    }
+
+    /// What a custom listener has given.
+    pub(crate) fn boxed(stream: BoxedStream) -> Self {
+        Self::of(Kind::Boxed(Box::new(Boxed::new(stream))))
+    }
+
+    fn of(kind: Kind) -> Self {
+        Self {
+            kind,
+            pushback: OnceLock::new(),
+            read_policy: ReadPolicy::default(),
+            write_budget: Budget::default(),
+            readers: Readiness::default(),
+            writers: Readiness::default(),
+        }
+    }
+
+    /// The same stream, to be encrypted: plain until its [`handshake`](Self::handshake) is done.
+    #[cfg(feature = "tls")]
+    pub(crate) fn awaiting_tls(self) -> Self {
+        Self::of(Kind::Secured(Box::new(tls::Secured::new(self))))
+    }
+
+    /// Lets the client shake hands. From then on the stream is that which is encrypted.
+    #[cfg(feature = "tls")]
+    pub(crate) async fn handshake(&self, acceptor: futures_rustls::TlsAcceptor) -> io::Result<()> {
+        match &self.kind {
+            Kind::Secured(secured) => secured.handshake(acceptor).await,
+            _ => Err(io::Error::other("the connection was made without TLS")), // not reached: its listener has seen to it
+        }
+    }
+
+    #[cfg(feature = "tls")]
+    pub(crate) fn tls_info(&self) -> Option<&TlsInfo> {
+        match &self.kind {
+            Kind::Secured(secured) => secured.info(),
+            _ => None,
+        }
+    }
+
+    fn active(&self) -> Active<'_> {
+        match &self.kind {
+            Kind::Tcp(socket) => Active::Tcp(socket),
+            #[cfg(unix)]
+            Kind::Unix(socket) => Active::Unix(socket),
+            Kind::Boxed(shared) => Active::Boxed(shared),
+            #[cfg(feature = "tls")]
+            Kind::Secured(secured) => match secured.over() {
+                Some(shared) => Active::Boxed(shared),
+                None => secured.plain.active(),
+            },
+        }
+    }
+
+    /// The stream under the encryption; itself where there is none.
+    fn plain(&self) -> &Self {
+        match &self.kind {
+            #[cfg(feature = "tls")]
+            Kind::Secured(secured) => secured.plain.plain(),
+            _ => self,
+        }
+    }
+
+    /// What was read too early of this layer.
+    fn pushback(&self) -> &OnceLock<Box<Pushback>> {
+        match &self.kind {
+            #[cfg(feature = "tls")]
+            Kind::Secured(secured) if secured.over().is_none() => secured.plain.pushback(),
+            _ => &self.pushback,
+        }
+    }
+
+    pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
+        match &self.plain().kind {
+            Kind::Tcp(socket) => Some(socket.get_ref()),
+            _ => None,
+        }
+    }
+
+    #[cfg(unix)]
+    pub(crate) fn as_unix(&self) -> Option<&UnixStream> {
+        match &self.plain().kind {
+            Kind::Unix(socket) => Some(socket.get_ref()),
+            _ => None,
+        }
+    }
+
+    /// The address at our end, where each connection has its own.
+    pub(crate) fn local_address(&self) -> Option<Address> {
+        self.as_tcp()?.local_addr().ok().map(Address::from)
+    }
+
+    /// Whether ending a direction is a matter of a moment.
+    pub(crate) fn closes_at_once(&self) -> bool {
+        each!(self, _socket => true, _shared => false)
+    }
+
+    pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        each!(self,
+        socket => match self.take_pushback(buf) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => self.poll_socket(cx, socket, buf.len(), || socket.get_ref().read(buf)),
+        },
+        // In its turn, so that a byte which another task peeks at comes in its order.
+        shared => shared.poll(Direction::Read, cx, |stream, cx| match self.take_pushback(buf) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => stream.poll_read(cx, buf),
+        }))
+    }
+
+    pub(crate) fn poll_read_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self,
+        socket => match self.take_pushback_vectored(bufs) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => {
+                let len = bufs.iter().map(|buf| buf.len()).sum();
+                self.poll_socket(cx, socket, len, || socket.get_ref().read_vectored(bufs))
+            }
+        },
+        shared => shared.poll(Direction::Read, cx, |stream, cx| match self.take_pushback_vectored(bufs) {
+            Some(n) => Poll::Ready(Ok(n)),
+            None => stream.poll_read_vectored(cx, bufs),
+        }))
+    }
+
+    fn poll_socket<S>(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &Async<S>,
+        len: usize,
+        read: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        let poll = self.read_policy.poll(cx, len, read, |cx| self.readers.poll(cx, |cx| socket.poll_readable(cx)));
+        if len > 0 && poll.is_ready() {
+            self.readers.forget();
+        }
+        poll
+    }
+
+    /// From the beginning of a drain: a read says `Pending` only where nothing has arrived.
+    pub(crate) fn be_eager(&self) {
+        self.plain().read_policy.be_eager();
+    }
+
+    fn take_pushback_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> Option<usize> {
+        let pushback = self.pushback().get()?;
+        pushback.take(bufs.iter_mut().find(|buf| !buf.is_empty())?)
+    }
+
+    /// `None` where there is nothing, or nothing any more.
+    fn take_pushback(&self, buf: &mut [u8]) -> Option<usize> {
+        self.pushback().get()?.take(buf)
+    }
+
+    /// Gives back bytes that were read too early: the next read finds them.
+    pub(crate) fn push_back(&self, bytes: &[u8]) {
+        self.pushback().get_or_init(Box::default).push_back(bytes);
+    }
+
+    fn has_pushback(&self) -> bool {
+        self.pushback().get().is_some_and(|pushback| !pushback.is_empty())
+    }
+
+    pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self,
+            socket => self.poll_socket_write(cx, socket, || socket.get_ref().write(buf)),
+            shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_write(cx, buf)))
+    }
+
+    pub(crate) fn poll_write_vectored(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        each!(self,
+            socket => self.poll_socket_write(cx, socket, || socket.get_ref().write_vectored(bufs)),
+            shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_write_vectored(cx, bufs)))
+    }
+
+    fn poll_socket_write<S>(
+        &self,
+        cx: &mut Context<'_>,
+        socket: &Async<S>,
+        mut write: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        if self.write_budget.is_spent() {
+            return self.write_budget.yield_now(cx);
+        }
+        loop {
+            if let Some(result) = read::attempt(&mut write) {
+                self.write_budget.spend();
+                return Poll::Ready(result);
+            }
+            self.write_budget.reset();
+            ready!(self.writers.poll(cx, |cx| socket.poll_writable(cx)))?;
+        }
+    }
+
+    pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self,
+            _socket => Poll::Ready(Ok(())), // it keeps nothing back
+            shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_flush(cx)))
+    }
+
+    /// Ends our direction: the peer reads the end after all that was written. A peer that is gone already is fine.
+    pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self,
+            socket => Poll::Ready(shut_down(socket.get_ref(), Shutdown::Write)),
+            shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_close(cx)))
+    }
+
+    /// Ends both directions, at once: what was written and has not left yet may be lost.
+    pub(crate) fn shut_down(&self) -> io::Result<()> {
+        #[cfg(feature = "tls")]
+        if let Kind::Secured(secured) = &self.kind {
+            if let Some(over) = secured.over() {
+                over.destroy();
+            }
+            return secured.plain.shut_down();
+        }
+        each!(self,
+        socket => shut_down(socket.get_ref(), Shutdown::Both),
+        shared => {
+            shared.destroy();
+            Ok(())
+        })
+    }
+
+    /// Has every task that waits for it look again. A task that alone waits for a socket is woken by its end.
+    pub(crate) fn wake(&self) {
+        let plain = self.plain();
+        plain.readers.wake();
+        plain.writers.wake();
+        each!(self, _socket => {}, shared => shared.wake());
+    }
+}
+
+#[cfg(unix)]
+fn shut_down(socket: &impl std::os::fd::AsFd, how: Shutdown) -> io::Result<()> {
+    gone_is_fine(socket2::SockRef::from(socket).shutdown(how))
+}
+
+#[cfg(windows)]
+fn shut_down(socket: &impl std::os::windows::io::AsSocket, how: Shutdown) -> io::Result<()> {
+    gone_is_fine(socket2::SockRef::from(socket).shutdown(how))
+}
+
+fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+        result => result,
+    }
+}
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        each!(self, socket => socket.get_ref().fmt(f), shared => shared.fmt(f))
+    }
+}

@@ -1,0 +1,182 @@
+//! TLS over another stream.
+//!
+//! A connection of a listener with TLS begins as a plain stream. After the handshake the encrypted stream is laid over
+//! it, and from then on reads and writes go to that one. So the connection is one and the same before, during and after
+//! the handshake, for all that may end it meanwhile.
+
+use super::{Boxed, Transport};
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_rustls::TlsAcceptor;
+use futures_rustls::pki_types::CertificateDer;
+use futures_rustls::rustls::{ProtocolVersion, ServerConnection, SupportedCipherSuite};
+use futures_rustls::server::TlsStream;
+use std::fmt;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+/// A stream that is, or is to be, encrypted.
+pub(super) struct Secured {
+    pub(super) plain: Arc<Transport>,
+    /// There once the handshake is done.
+    over: OnceLock<Over>,
+}
+
+struct Over {
+    stream: Boxed,
+    info: TlsInfo,
+}
+
+impl Secured {
+    pub(super) fn new(plain: Transport) -> Self {
+        Self { plain: Arc::new(plain), over: OnceLock::new() }
+    }
+
+    /// What is laid over the plain stream, once it is.
+    pub(super) fn over(&self) -> Option<&Boxed> {
+        self.over.get().map(|over| &over.stream)
+    }
+
+    pub(super) fn info(&self) -> Option<&TlsInfo> {
+        self.over.get().map(|over| &over.info)
+    }
+
+    pub(super) async fn handshake(&self, acceptor: TlsAcceptor) -> io::Result<()> {
+        let stream = acceptor.accept(Plain(Arc::clone(&self.plain))).await?;
+        let info = TlsInfo::of(stream.get_ref().1);
+        let stream = Boxed::new(Box::pin(Encrypted(stream)));
+        let _ = self.over.set(Over { stream, info }); // there is one handshake
+        Ok(())
+    }
+}
+
+/// The plain stream, as what lies over it reads and writes it.
+struct Plain(Arc<Transport>);
+
+impl AsyncRead for Plain {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Plain {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_flush(cx)
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.poll_close(cx)
+    }
+}
+
+/// The encrypted stream. What it could not send yet goes out also while its user only reads: a peer that waits for the
+/// end of a message before it answers must not wait for ever.
+struct Encrypted(TlsStream<Plain>);
+
+impl AsyncRead for Encrypted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        if self.0.get_ref().1.wants_write() {
+            // An error shows in the read, too, or in the next write.
+            let _ = Pin::new(&mut self.0).poll_flush(cx);
+        }
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Encrypted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, bufs)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
+
+/// What a handshake has agreed on: see [`Connection::tls`](crate::Connection::tls) (feature `tls`).
+#[derive(Clone)]
+pub struct TlsInfo {
+    server_name: Option<String>,
+    alpn: Option<Vec<u8>>,
+    peer_certificates: Vec<CertificateDer<'static>>,
+    version: Option<ProtocolVersion>,
+    cipher_suite: Option<SupportedCipherSuite>,
+}
+
+impl TlsInfo {
+    fn of(guard: &ServerConnection) -> Self {
+        Self {
+            server_name: guard.server_name().map(str::to_owned),
+            alpn: guard.alpn_protocol().map(<[u8]>::to_vec),
+            peer_certificates: guard.peer_certificates().unwrap_or_default().to_vec(),
+            version: guard.protocol_version(),
+            cipher_suite: guard.negotiated_cipher_suite(),
+        }
+    }
+
+    /// The name of the server that the client asked for (SNI), if it did. It is the client's word.
+    pub fn server_name(&self) -> Option<&str> {
+        self.server_name.as_deref()
+    }
+
+    /// The protocol that was agreed on (ALPN), if any.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.alpn.as_deref()
+    }
+
+    /// The client's certificate, and after it those of the authorities that it has sent along; each in DER. They were
+    /// verified. Empty where the client has none, or was not asked.
+    pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
+        &self.peer_certificates
+    }
+
+    /// The version of TLS.
+    pub fn protocol_version(&self) -> Option<ProtocolVersion> {
+        self.version
+    }
+
+    /// The ciphers.
+    pub fn cipher_suite(&self) -> Option<SupportedCipherSuite> {
+        self.cipher_suite
+    }
+}
+
+impl fmt::Debug for TlsInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TlsInfo")
+            .field("server_name", &self.server_name)
+            .field("alpn_protocol", &self.alpn.as_deref().map(<[u8]>::escape_ascii).map(|alpn| alpn.to_string()))
+            .field("peer_certificates", &self.peer_certificates.len())
+            .field("protocol_version", &self.version)
+            .field("cipher_suite", &self.cipher_suite.map(|suite| suite.suite()))
+            .finish()
+    }
+}

@@ -1,0 +1,167 @@
+//! What ARCHITECTURE.md and CONTRIBUTING.md say is absent from the source, is absent.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The modules at the top of the crate, from the top down: a module may use those below it, and none of its own line.
+const LAYERS: &[&[&str]] = &[
+    &["systemd"],
+    &["server"],
+    &["connection"],
+    &["error", "handler"],
+    &["run"],
+    &["listener"],
+    &["transport", "limits", "tls", "group"],
+    &["proxy", "bind_addrs", "signal"],
+    &["address", "sync"],
+    &["panic"],
+];
+
+/// The crate's source without its comments, by file.
+fn source() -> BTreeMap<PathBuf, String> {
+    fn visit(folder: &Path, files: &mut BTreeMap<PathBuf, String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                visit(&path, files);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                files.insert(
+                    path,
+                    text.lines().map(|line| line.split("//").next().unwrap().to_owned() + "\n").collect(),
+                );
+            }
+        }
+    }
+    let mut files = BTreeMap::new();
+    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
+    assert!(files.len() > 40, "the source is there: {} files", files.len());
+    files
+}
+
+/// The file's path below `src`.
+fn name(path: &Path) -> &Path {
+    path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap()
+}
+
+/// Without the file's unit tests.
+fn without_tests(text: &str) -> &str {
+    text.split("\nmod tests {").next().unwrap()
+}
+
+/// The lines of all files that contain one of these, as `file: line`; unit tests left out.
+fn lines_with(parts: &[&str]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, text) in source() {
+        let is_test = path.iter().any(|part| part.to_string_lossy().contains("tests"));
+        for line in without_tests(&text).lines().filter(|_| !is_test) {
+            if parts.iter().any(|part| line.contains(part)) {
+                found.push(format!("{}: {}", name(&path).display(), line.trim()));
+            }
+        }
+    }
+    found
+}
+
+/// The modules of the crate that a text names by `crate::…`.
+fn modules_in(text: &str) -> Vec<String> {
+    let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
+    let mut modules = Vec::new();
+    for rest in text.split("crate::").skip(1) {
+        let names = match rest.strip_prefix('{') {
+            Some(list) => list.split('}').next().unwrap().split(',').collect(),
+            None => vec![rest],
+        };
+        for name in names {
+            modules.push(name.trim().chars().take_while(|c| is_part(*c)).collect());
+        }
+    }
+    modules
+}
+
+#[test]
+fn modules_use_only_what_is_below_them() {
+    let layer = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));
+    let mut upwards = Vec::new();
+    let mut arrows = 0;
+    for (path, text) in source() {
+        let file = name(&path);
+        let module = file.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
+        if module == "lib" {
+            continue; // it lists all of them
+        }
+        let from = layer(&module).unwrap_or_else(|| panic!("`{module}` has no place in `LAYERS`"));
+        for used in modules_in(without_tests(&text)) {
+            match layer(&used) {
+                Some(to) if used != module => {
+                    arrows += 1;
+                    if to <= from {
+                        upwards.push(format!("{} uses {used}", file.display()));
+                    }
+                }
+                _ => {} // itself, or an item at the top of the crate
+            }
+        }
+    }
+    assert!(arrows > 100, "the arrows are found: {arrows}");
+    assert_eq!(upwards, [""; 0]);
+}
+
+#[test]
+fn one_line_spawns_tasks_and_one_starts_a_thread() {
+    let spawns = lines_with(&["task::spawn(", "spawn_local", "spawn_blocking"]);
+    assert_eq!(spawns.len(), 1, "{spawns:#?}");
+    assert!(spawns[0].starts_with("group.rs: "), "{spawns:?}");
+    let threads = lines_with(&["thread::spawn", "thread::Builder", "thread::scope"]);
+    assert_eq!(threads.len(), 1, "{threads:#?}");
+    assert!(threads[0].starts_with("signal.rs: "), "{threads:?}");
+}
+
+/// A timer is a deadline, an interval of the log, or a pause that an event ends. What sleeps until something has
+/// changed is in this list, with its reason in ARCHITECTURE.md.
+#[test]
+fn only_two_places_look_again_after_a_sleep() {
+    let sleeps = lines_with(&["thread::sleep", "task::sleep", "sleep(", "Timer::interval"]);
+    let polling: Vec<_> = sleeps.iter().filter(|line| !line.contains("sleep_until")).collect();
+    assert_eq!(polling.len(), 1, "{polling:#?}");
+    assert!(polling[0].starts_with("listener/unix.rs: "), "{polling:?}");
+    let awaited = lines_with(&["Timer::after("]);
+    let awaited: Vec<_> = awaited.iter().filter(|line| line.contains(".await")).collect();
+    let expected = ["connection.rs: ", "server/accept.rs: ", "server/shutdown.rs: "];
+    assert_eq!(awaited.len(), expected.len(), "{awaited:#?}");
+    for (line, file) in awaited.iter().zip(expected) {
+        assert!(line.starts_with(file), "{line}");
+    }
+}
+
+#[test]
+fn the_group_knows_no_runtime_but_for_one_line_and_signals_know_nothing_of_servers() {
+    let runtime: Vec<_> = lines_with(&["async_std", "async_io"]);
+    let in_group: Vec<_> = runtime.iter().filter(|line| line.starts_with("group")).collect();
+    assert_eq!(in_group.len(), 1, "{in_group:#?}");
+    for (path, text) in source() {
+        if name(&path).starts_with("signal") || name(&path) == Path::new("signal.rs") {
+            let used = modules_in(without_tests(&text));
+            assert!(used.iter().all(|module| module == "panic"), "{}: {used:?}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_logged_line_is_shielded_from_a_logger_that_panics() {
+    let direct =
+        lines_with(&["log::error!", "log::warn!", "log::info!", "log::debug!", "log::trace!", "log::log!", "println!"]);
+    // In the macro itself.
+    assert!(direct.iter().all(|line| line.starts_with("panic.rs: ")), "{direct:#?}");
+}
+
+#[test]
+fn locks_are_taken_through_one_function() {
+    // `lock` ignores poisoning, and in a model it is loom's. `try_lock` and what loom never sees are named here.
+    let direct = lines_with(&[".lock()", ".try_lock()"]);
+    let allowed = ["sync.rs: ", "transport/boxed.rs: ", "signal.rs: ", "systemd.rs: ", "group/join_handle.rs: "];
+    for line in &direct {
+        assert!(allowed.iter().any(|file| line.starts_with(file)), "{line}");
+    }
+}

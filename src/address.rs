@@ -1,5 +1,6 @@
 //! [`Address`]: the address of a listener or of a peer.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -26,10 +27,10 @@ use std::sync::{Arc, OnceLock};
 /// assert_eq!(error.to_string(), "`memory` is not a TCP address");
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Address(Kind);
+pub struct Address(AddressKind);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Kind {
+enum AddressKind {
     /// Canonical: never an IPv4 address that is written as an IPv6 one.
     Tcp(SocketAddr),
     /// A Unix socket with a path in the file system, as it was bound.
@@ -45,22 +46,22 @@ enum Kind {
 impl Address {
     /// An address in a custom listener's own words, shown as they are.
     pub fn new(name: impl Into<Arc<str>>) -> Self {
-        Self(Kind::Named(name.into()))
+        Self(AddressKind::Named(name.into()))
     }
 
     #[cfg(any(unix, feature = "proxy-protocol"))] // a proxy may name Unix sockets of another machine
     pub(crate) fn unix(path: &Path) -> Self {
-        Self(Kind::Unix(path.into()))
+        Self(AddressKind::Unix(path.into()))
     }
 
     #[cfg(any(target_os = "linux", target_os = "android", feature = "proxy-protocol"))]
     pub(crate) fn unix_abstract(name: &[u8]) -> Self {
-        Self(Kind::UnixAbstract(name.into()))
+        Self(AddressKind::UnixAbstract(name.into()))
     }
 
     #[cfg(any(unix, feature = "proxy-protocol"))]
     pub(crate) fn unix_unnamed() -> Self {
-        Self(Kind::UnixUnnamed)
+        Self(AddressKind::UnixUnnamed)
     }
 
     /// Returns the IP address and port, for a client to connect to.
@@ -84,7 +85,7 @@ impl Address {
     /// Returns the IP address and port; `None` if it is not a TCP address.
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.0 {
-            Kind::Tcp(address) => Some(address),
+            AddressKind::Tcp(address) => Some(address),
             _ => None,
         }
     }
@@ -102,14 +103,14 @@ impl Address {
     /// Returns the path of a Unix socket; `None` if it is not a Unix socket, or has no path.
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
-            Kind::Unix(path) => Some(path),
+            AddressKind::Unix(path) => Some(path),
             _ => None,
         }
     }
 
     /// Returns whether it is the address of a Unix socket: with a path, with an abstract name, or without a name.
     pub fn is_unix(&self) -> bool {
-        matches!(self.0, Kind::Unix(_) | Kind::UnixAbstract(_) | Kind::UnixUnnamed)
+        matches!(self.0, AddressKind::Unix(_) | AddressKind::UnixAbstract(_) | AddressKind::UnixUnnamed)
     }
 }
 
@@ -118,7 +119,7 @@ impl From<SocketAddr> for Address {
         if let Some(v4) = mapped_ipv4(address) {
             address = SocketAddr::new(v4, address.port());
         }
-        Self(Kind::Tcp(address))
+        Self(AddressKind::Tcp(address))
     }
 }
 
@@ -159,20 +160,29 @@ impl std::net::ToSocketAddrs for Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Tcp(address) => address.fmt(f),
-            Kind::Unix(path) => path.display().fmt(f),
-            Kind::UnixAbstract(name) => write!(f, "@{}", name.escape_ascii()),
-            Kind::UnixUnnamed => f.pad("unix:unnamed"),
-            Kind::Named(name) => f.pad(name),
+            AddressKind::Tcp(address) => address.fmt(f),
+            AddressKind::Unix(path) => escaped(&path.to_string_lossy()).fmt(f),
+            AddressKind::UnixAbstract(name) => write!(f, "@{}", name.escape_ascii()),
+            AddressKind::UnixUnnamed => f.pad("unix:unnamed"),
+            AddressKind::Named(name) => f.pad(&escaped(name)),
         }
     }
+}
+
+/// A peer may choose its name: control characters must not forge a log line, or reach a terminal.
+fn escaped(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(char::is_control) {
+        return text.into();
+    }
+    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    text.chars().map(escape).collect::<String>().into()
 }
 
 /// The same text as `Display`, in quotes unless it is a TCP address.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
-            Kind::Tcp(address) => fmt::Display::fmt(address, f),
+            AddressKind::Tcp(address) => fmt::Display::fmt(address, f),
             _ => fmt::Debug::fmt(&self.to_string(), f),
         }
     }
@@ -225,6 +235,9 @@ mod tests {
             #[cfg(unix)]
             (Address::unix_unnamed(), "unix:unnamed"),
             (Address::new("memory"), "memory"),
+            (Address::new("a\n[ERROR] forged \u{1b}[31m"), r"a\n[ERROR] forged \u{1b}[31m"),
+            #[cfg(unix)]
+            (Address::unix(Path::new("/tmp/a\nb")), r"/tmp/a\nb"),
         ];
         for (address, shown) in table {
             assert_eq!(address.to_string(), shown);

@@ -35,10 +35,10 @@ pub(crate) mod sealed {
 
 /// What is to be bound.
 #[derive(Debug)]
-pub struct BindAddrs(Kind);
+pub struct BindAddrs(AddrsKind);
 
 #[derive(Debug)]
-enum Kind {
+enum AddrsKind {
     /// `host:port`.
     Text(String),
     HostAndPort(String, u16),
@@ -48,15 +48,15 @@ enum Kind {
 
 impl BindAddrs {
     fn resolved(addresses: impl Into<Vec<SocketAddr>>) -> Self {
-        Self(Kind::Resolved(addresses.into()))
+        Self(AddrsKind::Resolved(addresses.into()))
     }
 
     pub(crate) async fn resolve(self) -> io::Result<Vec<SocketAddr>> {
         match self.0 {
-            Kind::Text(text) => Ok(text.as_str().to_socket_addrs().await?.collect()),
-            Kind::HostAndPort(host, port) => Ok((host.as_str(), port).to_socket_addrs().await?.collect()),
-            Kind::Resolved(addresses) => Ok(addresses),
-            Kind::Wrong(error) => Err(error),
+            AddrsKind::Text(text) => Ok(text.as_str().to_socket_addrs().await?.collect()),
+            AddrsKind::HostAndPort(host, port) => Ok((host.as_str(), port).to_socket_addrs().await?.collect()),
+            AddrsKind::Resolved(addresses) => Ok(addresses),
+            AddrsKind::Wrong(error) => Err(error),
         }
     }
 }
@@ -76,11 +76,11 @@ macro_rules! to_bind_addrs {
 }
 
 to_bind_addrs! {
-    &str: text => BindAddrs(Kind::Text(text.to_owned()));
-    String: text => BindAddrs(Kind::Text(text));
-    &String: text => BindAddrs(Kind::Text(text.clone()));
-    (&str, u16): (host, port) => BindAddrs(Kind::HostAndPort(host.to_owned(), port));
-    (String, u16): (host, port) => BindAddrs(Kind::HostAndPort(host, port));
+    &str: text => BindAddrs(AddrsKind::Text(text.to_owned()));
+    String: text => BindAddrs(AddrsKind::Text(text));
+    &String: text => BindAddrs(AddrsKind::Text(text.clone()));
+    (&str, u16): (host, port) => BindAddrs(AddrsKind::HostAndPort(host.to_owned(), port));
+    (String, u16): (host, port) => BindAddrs(AddrsKind::HostAndPort(host, port));
     (IpAddr, u16): address => BindAddrs::resolved([address.into()]);
     (Ipv4Addr, u16): address => BindAddrs::resolved([address.into()]);
     (Ipv6Addr, u16): address => BindAddrs::resolved([address.into()]);
@@ -96,7 +96,7 @@ to_bind_addrs! {
     &[SocketAddr; N] where [const N: usize]: addresses => BindAddrs::resolved(addresses.as_slice());
     &Address: address => match address.tcp() {
         Ok(address) => BindAddrs::resolved([address]),
-        Err(error) => BindAddrs(Kind::Wrong(error)),
+        Err(error) => BindAddrs(AddrsKind::Wrong(error)),
     };
 }
 
@@ -115,20 +115,24 @@ mod tests {
         let v4 = Ipv4Addr::LOCALHOST;
         assert_eq!(resolve("127.0.0.1:80"), expected);
         assert_eq!(resolve(String::from("127.0.0.1:80")), expected);
-        assert_eq!(resolve(&String::from("127.0.0.1:80")), expected);
+        let text = String::from("127.0.0.1:80");
+        assert_eq!((resolve(&text), text.len()), (expected.to_vec(), 12));
         assert_eq!(resolve(("127.0.0.1", 80)), expected);
         assert_eq!(resolve((String::from("127.0.0.1"), 80)), expected);
         assert_eq!(resolve((IpAddr::from(v4), 80)), expected);
         assert_eq!(resolve((v4, 80)), expected);
         assert_eq!(resolve(([127, 0, 0, 1], 80)), expected);
         assert_eq!(resolve(expected[0]), expected);
-        assert_eq!(resolve(&expected[0]), expected);
+        let by_reference = [&expected[0]];
+        assert_eq!(resolve(by_reference[0]), expected);
         assert_eq!(resolve(SocketAddrV4::new(v4, 80)), expected);
         assert_eq!(resolve(&expected[..]), expected);
         assert_eq!(resolve(expected.to_vec()), expected);
-        assert_eq!(resolve(&expected.to_vec()), expected);
+        let list = expected.to_vec();
+        assert_eq!((resolve(&list), list.len()), (expected.to_vec(), 1));
         assert_eq!(resolve(expected), expected);
-        assert_eq!(resolve(&expected), expected);
+        let array = &expected;
+        assert_eq!(resolve(array), expected);
         assert_eq!(resolve(&Address::from(expected[0])), expected);
 
         let v6 = [SocketAddr::from((Ipv6Addr::LOCALHOST, 80))];

@@ -9,7 +9,10 @@ pub(crate) mod task;
 
 use crate::address::Address;
 use crate::group::JoinHandle;
+#[cfg(feature = "proxy-protocol")]
+use crate::proxy::ProxyHeader;
 use crate::run::Run;
+use crate::run::completion::TaskGuard;
 use crate::run::handle::Handle;
 use crate::run::phase::Phase;
 use crate::run::record::{ConnectionRecord, TasksOf};
@@ -151,7 +154,8 @@ impl Connection {
     ///
     /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
     /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
-    /// connection: the handler is destroyed, and counted as panicked.
+    /// connection: the handler is dropped, and counted as panicked. If the handler returns with the handle of a task that
+    /// has panicked, without having awaited it, the panic is logged, and the handler counts by what it returned.
     ///
     /// # Examples
     ///
@@ -185,10 +189,10 @@ impl Connection {
     {
         let at = Location::caller();
         if self.record.has_ended() {
-            return JoinHandle::refused(at);
+            return JoinHandle::refused(at, future);
         }
         let owner = || Box::new(TasksOf(Arc::downgrade(&self.record))) as _;
-        self.record.tasks.spawn(at, future, || self.run().completion_guard(), owner)
+        self.record.tasks.spawn(at, future, |guard: &mut TaskGuard| guard.arm(self.run()), owner)
     }
 
     /// Half-closes the connection: the peer reads EOF after what has been written, and can still send. What it sends
@@ -259,6 +263,26 @@ impl Connection {
     #[cfg(feature = "tls")]
     pub fn tls(&self) -> Option<&crate::transport::TlsInfo> {
         self.record.transport.tls_info()
+    }
+
+    /// Returns what the proxy's header says (feature `proxy-protocol`); `None` if the proxy has sent none, or need not.
+    #[cfg(feature = "proxy-protocol")]
+    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
+        self.record.proxied()
+    }
+
+    /// Returns the peer of the socket (feature `proxy-protocol`): the proxy, if one has named its client; otherwise the same
+    /// as [`peer_addr`](Self::peer_addr).
+    #[cfg(feature = "proxy-protocol")]
+    pub fn socket_peer_addr(&self) -> &Address {
+        self.record.socket_peer()
+    }
+
+    /// Returns the address of our end of the socket (feature `proxy-protocol`): the one that the proxy has connected to, if
+    /// there is one; otherwise the same as [`local_addr`](Self::local_addr).
+    #[cfg(feature = "proxy-protocol")]
+    pub fn socket_local_addr(&self) -> &Address {
+        self.record.socket_local().unwrap_or_else(|| self.run().addresses.first())
     }
 
     /// Returns the user, group and process that opened the connection, if the system tells: for Unix sockets on Linux.

@@ -1,6 +1,7 @@
 //! [`Error`]: why `serve` or `scope` failed.
 
 use crate::address::Address;
+use crate::panic::Chain;
 use crate::run::report::{BoxError, Failure, Report};
 use std::{fmt, io};
 
@@ -34,9 +35,9 @@ use std::{fmt, io};
 /// assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
 /// # io::Result::Ok(()) }).unwrap();
 /// ```
-pub struct Error(Box<Inner>); // a large error makes every `Result` large that may hold it
+pub struct Error(Box<ErrorParts>); // a large error makes every `Result` large that may hold it
 
-struct Inner {
+struct ErrorParts {
     kind: ErrorKind,
     /// Of the listener or of the peer.
     address: Option<Address>,
@@ -65,19 +66,20 @@ pub enum ErrorKind {
 
 impl Error {
     pub(crate) fn new(failure: Failure, report: Report) -> Self {
-        let inner = Inner { kind: ErrorKind::Listener, address: None, message: String::new(), source: None, report };
+        let inner =
+            ErrorParts { kind: ErrorKind::Listener, address: None, message: String::new(), source: None, report };
         Self(Box::new(match failure {
             Failure::Listener { address, source } => {
-                Inner { address: Some(address), source: Some(source.into()), ..inner }
+                ErrorParts { address: Some(address), source: Some(source.into()), ..inner }
             }
             Failure::Handler { peer, source } => {
-                Inner { kind: ErrorKind::Handler, address: Some(peer), source: Some(source), ..inner }
+                ErrorParts { kind: ErrorKind::Handler, address: Some(peer), source: Some(source), ..inner }
             }
             Failure::HandlerPanicked { peer, message } => {
-                Inner { kind: ErrorKind::HandlerPanicked, address: Some(peer), message, ..inner }
+                ErrorParts { kind: ErrorKind::HandlerPanicked, address: Some(peer), message, ..inner }
             }
-            Failure::Body { source } => Inner { kind: ErrorKind::Body, source: Some(source), ..inner },
-            Failure::Stopped => Inner { kind: ErrorKind::Stopped, ..inner },
+            Failure::Body { source } => ErrorParts { kind: ErrorKind::Body, source: Some(source), ..inner },
+            Failure::Stopped => ErrorParts { kind: ErrorKind::Stopped, ..inner },
         }))
     }
 
@@ -121,7 +123,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner { kind, address, message, report, .. } = &*self.0;
+        let ErrorParts { kind, address, message, report, .. } = &*self.0;
         let address = address.as_ref().map(|address| format!(" `{address}`")).unwrap_or_default();
         match kind {
             ErrorKind::Listener => write!(f, "cannot accept connections on{address} any more"),
@@ -157,7 +159,10 @@ impl From<Error> for io::Error {
         let error = match error.kind() {
             ErrorKind::Body => match error.downcast::<io::Error>() {
                 Ok(body) => return body,
-                Err(error) => error,
+                Err(error) => match error.downcast::<Error>() {
+                    Ok(inner) => return inner.into(), // of a scope in the body
+                    Err(error) => error,
+                },
             },
             _ => error,
         };
@@ -187,21 +192,6 @@ impl fmt::Display for OnFailure {
             Self::Isolate => "isolate",
             Self::Shutdown => "shutdown",
         })
-    }
-}
-
-/// An error and the errors behind it, in one line: for logs.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
 
@@ -248,6 +238,13 @@ mod tests {
             let inner = converted.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
             assert!(inner.is_some(), "the report is still inside of {converted}");
         }
+    }
+
+    #[test]
+    fn a_scope_within_the_body_of_a_scope_passes_the_inner_bodys_io_error_on() {
+        let inner = error(Failure::Body { source: io::Error::new(io::ErrorKind::NotFound, "inner").into() });
+        let outer = error(Failure::Body { source: inner.into() });
+        assert_eq!(io::Error::from(outer).kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod slot;
 mod task_set;
 mod wait_graph;
 
+use crate::panic::drop_caught;
 use children::{Children, Shell};
 pub(crate) use children::{Label, Name, Owner};
 pub(crate) use future::Guard;
@@ -98,7 +99,7 @@ impl TaskGroup {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        start_with_result(&self.children, Location::caller(), future, ())
+        start_with_result(&self.children, Location::caller(), future, |(): &mut ()| true)
     }
 
     /// Starts a child without a handle.
@@ -203,25 +204,24 @@ impl Spawner {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.spawn_guarded(Location::caller(), future, || Some(()))
+        self.spawn_guarded(Location::caller(), future, |(): &mut ()| true)
     }
 
-    /// The same for a child that holds a guard until its end. The guard is made only if the child may be admitted;
-    /// without one it is refused.
+    /// The same for a child that holds a guard until its end. The guard is armed when the child is admitted; if it cannot
+    /// be armed, the child is refused.
     pub(crate) fn spawn_guarded<F, G>(
         &self,
         at: &'static Location<'static>,
         future: F,
-        guard: impl FnOnce() -> Option<G>,
+        arm: impl FnOnce(&mut G) -> bool,
     ) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
         G: Guard + 'static,
     {
-        let children = self.children.upgrade().filter(|children| !children.is_cancelled());
-        match children.and_then(|children| Some((children, guard()?))) {
-            Some((children, guard)) => start_with_result(&children, at, future, guard),
-            None => JoinHandle::refused(at),
+        match self.children.upgrade() {
+            Some(children) => start_with_result(&children, at, future, arm),
+            None => JoinHandle::refused(at, future),
         }
     }
 
@@ -230,7 +230,13 @@ impl Spawner {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.children.upgrade().is_some_and(|children| start(&children, Label::Named(name), future))
+        match self.children.upgrade() {
+            Some(children) => start(&children, Label::Named(name), future),
+            None => {
+                drop_caught(future);
+                false
+            }
+        }
     }
 
     /// Starts a child without a handle.
@@ -238,8 +244,11 @@ impl Spawner {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        if let Some(children) = self.children.upgrade() {
-            start(&children, Label::At(at), future);
+        match self.children.upgrade() {
+            Some(children) => {
+                start(&children, Label::At(at), future);
+            }
+            None => drop_caught(future),
         }
     }
 
@@ -281,13 +290,13 @@ fn start_with_result<F, G>(
     children: &Arc<Children>,
     at: &'static Location<'static>,
     future: F,
-    guard: G,
+    arm: impl FnOnce(&mut G) -> bool,
 ) -> JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
     G: Guard + 'static,
 {
-    let shell = children.enter_with_result(Label::At(at), future, guard);
+    let shell = children.enter_with_result(Label::At(at), future, arm);
     let handle = JoinHandle::new(shell.as_ref().map(|shell| Arc::clone(shell.child())), at);
     shell.into_iter().for_each(run);
     handle

@@ -13,11 +13,11 @@ const UNKNOWN: usize = usize::MAX;
 /// The limits of one server. All can be moved while it serves.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimit {
-    state: Mutex<State>,
+    state: Mutex<LimitState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct LimitState {
     max: usize,
     max_per_ip: usize,
     paused: bool,
@@ -29,7 +29,7 @@ struct State {
     waiters: WakerSet,
 }
 
-impl State {
+impl LimitState {
     fn admits(&self) -> bool {
         !self.paused && self.used < self.max
     }
@@ -37,7 +37,7 @@ impl State {
 
 impl ConnectionLimit {
     pub(crate) fn new() -> Arc<Self> {
-        let state = State {
+        let state = LimitState {
             max: from_open_file_limit(open_file_limit()),
             max_per_ip: usize::MAX,
             paused: false,
@@ -125,7 +125,7 @@ impl ConnectionLimit {
 
     /// Every change that may free a permit goes through here, so no wake-up is lost. All waiters are woken: there are
     /// only as many as listeners, and any of them may have a client.
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut LimitState)) {
         let mut state = lock(&self.state);
         change(&mut state);
         let waiters = if state.admits() { state.waiters.take() } else { Vec::new() };

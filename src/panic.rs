@@ -5,6 +5,7 @@
 //! be logged is lost, and nothing else with it. (The panic hook still prints.)
 
 use std::any::Any;
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -110,5 +111,20 @@ pub(crate) fn drop_caught<T>(value: T) {
 pub(crate) fn shielded(line: impl FnOnce()) {
     if let Err(payload) = catch(line) {
         discard(payload);
+    }
+}
+
+/// An error and the errors behind it, in one line: for logs.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

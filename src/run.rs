@@ -33,7 +33,7 @@ use crate::address::Addresses;
 use crate::group::{Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
-use crate::panic::say;
+use crate::panic::{drop_caught, say};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
@@ -77,11 +77,11 @@ pub(crate) struct Run {
     completion: OnceLock<Weak<Completion>>,
     /// The listening sockets, until the server is served or closed.
     listeners: Mutex<Vec<OpenListener>>,
-    state: Mutex<State>,
+    state: Mutex<RunState>,
 }
 
 #[derive(Debug)]
-struct State {
+struct RunState {
     phase: Phase,
     request: Option<Request>,
     /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
@@ -133,7 +133,7 @@ impl Run {
             listening: AtomicUsize::new(0),
             completion: OnceLock::new(),
             listeners: Mutex::new(Vec::new()),
-            state: Mutex::new(State {
+            state: Mutex::new(RunState {
                 phase: Phase::Bound,
                 request: None,
                 allowance: Some(Duration::ZERO),
@@ -243,13 +243,15 @@ impl Run {
     fn enter_request(&self, cause: Cause, failure: Option<Failure>) -> bool {
         let now = Instant::now();
         let mut state = lock(&self.state);
-        let first = state.request.is_none();
-        if first {
-            let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
-            state.request = Some(Request { cause, at: now, deadline });
-            state.failure = failure;
+        if state.request.is_some() {
+            drop(state);
+            drop_caught(failure); // the error in it is the user's
+            return false;
         }
-        first
+        let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
+        state.request = Some(Request { cause, at: now, deadline });
+        state.failure = failure;
+        true
     }
 
     /// Moves on to a later phase.

@@ -49,10 +49,10 @@ use std::sync::Arc;
 /// ```
 #[derive(Clone)]
 pub struct Tls {
-    inner: Arc<Inner>,
+    inner: Arc<TlsState>,
 }
 
-struct Inner {
+struct TlsState {
     /// What new connections begin with. The lock is held for the length of a clone or a replacement.
     config: Mutex<Arc<ServerConfig>>,
     /// Where it comes from, if from files.
@@ -88,7 +88,7 @@ impl Tls {
     ///
     /// The types are those of [`ebbtide::rustls`](crate::rustls), whose version is a part of this crate's.
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
-        Self { inner: Arc::new(Inner { config: Mutex::new(config), files: None }) }
+        Self { inner: Arc::new(TlsState { config: Mutex::new(config), files: None }) }
     }
 
     /// Reads the files again, for the connections that are accepted from now on. On an error everything stays as it
@@ -180,7 +180,7 @@ impl TlsFiles {
     /// As for [`Tls::from_pem_files`].
     pub fn load(self) -> io::Result<Tls> {
         let config = self.config()?;
-        Ok(Tls { inner: Arc::new(Inner { config: Mutex::new(config), files: Some(self) }) })
+        Ok(Tls { inner: Arc::new(TlsState { config: Mutex::new(config), files: Some(self) }) })
     }
 
     fn config(&self) -> io::Result<Arc<ServerConfig>> {

@@ -31,7 +31,7 @@ pub use tls::TlsInfo;
 /// The bytes of one connection.
 #[repr(C)] // what is looked at with every message comes first
 pub(crate) struct Transport {
-    kind: Kind,
+    kind: TransportKind,
     /// Bytes that were read before it was the handler's turn, and belong to it.
     pushback: OnceLock<Box<Pushback>>,
     /// For sockets.
@@ -44,7 +44,7 @@ pub(crate) struct Transport {
 
 /// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
 /// What few connections are is in a box, so that all the others are small.
-enum Kind {
+enum TransportKind {
     Tcp(Async<TcpStream>),
     #[cfg(unix)]
     Unix(Async<UnixStream>),
@@ -77,21 +77,21 @@ use each; // so that the rooms below can name it
 impl Transport {
     /// Registers an accepted socket with the reactor, which can fail (out of memory, of watches).
     pub(crate) fn nonblocking_tcp(socket: TcpStream) -> io::Result<Self> {
-        Ok(Self::of(Kind::Tcp(Async::new_nonblocking(socket)?)))
+        Ok(Self::of(TransportKind::Tcp(Async::new_nonblocking(socket)?)))
     }
 
     /// The same for a Unix socket, which is made non-blocking first.
     #[cfg(unix)]
     pub(crate) fn unix(socket: UnixStream) -> io::Result<Self> {
-        Ok(Self::of(Kind::Unix(Async::new(socket)?)))
+        Ok(Self::of(TransportKind::Unix(Async::new(socket)?)))
     }
 
     /// What a custom listener has given.
     pub(crate) fn boxed(stream: BoxedStream) -> Self {
-        Self::of(Kind::Boxed(Box::new(Boxed::new(stream))))
+        Self::of(TransportKind::Boxed(Box::new(Boxed::new(stream))))
     }
 
-    fn of(kind: Kind) -> Self {
+    fn of(kind: TransportKind) -> Self {
         Self {
             kind,
             pushback: OnceLock::new(),
@@ -105,14 +105,14 @@ impl Transport {
     /// The same stream, to be encrypted: plain until its [`handshake`](Self::handshake) is done.
     #[cfg(feature = "tls")]
     pub(crate) fn awaiting_tls(self) -> Self {
-        Self::of(Kind::Secured(Box::new(tls::Secured::new(self))))
+        Self::of(TransportKind::Secured(Box::new(tls::Secured::new(self))))
     }
 
     /// Lets the client shake hands. From then on the stream is that which is encrypted.
     #[cfg(feature = "tls")]
     pub(crate) async fn handshake(&self, acceptor: futures_rustls::TlsAcceptor) -> io::Result<()> {
         match &self.kind {
-            Kind::Secured(secured) => secured.handshake(acceptor).await,
+            TransportKind::Secured(secured) => secured.handshake(acceptor).await,
             _ => Err(io::Error::other("the connection was made without TLS")), // not reached: its listener has seen to it
         }
     }
@@ -120,19 +120,19 @@ impl Transport {
     #[cfg(feature = "tls")]
     pub(crate) fn tls_info(&self) -> Option<&TlsInfo> {
         match &self.kind {
-            Kind::Secured(secured) => secured.info(),
+            TransportKind::Secured(secured) => secured.info(),
             _ => None,
         }
     }
 
     fn active(&self) -> Active<'_> {
         match &self.kind {
-            Kind::Tcp(socket) => Active::Tcp(socket),
+            TransportKind::Tcp(socket) => Active::Tcp(socket),
             #[cfg(unix)]
-            Kind::Unix(socket) => Active::Unix(socket),
-            Kind::Boxed(shared) => Active::Boxed(shared),
+            TransportKind::Unix(socket) => Active::Unix(socket),
+            TransportKind::Boxed(shared) => Active::Boxed(shared),
             #[cfg(feature = "tls")]
-            Kind::Secured(secured) => match secured.over() {
+            TransportKind::Secured(secured) => match secured.over() {
                 Some(shared) => Active::Boxed(shared),
                 None => secured.plain.active(),
             },
@@ -143,7 +143,7 @@ impl Transport {
     fn plain(&self) -> &Self {
         match &self.kind {
             #[cfg(feature = "tls")]
-            Kind::Secured(secured) => secured.plain.plain(),
+            TransportKind::Secured(secured) => secured.plain.plain(),
             _ => self,
         }
     }
@@ -152,14 +152,14 @@ impl Transport {
     fn pushback(&self) -> &OnceLock<Box<Pushback>> {
         match &self.kind {
             #[cfg(feature = "tls")]
-            Kind::Secured(secured) if secured.over().is_none() => secured.plain.pushback(),
+            TransportKind::Secured(secured) if secured.over().is_none() => secured.plain.pushback(),
             _ => &self.pushback,
         }
     }
 
     pub(crate) fn as_tcp(&self) -> Option<&TcpStream> {
         match &self.plain().kind {
-            Kind::Tcp(socket) => Some(socket.get_ref()),
+            TransportKind::Tcp(socket) => Some(socket.get_ref()),
             _ => None,
         }
     }
@@ -167,7 +167,7 @@ impl Transport {
     #[cfg(unix)]
     pub(crate) fn as_unix(&self) -> Option<&UnixStream> {
         match &self.plain().kind {
-            Kind::Unix(socket) => Some(socket.get_ref()),
+            TransportKind::Unix(socket) => Some(socket.get_ref()),
             _ => None,
         }
     }
@@ -299,7 +299,7 @@ impl Transport {
     /// Ends both directions, at once: what was written and has not left yet may be lost.
     pub(crate) fn shut_down(&self) -> io::Result<()> {
         #[cfg(feature = "tls")]
-        if let Kind::Secured(secured) = &self.kind {
+        if let TransportKind::Secured(secured) = &self.kind {
             if let Some(over) = secured.over() {
                 over.destroy();
             }

@@ -18,17 +18,15 @@
 use super::Connection;
 use super::linger::{self, End, Ending, How};
 use super::open::{self, Opening};
-use crate::address::Address;
-use crate::error::{Chain, OnFailure};
+use crate::error::OnFailure;
 use crate::handler::{HandlerOutput, Outcome, level_of};
 use crate::limits::{Counted, Permit};
 use crate::listener::{Accepted, Protocols};
-use crate::panic::{self, Kept, say};
+use crate::panic::{self, Chain, Kept, say};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, inside};
 use crate::run::record::{AbortReason, ConnectionRecord, ConnectionState};
 use crate::run::registry::Bucket;
-use crate::run::registry::ConnectionId;
 use crate::run::report::{Cause, Failure};
 use async_io::Timer;
 use pin_project_lite::pin_project;
@@ -165,7 +163,9 @@ where
             );
             panic::discard(payload);
         }
-        let Some(mut ending) = this.guard.begin_to_close(cx) else {
+        let how = this.guard.how_to_close();
+        this.guard.report_outcome(); // before it lingers
+        let Some(mut ending) = this.guard.begin_to_close(how, cx) else {
             return Poll::Ready(());
         };
         let poll = ending.as_mut().poll(cx);
@@ -184,6 +184,10 @@ pub(crate) struct ConnectionGuard {
     on_failure: OnFailure,
     /// It ended by itself after the drain had begun.
     drained: bool,
+    /// Its end was counted and logged.
+    reported: bool,
+    /// The error in it is the user's: its destructor may block or panic, and runs when the connection is closed.
+    failure: Option<Kept<Failure>>,
     /// Nothing is unread or on its way: to close the descriptor is enough, if no other owner of the socket is left.
     quiet: bool,
     /// What comes before the handler.
@@ -215,6 +219,8 @@ impl ConnectionGuard {
             key,
             on_failure: policy.on_failure,
             drained: false,
+            reported: false,
+            failure: None,
             quiet: false,
             protocols,
             outcome: None,
@@ -260,14 +266,17 @@ impl ConnectionGuard {
         self.outcome = outcome;
     }
 
-    /// Closes the connection as its outcome asks for, as far as that is possible at once. The rest takes time.
-    fn begin_to_close(&mut self, cx: &mut Context<'_>) -> Option<Ending> {
-        let how = match &self.outcome {
+    fn how_to_close(&self) -> How {
+        match &self.outcome {
             None => How::Abruptly,                         // aborted
             Some(Outcome::Idle(_)) => How::WithoutWaiting, // silent for too long
             Some(Outcome::Rejected(why)) if !why.is_told => How::WithoutWaiting,
             Some(_) => How::WithCare,
-        };
+        }
+    }
+
+    /// Closes the connection, as far as that is possible at once. The rest takes time.
+    fn begin_to_close(&mut self, how: How, cx: &mut Context<'_>) -> Option<Ending> {
         match linger::begin(self.record(), how, cx) {
             End::Quiet => self.quiet = true,
             End::ShutDown => {}
@@ -276,9 +285,23 @@ impl ConnectionGuard {
         None
     }
 
-    /// Logs how the handler ended, and stops the server if a failure has to.
-    fn report_outcome(&mut self, id: ConnectionId, peer: &Address, run: &Arc<Run>) {
-        let id = id.as_u64();
+    /// Counts and logs how the handler ended, and stops the server if a failure has to. Once.
+    fn report_outcome(&mut self) {
+        if std::mem::replace(&mut self.reported, true) {
+            return;
+        }
+        let (record, run) = (Arc::clone(self.record()), Arc::clone(self.run()));
+        let (id, peer) = (record.id.as_u64(), record.peer());
+        let bucket = match &self.outcome {
+            Some(outcome) => outcome.bucket(),
+            None => {
+                if run.requested.is_signalled() {
+                    run.counters.cut(&record); // by the exit, and not by `cancel_connection`
+                }
+                Bucket::Cancelled
+            }
+        };
+        run.counters.ended(bucket, self.drained);
         let failure = match self.outcome.take() {
             None => {
                 say!(debug, connection = id, peer:% = peer; "cancelled");
@@ -317,39 +340,28 @@ impl ConnectionGuard {
         };
         match self.on_failure {
             OnFailure::Shutdown => run.fail(Cause::HandlerFailed, failure),
-            OnFailure::Isolate => drop(Kept::new(failure)), // the error's destructor is the user's
+            OnFailure::Isolate => self.failure = Some(Kept::new(failure)),
         }
     }
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let Some(Connection { record, server }) = self.connection.take() else {
-            return;
-        };
-        let run = server.run();
         if !self.quiet {
+            let record = self.record();
             record.end();
             record.shut_down();
             drop(record.tasks.close()); // cancels and joins them
         }
-        let bucket = match &self.outcome {
-            Some(outcome) => outcome.bucket(),
-            None => {
-                if run.requested.is_signalled() {
-                    run.counters.cut(&record); // by the exit, and not by `cancel_connection`
-                }
-                Bucket::Cancelled
-            }
+        self.report_outcome(); // unless its last poll has done so
+        let Some(Connection { record, server }) = self.connection.take() else {
+            return; // not reached: it is there until now
         };
-        run.counters.ended(bucket, self.drained);
         // Before it is out of the registry: a client that sees it gone may come again at once.
         self.counted = None;
-        run.registry.leave(self.key);
-        let (id, peer) = (record.id, record.peer().clone());
-        // The error's destructor is the user's: if it blocks its thread, the log line of a waiting drop can name the
-        // connection.
-        let _named = matches!(self.outcome, Some(Outcome::Failed(_))).then(|| Arc::clone(&record));
+        server.run().registry.leave(self.key);
+        // If the error's destructor blocks its thread, the log line of a waiting drop can name the connection.
+        let _named = self.failure.is_some().then(|| Arc::clone(&record));
         // Nearly always there is no clone: then the descriptor is closed here, and no task has to be woken.
         match Arc::try_unwrap(record) {
             Ok(record) if record.is_lent() => record.shut_down(), // there may be another descriptor
@@ -359,7 +371,7 @@ impl Drop for ConnectionGuard {
                 record.notify_of_drain();
             }
         }
-        self.report_outcome(id, &peer, run);
+        self.failure = None;
     }
 }
 

@@ -3,17 +3,18 @@
 //!
 //! It names no runtime: the group hands each child to the executor, which polls it through its [`Shell`].
 
-use super::future::{self, BoxedFuture, Guard, Panic, Plain, WithResult};
-use super::slot::{End, Slot};
-use crate::panic::{self, Payload, say};
-use crate::sync::waker_set::{WakerSet, wake_all};
+use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};
+use super::slot::{Books, Slot};
+use crate::panic::{self, Payload, drop_caught, say};
+use crate::sync::waker_set::WakerSet;
 use crate::sync::{Mutex, lock};
 use slab::Slab;
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
+use std::pin::Pin;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 /// What a child is called in a log line. Not kept alive by the group: the child's future has it, for as long as it is
 /// waited for.
@@ -34,15 +35,18 @@ pub(crate) trait Owner: fmt::Display + Send + Sync {
     fn child_panicked(&self, message: &str);
 }
 
+/// How many places an empty group keeps for children to come; more were for a peak, and are given back.
+const SPARE: usize = 1024;
+
 /// A group's children. Shared by the group, its spawners (weakly), the children's handles, and the children themselves.
 #[derive(Default)]
 pub(super) struct Children {
-    state: Mutex<State>,
+    state: Mutex<GroupState>,
     owner: Option<Box<dyn Owner>>,
 }
 
 #[derive(Default)]
-struct State {
+struct GroupState {
     /// Every child that is not gone. A child takes itself out, so a finished one leaves nothing behind.
     present: Slab<Arc<Child>>,
     /// No child may be entered any more. Never reset.
@@ -87,24 +91,37 @@ impl Children {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.insert(label, Box::pin(Plain::new(future)), false)
+        self.insert(label, Plain::new(future), false, |_| true)
     }
 
-    /// Enters a child whose result is kept for its handle. The guard is dropped when the child ends, after its future.
-    /// `None`, and panics: as for [`enter`](Self::enter).
-    pub(super) fn enter_with_result<F, G>(self: &Arc<Self>, label: Label, future: F, guard: G) -> Option<Shell>
+    /// Enters a child whose result is kept for its handle, and which holds a guard until its end. The guard is armed under
+    /// the lock, once the child is admitted: a child that is refused holds nothing up. `None`, and panics: as for
+    /// [`enter`](Self::enter), and if the guard cannot be armed.
+    pub(super) fn enter_with_result<F, G>(
+        self: &Arc<Self>,
+        label: Label,
+        future: F,
+        arm: impl FnOnce(&mut G) -> bool,
+    ) -> Option<Shell>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
         G: Guard + 'static,
     {
-        self.insert(label, Box::pin(WithResult::new(future, guard)), true)
+        self.insert(label, WithResult::<F, G>::new(future), true, |child| child.arm(arm))
     }
 
-    /// The future comes in its box: it is made, and dropped if it is refused, without the lock.
-    fn insert(self: &Arc<Self>, label: Label, future: BoxedFuture, joinable: bool) -> Option<Shell> {
+    fn insert<C: ChildFuture + 'static>(
+        self: &Arc<Self>,
+        label: Label,
+        child: C,
+        joinable: bool,
+        arm: impl FnOnce(Pin<&mut C>) -> bool,
+    ) -> Option<Shell> {
+        let mut future = Box::pin(child); // without the lock, and so is its drop if it is refused
         let mut state = lock(&self.state);
-        if state.cancelled {
+        if state.cancelled || !arm(future.as_mut()) {
             drop(state);
+            drop_caught(future);
             return None;
         }
         let entry = state.present.vacant_entry();
@@ -167,15 +184,14 @@ impl Children {
     /// Cancels, and destroys on this thread every child that no other thread is polling or destroying.
     ///
     /// When it returns every child is gone, save those that only could be marked (see `slot`).
-    pub(super) fn cancel_and_destroy(&self) {
+    pub(super) fn cancel_and_destroy(self: &Arc<Self>) {
         let present = self.cancel();
         // First those that are free, so that a child that blocks its thread does not hold up the end of its siblings.
         // From the back, because the executor's threads, woken in order, come from the front.
-        let leave = |child: &Child, key, end| self.leave(&child.label, key, end);
         let busy: Vec<_> =
-            present.iter().rev().filter(|child| !child.slot.try_destroy(|key, end| leave(child, key, end))).collect();
+            present.iter().rev().filter(|child| !child.slot.try_destroy(&self.books_of(child))).collect();
         for child in busy {
-            child.slot.destroy(|key, end| leave(child, key, end), || self.log_stalled(&child.label));
+            child.slot.destroy(&self.books_of(child), || self.log_stalled(&child.label));
         }
         let panic = {
             let mut state = lock(&self.state);
@@ -187,19 +203,8 @@ impl Children {
         }
     }
 
-    /// A child's future has been destroyed.
-    fn leave(&self, label: &Label, key: u32, end: End) {
-        if let End::Panicked(payload) = end {
-            self.keep(label, payload); // before any join can know that the child is gone
-        }
-        let (child, joiners) = {
-            let mut state = lock(&self.state);
-            let child = state.present.try_remove(key as usize);
-            let joiners = if state.present.is_empty() { state.joiners.take() } else { Vec::new() };
-            (child, joiners)
-        };
-        drop(child);
-        wake_all(joiners);
+    fn books_of<'a>(self: &'a Arc<Self>, child: &'a Child) -> BooksOf<'a> {
+        BooksOf { children: self, label: &child.label }
     }
 
     /// Hands a child's panic to the group's owner, or keeps it for the next join, or logs it.
@@ -245,16 +250,40 @@ pub(super) fn log_unjoined(payload: Payload) {
     panic::discard(payload);
 }
 
+/// The books, for the end of one child.
+struct BooksOf<'a> {
+    children: &'a Arc<Children>,
+    label: &'a Label,
+}
+
+impl Books for BooksOf<'_> {
+    fn remove(&self, key: u32) -> Vec<Waker> {
+        let mut state = lock(&self.children.state);
+        // Its slot is locked, so this is not the last reference to the child, and runs no destructor.
+        state.present.try_remove(key as usize);
+        if !state.present.is_empty() {
+            return Vec::new();
+        }
+        if state.present.capacity() > SPARE {
+            state.present = Slab::new();
+        }
+        state.joiners.take()
+    }
+
+    fn panicked(&self, payload: Payload) {
+        self.children.keep(self.label, payload);
+    }
+
+    fn panic_of_handle(&self, payload: Payload) -> Box<Panic> {
+        let (children, label) = (Arc::clone(self.children), self.label.clone());
+        Box::new(Panic { payload, unobserved: Box::new(move |payload| children.keep(&label, payload)) })
+    }
+}
+
 impl Shell {
     /// A poll by the executor's task. Ready once that task has nothing left to do.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let label = &self.child.label;
-        let report = |key, end| self.children.leave(label, key, end);
-        let panic = |payload| {
-            let (children, label) = (Arc::clone(&self.children), label.clone());
-            Box::new(Panic { payload, unobserved: Box::new(move |payload| children.keep(&label, payload)) })
-        };
-        self.child.slot.poll(cx, report, panic).map(|unclaimed| unclaimed.into_iter().for_each(future::dispose))
+        self.child.slot.poll(cx, &self.children.books_of(&self.child))
     }
 
     pub(super) fn child(&self) -> &Arc<Child> {

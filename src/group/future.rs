@@ -23,6 +23,9 @@ pub(super) trait ChildFuture: Send {
     /// Moves the result into `into`, which is an `Option<Result<T, Box<Panic>>>`.
     fn take_result(self: Pin<&mut Self>, into: &mut dyn Any);
 
+    /// The child has ended: gives back its room, if that is much larger than its result.
+    fn compact(self: Pin<Box<Self>>) -> BoxedFuture;
+
     /// Takes the panic, if that is the result.
     fn take_panic(self: Pin<&mut Self>) -> Option<Box<Panic>>;
 }
@@ -59,7 +62,7 @@ impl<F> Plain<F> {
 }
 
 /// No handle ever asks for its result, so only the poll does anything.
-impl<F: Future<Output = ()> + Send> ChildFuture for Plain<F> {
+impl<F: Future<Output = ()> + Send + 'static> ChildFuture for Plain<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, _: bool) -> Poll<()> {
         self.project().future.poll(cx)
     }
@@ -70,13 +73,18 @@ impl<F: Future<Output = ()> + Send> ChildFuture for Plain<F> {
 
     fn take_result(self: Pin<&mut Self>, _: &mut dyn Any) {}
 
+    fn compact(self: Pin<Box<Self>>) -> BoxedFuture {
+        self
+    }
+
     fn take_panic(self: Pin<&mut Self>) -> Option<Box<Panic>> {
         None
     }
 }
 
-/// What a child holds as long as it runs, and in whose presence it is polled.
-pub(crate) trait Guard: Send {
+/// What a child holds as long as it runs, and in whose presence it is polled. It is made unarmed, and armed when the child is
+/// admitted.
+pub(crate) trait Guard: Send + Default {
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T;
 }
 
@@ -103,8 +111,16 @@ pin_project! {
 }
 
 impl<F: Future, G: Guard> WithResult<F, G> {
-    pub(super) fn new(future: F, guard: G) -> Self {
-        Self::Running { future, guard }
+    pub(super) fn new(future: F) -> Self {
+        Self::Running { future, guard: G::default() }
+    }
+
+    /// Returns what `arm` does.
+    pub(super) fn arm(self: Pin<&mut Self>, arm: impl FnOnce(&mut G) -> bool) -> bool {
+        match self.project() {
+            WithResultProjected::Running { guard, .. } => arm(guard),
+            _ => false, // not reached: it has not been polled
+        }
     }
 
     /// Destroys the future, and puts `next` in its place. A destructor that panics changes nothing about that.
@@ -123,8 +139,8 @@ impl<F: Future, G: Guard> WithResult<F, G> {
 
 impl<F, G> ChildFuture for WithResult<F, G>
 where
-    F: Future<Output: Send + 'static> + Send,
-    G: Guard,
+    F: Future<Output: Send + 'static> + Send + 'static,
+    G: Guard + 'static,
 {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, keep: bool) -> Poll<()> {
         let WithResultProjected::Running { future, guard } = self.as_mut().project() else {
@@ -155,6 +171,17 @@ where
         }
     }
 
+    fn compact(mut self: Pin<Box<Self>>) -> BoxedFuture {
+        if size_of::<Self>() <= size_of::<ResultAlone<F::Output>>() + ROOM {
+            return self;
+        }
+        let result = match self.as_mut().project_replace(Self::Gone) {
+            WithResultReplaced::Ended { result } => Some(result),
+            _ => None, // not reached: it has ended
+        };
+        Box::pin(WithResult::<ResultAlone<F::Output>, ()>::of(result))
+    }
+
     fn take_panic(mut self: Pin<&mut Self>) -> Option<Box<Panic>> {
         let WithResultProjected::Ended { result: Err(_) } = self.as_mut().project() else {
             return None;
@@ -162,6 +189,21 @@ where
         match self.project_replace(Self::Gone) {
             WithResultReplaced::Ended { result } => result.err(),
             _ => None, // not reached: it was seen above
+        }
+    }
+}
+
+/// How many bytes more than its result a child that has ended may keep for its handle.
+const ROOM: usize = 128;
+
+/// A future that is only the type of a result.
+type ResultAlone<T> = std::future::Ready<T>;
+
+impl<T> WithResult<ResultAlone<T>, ()> {
+    fn of(result: Option<Result<T, Box<Panic>>>) -> Self {
+        match result {
+            Some(result) => Self::Ended { result },
+            None => Self::Gone,
         }
     }
 }
@@ -187,19 +229,22 @@ mod tests {
             let _ = &holds; // dropped with the future, and not by the poll
             Poll::Ready(7)
         });
-        let mut child = Box::pin(WithResult::new(future, ()));
+        let mut child = Box::pin(WithResult::<_, ()>::new(future));
         assert!(child.as_mut().poll(&mut Context::from_waker(Waker::noop()), true).is_ready());
         let mut result: Option<Result<i32, Box<Panic>>> = None;
         child.as_mut().take_result(&mut result);
         assert_eq!(result.and_then(Result::ok), Some(7));
     }
 
-    /// Notes its drop.
-    struct Noted(&'static str, std::sync::mpsc::Sender<&'static str>);
+    /// Notes its drop, if it was armed.
+    #[derive(Default)]
+    struct Noted(&'static str, Option<std::sync::mpsc::Sender<&'static str>>);
 
     impl Drop for Noted {
         fn drop(&mut self) {
-            let _ = self.1.send(self.0);
+            if let Some(notes) = &self.1 {
+                let _ = notes.send(self.0);
+            }
         }
     }
 
@@ -218,14 +263,18 @@ mod tests {
             (2, true, ["future", "guard", "result"]),
         ] {
             let (notes, noted) = std::sync::mpsc::channel();
-            let (held, result) = (Noted("future", notes.clone()), notes.clone());
+            let (held, result) = (Noted("future", Some(notes.clone())), notes.clone());
             let mut polled = 0;
             let future = std::future::poll_fn(move |_| {
                 let _ = &held;
                 polled += 1;
-                if polled < 2 { Poll::Pending } else { Poll::Ready(Noted("result", result.clone())) }
+                if polled < 2 { Poll::Pending } else { Poll::Ready(Noted("result", Some(result.clone()))) }
             });
-            let mut child = Box::pin(WithResult::new(future, Noted("guard", notes)));
+            let mut child = Box::pin(WithResult::new(future));
+            assert!(child.as_mut().arm(|guard| {
+                *guard = Noted("guard", Some(notes));
+                true
+            }));
             for poll in 1..=polls {
                 let ended = child.as_mut().poll(&mut Context::from_waker(Waker::noop()), keeps).is_ready();
                 assert_eq!(ended, poll == 2);
@@ -238,7 +287,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_result_that_can_be_taken_once() {
-        let mut child = Box::pin(WithResult::new(std::future::pending::<()>(), ()));
+        let mut child = Box::pin(WithResult::<_, ()>::new(std::future::pending::<()>()));
         child.as_mut().keep_panic(Box::new(Panic { payload: Box::new("on purpose"), unobserved: Box::new(drop) }));
         let payload = child.as_mut().take_panic().expect("it is there").payload;
         assert_eq!(panic::message(&payload), "on purpose");

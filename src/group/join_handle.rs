@@ -2,7 +2,7 @@
 
 use super::children::Child;
 use super::future::Panic;
-use crate::panic::{self, Payload};
+use crate::panic::{self, Payload, drop_caught};
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -29,6 +29,8 @@ use std::task::{Context, Poll, ready};
 /// # Cancel safety
 ///
 /// Polling a reference (`&mut handle`) and dropping that loses nothing: the result waits for the next poll.
+///
+/// A handle that is kept holds the result, and at most 128 bytes more. (A child that returns its own handle is never freed.)
 ///
 /// # Examples
 ///
@@ -60,7 +62,9 @@ impl<T> JoinHandle<T> {
         Self { child, given: false, at, result: PhantomData }
     }
 
-    pub(crate) fn refused(at: &'static Location<'static>) -> Self {
+    /// The handle of a child that is refused: its future is dropped.
+    pub(crate) fn refused(at: &'static Location<'static>, future: impl Future<Output = T>) -> Self {
+        drop_caught(future);
         Self::new(None, at)
     }
 
@@ -166,8 +170,9 @@ impl fmt::Display for JoinError {
         match &self.panic {
             None => write!(f, "the task spawned at {} was cancelled", self.at),
             Some(payload) => {
-                let payload = payload.lock().unwrap_or_else(PoisonError::into_inner);
-                write!(f, "the task spawned at {} panicked: {}", self.at, panic::message(&payload))
+                // A copy: the formatter's writer is user code, and may come back here.
+                let message = panic::message(&payload.lock().unwrap_or_else(PoisonError::into_inner)).to_owned();
+                write!(f, "the task spawned at {} panicked: {message}", self.at)
             }
         }
     }

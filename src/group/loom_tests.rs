@@ -259,7 +259,7 @@ fn a_wait_that_is_over_refuses_no_other() {
     // whose poll that is. It has nothing in its hands any more, so it can wait, and must.
     model(|| {
         let (ours, theirs) = (Arc::new(Children::default()), Arc::new(Children::default()));
-        let (signalled, _) = enter(&ours, pending);
+        let (given, _) = enter(&ours, pending);
         let (dropping, dropped) = {
             let ours = Arc::clone(&ours);
             enter(&theirs, move || {

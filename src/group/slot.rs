@@ -20,20 +20,19 @@
 //! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once
 //!    a second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the
 //!    graph of waits, under this slot's lock.
-//! 5. The thread that destroys the future reports its end, exactly once, between the destructor's return and `Gone` (or
-//!    the moment when the result is put in its place). So a thread or handle that has waited for the child finds its
-//!    end reported.
-//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle goes while
-//!    the result is on its way, whichever of the two takes the lock second has the result to dispose of.
+//! 5. The child's end is noted once, in one critical section: in the slot (`ended`), and on the group's books. So a thread, a
+//!    handle and a join of the group that have waited for the child agree, at any moment, whether it has ended.
+//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle has gone before the end
+//!    is noted, the result is dropped first, and its panic handed to the group.
 //!
 //! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
 //! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
 //! circle (marked as well). So among waiting threads there is always one that waits for a thread which runs.
 
-use super::future::{BoxedFuture, Panic};
+use super::future::{BoxedFuture, Panic, dispose};
 use super::wait_graph;
 use crate::panic::{self, Payload, say};
-use crate::sync::waker_set::wake;
+use crate::sync::waker_set::{wake, wake_all};
 use crate::sync::{self, Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread};
 use std::fmt;
 use std::mem;
@@ -46,31 +45,31 @@ const STALL_NOTICE: Duration = Duration::from_secs(1);
 
 /// A child's future, and which thread has it.
 pub(super) struct Slot {
-    state: Mutex<State>,
+    state: Mutex<SlotState>,
 }
 
 /// One for each child, so its bytes count: a test pins them.
-struct State {
+struct SlotState {
     place: Place,
     /// The executor's task for this child, as of the last poll that found it pending. The thread that destroys the
     /// future wakes it: the executor keeps the shell of every task that is not woken. Before that first poll it is
     /// none, and none is needed: a new task is scheduled.
     shell: Option<Waker>,
     /// Some exactly while there are any. In a box, because few drops ever have to wait, and few handles.
-    waiters: Option<Box<Waiters>>,
+    waiters: Option<Box<SlotWaiters>>,
     /// What the child is called in the group's books. Never changes; here because there is room beside `wanted`.
     key: u32,
     /// The child is to be destroyed. Set by `mark` and `destroy`, never reset.
     wanted: bool,
     /// A handle lives, which may ask for the result. Reset by its drop, and by what takes the result.
     joinable: bool,
-    /// The future is destroyed; if `place` is idle, it has the result. Only set while the child has a handle.
+    /// The child has ended: if `place` is idle, it has the result.
     ended: bool,
 }
 
 /// What waits for a change of `place`.
 #[derive(Default)]
-struct Waiters {
+struct SlotWaiters {
     /// The threads that block in `destroy`.
     threads: Vec<ThreadId>,
     /// The task that awaits the child's handle.
@@ -97,69 +96,59 @@ enum Away {
     Gone,
 }
 
-/// How a child ended.
-#[derive(Debug)]
-pub(super) enum End {
-    /// Its future was polled to its end.
-    Returned,
-    /// Its last poll panicked.
-    Panicked(Payload),
-    /// Its future was destroyed before its end.
-    Cancelled,
+/// The group's books, as a child's end needs them.
+pub(super) trait Books {
+    /// Takes the child of this key out. Gives the tasks that wait for the group to be empty, if it is now. Runs no user code:
+    /// it is called under the slot's lock.
+    fn remove(&self, key: u32) -> Vec<Waker>;
+
+    /// The child has panicked, and has no handle.
+    fn panicked(&self, payload: Payload);
+
+    /// The child has panicked, and has a handle: what that is given, or what the group gets if the handle goes.
+    fn panic_of_handle(&self, payload: Payload) -> Box<Panic>;
 }
 
 impl Slot {
     /// `joinable`: it has a handle that may ask for the result.
     pub(super) fn new(future: BoxedFuture, key: u32, joinable: bool) -> Self {
         let place = Place::Idle(future);
-        let state = State { place, shell: None, waiters: None, key, wanted: false, joinable, ended: false };
+        let state = SlotState { place, shell: None, waiters: None, key, wanted: false, joinable, ended: false };
         Self { state: Mutex::new(state) }
     }
 
     /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the
-    /// child has ended, or another thread owns it now. Reports by its key how the child ended, if that is now; `panic`
-    /// makes a panic the result of a child that has a handle.
-    ///
-    /// Gives a result whose handle has gone in this very moment.
-    pub(super) fn poll(
-        &self,
-        cx: &mut Context<'_>,
-        report: impl FnOnce(u32, End),
-        panic: impl FnOnce(Payload) -> Box<Panic>,
-    ) -> Poll<Option<BoxedFuture>> {
+    /// child has ended, or another thread owns it now.
+    pub(super) fn poll(&self, cx: &mut Context<'_>, books: &impl Books) -> Poll<()> {
         let mut state = lock(&self.state);
-        let (key, joinable) = (state.key, state.joinable);
+        let joinable = state.joinable;
         let mut future = match state.take() {
             Ok(future) if state.wanted => {
                 drop(state);
-                return self.end(future, joinable, || report(key, End::Cancelled));
+                return self.end(future, books);
             }
             Ok(future) => future,
-            Err(_) => return Poll::Ready(None),
+            Err(_) => return Poll::Ready(()),
         };
         drop(state);
 
         match panic::catch(|| future.as_mut().poll(cx, joinable)) {
-            Ok(Poll::Pending) => self.put_back(cx, future, || report(key, End::Cancelled)),
-            Ok(Poll::Ready(())) if joinable => self.keep(future, || report(key, End::Returned)),
-            Ok(Poll::Ready(())) => self.end(future, false, || report(key, End::Returned)),
+            Ok(Poll::Pending) => self.put_back(cx, future, books),
+            Ok(Poll::Ready(())) if joinable => self.keep(future, books),
+            Ok(Poll::Ready(())) => self.end(future, books),
             Err(payload) if joinable => {
-                future.as_mut().keep_panic(panic(payload));
-                self.keep(future, || report(key, End::Returned))
+                future.as_mut().keep_panic(books.panic_of_handle(payload));
+                self.keep(future, books)
             }
-            Err(payload) => self.end(future, false, || report(key, End::Panicked(payload))),
+            Err(payload) => {
+                books.panicked(payload); // before any join can know that the child is gone
+                self.end(future, books)
+            }
         }
     }
 
-    /// Lets the child's handle know before the group does: after a join of the group each handle says that it has
-    /// ended.
-    fn note_end(&self) {
-        let mut state = lock(&self.state);
-        state.ended = state.joinable;
-    }
-
     /// After a poll that found the child pending: back into its slot, or to the thread that has come for it.
-    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
+    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, books: &impl Books) -> Poll<()> {
         let mut state = lock(&self.state);
         if !state.wanted {
             state.place = Place::Idle(future);
@@ -170,43 +159,54 @@ impl Slot {
             return Poll::Pending;
         }
         if state.waiters.as_ref().is_none_or(|waiters| waiters.threads.is_empty()) {
-            let joinable = state.joinable;
             drop(state);
-            return self.end(future, joinable, report);
+            return self.end(future, books);
         }
         // Handed over. Each waiter looks again, and the first of them finds it idle and takes it.
         state.place = Place::Idle(future);
         state.release();
-        Poll::Ready(None)
+        Poll::Ready(())
     }
 
     /// In the executor's task: destroys the future, which this thread has taken out. The threads that waited for the
     /// poll wait on for the destruction, by the same thread: their edges stay true.
-    fn end(&self, future: BoxedFuture, joinable: bool, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
+    fn end(&self, future: BoxedFuture, books: &impl Books) -> Poll<()> {
         // The return tells the executor all that a wake would.
-        drop(self.bring_to_gone(future, joinable, report));
-        Poll::Ready(None)
+        drop(self.bring_to_gone(future, books));
+        Poll::Ready(())
     }
 
-    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the
-    /// handle.
-    fn keep(&self, future: BoxedFuture, report: impl FnOnce()) -> Poll<Option<BoxedFuture>> {
-        self.note_end();
-        report();
-        let mut state = lock(&self.state);
-        let unclaimed = if state.joinable {
-            state.place = Place::Idle(future);
-            None
-        } else {
-            state.place = Place::Away(Away::Gone);
-            Some(future)
-        };
+    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the handle.
+    fn keep(&self, future: BoxedFuture, books: &impl Books) -> Poll<()> {
+        let result = future.compact();
+        let state = lock(&self.state);
+        if !state.joinable {
+            // The handle has gone meanwhile. The end comes after the result's.
+            drop(state);
+            dispose(result);
+            drop(self.note_end(Place::Away(Away::Gone), books));
+            return Poll::Ready(());
+        }
+        drop(self.note_end_locked(state, Place::Idle(result), books));
+        Poll::Ready(())
+    }
+
+    /// Notes the child's end, in the slot and on the books, and wakes whatever waits for it. Gives the waker of the
+    /// executor's task, if that was not woken yet.
+    fn note_end(&self, place: Place, books: &impl Books) -> Option<Waker> {
+        self.note_end_locked(lock(&self.state), place, books)
+    }
+
+    fn note_end_locked(&self, mut state: MutexGuard<'_, SlotState>, place: Place, books: &impl Books) -> Option<Waker> {
+        state.place = place;
+        state.ended = true;
+        let group_joiners = books.remove(state.key); // the lock order is slot, then books
         let shell = state.shell.take();
         let joiner = state.release_all();
         drop(state);
-        drop(shell);
+        wake_all(group_joiners);
         joiner.into_iter().for_each(wake);
-        Poll::Ready(unclaimed)
+        shell
     }
 
     /// Ready once the child has ended, with its result if it has one: `None` if it was destroyed before its end.
@@ -238,29 +238,18 @@ impl Slot {
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        let state = lock(&self.state);
-        state.ended || matches!(state.place, Place::Away(Away::Gone))
+        lock(&self.state).ended
     }
 
     /// Destroys the future, which this thread has taken out.
     ///
     /// Gives the waker of the executor's task, if that was not woken yet.
-    fn bring_to_gone(&self, future: BoxedFuture, joinable: bool, report: impl FnOnce()) -> Option<Waker> {
+    fn bring_to_gone(&self, future: BoxedFuture, books: &impl Books) -> Option<Waker> {
         if let Err(payload) = panic::catch(|| drop(future)) {
             say!(error, "a child's destructor panicked: {}", panic::message(&payload));
             panic::discard(payload);
         }
-        if joinable {
-            self.note_end();
-        }
-        report();
-        let mut state = lock(&self.state);
-        state.place = Place::Away(Away::Gone);
-        let shell = state.shell.take();
-        let joiner = state.release_all();
-        drop(state);
-        joiner.into_iter().for_each(wake);
-        shell
+        self.note_end(Place::Away(Away::Gone), books)
     }
 
     /// Asks for the child's end, without waiting: its next poll, or the one under way, destroys it.
@@ -277,17 +266,17 @@ impl Slot {
     }
 
     /// Destroys the child if no thread has it, without waiting. Returns whether that leaves nothing to wait for.
-    pub(super) fn try_destroy(&self, report: impl FnOnce(u32, End)) -> bool {
-        self.take_out(report).is_ok()
+    pub(super) fn try_destroy(&self, books: &impl Books) -> bool {
+        self.take_out(books).is_ok()
     }
 
-    /// Destroys the child on this thread, or waits until another thread that is at it has destroyed or handed it over.
+    /// Destroys the child on this thread, or waits until another thread that has it has destroyed it or handed it over.
     ///
-    /// Where waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or
-    /// destructor returns. Calls `stalled` once a second while it waits.
-    pub(super) fn destroy(&self, mut report: impl FnMut(u32, End), mut stalled: impl FnMut()) {
+    /// If waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or destructor
+    /// returns. Calls `stalled` once a second while it waits.
+    pub(super) fn destroy(&self, books: &impl Books, mut stalled: impl FnMut()) {
         let me = this_thread();
-        while let Err((owner, mut state)) = self.take_out(&mut report) {
+        while let Err((owner, mut state)) = self.take_out(books) {
             if !wait_graph::enter(me, owner) {
                 return;
             }
@@ -301,16 +290,15 @@ impl Slot {
     }
 
     /// Marks the child, and destroys it if no thread has it. Otherwise gives that thread, and the slot, still locked.
-    fn take_out(&self, report: impl FnOnce(u32, End)) -> Result<(), (ThreadId, MutexGuard<'_, State>)> {
+    fn take_out(&self, books: &impl Books) -> Result<(), (ThreadId, MutexGuard<'_, SlotState>)> {
         let mut state = lock(&self.state);
         state.wanted = true;
-        let (key, joinable) = (state.key, state.joinable);
         match state.take() {
             Err(Away::Taken(owner)) => return Err((owner, state)),
             Err(Away::Gone) => {}
             Ok(future) => {
                 drop(state);
-                if let Some(shell) = self.bring_to_gone(future, joinable, || report(key, End::Cancelled)) {
+                if let Some(shell) = self.bring_to_gone(future, books) {
                     shell.wake();
                 }
             }
@@ -319,7 +307,7 @@ impl Slot {
     }
 }
 
-impl State {
+impl SlotState {
     /// Takes the future out for this thread, if it is here and has not ended.
     fn take(&mut self) -> Result<BoxedFuture, Away> {
         if let Place::Away(away) = self.place {
@@ -385,7 +373,7 @@ impl State {
 }
 
 /// Blocks until this thread is taken out of `waiters`; after a while it takes itself out.
-fn wait_for_release(me: ThreadId, mut state: MutexGuard<'_, State>, changed: &Condvar) -> Waited {
+fn wait_for_release(me: ThreadId, mut state: MutexGuard<'_, SlotState>, changed: &Condvar) -> Waited {
     while state.awaited_by(me) {
         let (guard, timed_out) = sync::wait(changed, state, STALL_NOTICE);
         state = guard;

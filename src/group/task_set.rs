@@ -63,19 +63,19 @@ use std::task::{Context, Poll, Waker, ready};
 /// ```
 #[must_use = "dropping a set cancels its children; `next` waits for their results"]
 pub struct TaskSet<T> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedSet<T>>,
     /// Its drop, which comes after that of the set itself, cancels and joins the children.
     group: TaskGroup,
 }
 
 /// What the set and its children share. Children that were not started yet are part of it and refer to it:
 /// [`TaskSet::cancel`], and so the set's drop, breaks that circle.
-struct Shared<T> {
-    state: Mutex<State<T>>,
+struct SharedSet<T> {
+    state: Mutex<SetState<T>>,
     spawner: Spawner,
 }
 
-struct State<T> {
+struct SetState<T> {
     /// Results that were not given yet, in the order in which the children ended.
     results: VecDeque<Result<T, JoinError>>,
     /// Children that were not started yet, because as many run as may. In the order of their spawn.
@@ -99,7 +99,7 @@ impl<T: Send + 'static> TaskSet<T> {
     /// Makes an empty set, whose children all run at once.
     pub fn new() -> Self {
         let group = TaskGroup::new();
-        let state = State {
+        let state = SetState {
             results: VecDeque::new(),
             waiting: VecDeque::new(),
             left: 0,
@@ -107,7 +107,7 @@ impl<T: Send + 'static> TaskSet<T> {
             cancelled: false,
             waker: None,
         };
-        Self { shared: Arc::new(Shared { state: Mutex::new(state), spawner: group.spawner() }), group }
+        Self { shared: Arc::new(SharedSet { state: Mutex::new(state), spawner: group.spawner() }), group }
     }
 
     /// Sets how many children run at a time, at least 1. Further ones wait, and are started in the order of their
@@ -128,12 +128,13 @@ impl<T: Send + 'static> TaskSet<T> {
         F: Future<Output = T> + Send + 'static,
     {
         let at = Location::caller();
-        let ending = Ending { result: None, shared: Arc::clone(&self.shared), at };
-        let child = Child { future, ending };
+        let ending = ChildEnd { result: None, shared: Arc::clone(&self.shared), at };
+        let child = SetChild { future, ending };
         let mut state = lock(&self.shared.state);
         let has_room = state.has_room();
         state.left += 1;
-        if has_room || state.cancelled {
+        // Behind those that wait, also while a child ends and the next was not started yet.
+        if (has_room && state.waiting.is_empty()) || state.cancelled {
             drop(state);
             self.group.spawn_at(at, child);
         } else {
@@ -170,13 +171,13 @@ impl<T: Send + 'static> TaskSet<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> SetState<T> {
     fn has_room(&self) -> bool {
         self.left - self.waiting.len() < self.limit
     }
 }
 
-impl<T> Shared<T> {
+impl<T> SharedSet<T> {
     fn poll_next(&self, cx: &mut Context<'_>) -> Poll<Option<Result<T, JoinError>>> {
         let waker = cx.waker().clone(); // user code, so before the lock
         let mut state = lock(&self.state);
@@ -220,6 +221,14 @@ impl<T> Shared<T> {
     }
 }
 
+/// The last owner goes: results that were not taken are dropped one by one, since a destructor of the user's may panic.
+impl<T> Drop for SharedSet<T> {
+    fn drop(&mut self) {
+        let results = std::mem::take(&mut lock(&self.state).results);
+        results.into_iter().for_each(drop_caught);
+    }
+}
+
 impl<T> Drop for TaskSet<T> {
     fn drop(&mut self) {
         self.shared.refuse();
@@ -235,27 +244,31 @@ impl<T: Send + 'static> Default for TaskSet<T> {
 
 impl<T> fmt::Debug for TaskSet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = lock(&self.shared.state);
+        // Copies: the formatter's writer is user code, and may come back here.
+        let (left, waiting, results, cancelled) = {
+            let state = lock(&self.shared.state);
+            (state.left, state.waiting.len(), state.results.len(), state.cancelled)
+        };
         f.debug_struct("TaskSet")
-            .field("running", &(state.left - state.waiting.len()))
-            .field("waiting", &state.waiting.len())
-            .field("results", &state.results.len())
-            .field("cancelled", &state.cancelled)
+            .field("running", &(left - waiting))
+            .field("waiting", &waiting)
+            .field("results", &results)
+            .field("cancelled", &cancelled)
             .finish()
     }
 }
 
 pin_project! {
     /// One child of a set.
-    struct Child<F, T> {
+    struct SetChild<F, T> {
         #[pin]
         future: F,
         // Dropped after the future, on every way out.
-        ending: Ending<T>,
+        ending: ChildEnd<T>,
     }
 }
 
-impl<F: Future<Output = T>, T> Future for Child<F, T> {
+impl<F: Future<Output = T>, T> Future for SetChild<F, T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -270,14 +283,14 @@ impl<F: Future<Output = T>, T> Future for Child<F, T> {
 }
 
 /// A child's way to put its result into the set. Its drop does that.
-struct Ending<T> {
+struct ChildEnd<T> {
     /// `None`: the child was cancelled.
     result: Option<Result<T, JoinError>>,
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedSet<T>>,
     at: &'static Location<'static>,
 }
 
-impl<T> Drop for Ending<T> {
+impl<T> Drop for ChildEnd<T> {
     fn drop(&mut self) {
         let result = self.result.take().unwrap_or_else(|| Err(JoinError::cancelled(self.at)));
         let waker = {

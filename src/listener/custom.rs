@@ -78,10 +78,10 @@ pub(super) struct Custom {
     /// Accepts one client after the other, and never ends. The lock is never taken: it only makes the thing `Sync`.
     accepting: Mutex<Kept<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// What it has accepted in its last poll.
-    accepted: Arc<Mutex<Option<Accepted>>>,
+    accepted: Arc<Mutex<Option<AcceptResult>>>,
 }
 
-type Accepted = io::Result<(Transport, Address)>;
+type AcceptResult = io::Result<(Transport, Address)>;
 
 impl Custom {
     /// One future for all clients: so an accept costs no allocation, and none is forgotten between two polls.
@@ -101,7 +101,7 @@ impl Custom {
         Self { accepting: Mutex::new(Kept::new(accepting)), accepted }
     }
 
-    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Accepted> {
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<AcceptResult> {
         let accepting = self.accepting.get_mut().unwrap_or_else(PoisonError::into_inner).get_mut();
         if let Err(payload) = panic::catch(|| accepting.as_mut().poll(cx).is_ready()) {
             let text = format!("the listener panicked: {}", panic::message(&payload));

@@ -4,7 +4,7 @@
 use super::Inherited;
 use super::{ListenOptions, Listener};
 use crate::address::Address;
-use crate::panic::say;
+use crate::panic::{Chain, say};
 use crate::transport::Transport;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
@@ -40,7 +40,8 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     if options.reuse_port {
         socket.set_reuse_port(true)?;
     }
-    if address.is_ipv6() && options.only_v6 {
+    let is_mapped = matches!(address, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some());
+    if address.is_ipv6() && !is_mapped && options.only_v6 {
         socket.set_only_v6(true)?;
     }
     // Set here once instead of on each connection: the kernel lets them inherit it.
@@ -136,7 +137,7 @@ pub(super) fn explain(address: SocketAddr, source: io::Error) -> io::Error {
 
 /// The error names what could not be resolved; this says what for, and what to do.
 pub(super) fn explain_resolving(source: io::Error) -> io::Error {
-    let text = format!("cannot listen: {source}; give an address as `host:port`, such as `127.0.0.1:8888`");
+    let text = format!("cannot listen: {}; give an address as `host:port`, such as `127.0.0.1:8888`", Chain(&source));
     io::Error::new(source.kind(), text)
 }
 

@@ -84,7 +84,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => {
             fs::remove_file(path)?;
-            say!(info, "removed the stale socket file `{}`: no server listened there any more", path.display());
+            say!(info, "removed the socket file `{}`: it was stale, no server listened there", path.display());
             Ok(())
         }
         Some(Errno::NOENT) => Ok(()),

@@ -43,10 +43,24 @@ impl Drop for Completion {
     }
 }
 
-/// A task of the run holds a guard, and is polled as code of the run.
-impl Guard for CompletionGuard {
+/// The completion guard of a task, which is polled as code of the run.
+#[derive(Debug, Default)]
+pub(crate) struct TaskGuard(Option<CompletionGuard>);
+
+impl TaskGuard {
+    /// Returns whether the run is still open.
+    pub(crate) fn arm(&mut self, run: &Run) -> bool {
+        self.0 = run.completion_guard();
+        self.0.is_some()
+    }
+}
+
+impl Guard for TaskGuard {
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
-        inside(&self.0.0, poll)
+        match &self.0 {
+            Some(guard) => inside(&guard.0.0, poll),
+            None => poll(), // not reached: no task runs unarmed
+        }
     }
 }
 

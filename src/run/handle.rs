@@ -1,6 +1,6 @@
 //! [`Handle`] and [`Closed`]: requests to a run, waiting for its end, and looking at it.
 
-use super::completion::is_inside;
+use super::completion::{TaskGuard, is_inside};
 use super::record::AbortReason;
 use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
@@ -170,8 +170,8 @@ impl Handle {
     /// Starts a task as a child of the server. It gets the grace period in a drain, and is cancelled and joined with
     /// the handlers; so a task that loops ends itself by [`until_draining`](Self::until_draining).
     ///
-    /// Once the server is cancelling or closed the task is refused: `future` has been dropped without being polled (if
-    /// its destructor panics, so does this), and the handle gives a [cancelled](crate::JoinError::is_cancelled) error.
+    /// Once the server is cancelling or closed the task is refused: `future` has been dropped without being polled,
+    /// and the handle gives a [cancelled](crate::JoinError::is_cancelled) error.
     /// A server that does not serve yet takes tasks too. A panic of a task whose handle is gone is logged, and ends
     /// nothing else.
     #[track_caller]
@@ -179,7 +179,7 @@ impl Handle {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.run.tasks.spawn_guarded(Location::caller(), future, || self.run.completion_guard())
+        self.run.tasks.spawn_guarded(Location::caller(), future, |guard: &mut TaskGuard| guard.arm(&self.run))
     }
 }
 

@@ -333,7 +333,7 @@ impl Tasks {
         &self,
         at: &'static Location<'static>,
         future: F,
-        guard: impl FnOnce() -> Option<G>,
+        arm: impl FnOnce(&mut G) -> bool,
         owner: impl FnOnce() -> Box<dyn Owner>,
     ) -> JoinHandle<F::Output>
     where
@@ -349,11 +349,11 @@ impl Tasks {
                 TasksState::Some(group) => group.spawner(),
                 _ => {
                     drop(state); // the future's destructor is user code
-                    return JoinHandle::refused(at);
+                    return JoinHandle::refused(at, future);
                 }
             }
         };
-        spawner.spawn_guarded(at, future, guard)
+        spawner.spawn_guarded(at, future, arm)
     }
 
     /// Refuses new tasks from now on and gives the present ones: to be joined, or dropped, which joins them too.

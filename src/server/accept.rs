@@ -3,11 +3,10 @@
 use super::accept_error::{AcceptErrorClass, classify, hint};
 use crate::connection::Connection;
 use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
-use crate::error::Chain;
 use crate::handler::HandlerOutput;
 use crate::limits::{ConnectionLimit, Permit, TooMany};
 use crate::listener::{self, Listener};
-use crate::panic::say;
+use crate::panic::{Chain, drop_caught, say};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, OpenListener};
 use crate::run::report::{Cause, Failure};
@@ -43,7 +42,7 @@ pub(super) struct AcceptLoop<H> {
 }
 
 /// A client that accept has returned, and its permit.
-type Accepted = io::Result<(listener::Accepted, Permit)>;
+type WithPermit = io::Result<(listener::Accepted, Permit)>;
 
 impl<H, Fut> AcceptLoop<H>
 where
@@ -87,15 +86,16 @@ where
                 }
                 AcceptErrorClass::Fatal => return self.fail(error),
             }
+            drop_caught(error); // a custom listener's
         }
         self.empty_queue().await;
     }
 
     /// The next client, or `None` when accepting has to end.
-    async fn next(&mut self) -> Option<Accepted> {
+    async fn next(&mut self) -> Option<WithPermit> {
         let listener = self.listener.get_mut();
         let mut stop = self.stop.listen();
-        let mut turn = Turn { limit: &self.run.limit, key: None };
+        let mut turn = PermitWait { limit: &self.run.limit, key: None };
         poll_fn(|cx| {
             if stop.poll(cx).is_ready() {
                 return Poll::Ready(None);
@@ -152,10 +152,16 @@ where
                 Some(Ok(client)) => self.admit(client, permit),
                 Some(Err(error)) => {
                     self.run.counters.accept_failed();
-                    if classify(&error) != AcceptErrorClass::Skip {
-                        return self.log_queue_lost(&error);
+                    let skips = classify(&error) == AcceptErrorClass::Skip;
+                    if skips {
+                        self.log_skipped(&error);
+                    } else {
+                        self.log_queue_lost(&error);
                     }
-                    self.log_skipped(&error);
+                    drop_caught(error);
+                    if !skips {
+                        return;
+                    }
                 }
             }
         }
@@ -206,19 +212,19 @@ where
 ///
 /// A permit is held only for the moment of the accept, and not while the socket has no client. With several listeners
 /// the last permit would otherwise lie with a listener to which no client connects.
-fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut Turn<'_>) -> Poll<Accepted> {
+fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut PermitWait<'_>) -> Poll<WithPermit> {
     let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
     let client = ready!(listener.poll_accept(cx))?;
     Poll::Ready(Ok((client, permit)))
 }
 
 /// One accept loop's place among those that wait for a permit; given up when dropped.
-struct Turn<'a> {
+struct PermitWait<'a> {
     limit: &'a Arc<ConnectionLimit>,
     key: Option<usize>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for PermitWait<'_> {
     fn drop(&mut self) {
         self.limit.forget(&mut self.key);
     }

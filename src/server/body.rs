@@ -1,8 +1,7 @@
 //! The body of a scope: what it may return, and how it is driven.
 
-use crate::error::Chain;
 use crate::handler::Never;
-use crate::panic::{self, Payload, catch_future, drop_caught, say};
+use crate::panic::{self, Chain, Payload, catch_future, drop_caught, say};
 use crate::run::Run;
 use crate::run::report::{BoxError, Cause};
 use async_io::Timer;
@@ -126,7 +125,7 @@ where
     F: Future<Output = O>,
     O: BodyOutput<T>,
 {
-    let mut body = pin!(catch_future(body));
+    let mut body = pin!(Some(catch_future(body)));
     let mut over = run.over.listen();
     let mut cancelled = run.cancelled.listen();
     let mut rest: Option<Rest> = None;
@@ -134,7 +133,7 @@ where
         // A task that waits in the body for the server's end has been woken before this one. So the poll that follows
         // the end finds it ready, and the body gets to say what comes after.
         loop {
-            if let Poll::Ready(result) = body.as_mut().poll(cx) {
+            if let Some(Poll::Ready(result)) = body.as_mut().as_pin_mut().map(|body| body.poll(cx)) {
                 return Poll::Ready(Some(result));
             }
             match &mut rest {
@@ -145,6 +144,10 @@ where
         }
     })
     .await;
+    if let Err(payload) = panic::catch(|| body.set(None)) {
+        say!(error, "the destructor of a scope's body panicked: {}", panic::message(&payload));
+        panic::discard(payload);
+    }
     match ended.map(|result| result.map(O::into_result)) {
         Some(Ok(Ok(value))) => BodyEnd::Returned(value),
         Some(Ok(Err(error))) => BodyEnd::Failed(Unreported(Some(error))),
@@ -216,10 +219,8 @@ impl<T: Loggable> Unreported<T> {
 
 impl Unreported<Payload> {
     /// Lets the panic go on.
-    pub(super) fn resume(self) {
-        if let Some(payload) = self.take() {
-            resume_unwind(payload);
-        }
+    pub(super) fn resume(self) -> ! {
+        resume_unwind(self.take().unwrap_or_else(|| Box::new("the body panicked"))) // nothing else takes it
     }
 }
 

@@ -4,6 +4,7 @@ use super::Server;
 use super::shutdown::Once;
 use crate::connection::task::Policy;
 use crate::error::OnFailure;
+use crate::panic::Kept;
 use async_std::stream::Stream;
 use std::future::Future;
 use std::sync::PoisonError;
@@ -132,7 +133,7 @@ impl Server {
     where
         S: Stream<Item = ()> + Send + 'static,
     {
-        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(Box::pin(stream));
+        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(Kept::new(Box::pin(stream)));
         self
     }
 

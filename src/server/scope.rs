@@ -20,7 +20,7 @@ use crate::connection::task::Service;
 use crate::error::Error;
 use crate::group::{Name, TaskGroup};
 use crate::handler::HandlerOutput;
-use crate::panic::{Kept, say};
+use crate::panic::{self, Kept, catch_future, drop_caught, say};
 use crate::run::completion::OpenListener;
 use crate::run::handle::Handle;
 use crate::run::phase::Phase;
@@ -28,6 +28,7 @@ use crate::run::report::{Cause, Failure, Report};
 use crate::run::{Run, Unserved};
 use crate::sync::event::Event;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 
 /// The guard in the future of `serve` or `scope`.
@@ -76,10 +77,16 @@ impl RunGuard {
         let finished = self.finish().await;
         match end {
             BodyEnd::Panicked(payload) => {
-                payload.resume();
-                finished.and_then(|report| Err(Error::new(Failure::Stopped, report))) // not reached
+                drop_caught(finished); // before the panic: a second one while it goes on would end the process
+                payload.resume()
             }
-            BodyEnd::Returned(value) => finished.map(|report| (value, report)),
+            BodyEnd::Returned(value) => match finished {
+                Ok(report) => Ok((value, report)),
+                Err(error) => {
+                    drop_caught(value);
+                    Err(error)
+                }
+            },
             BodyEnd::Failed(error) => finished.and_then(|report| match error.take() {
                 Some(source) => Err(Error::new(Failure::Body { source }, report)),
                 None => Err(Error::new(Failure::Stopped, report)), // not reached: nothing else takes it
@@ -145,7 +152,7 @@ where
             stop: Arc::clone(&all.stop_accepting),
             completion: all.completion.clone(),
         };
-        all.accept_loops.spawn(accept_loop.run());
+        all.accept_loops.spawn(watch(Arc::clone(run), accept_loop));
     }
     for stream in streams {
         let name = Arc::new("a shutdown stream");
@@ -156,4 +163,19 @@ where
         });
     }
     all
+}
+
+/// Runs an accept loop. One that panics is a listener that has failed for good: without it clients would wait for ever.
+async fn watch<H, Fut>(run: Arc<Run>, accept_loop: AcceptLoop<H>)
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: HandlerOutput> + Send + 'static,
+{
+    let address = accept_loop.listener.get().local_addr().clone();
+    if let Err(payload) = catch_future(|| accept_loop.run()).await {
+        let text = format!("its accept loop panicked: {}", panic::message(&payload));
+        panic::discard(payload);
+        say!(error, listener:% = address; "cannot accept connections on `{address}` any more: {text}");
+        run.fail(Cause::ListenerFailed, Failure::Listener { address, source: io::Error::other(text) });
+    }
 }

@@ -6,7 +6,7 @@
 //! It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is being polled.
 
 use crate::group::TaskGroup;
-use crate::panic::{self, catch_future, say};
+use crate::panic::{self, Kept, catch_future, say};
 use crate::run::Run;
 use crate::run::completion::CompletionGuard;
 use crate::run::phase::Phase;
@@ -174,7 +174,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 /// A stream of requests to stop.
-pub(super) type ShutdownStream = Pin<Box<dyn Stream<Item = ()> + Send>>;
+pub(super) type ShutdownStream = Kept<Pin<Box<dyn Stream<Item = ()> + Send>>>;
 
 /// A future as a stream of one item.
 pub(super) struct Once<F> {
@@ -207,10 +207,10 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
 /// A stream that panics counts as a request: it is better to stop than to run on without a way to be stopped.
 pub(super) async fn follow_shutdown_stream(run: Arc<Run>, mut stream: ShutdownStream) {
     let following = async {
-        if stream.next().await.is_some() {
+        if stream.get_mut().next().await.is_some() {
             run.request(Cause::Stream);
             say!(info, phase:% = run.phase(); "asked to shut down");
-            if stream.next().await.is_some() {
+            if stream.get_mut().next().await.is_some() {
                 run.cancel(Cause::Stream);
                 say!(info, phase:% = run.phase(); "asked again: stopping now");
             }

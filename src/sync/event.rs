@@ -25,11 +25,11 @@ pub(crate) struct Event {
     primary: AtomicUsize,
     /// Set under the lock of `waiters`, so that no task registers after the last waker was taken.
     signalled: AtomicBool,
-    waiters: Mutex<Waiters>,
+    waiters: Mutex<EventWaiters>,
 }
 
 #[derive(Debug, Default)]
-struct Waiters {
+struct EventWaiters {
     primary: Option<Waker>,
     /// Made for the first: most notices have none.
     others: Option<Box<WakerSet>>,
@@ -75,7 +75,7 @@ impl Event {
         primary.into_iter().for_each(wake);
     }
 
-    fn take_primary(&self, waiters: &mut Waiters) -> Option<Waker> {
+    fn take_primary(&self, waiters: &mut EventWaiters) -> Option<Waker> {
         self.primary.store(0, Ordering::Relaxed);
         waiters.primary.take()
     }

@@ -14,15 +14,15 @@ const MANY: usize = 1024;
 
 /// A set of tasks that are woken as one: the waker of this set wakes them all.
 #[derive(Debug, Default)]
-pub(super) struct BroadcastWaker(Mutex<State>);
+pub(super) struct BroadcastWaker(Mutex<Remembered>);
 
 #[derive(Debug)]
-struct State {
+struct Remembered {
     wakers: Vec<Waker>,
     most: usize,
 }
 
-impl Default for State {
+impl Default for Remembered {
     fn default() -> Self {
         Self { wakers: Vec::new(), most: FEW }
     }

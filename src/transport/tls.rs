@@ -43,7 +43,7 @@ impl Secured {
     }
 
     pub(super) async fn handshake(&self, acceptor: TlsAcceptor) -> io::Result<()> {
-        let stream = acceptor.accept(Plain(Arc::clone(&self.plain))).await?;
+        let stream = acceptor.accept(PlainStream(Arc::clone(&self.plain))).await?;
         let info = TlsInfo::of(stream.get_ref().1);
         let stream = Boxed::new(Box::pin(Encrypted(stream)));
         let _ = self.over.set(Over { stream, info }); // there is one handshake
@@ -52,15 +52,15 @@ impl Secured {
 }
 
 /// The plain stream, as what lies over it reads and writes it.
-struct Plain(Arc<Transport>);
+struct PlainStream(Arc<Transport>);
 
-impl AsyncRead for Plain {
+impl AsyncRead for PlainStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         self.0.poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Plain {
+impl AsyncWrite for PlainStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.0.poll_write(cx, buf)
     }
@@ -84,7 +84,7 @@ impl AsyncWrite for Plain {
 
 /// The encrypted stream. What it could not send yet goes out also while its user only reads: a peer that waits for the
 /// end of a message before it answers must not wait for ever.
-struct Encrypted(TlsStream<Plain>);
+struct Encrypted(TlsStream<PlainStream>);
 
 impl AsyncRead for Encrypted {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

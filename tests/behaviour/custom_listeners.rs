@@ -149,13 +149,50 @@ fn a_listener_that_panics_can_never_go_on() {
     fails_for_good(Step::Panic("in an accept"), ErrorKind::InvalidInput, "the listener panicked: in an accept");
 }
 
+/// An error whose destructor panics.
+#[derive(Debug)]
+struct Bomb;
+
+impl std::fmt::Display for Bomb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an error with a bomb in it")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("in the destructor of an accept's error");
+    }
+}
+
+#[test]
+fn an_error_whose_destructor_panics_is_one_like_others_and_the_next_client_is_served() {
+    for kind in [ErrorKind::ConnectionAborted, ErrorKind::Other] {
+        let logs = logs::remember();
+        test(async move {
+            let (listener, script) = Script::listener();
+            script.fail(io::Error::new(kind, Bomb));
+            let mut client = script.client();
+            let body = async |server: Handle| {
+                assert_eq!(rest(&mut client).await, "served");
+                Ok(server.is_serving())
+            };
+            let (is_serving, report) = Server::new(listener).scope(reply, body).await.unwrap();
+            assert_eq!((is_serving, report.completed(), report.accept_errors()), (true, 1, 1), "{report}");
+            assert_eq!(logs.lines_with("in the destructor of an accept's error").len(), 1);
+        });
+    }
+}
+
 #[test]
 fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
     for last in [Step::Fail(io::Error::other("too late")), Step::Panic("too late")] {
         test(async {
             let (listener, script) = Script::listener_at_the_end();
             let mut served = script.client();
-            script.fail(ErrorKind::ConnectionAborted);
+            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb)); // whose destructor panics, besides
             let mut after_one_that_left = script.client();
             script.tell(last);
             let mut lost = script.client();

@@ -3,11 +3,13 @@
 
 use crate::support::*;
 use async_std::{prelude::*, task};
-use ebbtide::{Connection, Handle, OnFailure, Phase};
+use ebbtide::{Connection, Handle, Listener, OnFailure, Phase, Server};
 use std::future::{Future, pending};
 use std::io::Write as _;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 /// Panics when it is dropped.
@@ -170,6 +172,41 @@ fn a_refused_task_holds_nobody_up() {
         serving.await.unwrap();
         assert!(handle.spawn(async {}).await.unwrap_err().is_cancelled());
         assert_eq!(handle.phase(), Phase::Closed);
+    });
+}
+
+#[test]
+fn a_task_that_another_thread_starts_during_the_drop_of_a_server_does_not_outlast_it() {
+    const ROUNDS: usize = 500;
+    on_thread(|| {
+        for round in 0..ROUNDS {
+            let (listener, _clients) = Listener::memory();
+            let server = Server::new(listener);
+            let handle = server.handle();
+            let mut serving = Box::pin(server.serve(|_: Connection| async {}));
+            assert!(serving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let (spawned, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+            let phase = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !over.load(SeqCst) {
+                        let large = [0_u8; 64 * 1024]; // it takes a moment to move
+                        handle.spawn(async move {
+                            pending::<()>().await;
+                            std::hint::black_box(&large);
+                        });
+                        spawned.fetch_add(1, SeqCst);
+                    }
+                });
+                while spawned.load(SeqCst) <= round % 8 {
+                    std::thread::yield_now();
+                }
+                drop(serving);
+                let phase = handle.phase();
+                over.store(true, SeqCst);
+                phase
+            });
+            assert_eq!(phase, Phase::Closed, "round {round}");
+        }
     });
 }
 

@@ -381,7 +381,7 @@ fn the_drop_of_a_handle_against_the_end_drops_the_result_once() {
 
 #[test]
 fn a_result_whose_destructor_panics_hurts_nobody() {
-    struct Bomb(Probe);
+    struct Bomb(#[allow(dead_code)] Probe);
     impl Drop for Bomb {
         fn drop(&mut self) {
             panic!("a result that nobody wants");
@@ -560,6 +560,27 @@ fn an_error_says_where_its_child_was_spawned_and_what_became_of_it() {
         assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::Other, says));
         let inner = error.into_inner().unwrap().downcast::<JoinError>().unwrap();
         assert_eq!(inner.into_panic().unwrap().downcast_ref::<String>().unwrap(), "as ordered");
+    });
+}
+
+#[test]
+fn an_error_may_be_shown_again_while_it_is_shown() {
+    /// Looks at the error for each piece that it is given.
+    struct Looks<'a>(&'a JoinError, String);
+    impl std::fmt::Write for Looks<'_> {
+        fn write_str(&mut self, piece: &str) -> std::fmt::Result {
+            assert!(self.0.to_string().ends_with(" panicked: shown twice"));
+            self.1 += piece;
+            Ok(())
+        }
+    }
+
+    test(async {
+        let group = TaskGroup::new();
+        let error: JoinError = group.spawn(async { panic_any("shown twice") }).await.unwrap_err();
+        let mut shown = Looks(&error, String::new());
+        std::fmt::write(&mut shown, format_args!("{error}")).unwrap();
+        assert_eq!(shown.1, error.to_string());
     });
 }
 

@@ -2,6 +2,7 @@
 
 mod custom_listeners;
 mod custom_streams;
+mod destructors;
 mod documents;
 mod every_way_in;
 mod fast_read;

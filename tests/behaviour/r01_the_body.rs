@@ -462,3 +462,19 @@ fn r01_a_body_that_still_runs_after_the_end_is_warned_of_after_a_second() {
         assert!(lines.len() == 1 && ["7.0s", "6."].iter().any(|left| lines[0].1.contains(left)), "{lines:?}");
     });
 }
+
+#[test]
+fn r01_an_io_error_of_a_body_goes_through_the_scope_around_it_as_it_was() {
+    test(async {
+        let inner = bind().await;
+        let body = async |_| {
+            let not_found = async |_| Err::<(), _>(io::Error::new(io::ErrorKind::NotFound, "the inner body's").into());
+            inner.scope(idle, not_found).await?;
+            Ok(())
+        };
+        let error = bind().await.scope(idle, body).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Body);
+        let error = io::Error::from(error);
+        assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::NotFound, "the inner body's".to_owned()));
+    });
+}

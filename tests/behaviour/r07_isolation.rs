@@ -1,11 +1,14 @@
 //! R7: a handler that fails ends its own connection and nothing else; it is logged once, with its peer, and counted.
 
 use crate::support::logs;
+use crate::support::scripted::{Puppet, Script, Step};
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Connection, OnFailure};
+use ebbtide::{Address, Connection, ConnectionState, ErrorKind, Handle, OnFailure, Server};
 use log::Level;
-use std::io::{self, Read as _};
+use std::future::pending;
+use std::io::{self, Read as _, Write as _};
+use std::task::Poll;
 
 /// Ten clients, the third of which makes its handler do `what`; the nine others finish.
 fn one_of_ten(what: u8, expected: Level, text: &'static str) {
@@ -96,7 +99,11 @@ fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_coun
             task::spawn(server.shutdown_on(asked).serve(handlers.handler()))
         };
         handlers.started(1).await;
-        let mut failing: Vec<_> = (0..5).map(|_| order(&address, FAILS)).collect();
+        // All are there before the first one fails: after that the port refuses.
+        let mut failing: Vec<_> = (0..5).map(|_| connect(&address)).collect();
+        for client in &mut failing {
+            client.write_all(&[FAILS]).unwrap();
+        }
         let error = serving.await.unwrap_err();
         assert!(error.to_string().starts_with("the handler of the connection from `127."), "{error}");
         assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "as ordered");
@@ -129,5 +136,58 @@ fn r07_a_task_of_the_server_that_panics_ends_nothing_else() {
         assert_eq!(report.completed(), 1);
         assert_eq!(rest(&mut client), "bye");
         assert_eq!(logs.lines_with("a server task's own").len(), 1);
+    });
+}
+
+#[test]
+fn r07_a_failure_is_logged_before_its_connection_lingers() {
+    let logs = logs::remember();
+    test(async move {
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let handler = async |_: Connection| Err::<(), _>(io::Error::other("before the linger"));
+        let body = async |server: Handle| {
+            let is_lingering = |it: &ebbtide::ConnectionInfo| it.state() == ConnectionState::Lingering;
+            until(|| server.connections().first().is_some_and(is_lingering)).await;
+            Ok(logs.lines_with("failed: before the linger").len())
+        };
+        let (lines, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((lines, report.failed()), (1, 1), "{report}");
+        assert_eq!(logs.lines_with("failed: before the linger").len(), 1, "and once");
+        drop(client);
+    });
+}
+
+#[test]
+fn r07_a_failure_under_shutdown_begins_the_drain_before_its_connection_is_closed() {
+    test(async {
+        let stream = Live::default();
+        let alive = stream.clone();
+        let (listener, script) = Script::listener();
+        let (tell, told) = async_std::channel::unbounded();
+        let handler = move |conn: Connection| {
+            let (tell, alive) = (tell.clone(), alive.clone());
+            async move {
+                if conn.peer_addr() == &Address::new("client 2") {
+                    return Err(io::Error::other("as ordered"));
+                }
+                tell.send(0).await.unwrap();
+                conn.until_draining(pending::<()>()).await;
+                tell.send(alive.count()).await.unwrap();
+                Ok(())
+            }
+        };
+        let server = Server::new(listener).on_failure(OnFailure::Shutdown).grace(FOR_EVER);
+        let handle = server.handle();
+        let serving = task::spawn(server.serve(handler));
+        let _polite = script.client();
+        told.recv().await.unwrap();
+        // It takes as long to close as it may.
+        let guard = stream.guard();
+        script.tell(Step::Client(Box::pin(Puppet::new().close(|_| Poll::Pending).drop(move || drop(guard)))));
+        assert_eq!(told.recv().await, Ok(1), "the drain waited for the connection that failed");
+        drop(handle.cancel());
+        let error = serving.await.unwrap_err();
+        assert_eq!((error.kind(), error.report().failed()), (ErrorKind::Handler, 1), "{error:?}");
     });
 }

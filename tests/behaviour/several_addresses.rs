@@ -70,6 +70,24 @@ fn a_name_is_bound_at_all_that_it_resolves_to() {
 }
 
 #[test]
+fn a_name_that_does_not_resolve_is_an_error_with_the_resolvers_reason() {
+    test(async {
+        // Nobody has a name in `.invalid`, but without a network a resolver may take its time to say so.
+        let binding = Server::bind("no.such.host.invalid:1");
+        let Ok(bound) = async_std::future::timeout(NET / 2, binding).await else {
+            return println!("skipped: the resolver has not answered");
+        };
+        let shown = bound.unwrap_err().to_string();
+        let (_, rest) =
+            shown.split_once("could not resolve address `\"no.such.host.invalid:1\"`").unwrap_or_else(|| {
+                panic!("{shown}");
+            });
+        let reason = rest.strip_prefix(": ").and_then(|rest| rest.split(';').next());
+        assert!(reason.is_some_and(|reason| !reason.trim().is_empty()), "{shown}");
+    });
+}
+
+#[test]
 fn a_port_is_known_before_the_first_client_and_who_comes_before_the_server_serves_is_served() {
     test(async {
         let server = bind().await;

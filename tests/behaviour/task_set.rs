@@ -99,7 +99,7 @@ fn a_set_counts_what_runs_what_waits_and_what_has_ended() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::default().limit(2);
-        assert!(set.is_empty() && set.len() == 0);
+        assert_eq!((set.is_empty(), set.len()), (true, 0));
         let children = Numbered::new(&live, &mut set, 4);
         assert_eq!((set.len(), set.is_empty()), (4, false));
         assert_eq!(format!("{set:?}"), "TaskSet { running: 2, waiting: 2, results: 0, cancelled: false }");

@@ -280,9 +280,36 @@ fn a_path_that_cannot_be_is_an_error_that_names_it_and_says_what_to_do() {
         for (path, kind, hint) in table {
             let error = Server::bind_unix(&path).await.unwrap_err();
             assert_eq!(error.kind(), kind, "{error}");
-            assert!(error.to_string().contains(&format!("`{}`", path.display())), "{error}");
+            let shown = path.to_string_lossy().replace('\0', r"\u{0}");
+            assert!(error.to_string().contains(&format!("`{shown}`")), "{error}");
             assert!(error.to_string().contains(hint), "{error}");
         }
         assert_eq!(folder.names(), [""; 0]);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn the_name_of_a_client_forges_no_log_line_and_reaches_no_terminal() {
+    let logs = logs::remember();
+    test(async move {
+        let folder = Folder::new();
+        let server = Server::bind_unix(folder.path("a.sock")).await.unwrap();
+        let client = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+        client.bind(&socket2::SockAddr::unix(folder.path("b\n[ERROR] forged \u{1b}[31m")).unwrap()).unwrap();
+        client.connect(&socket2::SockAddr::unix(folder.path("a.sock")).unwrap()).unwrap();
+        let (send, names) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            send.try_send(conn.peer_addr().to_string()).unwrap();
+            async { Err::<(), _>(io::Error::other("as ordered")) }
+        };
+        let (name, _) = server.scope(handler, async |_| Ok(names.recv().await?)).await.unwrap();
+        let escaped = r"b\n[ERROR] forged \u{1b}[31m";
+        assert_eq!(name, folder.path(escaped).display().to_string());
+        let lines = logs.lines_with("[ERROR] forged");
+        assert!(lines.iter().any(|(_, line)| line.contains("failed: as ordered")), "{lines:?}");
+        for (_, line) in lines {
+            assert!(line.contains(escaped) && !line.contains(['\n', '\u{1b}']), "{line:?}");
+        }
     });
 }

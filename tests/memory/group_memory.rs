@@ -5,8 +5,9 @@ use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, NET};
 use async_std::task;
 use cap::Cap;
-use ebbtide::{Spawner, TaskGroup, TaskSet};
+use ebbtide::{JoinHandle, Spawner, TaskGroup, TaskSet};
 use std::alloc::System;
+use std::hint::black_box;
 use std::time::Instant;
 
 #[global_allocator]
@@ -147,6 +148,75 @@ fn r11_live_bytes_are_level_in_a_set_whose_children_wait_for_their_turn() {
                 drop(dropped);
                 assert_eq!(live.count(), 0);
             });
+        });
+    });
+}
+
+/// Waits until so few bytes more than `before` are alive: the executor lets go of its tasks soon after they have ended.
+fn wait_for_bytes(before: usize, more: usize) {
+    let end = Instant::now() + NET;
+    loop {
+        let held = LIVE_BYTES.allocated().saturating_sub(before);
+        if held < more {
+            return;
+        }
+        assert!(Instant::now() < end, "{held} bytes are held for good, and at most {more} may be");
+        task::block_on(task::yield_now());
+    }
+}
+
+#[test]
+fn r11_the_kept_handle_of_a_child_that_has_ended_holds_its_result_and_not_its_future() {
+    const CHILDREN: usize = 200;
+    alone_with_threads(2, || {
+        let live = Live::default();
+        live.clone().within_net(move || {
+            let group = TaskGroup::new();
+            let run = || -> Vec<JoinHandle<usize>> {
+                let spawn = |n| {
+                    group.spawn(async move {
+                        let room = [1_u8; 50_000];
+                        task::yield_now().await;
+                        n + black_box(&room).len()
+                    })
+                };
+                let children = (0..CHILDREN).map(spawn).collect();
+                task::block_on(group.join());
+                children
+            };
+            drop(run()); // so that tables and queues have grown
+            let before = LIVE_BYTES.allocated();
+            let children = run();
+            wait_for_bytes(before, CHILDREN * 1_000);
+            for (n, child) in children.into_iter().enumerate() {
+                assert_eq!(task::block_on(child).unwrap(), n + 50_000);
+            }
+        });
+    });
+}
+
+#[test]
+fn r11_a_group_that_lives_on_does_not_keep_the_room_of_its_peak() {
+    const PEAK: usize = 100_000;
+    alone_with_threads(2, || {
+        let live = Live::default();
+        live.clone().within_net(move || {
+            let peak = |group: &TaskGroup| {
+                let gate = Gate::new();
+                for _ in 0..PEAK {
+                    let gate = gate.clone();
+                    group.spawn(async move { gate.opened().await });
+                }
+                assert_eq!(group.len(), PEAK);
+                gate.open();
+                task::block_on(group.join());
+            };
+            peak(&TaskGroup::new()); // the executor keeps the room of its own peak
+            let group = TaskGroup::new();
+            let before = LIVE_BYTES.allocated();
+            peak(&group);
+            wait_for_bytes(before, 300_000);
+            assert!(group.is_empty());
         });
     });
 }

@@ -6,6 +6,7 @@ mod haproxy;
 mod lacking_addresses;
 mod peer_credentials;
 mod restart_under_load;
+mod second_panics;
 mod signals;
 mod socket_activation;
 #[path = "../support/mod.rs"]

@@ -1,8 +1,6 @@
 //! What a proxy says before its client's first byte.
 
 use super::Clock;
-use crate::address::Address;
-use crate::connection::Connection;
 use crate::limits::{ConnectionLimit, Counted, TooMany};
 use crate::proxy::parse::{Flaw, Parsed, is_begun, parse};
 use crate::proxy::{ProxyHeader, ProxyProtocol};
@@ -182,25 +180,5 @@ impl Beginning {
 impl fmt::Display for Beginning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.bytes.escape_ascii(), if self.more { "…" } else { "" })
-    }
-}
-
-/// Behind a proxy that says who the client is: [`ProxyProtocol`] (feature `proxy-protocol`).
-impl Connection {
-    /// What the proxy has said; `None` where it has sent no header, or need not have.
-    pub fn proxy_header(&self) -> Option<&ProxyHeader> {
-        self.record.proxied()
-    }
-
-    /// Who is at the other end of the socket: the proxy, where one has said who its client is; else the same as
-    /// [`peer_addr`](Self::peer_addr).
-    pub fn socket_peer_addr(&self) -> &Address {
-        self.record.socket_peer()
-    }
-
-    /// The address of our end of the socket: where the proxy has connected to, if there is one; else the same as
-    /// [`local_addr`](Self::local_addr).
-    pub fn socket_local_addr(&self) -> &Address {
-        self.record.socket_local().unwrap_or_else(|| self.run().addresses.first())
     }
 }

@@ -13,7 +13,7 @@ fn enter_joinable(
     let at = Location::caller();
     let dropped = Arc::new(AtomicUsize::new(0));
     let probe = Probe { poll, step: Default::default(), dropped: Arc::clone(&dropped), wake_in_drop: None };
-    let shell = children.enter_with_result(Label::At(at), probe, ()).unwrap();
+    let shell = children.enter_with_result(Label::At(at), probe, |(): &mut ()| true).unwrap();
     let handle = JoinHandle::new(Some(Arc::clone(shell.child())), at);
     (shell, handle, dropped)
 }
@@ -102,6 +102,56 @@ fn a_drop_of_the_group_against_an_end_with_a_handle_leaves_nothing() {
         assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
         assert!(handle.is_finished());
         drop(handle);
+        executor.join().unwrap();
+    });
+}
+
+/// Waits, without sleeping, until the handle says that its child has ended.
+fn until_finished<T>(handle: &JoinHandle<T>) {
+    while !handle.is_finished() {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_handle_that_has_ended_is_ready() {
+    model(|| {
+        let children = Arc::new(Children::default());
+        let (child, mut handle, _) = enter_joinable(&children, || Poll::Ready(()));
+        let executor = thread::spawn(move || Task::run(child));
+        until_finished(&handle);
+        assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert_eq!(children.len(), 0, "the handle had ended before the child's end was on the books");
+        executor.join().unwrap();
+    });
+}
+
+#[test]
+fn a_handle_that_is_dropped_once_it_has_ended_leaves_its_panic_to_the_next_join() {
+    model(|| {
+        let children = Arc::new(Children::default());
+        let (child, handle, _) = enter_joinable(&children, || std::panic::resume_unwind(Box::new("unseen")));
+        let executor = thread::spawn(move || Task::run(child));
+        until_finished(&handle);
+        drop(handle);
+        let kept = children.poll_empty(&mut Context::from_waker(Waker::noop()), &mut None);
+        assert!(matches!(kept, Poll::Ready(Some(_))), "the panic was not there for the join");
+        executor.join().unwrap();
+    });
+}
+
+#[test]
+fn a_drop_of_the_handle_against_the_end_has_dropped_the_future_and_its_panic_is_there_when_the_group_is_joined() {
+    model(|| {
+        let children = Arc::new(Children::default());
+        let (child, handle, dropped) = enter_joinable(&children, || std::panic::resume_unwind(Box::new("unseen")));
+        let executor = thread::spawn(move || Task::run(child));
+        drop(handle);
+        let mut key = None;
+        let kept = loom::future::block_on(std::future::poll_fn(|cx| children.poll_empty(cx, &mut key)));
+        children.forget_joiner(key);
+        assert!(kept.is_some(), "the panic came after the join");
+        assert_eq!(dropped.load(SeqCst), 1);
         executor.join().unwrap();
     });
 }

@@ -1,0 +1,127 @@
+//! Destructors that panic one after the other, or while another panic goes on. A second panic that met the first would
+//! end the process, so each test has a process of its own.
+
+use crate::support::executor::alone_with_threads;
+use crate::support::probe::Gate;
+use crate::support::*;
+use async_std::task;
+use ebbtide::{Connection, Handle, OnFailure, Phase, TaskSet};
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::{Context, Wake, Waker};
+
+/// Panics when it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("in a destructor");
+    }
+}
+
+#[derive(Debug)]
+struct BombError(#[allow(dead_code)] Bomb);
+
+impl std::fmt::Display for BombError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an error with a bomb in it")
+    }
+}
+
+impl std::error::Error for BombError {}
+
+/// Prints no panic of a bomb: there are thousands of them.
+fn expect_bombs() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.to_string().contains("in a destructor") {
+            usual(info);
+        }
+    }));
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, SeqCst);
+    }
+}
+
+/// The second child is started by the end of the first, while the panic of the first one's destructor goes on. Between
+/// that and its entry into the group comes the cancel, if the two meet: so it is refused.
+#[test]
+fn a_child_of_a_set_that_is_refused_while_the_destructor_of_another_panics_ends_like_others() {
+    const ROUNDS: usize = 5_000;
+    alone_with_threads(2, || {
+        expect_bombs();
+        on_thread(|| {
+            let mut refused = 0;
+            for round in 0..ROUNDS {
+                let (mut set, gate) = (TaskSet::new().limit(1), Gate::new());
+                for n in 0..2 {
+                    let (gate, bomb) = (gate.clone(), Bomb);
+                    let mut opened = Box::pin(async move { gate.opened().await });
+                    set.spawn(poll_fn(move |cx| {
+                        let _held = &bomb; // dropped with the future, and not by its last poll
+                        opened.as_mut().poll(cx).map(|()| n)
+                    }));
+                }
+                let woken = Arc::new(Woken::default());
+                let waker = Waker::from(Arc::clone(&woken));
+                assert!(pin!(set.next()).poll(&mut Context::from_waker(&waker)).is_pending());
+                gate.open();
+                while !woken.0.load(SeqCst) {
+                    std::hint::spin_loop();
+                }
+                (0..round % 50).for_each(|_| std::hint::spin_loop());
+                set.cancel();
+                let results: Vec<_> = std::iter::from_fn(|| task::block_on(set.next())).collect();
+                match &results[..] {
+                    [Ok(0), Ok(1)] => {}
+                    [Ok(0), Err(error)] if error.is_cancelled() => refused += 1,
+                    _ => panic!("{results:?}"),
+                }
+            }
+            println!("{refused} of {ROUNDS} were cancelled");
+        });
+    });
+}
+
+#[test]
+fn a_set_may_be_dropped_with_several_results_whose_destructors_panic() {
+    alone_with_threads(2, || {
+        expect_bombs();
+        test(async {
+            let mut set = TaskSet::new();
+            (0..3).for_each(|_| set.spawn(async { Bomb }));
+            until(|| format!("{set:?}").contains("results: 3")).await;
+            assert!(catch_unwind(AssertUnwindSafe(|| drop(set))).is_ok());
+        });
+    });
+}
+
+#[test]
+fn the_panic_of_a_body_goes_on_though_the_destructor_of_a_handlers_error_panics() {
+    alone_with_threads(2, || {
+        expect_bombs();
+        on_thread(|| {
+            let server = task::block_on(bind()).on_failure(OnFailure::Shutdown);
+            let handle = server.handle();
+            let _client = connect(server.local_addr());
+            let body = async |server: Handle| {
+                until(|| server.phase() != Phase::Serving).await; // the handler has failed
+                panic!("the body's own");
+            };
+            let scope = server.scope(async |_: Connection| Err::<(), _>(BombError(Bomb)), body);
+            let payload = catch_unwind(AssertUnwindSafe(|| task::block_on(scope).is_ok())).unwrap_err();
+            assert_eq!(payload.downcast_ref(), Some(&"the body's own"));
+            assert_eq!(handle.phase(), Phase::Closed);
+        });
+    });
+}

@@ -11,9 +11,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-/// Logs with target `ebbtide`: `say!(info, phase:% = phase; "text {value}")`. The first argument is the level, by its
+/// Logs with target `ebbtide`: `log_line!(info, phase:% = phase; "text {value}")`. The first argument is the level, by its
 /// name or as an expression; what follows is as in the `log` crate's macros.
-macro_rules! say {
+macro_rules! log_line {
     ($level:ident, $($line:tt)+) => {
         $crate::panic::shielded(|| ::log::$level!(target: "ebbtide", $($line)+))
     };
@@ -22,7 +22,7 @@ macro_rules! say {
     };
 }
 
-pub(crate) use say;
+pub(crate) use log_line;
 
 /// What a panic carries.
 pub(crate) type Payload = Box<dyn Any + Send>;
@@ -70,7 +70,7 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
     })
     .await;
     if let Err(payload) = catch(|| future.set(None)) {
-        say!(error, "a destructor panicked: {}", message(&payload));
+        log_line!(error, "a destructor panicked: {}", message(&payload));
         discard(payload);
     }
     result
@@ -103,7 +103,7 @@ impl<T> Drop for Kept<T> {
 /// Drops a value of the user's: a panic of its destructor is logged.
 pub(crate) fn drop_caught<T>(value: T) {
     if let Err(payload) = catch(|| drop(value)) {
-        say!(error, "a destructor panicked: {}", message(&payload));
+        log_line!(error, "a destructor panicked: {}", message(&payload));
         discard(payload);
     }
 }

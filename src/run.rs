@@ -33,7 +33,7 @@ use crate::address::Addresses;
 use crate::group::{Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
-use crate::panic::{drop_caught, say};
+use crate::panic::{drop_caught, log_line};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
@@ -321,7 +321,7 @@ impl Run {
         let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
         state.report = Some(report.clone());
         drop(state);
-        say!(info, phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
+        log_line!(info, phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
         self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
         self.closed.signal();
         self.over.signal();

@@ -11,7 +11,7 @@
 //!
 //! The handler itself is the work of the [`ctrlc`](https://docs.rs/ctrlc) crate, with its feature `termination`.
 
-use crate::panic::say;
+use crate::panic::log_line;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
@@ -207,7 +207,7 @@ fn exit() -> ! {
     let (running, ended) = mpsc::channel::<()>();
     let _detached = thread::Builder::new().spawn(move || {
         let _running = running;
-        say!(warn, status = EXIT_STATUS; "told to end once more: exiting at once");
+        log_line!(warn, status = EXIT_STATUS; "told to end once more: exiting at once");
     });
     let _closed_or_late = ended.recv_timeout(LOG_LIMIT);
     process::exit(EXIT_STATUS)

@@ -22,7 +22,7 @@ use crate::error::OnFailure;
 use crate::handler::{HandlerOutput, Outcome, level_of};
 use crate::limits::{Counted, Permit};
 use crate::listener::{Accepted, Protocols};
-use crate::panic::{self, Chain, Kept, say};
+use crate::panic::{self, Chain, Kept, log_line};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, inside};
 use crate::run::record::{AbortReason, ConnectionRecord, ConnectionState};
@@ -158,7 +158,7 @@ where
         this.guard.set_outcome(outcome);
         if let Err(payload) = panic::catch(|| this.stage.set(Stage::Start)) {
             let record = this.guard.record();
-            say!(error, connection = record.id.as_u64(), peer:% = record.peer();
+            log_line!(error, connection = record.id.as_u64(), peer:% = record.peer();
                 "a destructor of the handler panicked: {}", panic::message(&payload)
             );
             panic::discard(payload);
@@ -213,7 +213,7 @@ impl ConnectionGuard {
         let protocols = std::mem::take(&mut accepted.protocols);
         let (key, record) = run.registry.enter(accepted, policy.idle_timeout.is_some());
         run.counters.accepted();
-        say!(debug, connection = record.id.as_u64(), peer:% = record.peer(); "opened");
+        log_line!(debug, connection = record.id.as_u64(), peer:% = record.peer(); "opened");
         Self {
             connection: Some(Connection::new(record, Arc::clone(run))),
             key,
@@ -304,34 +304,34 @@ impl ConnectionGuard {
         run.counters.ended(bucket, self.drained);
         let failure = match self.outcome.take() {
             None => {
-                say!(debug, connection = id, peer:% = peer; "cancelled");
+                log_line!(debug, connection = id, peer:% = peer; "cancelled");
                 return;
             }
             Some(Outcome::Completed) => {
-                say!(debug, connection = id, peer:% = peer; "closed");
+                log_line!(debug, connection = id, peer:% = peer; "closed");
                 return;
             }
             Some(Outcome::Failed(source)) => {
-                say!(level_of(&source), connection = id, peer:% = peer;
+                log_line!(level_of(&source), connection = id, peer:% = peer;
                     "the handler of the connection from `{peer}` failed: {}", Chain(source.as_ref())
                 );
                 Failure::Handler { peer: peer.clone(), source }
             }
             Some(Outcome::Panicked(message)) => {
-                say!(error, connection = id, peer:% = peer;
+                log_line!(error, connection = id, peer:% = peer;
                     "the handler of the connection from `{peer}` panicked: {message}"
                 );
                 Failure::HandlerPanicked { peer: peer.clone(), message }
             }
             // The peer's fault, which never stops the server.
             Some(Outcome::Rejected(why)) => {
-                say!(why.level, connection = id, peer:% = peer;
+                log_line!(why.level, connection = id, peer:% = peer;
                     "closed the connection from `{peer}`: {}", why.reason
                 );
                 return;
             }
             Some(Outcome::Idle(limit)) => {
-                say!(debug, connection = id, peer:% = peer;
+                log_line!(debug, connection = id, peer:% = peer;
                     "closed the connection: no byte went either way for {limit:.1?}"
                 );
                 return;

@@ -5,7 +5,7 @@
 
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};
 use super::slot::{Books, Slot};
-use crate::panic::{self, Payload, drop_caught, say};
+use crate::panic::{self, Payload, drop_caught, log_line};
 use crate::sync::waker_set::WakerSet;
 use crate::sync::{Mutex, lock};
 use slab::Slab;
@@ -212,7 +212,7 @@ impl Children {
         if let Some(owner) = &self.owner {
             let message = panic::message(&payload).to_owned();
             panic::discard(payload);
-            say!(error, "{} panicked: {message}", self.describe(label));
+            log_line!(error, "{} panicked: {message}", self.describe(label));
             return owner.child_panicked(&message);
         }
         let (surplus, what) = {
@@ -226,13 +226,13 @@ impl Children {
                 return;
             }
         };
-        say!(error, "{} panicked {what}: {}", self.describe(label), panic::message(&surplus));
+        log_line!(error, "{} panicked {what}: {}", self.describe(label), panic::message(&surplus));
         panic::discard(surplus);
     }
 
     /// The log line of a drop that has waited for long.
     fn log_stalled(&self, label: &Label) {
-        say!(warn, "still waiting for the end of {}: it blocks its thread", self.describe(label));
+        log_line!(warn, "still waiting for the end of {}: it blocks its thread", self.describe(label));
     }
 
     fn describe(&self, label: &Label) -> String {
@@ -246,7 +246,7 @@ impl Children {
 
 /// Logs a child's panic that no join will raise.
 pub(super) fn log_unjoined(payload: Payload) {
-    say!(error, "a child panicked, and its group was not joined: {}", panic::message(&payload));
+    log_line!(error, "a child panicked, and its group was not joined: {}", panic::message(&payload));
     panic::discard(payload);
 }
 

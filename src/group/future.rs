@@ -5,7 +5,7 @@
 //!
 //! [`JoinHandle`]: super::JoinHandle
 
-use crate::panic::{self, Payload, drop_caught, say};
+use crate::panic::{self, Payload, drop_caught, log_line};
 use pin_project_lite::pin_project;
 use std::any::Any;
 use std::future::Future;
@@ -129,7 +129,7 @@ impl<F: Future, G: Guard> WithResult<F, G> {
             Ok(WithResultReplaced::Running { guard, .. }) => Some(guard),
             Ok(_) => None,
             Err(payload) => {
-                say!(error, "a child's destructor panicked: {}", panic::message(&payload));
+                log_line!(error, "a child's destructor panicked: {}", panic::message(&payload));
                 panic::discard(payload);
                 None
             }

@@ -31,7 +31,7 @@
 
 use super::future::{BoxedFuture, Panic, dispose};
 use super::wait_graph;
-use crate::panic::{self, Payload, say};
+use crate::panic::{self, Payload, log_line};
 use crate::sync::waker_set::{wake, wake_all};
 use crate::sync::{self, Condvar, Mutex, MutexGuard, ThreadId, lock, this_thread};
 use std::fmt;
@@ -246,7 +246,7 @@ impl Slot {
     /// Gives the waker of the executor's task, if that was not woken yet.
     fn bring_to_gone(&self, future: BoxedFuture, books: &impl Books) -> Option<Waker> {
         if let Err(payload) = panic::catch(|| drop(future)) {
-            say!(error, "a child's destructor panicked: {}", panic::message(&payload));
+            log_line!(error, "a child's destructor panicked: {}", panic::message(&payload));
             panic::discard(payload);
         }
         self.note_end(Place::Away(Away::Gone), books)

@@ -2,7 +2,7 @@
 
 use super::{Inherited, ListenOptions, Listener, Source};
 use crate::address::Address;
-use crate::panic::say;
+use crate::panic::log_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use socket2::{Domain, SockRef, Type};
@@ -119,6 +119,6 @@ pub(super) fn make_blocking(source: &Source, address: &Address) {
         Source::Custom(_) => Ok(()),
     };
     if let Err(error) = result {
-        say!(warn, "cannot make the inherited socket `{address}` blocking again: {error}");
+        log_line!(warn, "cannot make the inherited socket `{address}` blocking again: {error}");
     }
 }

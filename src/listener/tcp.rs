@@ -4,7 +4,7 @@
 use super::Inherited;
 use super::{ListenOptions, Listener};
 use crate::address::Address;
-use crate::panic::{Chain, say};
+use crate::panic::{Chain, log_line};
 use crate::transport::Transport;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use std::io::{self, ErrorKind};
@@ -103,7 +103,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
             }
             Err(error) if addresses.len() > 1 && is_lacking_family(address, &error) => {
                 let error = explain(wanted, error);
-                say!(debug, "passed over an address that this machine lacks: {error}");
+                log_line!(debug, "passed over an address that this machine lacks: {error}");
                 lacking = Some(error);
             }
             Err(error) => return Err(Taken::Truly(explain(wanted, error))),

@@ -2,7 +2,7 @@
 
 use super::ListenOptions;
 use crate::address::Address;
-use crate::panic::say;
+use crate::panic::log_line;
 use crate::transport::Transport;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -84,7 +84,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => {
             fs::remove_file(path)?;
-            say!(info, "removed the socket file `{}`: it was stale, no server listened there", path.display());
+            log_line!(info, "removed the socket file `{}`: it was stale, no server listened there", path.display());
             Ok(())
         }
         Some(Errno::NOENT) => Ok(()),
@@ -156,14 +156,14 @@ impl Drop for SocketFile {
         let result = match fs::symlink_metadata(&self.path) {
             Ok(found) if identity(&found) == self.identity => fs::remove_file(&self.path),
             Ok(_) => {
-                say!(debug, "left the file `{path}` alone: it is not the one that was made here");
+                log_line!(debug, "left the file `{path}` alone: it is not the one that was made here");
                 Ok(())
             }
             Err(error) => Err(error),
         };
         match result {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                say!(warn, "cannot remove the socket file `{path}`: {error}; the next start will, if it may");
+                log_line!(warn, "cannot remove the socket file `{path}`: {error}; the next start will, if it may");
             }
             _ => {}
         }

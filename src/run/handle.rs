@@ -7,7 +7,7 @@ use super::report::{Cause, Report};
 use super::{Run, phase::Phase};
 use crate::address::Address;
 use crate::group::JoinHandle;
-use crate::panic::say;
+use crate::panic::log_line;
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
@@ -224,7 +224,7 @@ impl Future for Closed {
         if this.run.closed.poll(cx, &mut this.key).is_pending() {
             if !this.warned && is_inside(&this.run) && this.run.requested.is_signalled() {
                 this.warned = true;
-                say!(
+                log_line!(
                     warn,
                     "a handler, or a task of the server, awaits the end of its own server, and so of itself: if it waits on \
                      it will be cancelled when the grace period is over. Drop the `Closed` and return instead"

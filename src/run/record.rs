@@ -21,7 +21,7 @@ use super::registry::ConnectionId;
 use crate::address::Address;
 use crate::group::{Guard, JoinHandle, Owner, TaskGroup};
 use crate::listener::Accepted;
-use crate::panic::say;
+use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
 use crate::sync::event::Event;
@@ -265,7 +265,7 @@ impl ConnectionRecord {
 
     fn note_closing(&self, result: io::Result<()>) {
         if let Err(error) = result {
-            say!(debug, connection = self.id.as_u64(), peer:% = self.peer(); "cannot shut the connection down: {error}");
+            log_line!(debug, connection = self.id.as_u64(), peer:% = self.peer(); "cannot shut the connection down: {error}");
         }
     }
 

@@ -6,7 +6,7 @@ use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::handler::HandlerOutput;
 use crate::limits::{ConnectionLimit, Permit, TooMany};
 use crate::listener::{self, Listener};
-use crate::panic::{Chain, drop_caught, say};
+use crate::panic::{Chain, drop_caught, log_line};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, OpenListener};
 use crate::run::report::{Cause, Failure};
@@ -114,7 +114,7 @@ where
             Ok(counted) => counted,
             Err(TooMany { max }) => {
                 self.run.counters.refused();
-                say!(debug, peer:% = peer;
+                log_line!(debug, peer:% = peer;
                     "refused a client: there are {max} connections from its address"
                 );
                 return;
@@ -180,7 +180,7 @@ where
 
     fn fail(&self, source: io::Error) {
         let listener = self.listener.get();
-        say!(error, listener:% = listener;
+        log_line!(error, listener:% = listener;
             "cannot accept connections on `{listener}` any more: {}", Chain(&source)
         );
         self.run.fail(Cause::ListenerFailed, Failure::Listener { address: listener.local_addr().clone(), source });
@@ -188,21 +188,21 @@ where
 
     fn log_skipped(&self, error: &io::Error) {
         let listener = self.listener.get();
-        say!(debug, listener:% = listener;
+        log_line!(debug, listener:% = listener;
             "a client of `{listener}` was gone before it could be accepted: {}", Chain(error)
         );
     }
 
     fn log_pause(&self, error: &io::Error, pause: Duration) {
         let listener = self.listener.get();
-        say!(warn, listener:% = listener, connections = self.run.registry.len();
+        log_line!(warn, listener:% = listener, connections = self.run.registry.len();
             "cannot accept connections on `{listener}`, trying again in {pause:?}: {}{}", Chain(error), hint(error)
         );
     }
 
     fn log_queue_lost(&self, error: &io::Error) {
         let listener = self.listener.get();
-        say!(warn, listener:% = listener;
+        log_line!(warn, listener:% = listener;
             "cannot accept the clients that still wait on `{listener}`: {}{}", Chain(error), hint(error)
         );
     }

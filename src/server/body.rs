@@ -1,7 +1,7 @@
 //! The body of a scope: what it may return, and how it is driven.
 
 use crate::handler::Never;
-use crate::panic::{self, Chain, Payload, catch_future, drop_caught, say};
+use crate::panic::{self, Chain, Payload, catch_future, drop_caught, log_line};
 use crate::run::Run;
 use crate::run::report::{BoxError, Cause};
 use async_io::Timer;
@@ -145,7 +145,7 @@ where
     })
     .await;
     if let Err(payload) = panic::catch(|| body.set(None)) {
-        say!(error, "the destructor of a scope's body panicked: {}", panic::message(&payload));
+        log_line!(error, "the destructor of a scope's body panicked: {}", panic::message(&payload));
         panic::discard(payload);
     }
     match ended.map(|result| result.map(O::into_result)) {
@@ -182,7 +182,7 @@ impl Rest {
             }
             if !self.warned && now < self.end {
                 self.warned = true;
-                say!(
+                log_line!(
                     warn,
                     "the server is closed, and the body of its scope still runs: it is dropped in {:.1?}. \
                      Let it end when `Handle::closed` does",
@@ -239,13 +239,17 @@ pub(super) trait Loggable {
 
 impl Loggable for BoxError {
     fn log(&self) {
-        say!(warn, "the body of a scope failed, and another error or a drop ended the scope: {}", Chain(self.as_ref()));
+        log_line!(
+            warn,
+            "the body of a scope failed, and another error or a drop ended the scope: {}",
+            Chain(self.as_ref())
+        );
     }
 }
 
 impl Loggable for Payload {
     fn log(&self) {
-        say!(
+        log_line!(
             error,
             "the body of a scope panicked, and the scope was dropped before the panic could go on: {}",
             panic::message(self)

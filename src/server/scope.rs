@@ -20,7 +20,7 @@ use crate::connection::task::Service;
 use crate::error::Error;
 use crate::group::{Name, TaskGroup};
 use crate::handler::HandlerOutput;
-use crate::panic::{self, Kept, catch_future, drop_caught, say};
+use crate::panic::{self, Kept, catch_future, drop_caught, log_line};
 use crate::run::completion::OpenListener;
 use crate::run::handle::Handle;
 use crate::run::phase::Phase;
@@ -50,7 +50,7 @@ impl RunGuard {
         let guard = Self { run, group: TaskGroup::new() };
         if let Some((unserved, listeners)) = guard.run.start(config.grace, config.lame_duck) {
             let addresses: Vec<_> = guard.run.addresses.iter().map(ToString::to_string).collect();
-            say!(info, phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
+            log_line!(info, phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
             let tasks = spawn_all(&guard.run, (unserved, listeners), &config, streams, handler);
             guard.group.spawn(tasks.supervise());
         }
@@ -175,7 +175,7 @@ where
     if let Err(payload) = catch_future(|| accept_loop.run()).await {
         let text = format!("its accept loop panicked: {}", panic::message(&payload));
         panic::discard(payload);
-        say!(error, listener:% = address; "cannot accept connections on `{address}` any more: {text}");
+        log_line!(error, listener:% = address; "cannot accept connections on `{address}` any more: {text}");
         run.fail(Cause::ListenerFailed, Failure::Listener { address, source: io::Error::other(text) });
     }
 }

@@ -6,7 +6,7 @@
 //! It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is being polled.
 
 use crate::group::TaskGroup;
-use crate::panic::{self, Kept, catch_future, say};
+use crate::panic::{self, Kept, catch_future, log_line};
 use crate::run::Run;
 use crate::run::completion::CompletionGuard;
 use crate::run::phase::Phase;
@@ -74,7 +74,7 @@ impl RunTasks {
             return;
         }
         self.run.advance(Phase::LameDuck);
-        say!(info, phase:% = Phase::LameDuck, connections = self.run.registry.len();
+        log_line!(info, phase:% = Phase::LameDuck, connections = self.run.registry.len();
             "not ready any more; still accepting for {:.1?}", self.lame_duck
         );
         let over = sleep_until(Instant::now().checked_add(self.lame_duck));
@@ -106,7 +106,7 @@ impl RunTasks {
     /// Until the last handler's and the last task's future is destroyed.
     async fn cancel(&self) {
         self.run.advance(Phase::Cancelling);
-        say!(info, phase:% = Phase::Cancelling, connections = self.run.registry.len();
+        log_line!(info, phase:% = Phase::Cancelling, connections = self.run.registry.len();
             "cancelling {}", self.what_is_left()
         );
         // A connection ends itself, so that it waits for its tasks without keeping a thread; a task is destroyed.
@@ -127,7 +127,7 @@ impl RunTasks {
             Some(Cause::Stream) => "; a second signal (Ctrl-C) stops now",
             _ => "",
         };
-        say!(info, phase:% = Phase::Draining, connections = self.run.registry.len();
+        log_line!(info, phase:% = Phase::Draining, connections = self.run.registry.len();
             "draining {} {limit}{hint}", self.what_is_left()
         );
     }
@@ -140,12 +140,12 @@ impl RunTasks {
             let open = self.run.registry.len();
             let still = if phase == Phase::Cancelling { "; a handler blocks its thread" } else { "" };
             match self.run.registry.oldest() {
-                Some(oldest) => say!(info, phase:% = phase, connections = open, connection = oldest.id.as_u64(),
+                Some(oldest) => log_line!(info, phase:% = phase, connections = open, connection = oldest.id.as_u64(),
                     peer:% = oldest.peer();
                     "{phase}: {} left, the oldest from `{}`, {:.1?} old{still}",
                     self.what_is_left(), oldest.peer(), oldest.since.elapsed()
                 ),
-                None => say!(info, phase:% = phase, connections = open;
+                None => log_line!(info, phase:% = phase, connections = open;
                     "{phase}: {} left{still}", self.what_is_left()
                 ),
             }
@@ -209,16 +209,16 @@ pub(super) async fn follow_shutdown_stream(run: Arc<Run>, mut stream: ShutdownSt
     let following = async {
         if stream.get_mut().next().await.is_some() {
             run.request(Cause::Stream);
-            say!(info, phase:% = run.phase(); "asked to shut down");
+            log_line!(info, phase:% = run.phase(); "asked to shut down");
             if stream.get_mut().next().await.is_some() {
                 run.cancel(Cause::Stream);
-                say!(info, phase:% = run.phase(); "asked again: stopping now");
+                log_line!(info, phase:% = run.phase(); "asked again: stopping now");
             }
         }
     };
     if let Err(payload) = catch_future(|| following).await {
         run.request(Cause::Stream);
-        say!(error, phase:% = run.phase();
+        log_line!(error, phase:% = run.phase();
             "a shutdown stream panicked, so the server shuts down: {}", panic::message(&payload)
         );
         panic::discard(payload);

@@ -1,6 +1,6 @@
 //! [`WakerSet`]: the tasks that wait for one thing; and how wakers, which are user code, are told apart and woken.
 
-use crate::panic::say;
+use crate::panic::log_line;
 use slab::Slab;
 use std::task::Waker;
 
@@ -48,7 +48,7 @@ pub(crate) fn wake_all(wakers: Vec<Waker>) {
 /// Wakes one; a panic of it is logged.
 pub(crate) fn wake(waker: Waker) {
     if let Err(payload) = crate::panic::catch(|| waker.wake()) {
-        say!(error, "a waker panicked: {}", crate::panic::message(&payload));
+        log_line!(error, "a waker panicked: {}", crate::panic::message(&payload));
         crate::panic::discard(payload);
     }
 }

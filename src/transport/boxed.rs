@@ -18,7 +18,7 @@
 //! the other did before.
 
 use super::broadcast::BroadcastWaker;
-use crate::panic::{self, Kept, say};
+use crate::panic::{self, Kept, log_line};
 use crate::sync::coop::{self, Budget, Direction};
 use crate::sync::{Mutex, MutexGuard};
 use futures_io::{AsyncRead, AsyncWrite};
@@ -100,7 +100,7 @@ impl Boxed {
                 self.closing.swap(true, Ordering::AcqRel); // destroyed at the end of the turn
                 let message = panic::message(&payload).to_owned();
                 panic::discard(payload);
-                say!(error, "the stream of a connection panicked: {message}");
+                log_line!(error, "the stream of a connection panicked: {message}");
                 Poll::Ready(Err(io::Error::other(format!("the stream of the connection panicked: {message}"))))
             }
         }

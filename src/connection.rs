@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod credentials;
+mod idle;
 mod linger;
 pub(crate) mod open;
 mod stream;

@@ -1,4 +1,4 @@
-//! The group that everything stands on: children that cannot outlive it.
+//! [`TaskGroup`] and [`Spawner`]: child tasks that cannot outlive their group.
 
 mod children;
 mod future;

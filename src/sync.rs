@@ -1,7 +1,7 @@
-//! The one line from which the group takes its locks, so that the model checker can replace them.
+//! Locks, thread identities and the identity of wakers: the standard library's, or loom's in a model.
 //!
-//! Nothing here is more than a name. In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's
-//! types, which try every interleaving of the threads; everywhere else they mean the standard library's.
+//! In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's types, which try every interleaving of
+//! the threads; everywhere else they mean the standard library's.
 
 pub(crate) mod coop;
 pub(crate) mod event;

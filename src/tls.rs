@@ -1,6 +1,6 @@
-//! What a server shows its clients, and wants of them, before they talk: certificates.
+//! [`Tls`]: a listener's TLS settings, its own certificates and those that it wants of clients.
 //!
-//! The bytes are `stream/tls.rs`'s business.
+//! The encrypted bytes are in `transport/tls.rs`.
 
 use crate::sync::{Mutex, lock};
 use futures_rustls::TlsAcceptor;

@@ -36,7 +36,7 @@ pub(super) enum How {
 }
 
 /// What is still to be done after [`begin`]. On the heap: most connections need none of it, and all would be larger by
-/// it. To be polled by the connection's own task, which alone is woken for a abort_reason.
+/// it. To be polled by the connection's own task, which alone is woken for an abort.
 pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// How far [`begin`] has come.

@@ -16,6 +16,7 @@
 //! processor's cache.
 
 use super::Connection;
+use super::idle::Idle;
 use super::linger::{self, End, Ending, How};
 use super::open::{self, Opening};
 use crate::error::OnFailure;
@@ -28,13 +29,12 @@ use crate::run::completion::{CompletionGuard, inside};
 use crate::run::record::{AbortReason, ConnectionRecord, ConnectionState};
 use crate::run::registry::Bucket;
 use crate::run::report::{Cause, Failure};
-use async_io::Timer;
 use pin_project_lite::pin_project;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What all connections of a server have in common.
 pub(crate) struct Service<H> {
@@ -372,31 +372,6 @@ impl Drop for ConnectionGuard {
             }
         }
         self.failure = None;
-    }
-}
-
-/// The idle timeout: ready once no byte has gone either way for a time. Looks when that time may be over, not at every
-/// byte.
-#[derive(Debug)]
-struct Idle {
-    limit: Duration,
-    timer: Timer,
-}
-
-impl Idle {
-    fn new(limit: Duration) -> Self {
-        Self { limit, timer: Timer::after(limit) }
-    }
-
-    fn poll(&mut self, record: &ConnectionRecord, cx: &mut Context<'_>) -> Poll<Duration> {
-        while Pin::new(&mut self.timer).poll(cx).is_ready() {
-            match record.last_byte().checked_add(self.limit) {
-                Some(end) if end <= Instant::now() => return Poll::Ready(self.limit),
-                Some(end) => self.timer.set_at(end),
-                None => self.timer = Timer::never(),
-            }
-        }
-        Poll::Pending
     }
 }
 

@@ -94,8 +94,8 @@ impl Children {
         self.insert(label, Plain::new(future), false, |_| true)
     }
 
-    /// Enters a child whose result is kept for its handle, and which holds a guard until its end. The guard is armed under
-    /// the lock, once the child is admitted: a child that is refused holds nothing up. `None`, and panics: as for
+    /// Enters a child whose result is kept for its handle, and which holds a guard until its end. The guard is armed
+    /// under the lock, once the child is admitted: a child that is refused holds nothing up. `None`, and panics: as for
     /// [`enter`](Self::enter), and if the guard cannot be armed.
     pub(super) fn enter_with_result<F, G>(
         self: &Arc<Self>,
@@ -207,8 +207,8 @@ impl Children {
         BooksOf { children: self, label: &child.label }
     }
 
-    /// Hands a child's panic to the group's owner, or keeps it for the next join, or logs it.
-    fn keep(&self, label: &Label, payload: Payload) {
+    /// Hands the panic of a child without a handle to the group's owner, or keeps it for the next join, or logs it.
+    fn hand_on_panic(&self, label: &Label, payload: Payload) {
         if let Some(owner) = &self.owner {
             let message = panic::message(&payload).to_owned();
             panic::discard(payload);
@@ -271,12 +271,12 @@ impl Books for BooksOf<'_> {
     }
 
     fn panicked(&self, payload: Payload) {
-        self.children.keep(self.label, payload);
+        self.children.hand_on_panic(self.label, payload);
     }
 
     fn panic_of_handle(&self, payload: Payload) -> Box<Panic> {
         let (children, label) = (Arc::clone(self.children), self.label.clone());
-        Box::new(Panic { payload, unobserved: Box::new(move |payload| children.keep(&label, payload)) })
+        Box::new(Panic { payload, unobserved: Box::new(move |payload| children.hand_on_panic(&label, payload)) })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Listeners that users write.
+//! [`Accept`]: listeners that users write.
 
 use crate::address::Address;
 use crate::panic::{self, Kept};

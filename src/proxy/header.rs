@@ -1,4 +1,4 @@
-//! What a proxy has said.
+//! [`ProxyHeader`]: what a parsed PROXY header says of the client.
 
 use crate::address::Address;
 

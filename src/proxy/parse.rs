@@ -1,4 +1,4 @@
-//! The bytes of a header: a pure function of what has come so far.
+//! Parses a PROXY header from the bytes that have come so far: a pure function.
 //!
 //! `ppp` reads the addresses and the fields. What it leaves open is decided here: how much is read, what is a header at
 //! all, and what is refused although it could be guessed. What holds, whatever the bytes (see the tests, and `fuzz/`):

@@ -1,9 +1,8 @@
-//! The supervisor, and the shutdown streams.
+//! Carries out a shutdown: the supervisor (lame duck, drain, cancel), and the shutdown streams that request one.
 //!
 //! The supervisor is one child that carries out what is requested of a run, from the first request to the last
-//! handler's end.
-//!
-//! It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is being polled.
+//! handler's end. It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is
+//! being polled.
 
 use crate::group::TaskGroup;
 use crate::panic::{self, Kept, catch_future, log_line};

@@ -1,4 +1,4 @@
-//! Who gets which signal: pure, with the time passed in.
+//! Which stream gets which signal, and which signals are echoes: pure, with the time passed in.
 
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What the service manager says in the environment, and what can be wrong with it.
+//! What `LISTEN_FDS`, `LISTEN_PID` and their like say, and what can be wrong with them.
 
 use std::env;
 use std::ffi::{OsStr, OsString};

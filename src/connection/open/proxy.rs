@@ -1,4 +1,4 @@
-//! What a proxy says before its client's first byte.
+//! Reads the PROXY header when a connection opens, within its time.
 
 use super::Clock;
 use crate::limits::{ConnectionLimit, Counted, TooMany};

@@ -1,4 +1,4 @@
-//! What holds for all bytes: checked by the tests and by the fuzzer.
+//! Checks the parser's invariants on any bytes: for the tests and for the fuzzer.
 
 use super::{Parsed, parse, v1, v2};
 

@@ -1,4 +1,4 @@
-//! What chance makes of headers.
+//! Tests of the PROXY parser with random headers, and with randomly changed ones.
 
 use super::invariants::check;
 use super::tests::{addresses, binary, said, tlv, with_checksum};

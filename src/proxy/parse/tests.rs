@@ -1,4 +1,4 @@
-//! Good headers and bad ones.
+//! Tests of the PROXY parser: headers written by hand, good and bad.
 
 use super::invariants::check;
 use super::{Flaw, Parsed, v1, v2};

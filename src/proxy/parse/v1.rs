@@ -1,4 +1,4 @@
-//! Version 1: a line of text.
+//! Parses PROXY version 1, a line of text.
 
 use super::{Flaw, Parsed};
 use crate::address::Address;

@@ -1,4 +1,4 @@
-//! Version 2: binary.
+//! Parses PROXY version 2, which is binary.
 
 use super::{Flaw, Parsed};
 use crate::address::Address;

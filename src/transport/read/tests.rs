@@ -1,4 +1,4 @@
-//! A socket and a reactor that do as scripted, one poll at a time.
+//! Tests of `read`, on a scripted socket and reactor, one poll at a time.
 
 use super::*;
 use crate::sync::coop::BUDGET;

@@ -1,4 +1,4 @@
-//! Workaround: the reactor's unseen answer.
+//! [`UnseenAnswer`]: works around a reactor whose answer a reader cannot always see.
 //!
 //! A reader that is woken asks async-io again, to learn why. But if a turn of the reactor had begun when it first
 //! asked, which is so whenever another thread waits in the reactor, async-io cannot tell the event of that turn from an

@@ -1,5 +1,5 @@
-//! The children of one group: the books that list them, the tasks that wait for them to be gone, and how all are
-//! cancelled.
+//! The books of one group: its children, the tasks that wait for them to be gone, how all are cancelled, and where a
+//! child's panic goes.
 //!
 //! It names no runtime: the group hands each child to the executor, which polls it through its [`Shell`].
 

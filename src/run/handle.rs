@@ -102,7 +102,8 @@ impl Handle {
     }
 
     /// Stops accepting until [`resume`](Self::resume); the kernel queues new clients. Open connections go on. A server
-    /// that is shut down while it is paused leaves its queue to be reset.
+    /// that is shut down while it is paused closes its queued clients unserved; they count as
+    /// [`refused`](crate::Report::refused).
     pub fn pause(&self) {
         self.run.limit.set_paused(true);
     }

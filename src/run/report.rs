@@ -128,7 +128,8 @@ impl Report {
         &self.cut
     }
 
-    /// Returns how many clients a limit turned away before they became a connection. They are not among the accepted.
+    /// Returns how many clients a limit turned away before they became a connection: one too many from its address, or
+    /// still queued, without room for it, when the listeners were closed. They are not among the accepted.
     pub fn refused(&self) -> u64 {
         self.counts.refused
     }

@@ -127,30 +127,40 @@ where
         self.run.connections.spawn_named(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
-    /// Accepts the connections that are already in the backlog, as far as permits allow: at most as many as it can
-    /// hold, and no longer than the exit may last, so that a flood does not hold the exit up. Waits for no client.
+    /// The sweep: accepts the connections that are already in the backlog, at most as many as it can hold, and no
+    /// longer than the exit may last, so that a flood does not hold the exit up. Waits for no client.
     ///
-    /// The backlog of a shared socket is left to its other holders.
+    /// Clients for which there is no permit are closed, and counted as refused; from the first of them on the kernel
+    /// queues no more, so the loop does not chase clients that come back. The backlog of a shared socket is left to its
+    /// other holders.
     async fn empty_queue(&mut self) {
         self.listener.get_mut().retire();
         if self.listener.get().is_shared() {
             return;
         }
+        let mut turned_away = 0_u64;
         // The kernel queues one more than it was told to.
         for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
                 async_std::task::yield_now().await;
                 if self.run.is_out_of_time() {
-                    return;
+                    break;
                 }
             }
-            let Some(permit) = self.free_permit().await else {
-                return;
-            };
-            match self.listener.get_mut().accept_now() {
-                None => return,
-                Some(Ok(client)) => self.admit(client, permit),
-                Some(Err(error)) => {
+            // Once there was none, connections may still end, but none is waited for.
+            let permit = if turned_away == 0 { self.free_permit().await } else { self.run.limit.try_acquire() };
+            match (self.listener.get_mut().accept_now(), permit) {
+                (None, _) => break,
+                (Some(Ok(client)), Some(permit)) => self.admit(client, permit),
+                (Some(Ok(client)), None) => {
+                    if turned_away == 0 {
+                        self.listener.get().shrink_backlog();
+                    }
+                    turned_away += 1;
+                    self.run.counters.refused();
+                    drop_caught(client); // a custom listener's
+                }
+                (Some(Err(error)), _) => {
                     self.run.counters.accept_failed();
                     let skips = classify(&error) == AcceptErrorClass::Skip;
                     if skips {
@@ -160,10 +170,13 @@ where
                     }
                     drop_caught(error);
                     if !skips {
-                        return;
+                        break;
                     }
                 }
             }
+        }
+        if turned_away > 0 {
+            self.log_turned_away(turned_away);
         }
     }
 
@@ -197,6 +210,18 @@ where
         let listener = self.listener.get();
         log_line!(warn, listener:% = listener, connections = self.run.registry.len();
             "cannot accept connections on `{listener}`, trying again in {pause:?}: {}{}", Chain(error), hint(error)
+        );
+    }
+
+    fn log_turned_away(&self, clients: u64) {
+        let (listener, max) = (self.listener.get(), self.run.limit.max());
+        let why = match self.run.limit.is_paused() {
+            true => "accepting is paused".to_owned(),
+            false => format!("all {max} of `max_connections` are in use; raise it"),
+        };
+        let who = if clients == 1 { "client" } else { "clients" };
+        log_line!(warn, listener:% = listener, clients = clients;
+            "closed {clients} {who} in the backlog of `{listener}` unserved: {why}"
         );
     }
 

@@ -56,6 +56,9 @@ impl Server {
     /// lingers counts. Can be changed while serving:
     /// [`Handle::set_max_connections`](crate::Handle::set_max_connections).
     ///
+    /// A server that is shut down while it is full closes the queued clients unserved. They count as
+    /// [`refused`](crate::Report::refused), and a warning has their number.
+    ///
     /// Default: the soft limit on open files, less what is left to the rest of the program (a tenth, at least 64, at
     /// most half), so that accepting never runs out of descriptors. (A clone of a connection that a detached task keeps
     /// holds a descriptor, and no permit.) Two servers of one process share its table of open files:

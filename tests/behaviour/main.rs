@@ -31,6 +31,7 @@ mod r01_the_body;
 mod r01_unserved;
 mod r03_nothing_escapes;
 mod r04_listeners_first;
+mod r04_the_sweep;
 mod r05_handlers_are_told;
 mod r05_two_tasks;
 mod r06_bounded;

@@ -1,0 +1,82 @@
+//! R4: what the last sweep of the backlog cannot serve is closed, counted and logged.
+
+use crate::support::scripted::Script;
+use crate::support::ways::Kind;
+use crate::support::*;
+use async_std::channel::bounded;
+use ebbtide::{Connection, Handle, Server};
+use std::future::pending;
+use std::io::ErrorKind;
+
+#[test]
+fn r04_clients_in_the_backlog_without_a_permit_are_closed_counted_and_logged_with_their_number() {
+    for &kind in Kind::ALL {
+        let logs = logs::remember();
+        test(async move {
+            let (listener, place) = kind.open();
+            let address = listener.local_addr().to_string();
+            let server = Server::new(listener).max_connections(1);
+            let (started, has_started) = bounded(1);
+            let handler = move |conn: Connection| {
+                let started = started.clone();
+                async move {
+                    started.send(()).await.unwrap();
+                    conn.until_draining(pending::<()>()).await;
+                }
+            };
+            let mut clients = Vec::new();
+            let body = async |_: Handle| {
+                let first = place.say(b"?").await;
+                has_started.recv().await?;
+                for _ in 0..3 {
+                    clients.push(place.connect().await?);
+                }
+                drop(first);
+                Ok(())
+            };
+            let (_, report) = server.scope(handler, body).await.unwrap();
+            assert_eq!((report.accepted(), report.refused()), (1, 3), "{kind:?}: {report}");
+            let line =
+                format!("closed 3 clients in the backlog of `{address}` unserved: all 1 of `max_connections` are");
+            assert_eq!(logs.lines_with(&line).len(), 1, "{kind:?}");
+        });
+    }
+}
+
+#[test]
+fn r04_each_client_of_a_paused_custom_listener_is_accepted_or_refused() {
+    test(async {
+        let (listener, script) = Script::listener();
+        for _ in 0..3 {
+            drop(script.client());
+        }
+        script.fail(ErrorKind::ConnectionAborted);
+        let body = async |server: Handle| server.pause();
+        let (_, report) = Server::new(listener).scope(async |_: Connection| {}, body).await.unwrap();
+        assert_eq!(report.accepted() + report.refused(), 3, "{report}");
+        assert!(script.is_gone());
+    });
+}
+
+#[test]
+fn r04_a_paused_server_closes_the_client_that_waits_and_says_why() {
+    for &kind in Kind::ALL {
+        let logs = logs::remember();
+        test(async move {
+            let (listener, place) = kind.open();
+            let address = listener.local_addr().to_string();
+            let mut clients = Vec::new();
+            let body = async |server: Handle| {
+                server.pause();
+                place.say(b"?").await; // may be accepted yet: the loop was waiting for it
+                clients.push(place.connect().await?);
+                Ok(())
+            };
+            let (_, report) = Server::new(listener).scope(async |_: Connection| {}, body).await.unwrap();
+            assert_eq!(report.accepted() + report.refused(), 2, "{kind:?}: {report}");
+            let who = if report.refused() == 1 { "1 client" } else { "2 clients" };
+            let line = format!("closed {who} in the backlog of `{address}` unserved: accepting is paused");
+            assert_eq!(logs.lines_with(&line).len(), 1, "{kind:?}");
+        });
+    }
+}

@@ -56,8 +56,8 @@ async fn member(conn: Connection, room: &Room) -> io::Result<()> {
         let event = {
             let sent = async { stream.read(&mut chunk).await.map(Event::Sent) };
             let said = async { Ok(Event::Said(seat.said.recv().await.unwrap_or_default())) };
-            // NOTE: whatever is ready comes first; the drain ends only the wait. Both futures lose nothing when they are
-            // dropped: a single `read` and a `recv` take something or nothing.
+            // NOTE: whatever is ready comes first; the drain ends only the wait. Both futures lose nothing when they
+            // are dropped: a single `read` and a `recv` take something or nothing.
             conn.until_draining((sent, said).race()).await
         };
         match event.transpose()? {

@@ -28,8 +28,8 @@ async fn one_expression(address: String) -> io::Result<()> {
         })
         .await?;
 
-    // However the body ends, by a value, an error or a panic, the connections are drained before the scope is left. An error
-    // of the body comes out by the `?` above.
+    // However the body ends, by a value, an error or a panic, the connections are drained before the scope is left. An
+    // error of the body comes out by the `?` above.
     println!("Server closed: serving={}", server.is_serving());
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! cargo run --example tls --features tls
 //! ```
 //!
-//! A real program has its files from an authority, such as Let's Encrypt. This one makes its own, and a client that trusts
-//! them. To keep it running and talk to it with others, take `echo` and give it a `Tls` as below; then
+//! A real program has its files from an authority, such as Let's Encrypt. This one makes its own, and a client that
+//! trusts them. To keep it running and talk to it with others, take `echo` and give it a `Tls` as below; then
 //! `openssl s_client -connect 127.0.0.1:8888 -CAfile cert.pem`.
 
 mod shared;

@@ -155,8 +155,8 @@ impl Connection {
     ///
     /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
     /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
-    /// connection: the handler is dropped, and counted as panicked. If the handler returns with the handle of a task that
-    /// has panicked, without having awaited it, the panic is logged, and the handler counts by what it returned.
+    /// connection: the handler is dropped, and counted as panicked. If the handler returns with the handle of a task
+    /// that has panicked, without having awaited it, the panic is logged, and the handler counts by what it returned.
     ///
     /// # Examples
     ///
@@ -272,15 +272,15 @@ impl Connection {
         self.record.proxied()
     }
 
-    /// Returns the peer of the socket (feature `proxy-protocol`): the proxy, if one has named its client; otherwise the same
-    /// as [`peer_addr`](Self::peer_addr).
+    /// Returns the peer of the socket (feature `proxy-protocol`): the proxy, if one has named its client; otherwise the
+    /// same as [`peer_addr`](Self::peer_addr).
     #[cfg(feature = "proxy-protocol")]
     pub fn socket_peer_addr(&self) -> &Address {
         self.record.socket_peer()
     }
 
-    /// Returns the address of our end of the socket (feature `proxy-protocol`): the one that the proxy has connected to, if
-    /// there is one; otherwise the same as [`local_addr`](Self::local_addr).
+    /// Returns the address of our end of the socket (feature `proxy-protocol`): the one that the proxy has connected
+    /// to, if there is one; otherwise the same as [`local_addr`](Self::local_addr).
     #[cfg(feature = "proxy-protocol")]
     pub fn socket_local_addr(&self) -> &Address {
         self.record.socket_local().unwrap_or_else(|| self.run().addresses.first())

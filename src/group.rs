@@ -207,8 +207,8 @@ impl Spawner {
         self.spawn_guarded(Location::caller(), future, |(): &mut ()| true)
     }
 
-    /// The same for a child that holds a guard until its end. The guard is armed when the child is admitted; if it cannot
-    /// be armed, the child is refused.
+    /// The same for a child that holds a guard until its end. The guard is armed when the child is admitted; if it
+    /// cannot be armed, the child is refused.
     pub(crate) fn spawn_guarded<F, G>(
         &self,
         at: &'static Location<'static>,

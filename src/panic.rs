@@ -11,8 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-/// Logs with target `ebbtide`: `log_line!(info, phase:% = phase; "text {value}")`. The first argument is the level, by its
-/// name or as an expression; what follows is as in the `log` crate's macros.
+/// Logs with target `ebbtide`: `log_line!(info, phase:% = phase; "text {value}")`. The first argument is the level, by
+/// its name or as an expression; what follows is as in the `log` crate's macros.
 macro_rules! log_line {
     ($level:ident, $($line:tt)+) => {
         $crate::panic::shielded(|| ::log::$level!(target: "ebbtide", $($line)+))

@@ -1,7 +1,7 @@
 //! One run's shared state: requests, phases, and what the server, its handles and its connections know of each other.
 //!
-//! Handles, shutdown streams, the body and failures *request*; the supervisor (`server/shutdown.rs`) *carries out*; the last
-//! [`CompletionGuard`] to be dropped *closes*.
+//! Handles, shutdown streams, the body and failures *request*; the supervisor (`server/shutdown.rs`) *carries out*; the
+//! last [`CompletionGuard`] to be dropped *closes*.
 //!
 //! | state | set by | means |
 //! |---|---|---|

@@ -36,8 +36,8 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Listens to the standard input if `controlled`, on a thread of its own that costs nothing while nothing comes. The process
-    /// ends with that pipe, so that no server survives who started it.
+    /// Listens to the standard input if `controlled`, on a thread of its own that costs nothing while nothing comes.
+    /// The process ends with that pipe, so that no server survives who started it.
     pub(crate) fn start(controlled: bool, heap: Heap) -> Self {
         let (sender, requests) = unbounded();
         std::thread::spawn(move || {
@@ -76,8 +76,8 @@ impl Control {
         self.requests.recv().await.expect("the thread that reads lives as long as the process")
     }
 
-    /// The server is closed: the last that it does. `account` is what it knows of its connections. The process stays until its
-    /// pipe ends: its end would close everything, and so hide what the server has left open.
+    /// The server is closed: the last that it does. `account` is what it knows of its connections. The process stays
+    /// until its pipe ends: its end would close everything, and so hide what the server has left open.
     pub(crate) fn closed(&self, stop: Stop, account: impl fmt::Display) -> ! {
         let took = stop.at.elapsed().as_nanos();
         println!("closed {took} {account}");

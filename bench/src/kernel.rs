@@ -10,8 +10,8 @@ use std::time::Duration;
 /// Processor time of another process.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Cpu {
-    /// The scheduler's own account in nanoseconds, summed over the threads that live: exact, but a thread that ends takes its share
-    /// with it.
+    /// The scheduler's own account in nanoseconds, summed over the threads that live: exact, but a thread that ends
+    /// takes its share with it.
     pub(crate) exact_ns: u64,
     /// In ticks of 10 ms, threads that have ended included: coarse, and the check of the other.
     pub(crate) user_ns: u64,
@@ -66,7 +66,8 @@ pub(crate) fn own_cpu() -> Duration {
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// How long this process, which has one thread, was ready to run and had no core: others used it. 0 where the kernel does not say.
+/// How long this process, which has one thread, was ready to run and had no core: others used it. 0 where the kernel
+/// does not say.
 pub(crate) fn own_waits() -> u64 {
     let text = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     text.split_whitespace().nth(1).and_then(|waited| waited.parse().ok()).unwrap_or(0)

@@ -20,8 +20,8 @@ mod workloads;
 use args::Args;
 use std::process::ExitCode;
 
-/// The programs' one entry: the benchmark itself, or one side of it. `heap` tells how much of the heap is in use, where the
-/// program's allocator counts.
+/// The programs' one entry: the benchmark itself, or one side of it. `heap` tells how much of the heap is in use, where
+/// the program's allocator counts.
 pub fn main(heap: Option<fn() -> usize>) -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         Some("serve") => {

@@ -1,5 +1,5 @@
-//! The servers that are compared. Each does the same work with the same buffers, written as its own documentation would; save
-//! `async_io`, which is a floor.
+//! The servers that are compared. Each does the same work with the same buffers, written as its own documentation
+//! would; save `async_io`, which is a floor.
 
 mod async_io;
 mod async_std;

@@ -15,7 +15,8 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// A core for each of the server's threads and one of its own for the load generator; where there are too few, they share.
+    /// A core for each of the server's threads and one of its own for the load generator; where there are too few, they
+    /// share.
     pub(crate) fn choose(cores: &[usize], threads: usize) -> Self {
         let server = cores[..threads.min(cores.len())].to_vec();
         let load = cores.get(server.len()).map_or_else(|| server.clone(), |&core| vec![core]);

@@ -153,7 +153,8 @@ impl Run {
         Ok(measured)
     }
 
-    /// The account is from the request until the server says that it is closed. Every client must find its connection ended.
+    /// The account is from the request until the server says that it is closed. Every client must find its connection
+    /// ended.
     fn stop(&self, peer: Peer, how: &str, clients_close: bool, connections: usize) -> Result<Measured, String> {
         let mut server = self.serve(peer, 1024)?;
         let close = if clients_close { "--close" } else { "" };

@@ -8,7 +8,8 @@ pub(crate) struct Quartiles {
 }
 
 impl Quartiles {
-    /// Linear between neighbours, as spreadsheets and NumPy do by default. None of nothing, or if something is no number.
+    /// Linear between neighbours, as spreadsheets and NumPy do by default. None of nothing, or if something is no
+    /// number.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() || values.iter().any(|value| value.is_nan()) {
             return None;
@@ -24,8 +25,8 @@ impl Quartiles {
         Some(Self { lower: at(0.25), median: at(0.5), upper: at(0.75) })
     }
 
-    /// The quartiles of `ours / theirs`, round by round: what the machine did in a round was done to both. Rounds in which one is
-    /// missing are left out.
+    /// The quartiles of `ours / theirs`, round by round: what the machine did in a round was done to both. Rounds in
+    /// which one is missing are left out.
     pub(crate) fn of_ratios(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<Self> {
         let ratio = |(ours, theirs): (&Option<f64>, &Option<f64>)| {
             let (ours, theirs) = ((*ours)?, (*theirs)?);

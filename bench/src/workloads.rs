@@ -40,7 +40,8 @@ pub(crate) enum Measure {
     Heap,
 }
 
-/// What ebbtide's measure may be at most: a share of that peer's in the same round, or microseconds if there is no peer.
+/// What ebbtide's measure may be at most: a share of that peer's in the same round, or microseconds if there is no
+/// peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) measure: Measure,

@@ -5,7 +5,8 @@
 //! systemd-socket-activate -l 127.0.0.1:8888 target/debug/examples/socket_activation
 //! ```
 //!
-//! Talk to it with `nc 127.0.0.1 8888`. The units `echo.socket` and `echo.service`, beside this file, make it a service.
+//! Talk to it with `nc 127.0.0.1 8888`. The units `echo.socket` and `echo.service`, beside this file, make it a
+//! service.
 
 #[path = "../shared/mod.rs"]
 mod shared;

@@ -82,8 +82,8 @@ impl<F: Future<Output = ()> + Send + 'static> ChildFuture for Plain<F> {
     }
 }
 
-/// What a child holds as long as it runs, and in whose presence it is polled. It is made unarmed, and armed when the child is
-/// admitted.
+/// What a child holds as long as it runs, and in whose presence it is polled. It is made unarmed, and armed when the
+/// child is admitted.
 pub(crate) trait Guard: Send + Default {
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T;
 }

@@ -30,7 +30,8 @@ use std::task::{Context, Poll, ready};
 ///
 /// Polling a reference (`&mut handle`) and dropping that loses nothing: the result waits for the next poll.
 ///
-/// A handle that is kept holds the result, and at most 128 bytes more. (A child that returns its own handle is never freed.)
+/// A handle that is kept holds the result, and at most 128 bytes more. (A child that returns its own handle is never
+/// freed.)
 ///
 /// # Examples
 ///

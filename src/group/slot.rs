@@ -20,10 +20,11 @@
 //! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once
 //!    a second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the
 //!    graph of waits, under this slot's lock.
-//! 5. The child's end is noted once, in one critical section: in the slot (`ended`), and on the group's books. So a thread, a
-//!    handle and a join of the group that have waited for the child agree, at any moment, whether it has ended.
-//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle has gone before the end
-//!    is noted, the result is dropped first, and its panic handed to the group.
+//! 5. The child's end is noted once, in one critical section: in the slot (`ended`), and on the group's books. So a
+//!    thread, a handle and a join of the group that have waited for the child agree, at any moment, whether it has
+//!    ended.
+//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle has gone
+//!    before the end is noted, the result is dropped first, and its panic handed to the group.
 //!
 //! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
 //! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
@@ -98,8 +99,8 @@ enum Away {
 
 /// The group's books, as a child's end needs them.
 pub(super) trait Books {
-    /// Takes the child of this key out. Gives the tasks that wait for the group to be empty, if it is now. Runs no user code:
-    /// it is called under the slot's lock.
+    /// Takes the child of this key out. Gives the tasks that wait for the group to be empty, if it is now. Runs no user
+    /// code: it is called under the slot's lock.
     fn remove(&self, key: u32) -> Vec<Waker>;
 
     /// The child has panicked, and has no handle.
@@ -176,7 +177,8 @@ impl Slot {
         Poll::Ready(())
     }
 
-    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the handle.
+    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the
+    /// handle.
     fn keep(&self, future: BoxedFuture, books: &impl Books) -> Poll<()> {
         let result = future.compact();
         let state = lock(&self.state);
@@ -272,8 +274,8 @@ impl Slot {
 
     /// Destroys the child on this thread, or waits until another thread that has it has destroyed it or handed it over.
     ///
-    /// If waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or destructor
-    /// returns. Calls `stalled` once a second while it waits.
+    /// If waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or
+    /// destructor returns. Calls `stalled` once a second while it waits.
     pub(super) fn destroy(&self, books: &impl Books, mut stalled: impl FnMut()) {
         let me = this_thread();
         while let Err((owner, mut state)) = self.take_out(books) {

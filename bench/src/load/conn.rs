@@ -55,7 +55,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Receives what there is. A read that did not fill the buffer has emptied the socket: epoll tells of what comes then.
+    /// Receives what there is. A read that did not fill the buffer has emptied the socket: epoll tells of what comes
+    /// then.
     pub(super) fn receive(&mut self, pattern: &Pattern, buf: &mut [u8]) -> io::Result<()> {
         loop {
             let n = match (&self.stream).read(buf) {

@@ -1,4 +1,5 @@
-//! Messages out and back, over connections that stay: closed-loop (the next one when the last is back) or at a fixed rate.
+//! Messages out and back, over connections that stay: closed-loop (the next one when the last is back) or at a fixed
+//! rate.
 
 use super::conn::{CHUNK, Conn, Pattern};
 use super::poll::Poll;
@@ -60,8 +61,8 @@ pub(super) struct Messages {
     buf: Vec<u8>,
 }
 
-/// Connections are opened in batches of this many and each has its first message answered before the next batch: whatever the
-/// backlog is, it does not overflow, and each handler is known to run.
+/// Connections are opened in batches of this many and each has its first message answered before the next batch:
+/// whatever the backlog is, it does not overflow, and each handler is known to run.
 const BATCH: usize = 128;
 
 impl Messages {
@@ -153,8 +154,8 @@ impl Messages {
         Ok(latencies)
     }
 
-    /// Message `k` is intended for `start + k / rate`, on the active connections in turns, whatever the answers do. Its latency
-    /// counts from then.
+    /// Message `k` is intended for `start + k / rate`, on the active connections in turns, whatever the answers do. Its
+    /// latency counts from then.
     fn open_loop(&mut self, plan: &Plan, time: Duration, rate: f64) -> io::Result<(Vec<u32>, Vec<u32>)> {
         let Self { conns, poll, pattern, buf } = self;
         let total = (time.as_secs_f64() * rate) as usize;

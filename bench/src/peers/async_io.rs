@@ -1,6 +1,6 @@
-//! The least that can be done with the reactor and the executor that async-std has: a task for each connection, which waits for the
-//! reactor's word, and then reads once. It reads in vain only where that word was not true. It is nobody's idiom, but a
-//! floor: what it costs more than tokio where every message is waited for is the platform's.
+//! The least that can be done with the reactor and the executor that async-std has: a task for each connection, which
+//! waits for the reactor's word, and then reads once. It reads in vain only where that word was not true. It is
+//! nobody's idiom, but a floor: what it costs more than tokio where every message is waited for is the platform's.
 
 use crate::control::Control;
 use smol::Async;

@@ -43,7 +43,7 @@ async fn right_by_awaiting(address: &str) -> io::Result<()> {
     read_reply(client).await
 }
 
-/// The server has a task of its own, and whoever ends the program asks for its end first, and waits for it.
+/// The server has a task of its own, and `main` asks for its end first, and waits for it.
 async fn right_by_handle(address: &str) -> io::Result<()> {
     let server = Server::bind(address).await?;
     let client = connect(&server).await?;
@@ -54,7 +54,7 @@ async fn right_by_handle(address: &str) -> io::Result<()> {
     read_reply(client).await
 }
 
-/// The server has a task of its own, and nobody waits for it. `JoinHandle`, which is dropped here, does not either.
+/// The server has a task of its own, and nothing waits for it; the drop of its `JoinHandle` does not either.
 async fn wrong(address: &str) -> io::Result<()> {
     let server = Server::bind(address).await?;
     let _client = connect(&server).await?;
@@ -74,7 +74,7 @@ async fn work(mut conn: Connection) -> io::Result<()> {
     conn.write_all(b"done").await
 }
 
-/// Whatever must not be left undone: a temporary file, a lock, a message to somebody.
+/// Whatever must not be left undone: a temporary file, a lock, a last message.
 struct Cleanup;
 
 impl Drop for Cleanup {

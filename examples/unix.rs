@@ -33,8 +33,8 @@ fn main() -> ExitCode {
 async fn serve(path: String) -> io::Result<()> {
     // Nobody but this user may write to the file, and so connect. It is set before anybody can.
     let options = ListenOptions::new().mode(0o600);
-    // A file that an earlier run has left, because it was killed, is in nobody's way: it is removed, unless somebody
-    // listens.
+    // A file that an earlier run has left, because it was killed, is in no server's way: it is removed, unless a
+    // server listens.
     let server = Server::bind_unix_with(&path, &options).await?;
     println!("{server}");
     println!("The file is there: {}", Path::new(&path).exists());

@@ -36,10 +36,10 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// socket's own stay reachable: [`socket_peer_addr`](crate::Connection::socket_peer_addr). What else the header says is
 /// in [`Connection::proxy_header`](crate::Connection::proxy_header).
 ///
-/// # Who is believed
+/// # Trusted peers
 ///
-/// Whoever may send a header may pass for anybody. So nobody is trusted until [`trust`](Self::trust) or
-/// [`trust_local`](Self::trust_local) says so, and from others no header is ever read:
+/// A peer that may send a header may claim to be any client. So no peer is trusted until [`trust`](Self::trust) or
+/// [`trust_local`](Self::trust_local) says so, and no header of others is ever read:
 ///
 /// | | a trusted peer | any other peer |
 /// |---|---|---|
@@ -55,7 +55,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// began, since a trusted proxy that sends such things is set up wrongly. Such connections count as
 /// [failed](crate::Report::failed), never stop the server, and their handler is never called.
 ///
-/// Headers that name nobody (`UNKNOWN`, `LOCAL`: a proxy's own health checks; families that no stream has) are
+/// Headers that name no client (`UNKNOWN`, `LOCAL`: a proxy's own health checks; families that no stream has) are
 /// accepted, and the socket's own addresses stand. The fields of version 2 (TLVs) are checked for their form, and a
 /// checksum (CRC32c) for its value. A second header is not read: it goes to the handler, as the client's bytes do.
 ///

@@ -30,7 +30,7 @@ mod fanout;
 /// What a shell reports for a program that Ctrl-C ended: 128 and the number of SIGINT.
 const EXIT_STATUS: i32 = 130;
 
-/// How long the last log line may hold up the exit. Enough for a slow disk, and little to somebody who has pressed
+/// How long the last log line may hold up the exit. Enough for a slow disk, and little to a person who has pressed
 /// Ctrl-C three times.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
@@ -200,7 +200,7 @@ fn on_signal() {
 
 /// Logs a line and exits, in this order if the logger lets us.
 ///
-/// NOTE: where somebody needs this exit, a logger may well hang (a full pipe, a lock whose holder is stuck) or panic
+/// NOTE: where this exit is needed, a logger may well hang (a full pipe, a lock whose holder is stuck) or panic
 /// (`println!` to a terminal that is gone). On a thread of its own it can do neither to us: the channel closes when the
 /// thread is through, in whichever way, and also if there is no thread to be had.
 fn exit() -> ! {

@@ -2,7 +2,7 @@
 //!
 //! With [socket activation](https://www.freedesktop.org/software/systemd/man/latest/systemd.socket.html) the service
 //! manager listens, and starts the service when the first client comes; or at once, or again after a crash. The socket
-//! outlives the service: while nobody serves it, clients wait in its queue. `examples/socket_activation` is a whole
+//! outlives the service: while no process serves it, clients wait in its backlog. `examples/socket_activation` is a whole
 //! service, with its units.
 //!
 //! ```
@@ -20,16 +20,16 @@
 //! # io::Result::Ok(()) }).unwrap();
 //! ```
 //!
-//! # A restart that loses nobody
+//! # A restart that loses no client
 //!
 //! The sockets are [inherited](crate::Listener#sockets-that-are-inherited): they are left as they were found, and so is
-//! their queue. Told to stop by SIGTERM ([`signal::ctrl_c`](crate::signal::ctrl_c)), a server accepts nobody any more
-//! and finishes what it has begun, and whoever comes meanwhile is served by the next one. Two things are the service's
-//! own:
+//! their backlog. A server that is told to stop by SIGTERM ([`signal::ctrl_c`](crate::signal::ctrl_c)) accepts no more
+//! clients and finishes what it has begun; clients that come meanwhile are served by the next process. Two things are
+//! left to the service:
 //!
-//! - Who has been accepted, and has not spoken yet when the drain begins, is let go by a handler that uses
+//! - A client that was accepted, and has sent nothing yet when the drain begins, is closed by a handler that uses
 //!   [`until_draining`](crate::Connection::until_draining). A
-//!   [`first_byte_timeout`](crate::Server::first_byte_timeout) gives such clients their chance, for at most 1 second.
+//!   [`first_byte_timeout`](crate::Server::first_byte_timeout) gives such clients up to 1 second.
 //! - `TimeoutStopSec=` in the unit has to be longer than the [grace period](crate::Server::grace).
 //!
 //! A service needs to say that it is ready (`Type=notify`) only where others wait for more than its sockets, which are
@@ -88,7 +88,7 @@ fn take() -> io::Result<Sockets> {
     Ok(Sockets { left: names.into_iter().zip(fds).collect() })
 }
 
-/// All, or none: then they are let go as they are, since at least one belongs to somebody else.
+/// All, or none: then they are let go as they are, since at least one is another's.
 fn adopt(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let checked = fds.iter().try_for_each(|fd| {
         let number = fd.as_raw_fd();
@@ -142,7 +142,7 @@ fn check(fd: &OwnedFd) -> Result<(), String> {
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-#[must_use = "the sockets that nobody takes out of it are closed when it is dropped"]
+#[must_use = "the sockets that are not taken out of it are closed when it is dropped"]
 pub struct Sockets {
     left: Vec<(String, OwnedFd)>,
 }
@@ -228,6 +228,6 @@ fn listeners(sockets: Vec<(String, OwnedFd)>) -> io::Result<Vec<Listener>> {
 /// There is at least one.
 fn serve(listeners: Vec<Listener>) -> Server {
     let mut listeners = listeners.into_iter();
-    let first = listeners.next().expect("whoever calls this has at least one listener");
+    let first = listeners.next().expect("the caller has at least one listener");
     listeners.fold(Server::new(first), Server::add_listener)
 }

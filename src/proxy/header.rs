@@ -19,7 +19,7 @@ impl ProxyHeader {
         self.version
     }
 
-    /// The client's address; `None` where the proxy names nobody: the connection is its own, such as a health check, or
+    /// The client's address; `None` where the proxy names no client: the connection is its own, such as a health check, or
     /// the client's family is not known to it.
     pub fn source(&self) -> Option<&Address> {
         self.addresses.as_ref().map(|(source, _)| source)

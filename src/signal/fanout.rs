@@ -37,7 +37,7 @@ pub(super) enum Verdict {
     Echo,
     /// It was counted; these are waiting for it.
     Deliver(Vec<Waker>),
-    /// There is nobody left to ask.
+    /// No server is left to ask.
     Exit,
 }
 

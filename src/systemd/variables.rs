@@ -4,7 +4,8 @@ use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
 
-/// More descriptors than this nobody passes: a number above it is a mistake, and memory is not asked for at its word.
+/// No service manager passes more descriptors than this: a number above it is a mistake, and no memory is reserved for
+/// it.
 const MOST: usize = 65_536;
 
 /// What a socket without a name is called; systemd's own libraries call it so.
@@ -48,7 +49,9 @@ impl Variables {
         }
         match number("LISTEN_FDS", fds)? {
             0 => none(format!("`LISTEN_FDS` is `0`; {HOW}")),
-            count if count > MOST => wrong(format!("`LISTEN_FDS` is `{count}`, and nobody passes more than {MOST}")),
+            count if count > MOST => {
+                wrong(format!("`LISTEN_FDS` is `{count}`, and no service manager passes more than {MOST}"))
+            }
             count => self.split_names(count),
         }
     }

@@ -281,7 +281,9 @@ impl Run {
 
     /// Whether no handler may be started any more: cancelled, or past the deadline.
     pub(crate) fn is_out_of_time(&self) -> bool {
-        self.cancelled.is_signalled() || self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+        self.cancelled.is_signalled()
+            || self.requested.is_signalled() // before any lock
+                && self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
     /// Why the server stops, if an end was requested.

@@ -125,6 +125,11 @@ where
         }
         inside(this.guard.run(), || {
             if let StageProjected::Start = this.stage.as_mut().project() {
+                // Where handlers block the threads, the supervisor may come to its turn later than the deadline.
+                if this.guard.run().is_out_of_time() {
+                    this.guard.record().abort(AbortReason::Cancelled); // which wakes this task
+                    return Poll::Pending;
+                }
                 this.guard.record().set_state(ConnectionState::Serving);
                 let connection = this.guard.connection().clone();
                 match panic::catch(|| (this.service.handler.get())(connection)) {

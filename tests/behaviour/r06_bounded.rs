@@ -5,7 +5,7 @@ use async_std::{prelude::*, task};
 use ebbtide::Connection;
 use std::io::Read as _;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn r06_a_drain_ends_with_the_last_handler() {
@@ -247,5 +247,38 @@ fn r06_stopping_an_idle_server_waits_for_nothing() {
             let (_, report) = bind().await.scope(|_: Connection| async {}, async |_| ()).await.unwrap();
             assert_eq!(report.accepted(), 0);
         }
+    });
+}
+
+#[test]
+fn r06_no_handler_is_started_after_the_deadline_although_the_threads_were_blocked_until_then() {
+    const LATE: Duration = Duration::from_millis(500);
+    test_alone(async {
+        let server = bind().await.grace(Duration::from_millis(50));
+        let clients: Vec<_> = (0..40).map(|_| connect(server.local_addr())).collect();
+        let handle = server.handle();
+        let (starts, started) = mpsc::channel();
+        let handler = move |conn: Connection| {
+            let _ = starts.send(conn.deadline().map(|deadline| Instant::now().saturating_duration_since(deadline)));
+            let deadline = loop {
+                match conn.deadline() {
+                    Some(deadline) => break deadline,
+                    None => std::thread::sleep(Duration::from_millis(1)),
+                }
+            };
+            std::thread::sleep((deadline + LATE).saturating_duration_since(Instant::now()));
+            async {}
+        };
+        let serving = task::spawn(server.serve(handler));
+        let first = started.recv().unwrap();
+        let closing = handle.shutdown();
+        let report = serving.await.unwrap();
+        closing.await;
+        for late in std::iter::once(first).chain(started).flatten() {
+            assert!(late < LATE, "a handler was started {late:?} after the deadline: {report}");
+        }
+        assert_eq!(report.accepted(), report.completed() + report.cancelled(), "{report}");
+        assert!(report.cancelled() > 0, "{report}");
+        drop(clients);
     });
 }

@@ -12,6 +12,7 @@ use async_std::task;
 use ebbtide::{Accept, Address, Cause, Connection, Handle, Listener, MemoryStream, Server};
 use std::future::{Future, pending, poll_fn, ready};
 use std::io::{self, ErrorKind};
+use std::panic::panic_any;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -117,7 +118,7 @@ fn fails_for_good(step: Step, kind: ErrorKind, message: &str) {
         handlers.started(2).await;
         script.tell(step);
         let error = serving.await.unwrap_err();
-        assert_eq!((error.kind(), error.address()), (ebbtide::ErrorKind::Listener, Some(&Address::new("scripted"))));
+        assert_eq!((error.kind(), error.address()), (ebbtide::ErrorKind::Listener, Some(&Address::named("scripted"))));
         assert!(error.to_string().contains("`scripted`"), "{error}");
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains(&message), "{source}");
@@ -149,9 +150,9 @@ fn a_listener_that_panics_can_never_go_on() {
     fails_for_good(Step::Panic("in an accept"), ErrorKind::InvalidInput, "the listener panicked: in an accept");
 }
 
-/// An error whose destructor panics.
+/// An error whose destructor panics with this text.
 #[derive(Debug)]
-struct Bomb;
+struct Bomb(&'static str);
 
 impl std::fmt::Display for Bomb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -163,17 +164,18 @@ impl std::error::Error for Bomb {}
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        panic!("in the destructor of an accept's error");
+        panic_any(self.0);
     }
 }
 
 #[test]
 fn an_error_whose_destructor_panics_is_one_like_others_and_the_next_client_is_served() {
+    const TEXT: &str = "in the destructor of an accept's error";
     for kind in [ErrorKind::ConnectionAborted, ErrorKind::Other] {
         let logs = logs::remember();
         test(async move {
             let (listener, script) = Script::listener();
-            script.fail(io::Error::new(kind, Bomb));
+            script.fail(io::Error::new(kind, Bomb(TEXT)));
             let mut client = script.client();
             let body = async |server: Handle| {
                 assert_eq!(rest(&mut client).await, "served");
@@ -181,7 +183,7 @@ fn an_error_whose_destructor_panics_is_one_like_others_and_the_next_client_is_se
             };
             let (is_serving, report) = Server::new(listener).scope(reply, body).await.unwrap();
             assert_eq!((is_serving, report.completed(), report.accept_errors()), (true, 1, 1), "{report}");
-            assert_eq!(logs.lines_with("in the destructor of an accept's error").len(), 1);
+            assert_eq!(logs.lines_with(TEXT).len(), 1);
         });
     }
 }
@@ -192,7 +194,7 @@ fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
         test(async {
             let (listener, script) = Script::listener_at_the_end();
             let mut served = script.client();
-            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb)); // whose destructor panics, besides
+            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb("in the sweep"))); // besides
             let mut after_one_that_left = script.client();
             script.tell(last);
             let mut lost = script.client();
@@ -231,7 +233,7 @@ where
     F: FnMut() -> Fut + Send + 'static,
     Fut: Future<Output = Accepted> + Send,
 {
-    Listener::custom(Address::new("accept by"), By(accept))
+    Listener::custom(Address::named("accept by"), By(accept))
 }
 
 /// Clients that wait in a queue, their ends, and the queue.
@@ -249,7 +251,7 @@ fn queue_of(clients: usize) -> (Vec<MemoryStream>, Sender<MemoryStream>, Receive
 /// The next of them.
 async fn next_of(queue: Receiver<MemoryStream>) -> Accepted {
     match queue.recv().await {
-        Ok(stream) => Ok((stream, Address::new("queued"))),
+        Ok(stream) => Ok((stream, Address::named("queued"))),
         Err(_) => pending().await,
     }
 }
@@ -295,7 +297,7 @@ fn in_three_parts() -> (Listener, Sender<&'static str>) {
             while name.len() < 3 {
                 name += next.recv().await.map_err(io::Error::other)?;
             }
-            Ok((MemoryStream::pair().0, Address::new(name)))
+            Ok((MemoryStream::pair().0, Address::named(name)))
         }
     });
     (listener, parts)
@@ -346,7 +348,7 @@ fn an_accept_goes_on_with_what_it_has_begun_when_the_queue_is_emptied() {
             drop(server.shutdown());
             parts.send("c").await.unwrap();
         };
-        let handler = async |conn: Connection| assert_eq!(conn.peer_addr(), &Address::new("abc"));
+        let handler = async |conn: Connection| assert_eq!(conn.peer_addr(), &Address::named("abc"));
         let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
         assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
     });
@@ -433,13 +435,13 @@ fn a_panic_of_an_accept_ends_the_server_wherever_it_is() {
             let listener = accept_by(move || {
                 clients += 1;
                 match clients {
-                    1 => Box::pin(async { Ok((MemoryStream::pair().0, Address::new("the first"))) }),
+                    1 => Box::pin(async { Ok((MemoryStream::pair().0, Address::named("the first"))) }),
                     _ => way(),
                 }
             });
             let error = Server::new(listener).serve(async |_: Connection| {}).await.unwrap_err();
             assert_eq!((error.kind(), error.report().completed()), (ebbtide::ErrorKind::Listener, 1), "{error:?}");
-            assert_eq!(error.address(), Some(&Address::new("accept by")));
+            assert_eq!(error.address(), Some(&Address::named("accept by")));
             let source = error.downcast::<io::Error>().unwrap();
             assert_eq!(source.to_string(), "the listener panicked: as ordered");
         });
@@ -454,7 +456,7 @@ fn a_listener_that_never_says_pending_starves_nobody_and_holds_no_exit_up() {
             let accepted = Arc::clone(&accepted);
             move || {
                 accepted.fetch_add(1, SeqCst); // there is always one more client
-                ready(Ok((MemoryStream::pair().0, Address::new("one more"))))
+                ready(Ok((MemoryStream::pair().0, Address::named("one more"))))
             }
         }));
         let body = async |server: Handle| {
@@ -502,7 +504,7 @@ struct Last(Option<Box<dyn FnOnce() + Send>>);
 
 impl Last {
     fn listener(at_the_end: impl FnOnce() + Send + 'static) -> Listener {
-        Listener::custom(Address::new("last words"), Self(Some(Box::new(at_the_end))))
+        Listener::custom(Address::named("last words"), Self(Some(Box::new(at_the_end))))
     }
 }
 

@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 /// assert_eq!(address.to_string(), "127.0.0.1:8888");
 /// assert_eq!(address.port(), Some(8888));
 ///
-/// let memory = Address::new("memory");
+/// let memory = Address::named("memory");
 /// let error = memory.tcp().unwrap_err();
 /// assert_eq!(error.to_string(), "`memory` is not a TCP address");
 /// ```
@@ -44,8 +44,9 @@ enum AddressKind {
 }
 
 impl Address {
-    /// An address in a custom listener's own words, shown as they are.
-    pub fn new(name: impl Into<Arc<str>>) -> Self {
+    /// Makes a name for a custom listener's address or peer. It is shown as it is, and never parsed:
+    /// `Address::named("127.0.0.1:80")` is no TCP address; for that use `Address::from(socket_addr)`.
+    pub fn named(name: impl Into<Arc<str>>) -> Self {
         Self(AddressKind::Named(name.into()))
     }
 
@@ -147,8 +148,8 @@ impl From<std::os::unix::net::SocketAddr> for Address {
     }
 }
 
-/// For the `connect` of the standard library and of every runtime that takes its trait. An address that is not TCP is
-/// an error, as in [`Address::tcp`].
+/// For the `connect` of the standard library. That of async-std takes a trait of its own, which cannot be implemented
+/// here: give it `address.tcp()?`. An address that is not TCP is an error, as in [`Address::tcp`].
 impl std::net::ToSocketAddrs for Address {
     type Iter = std::option::IntoIter<SocketAddr>;
 
@@ -234,8 +235,8 @@ mod tests {
             (Address::unix_abstract(b"echo\0\n"), r"@echo\x00\n"),
             #[cfg(unix)]
             (Address::unix_unnamed(), "unix:unnamed"),
-            (Address::new("memory"), "memory"),
-            (Address::new("a\n[ERROR] forged \u{1b}[31m"), r"a\n[ERROR] forged \u{1b}[31m"),
+            (Address::named("memory"), "memory"),
+            (Address::named("a\n[ERROR] forged \u{1b}[31m"), r"a\n[ERROR] forged \u{1b}[31m"),
             #[cfg(unix)]
             (Address::unix(Path::new("/tmp/a\nb")), r"/tmp/a\nb"),
         ];
@@ -256,7 +257,7 @@ mod tests {
         use std::net::ToSocketAddrs;
         let tcp = Address::from(SocketAddr::from(([127, 0, 0, 1], 80)));
         assert_eq!(tcp.to_socket_addrs().unwrap().collect::<Vec<_>>(), [tcp.tcp().unwrap()]);
-        let error = Address::new("memory").to_socket_addrs().unwrap_err();
+        let error = Address::named("memory").to_socket_addrs().unwrap_err();
         assert_eq!((error.kind(), error.to_string().contains("`memory`")), (io::ErrorKind::InvalidInput, true));
     }
 
@@ -272,7 +273,7 @@ mod tests {
         let (one, _two) = std::os::unix::net::UnixStream::pair().unwrap();
         let unnamed = Address::from(one.peer_addr().unwrap());
         assert_eq!(unnamed, Address::unix_unnamed());
-        assert!(path.is_unix() && unnamed.is_unix() && !Address::new("memory").is_unix());
+        assert!(path.is_unix() && unnamed.is_unix() && !Address::named("memory").is_unix());
     }
 
     #[test]

@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn an_address_that_is_not_tcp_is_an_error_that_names_it() {
-        let memory = Address::new("memory");
+        let memory = Address::named("memory");
         let error = async_std::task::block_on((&memory).into_bind_addrs().resolve()).unwrap_err();
         assert!(error.to_string().contains("`memory`"), "{error}");
     }

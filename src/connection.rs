@@ -109,6 +109,9 @@ impl Connection {
     /// where the handler would have to wait for the client does it get `None`. This is what swift-service-lifecycle
     /// calls `cancelWhenGracefulShutdown`.
     ///
+    /// Read through a reference: `conn.until_draining((&conn).read(&mut buf))`. `conn.read(…)` would borrow `conn`
+    /// mutably at the same time, which the compiler refuses (E0502).
+    ///
     /// # Cancel safety
     ///
     /// `None` means that `future` has been dropped where it waited. A single `read` loses nothing by that: it waits
@@ -215,7 +218,7 @@ impl Connection {
     /// Waits until the peer has closed its end, or is gone: so that a handler can abandon work that no client waits
     /// for.
     ///
-    /// It takes no bytes. Pushback bytes hide the EOF that comes after them; then it looks again every quarter of a
+    /// It takes no bytes. Unread bytes hide the EOF that comes after them; then it looks again every quarter of a
     /// second. (On Linux the EOF of a socket is found all the same; elsewhere once the bytes have been read.) A peer
     /// that only half-closes, as some clients do after their request, cannot be told from one that has closed.
     ///

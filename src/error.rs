@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn listener() -> Failure {
-        Failure::Listener { address: Address::new("memory"), source: io::ErrorKind::InvalidInput.into() }
+        Failure::Listener { address: Address::named("memory"), source: io::ErrorKind::InvalidInput.into() }
     }
 
     #[test]
@@ -228,7 +228,7 @@ mod tests {
             (Failure::Stopped, io::ErrorKind::Other),
             (
                 // A handler's kind is not the server's: a reset peer must not look like a reset server.
-                Failure::Handler { peer: Address::new("p"), source: io::Error::from(io::ErrorKind::NotFound).into() },
+                Failure::Handler { peer: Address::named("p"), source: io::Error::from(io::ErrorKind::NotFound).into() },
                 io::ErrorKind::Other,
             ),
         ];

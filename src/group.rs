@@ -71,6 +71,8 @@ pub use task_set::TaskSet;
 /// ```
 ///
 /// [trio]: https://trio.readthedocs.io/en/stable/reference-core.html#nurseries-and-spawning
+#[doc(alias = "nursery")]
+#[doc(alias = "TaskTracker")]
 #[must_use = "dropping a group cancels its children; `join` waits for them"]
 pub struct TaskGroup {
     children: Arc<Children>,
@@ -165,6 +167,7 @@ impl TaskGroup {
     ///
     /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group helps
     /// them. A child that is being polled ends when that poll returns.
+    #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
         self.children.cancel();
     }

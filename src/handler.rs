@@ -16,6 +16,9 @@ use std::time::Duration;
 /// You do not implement this trait: it is sealed. It is there so that the compiler can say what is wrong with a
 /// handler.
 ///
+/// A closure that ends with `Ok(())` names its error type, since any would do:
+/// `async |conn: Connection| -> io::Result<()> { … }`.
+///
 /// A handler that copies bytes returns their number. That does not compile; end such a handler with `Ok(())`:
 ///
 /// ```compile_fail,E0277

@@ -35,8 +35,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 /// Where connections come from, for [`Server::new`](crate::Server::new) and
-/// [`Server::add_listener`](crate::Server::add_listener): a TCP
-/// or Unix socket that listens, [memory](Self::memory), or [anything else](Self::custom).
+/// [`Server::add_listener`](crate::Server::add_listener): a TCP or Unix
+/// socket that listens, [memory](Self::memory), or [anything else](Self::custom).
 ///
 /// Most servers need none by name: [`Server::bind`](crate::Server::bind) and
 /// [`Server::bind_unix`](crate::Server::bind_unix) make their own. One server can have any number of listeners, of any
@@ -120,7 +120,7 @@ impl Listener {
     ///
     /// # Errors
     ///
-    /// Where another program listens there, where a file that is no socket lies there, where the folder is missing or
+    /// Where something listens there already, where a file that is no socket lies there, where the folder is missing or
     /// may not be written to, and where the path is longer than the system takes (107 bytes on Linux). The error names
     /// the path.
     #[cfg(unix)]
@@ -192,7 +192,7 @@ impl Listener {
     /// ```
     pub fn memory() -> (Self, Connector) {
         let (accept, connector) = memory::listener();
-        (Self::custom(Address::new("memory"), accept), connector)
+        (Self::custom(Address::named("memory"), accept), connector)
     }
 
     /// Makes a listener of your own: a transport that this crate does not know, or one that fails as a test wants it

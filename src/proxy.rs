@@ -21,8 +21,8 @@ use std::time::Duration;
 /// is sent again, and the least that the protocol's text recommends.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// That a listener's connections come through a proxy (HAProxy, nginx, a cloud's load balancer), which says in a few
-/// bytes before the client's own who the client is: the [PROXY protocol], versions 1 and 2. Needs the feature
+/// Says that a listener's connections come through a proxy (HAProxy, nginx, a cloud's load balancer), which tells in a
+/// few bytes before the client's own who the client is: the [PROXY protocol], versions 1 and 2. Needs the feature
 /// `proxy-protocol`.
 ///
 /// For [`ListenOptions::proxy_protocol`](crate::ListenOptions::proxy_protocol) and
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn nobody_is_trusted_by_default_and_peers_without_an_ip_address_only_by_name() {
-        let peers = [SocketAddr::from(([127, 0, 0, 1], 1)).into(), Address::unix_unnamed(), Address::new("memory:0")];
+        let peers = [SocketAddr::from(([127, 0, 0, 1], 1)).into(), Address::unix_unnamed(), Address::named("memory:0")];
         for peer in &peers {
             assert!(!ProxyProtocol::required().trusts(peer) && !ProxyProtocol::optional().trusts(peer), "{peer}");
         }

@@ -43,8 +43,7 @@ use std::task::{Context, Poll};
 /// - Something has run out (descriptors, memory), or the error is not known: accepting pauses for 5 milliseconds, twice
 ///   as long with each further error, up to 1 second, with a line in the log each.
 /// - The listening socket itself is broken (EBADF, EINVAL, ENOTSOCK, EFAULT): the server ends, after a drain, with an
-///   error of kind
-///   [`Listener`](crate::ErrorKind::Listener).
+///   error of kind [`Listener`](crate::ErrorKind::Listener).
 ///
 /// # Examples
 ///
@@ -191,7 +190,8 @@ impl Server {
     /// drains, closes, and returns the report.
     ///
     /// A handler is an async function or closure of a [`Connection`] that returns `()` or a `Result<(), E>`. To share
-    /// state, clone it for each call:
+    /// state, clone it for each call. (An `async move |conn|` closure that captures something does not compile: "async
+    /// closure does not implement `Fn`".)
     ///
     /// ```
     /// # use ebbtide::{Connection, Server};
@@ -207,6 +207,8 @@ impl Server {
     /// server.serve(counting).await?;
     /// # Ok(()) }
     /// ```
+    ///
+    /// A closure that ends with `Ok(())` names its error type: `async |conn: Connection| -> io::Result<()> { … }`.
     ///
     /// A handler that panics or fails ends its own connection and nothing else, unless
     /// [`on_failure`](Self::on_failure) says otherwise.
@@ -238,8 +240,7 @@ impl Server {
     ///
     /// The body runs in the caller's task, so it may borrow from the caller. However it ends, the connections are
     /// drained before this returns; a panic of the body goes on after the drain. What it may return, and what comes of
-    /// that, is a table at
-    /// [`BodyOutput`].
+    /// that, is a table at [`BodyOutput`].
     ///
     /// If others stop the server, the body runs on during the drain, to watch or to help. If the server closes first,
     /// the body has the rest of the grace period (at most 8 seconds if that has no limit; one more poll after a cancel,

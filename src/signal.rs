@@ -51,7 +51,7 @@ enum Progress {
 }
 
 /// A stream of the signals that ask this program to end: SIGINT (Ctrl-C), SIGTERM and SIGHUP; on Windows Ctrl-C and
-/// Ctrl-Break.
+/// Ctrl-Break. (tokio's `ctrl_c` is a future of one signal: here that is `signal::ctrl_c()?.next().await`.)
 ///
 /// - The stream yields one `()` for each signal and never ends. A signal that comes before the stream is polled is
 ///   remembered.

@@ -27,10 +27,10 @@ use std::sync::Arc;
 ///
 /// The handshake runs in the connection's own child, so no slow client holds up the others: see
 /// [`Server::handshake_timeout`](crate::Server::handshake_timeout). On every orderly end, which is all but a cancel and
-/// a drop, the client is sent `close_notify`, after the last bytes; where it misses, the client knows that it was cut
-/// off. (Who is closed for its silence is sent it if the socket takes it at once.)
+/// a drop, the client is sent `close_notify`, after the last bytes; without it the client knows that it was cut
+/// off. (A client that is closed for its silence gets it only if the socket takes it at once.)
 /// The other way round the end of a client that leaves without `close_notify` is read as an error (`UnexpectedEof`) and
-/// not as the end, because anybody in between could have cut the line.
+/// not as the end, because any party in between could have cut the line.
 ///
 /// What is written is on its way at once if the socket takes it. Where the client does not read, up to 64 KiB stay with
 /// us until the handler writes again, reads, flushes or ends: flush before waiting for something else.
@@ -73,7 +73,8 @@ impl Tls {
         Self::files(certificates, key).load()
     }
 
-    /// The same with more to be set.
+    /// A certificate and its key from PEM files, as in [`from_pem_files`](Self::from_pem_files), with further settings;
+    /// [`TlsFiles::load`] reads them.
     pub fn files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> TlsFiles {
         TlsFiles {
             certificates: certificates.as_ref().into(),
@@ -167,7 +168,8 @@ impl TlsFiles {
         self
     }
 
-    /// The same, but a client may have none. One that it has, and that is not in order, turns it away.
+    /// As [`client_ca`](Self::client_ca), but a client may show no certificate. One that shows an invalid one is turned
+    /// away.
     pub fn optional_client_ca(mut self, authorities: impl AsRef<Path>) -> Self {
         self.clients = Clients::Asked(authorities.as_ref().into());
         self

@@ -7,8 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// Ready once no byte has gone either way for a time. Looks when that time may be over, not at every
-/// byte.
+/// Ready once no byte has gone either way for a time. Looks when that time may be over, not at every byte.
 #[derive(Debug)]
 pub(super) struct Idle {
     limit: Duration,

@@ -72,6 +72,7 @@ impl<T> JoinHandle<T> {
     /// Asks for the end of this child. Returns at once; awaiting the handle waits for the end.
     ///
     /// A child that is being polled ends when that poll returns; if that was its last poll, its result stands.
+    #[doc(alias = "abort")]
     pub fn cancel(&self) {
         if let Some(child) = &self.child {
             child.cancel();

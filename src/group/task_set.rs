@@ -61,6 +61,7 @@ use std::task::{Context, Poll, Waker, ready};
 /// assert_eq!(first, Some(2));
 /// # });
 /// ```
+#[doc(alias = "JoinSet")]
 #[must_use = "dropping a set cancels its children; `next` waits for their results"]
 pub struct TaskSet<T> {
     shared: Arc<SharedSet<T>>,
@@ -147,6 +148,7 @@ impl<T: Send + 'static> TaskSet<T> {
     /// # Cancel safety
     ///
     /// Dropping the future loses nothing: the result waits for the next call.
+    #[doc(alias = "join_next")]
     pub async fn next(&mut self) -> Option<Result<T, JoinError>> {
         poll_fn(|cx| self.shared.poll_next(cx)).await
     }
@@ -154,6 +156,7 @@ impl<T: Send + 'static> TaskSet<T> {
     /// Asks for the end of every child, and refuses new ones from now on. Returns at once; [`next`](Self::next) gives
     /// what comes of each: a result where the child has ended by itself, otherwise a
     /// [cancelled](JoinError::is_cancelled) error.
+    #[doc(alias = "abort_all")]
     pub fn cancel(&self) {
         self.shared.refuse();
         self.group.cancel();

@@ -32,14 +32,14 @@ use std::task::{Context, Poll};
 ///
 ///     async fn accept(&mut self) -> io::Result<(MemoryStream, Address)> {
 ///         match self.0.recv().await {
-///             Ok(stream) => Ok((stream, Address::new("channel"))),
+///             Ok(stream) => Ok((stream, Address::named("channel"))),
 ///             Err(_) => std::future::pending().await, // no more clients; the server goes on with its other listeners
 ///         }
 ///     }
 /// }
 ///
 /// let (clients, incoming) = async_std::channel::bounded(16);
-/// let listener = Listener::custom(Address::new("channel"), FromChannel(incoming));
+/// let listener = Listener::custom(Address::named("channel"), FromChannel(incoming));
 /// let server = Server::new(listener);
 /// # drop((clients, server));
 /// ```

@@ -42,7 +42,7 @@ impl Connector {
     pub async fn connect(&self) -> io::Result<MemoryStream> {
         let (ours, theirs) = MemoryStream::pair();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        match self.clients.send((theirs, Address::new(format!("memory:{number}")))).await {
+        match self.clients.send((theirs, Address::named(format!("memory:{number}")))).await {
             Ok(()) => Ok(ours),
             Err(_) => {
                 let text = "cannot connect to the listener in memory: it is closed";
@@ -99,6 +99,7 @@ pub struct MemoryStream {
 
 impl MemoryStream {
     /// Two ends that are connected with each other.
+    #[doc(alias = "duplex")]
     pub fn pair() -> (Self, Self) {
         let (here, to_there) = (piper::pipe(BUFFER), piper::pipe(BUFFER));
         let (one_reads, other_writes) = here;

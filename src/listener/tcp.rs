@@ -137,8 +137,11 @@ pub(super) fn explain(address: SocketAddr, source: io::Error) -> io::Error {
 
 /// The error names what could not be resolved; this says what for, and what to do.
 pub(super) fn explain_resolving(source: io::Error) -> io::Error {
-    let text = format!("cannot listen: {}; give an address as `host:port`, such as `127.0.0.1:8888`", Chain(&source));
-    io::Error::new(source.kind(), text)
+    let hint = match source.kind() {
+        ErrorKind::InvalidInput => "give an address as `host:port`, such as `127.0.0.1:8888`",
+        _ => "is the name right, and does this machine resolve it? (an IPv6 address in a pair has no brackets: `::1`)",
+    };
+    io::Error::new(source.kind(), format!("cannot listen: {}; {hint}", Chain(&source)))
 }
 
 #[derive(Debug)]
@@ -153,7 +156,7 @@ impl std::fmt::Display for Explained {
         write!(f, "cannot listen on `{address}`: {source}")?;
         f.write_str(match source.kind() {
             ErrorKind::AddrInUse => {
-                "; another program listens there: stop it, or choose another port (0: any free one)"
+                "; something listens there already: stop it, or choose another port (0: any free one)"
             }
             ErrorKind::AddrNotAvailable => "; it is no address of this machine (`0.0.0.0` or `[::]` means all of them)",
             ErrorKind::PermissionDenied => "; ports below 1024 need a privilege: choose a higher one",

@@ -30,7 +30,8 @@ pub(super) fn accept(socket: &UnixListener) -> io::Result<(Transport, Address)> 
 pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixListener, SocketFile)> {
     let text = path.as_os_str().as_encoded_bytes();
     if text.is_empty() || text.contains(&0) {
-        let error = "a path is not empty and has no zero byte (for a name without a file: `Listener::unix_abstract`)";
+        let error =
+            "a path must not be empty, nor contain a zero byte (for a name without a file: `Listener::unix_abstract`)";
         return Err(io::Error::new(ErrorKind::InvalidInput, error));
     }
     let address = SockAddr::unix(path)?;
@@ -79,7 +80,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     probe.set_nonblocking(true)?; // one that listens may have a full queue, and would keep us waiting
     let Err(error) = probe.connect(address) else {
-        return taken("another program listens there: stop it, or choose another path");
+        return taken("something listens there already: stop it, or choose another path");
     };
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => {
@@ -89,7 +90,7 @@ fn remove_stale(path: &Path, address: &SockAddr) -> io::Result<()> {
         }
         Some(Errno::NOENT) => Ok(()),
         Some(Errno::AGAIN | Errno::INPROGRESS) => {
-            taken("another program listens there: stop it, or choose another path")
+            taken("something listens there already: stop it, or choose another path")
         }
         Some(Errno::PROTOTYPE) => {
             taken("another program has a socket of another type there: stop it, or choose another path")
@@ -175,7 +176,7 @@ pub(super) fn explain(address: &Address, source: io::Error) -> io::Error {
     let hint = match source.kind() {
         ErrorKind::NotFound => "; its folder does not exist: make it first",
         ErrorKind::PermissionDenied => "; this user may not make files in its folder",
-        ErrorKind::AddrInUse if source.raw_os_error().is_some() => "; another program listens there",
+        ErrorKind::AddrInUse if source.raw_os_error().is_some() => "; something listens there already",
         ErrorKind::InvalidInput if address.to_string().len() > 100 => {
             "; the system takes at most 107 bytes (Linux) or 103 (others)"
         }

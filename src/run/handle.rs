@@ -56,6 +56,7 @@ impl Handle {
     /// assert_eq!(report.accepted(), 0);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "graceful_shutdown")]
     pub fn shutdown(&self) -> Closed {
         self.run.request(Cause::Shutdown);
         self.closed()
@@ -197,8 +198,7 @@ impl fmt::Debug for Handle {
 /// Future of the server's [`Report`]: ready once the server is closed.
 ///
 /// *Closed* means: no handler or task is running, the future of each has been dropped, every listening socket is
-///  closed, and every
-/// accepted socket is shut down both ways.
+/// closed, and every accepted socket is shut down both ways.
 ///
 /// Awaited inside a handler of the same server it waits for that handler, among others. So the handler is cancelled at
 /// the end of the grace period, and a warning is logged.

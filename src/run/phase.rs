@@ -17,7 +17,7 @@ pub enum Phase {
     Bound,
     /// Connections are accepted and handled.
     Serving,
-    /// A shutdown was asked for, and clients are still accepted, while the load balancer takes event.
+    /// A shutdown was asked for, and clients are still accepted, while the load balancer takes notice.
     LameDuck,
     /// The sockets are closed; the handlers have been told and have the rest of the grace period.
     Draining,

@@ -81,13 +81,13 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 pub struct Report {
     cause: Cause,
     counts: Counts,
-    cut: Vec<ConnectionInfo>,
+    cancelled_connections: Vec<ConnectionInfo>,
     elapsed: Duration,
 }
 
 impl Report {
     pub(crate) fn new(cause: Cause, counts: Counts, cut: Vec<ConnectionInfo>, elapsed: Duration) -> Self {
-        Self { cause, counts, cut, elapsed }
+        Self { cause, counts, cancelled_connections: cut, elapsed }
     }
 
     /// Returns why the server stopped. The first cause wins; what failed later has been logged.
@@ -125,7 +125,7 @@ impl Report {
     /// were cancelled one by one ([`Handle::cancel_connection`](crate::Handle::cancel_connection)) count as
     /// [`cancelled`](Self::cancelled), and are not here.
     pub fn cancelled_connections(&self) -> &[ConnectionInfo] {
-        &self.cut
+        &self.cancelled_connections
     }
 
     /// Returns how many clients a limit turned away before they became a connection: one too many from its address, or

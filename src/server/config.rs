@@ -157,6 +157,7 @@ impl Server {
     /// assert_eq!(report.cause(), Cause::Stream);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "graceful_shutdown")]
     pub fn shutdown_when<F>(self, future: F) -> Self
     where
         F: Future<Output = ()> + Send + 'static,

@@ -163,7 +163,7 @@ impl TlsInfo {
         self.version
     }
 
-    /// The ciphers.
+    /// The cipher suite that was agreed on.
     pub fn cipher_suite(&self) -> Option<SupportedCipherSuite> {
         self.cipher_suite
     }

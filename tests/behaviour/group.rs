@@ -1,4 +1,4 @@
-//! The protocol of a group's children on the real executor: the ordinary twins of the models in `src/group/models.rs`,
+//! The protocol of a group's children on the real executor: the ordinary twins of the models in `src/group/loom_tests.rs`,
 //! under the same names (the circles' are in `group_circles.rs`). A model tries every interleaving of a few steps; its
 //! twin has the real threads, wakers and queue.
 

@@ -1,6 +1,6 @@
 //! R2: children that drop each other's groups, in circles of two and of three. The drop that would have to wait for
 //! itself only marks; every child ends at its next yield, and nobody waits for ever. (Two of these are the ordinary
-//! twins of models in `src/group/models.rs`.)
+//! twins of models in `src/group/loom_tests.rs`.)
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, Shared, drop_shared};

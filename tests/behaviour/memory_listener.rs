@@ -70,7 +70,7 @@ fn what_only_sockets_have_it_has_not() {
             assert!(conn.tcp_stream().is_none());
             #[cfg(unix)]
             assert!(conn.peer_credentials().is_none());
-            assert_eq!(conn.peer_addr(), &Address::new("memory:0"));
+            assert_eq!(conn.peer_addr(), &Address::named("memory:0"));
         };
         let (_, report) = Server::new(listener).scope(look, async |_| Ok(ask(&connector, b"").await)).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");

@@ -168,7 +168,7 @@ fn r07_a_failure_under_shutdown_begins_the_drain_before_its_connection_is_closed
         let handler = move |conn: Connection| {
             let (tell, alive) = (tell.clone(), alive.clone());
             async move {
-                if conn.peer_addr() == &Address::new("client 2") {
+                if conn.peer_addr() == &Address::named("client 2") {
                     return Err(io::Error::other("as ordered"));
                 }
                 tell.send(0).await.unwrap();

@@ -136,7 +136,7 @@ fn r04_listeners_of_all_kinds_stop_before_any_drain_begins() {
         let server = server.add_listener(Listener::tcp(loopback()).unwrap()).add_listener(memory);
         let server = server.add_listener(Listener::unix(&path).unwrap());
         let addresses: Vec<_> = server.local_addrs().cloned().collect();
-        assert_eq!((&addresses[2], addresses[3].path()), (&Address::new("memory"), Some(path.as_path())));
+        assert_eq!((&addresses[2], addresses[3].path()), (&Address::named("memory"), Some(path.as_path())));
         assert!(addresses.len() == 4 && addresses[3].is_unix());
         let (send, seen) = async_std::channel::unbounded();
         let handler = {

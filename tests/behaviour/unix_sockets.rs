@@ -240,7 +240,8 @@ fn an_abstract_name_needs_no_file_and_is_free_again_afterwards() {
         let taken = Listener::unix_abstract(&name).unwrap_err();
         assert_eq!(taken.kind(), ErrorKind::AddrInUse);
         assert!(
-            taken.to_string().contains(r"`@ebbtide\x00") && taken.to_string().contains("another program"),
+            taken.to_string().contains(r"`@ebbtide\x00")
+                && taken.to_string().contains("something listens there already"),
             "{taken}"
         );
         let body = async |_| {
@@ -274,8 +275,8 @@ fn a_path_that_cannot_be_is_an_error_that_names_it_and_says_what_to_do() {
         let table = [
             (long.clone(), ErrorKind::InvalidInput, "at most 107 bytes"),
             (missing, ErrorKind::NotFound, "its folder does not exist: make it first"),
-            ("".into(), ErrorKind::InvalidInput, "a path is not empty"),
-            ("with a\0zero".into(), ErrorKind::InvalidInput, "no zero byte"),
+            ("".into(), ErrorKind::InvalidInput, "a path must not be empty"),
+            ("with a\0zero".into(), ErrorKind::InvalidInput, "nor contain a zero byte"),
         ];
         for (path, kind, hint) in table {
             let error = Server::bind_unix(&path).await.unwrap_err();

@@ -54,7 +54,7 @@ fn a_live_socket_is_an_error_and_none_the_worse_for_being_tried() {
         let folder = Folder::new();
         let path = folder.path("live.sock");
         let server = Server::bind_unix(&path).await.unwrap();
-        is_taken(&path, "another program listens there: stop it, or choose another path");
+        is_taken(&path, "something listens there already: stop it, or choose another path");
         let handler = async |conn: Connection| {
             use async_std::io::WriteExt;
             let mut conn = conn;
@@ -62,7 +62,7 @@ fn a_live_socket_is_an_error_and_none_the_worse_for_being_tried() {
         };
         let client = path.clone();
         let body = async |_| {
-            is_taken(&path, "another program listens there");
+            is_taken(&path, "something listens there already");
             let ask = move || io::read_to_string(UnixStream::connect(client).unwrap()).unwrap();
             Ok(task::spawn_blocking(ask).await)
         };
@@ -89,7 +89,7 @@ fn a_live_socket_with_a_full_queue_is_one_that_lives_and_is_not_waited_for() {
             }
             clients.push(client);
         }
-        is_taken(&path, "another program listens there");
+        is_taken(&path, "something listens there already");
     });
 }
 

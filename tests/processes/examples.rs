@@ -410,7 +410,7 @@ fn unix_says_that_its_path_is_taken_and_exits_with_status_1() {
     let path = folder.path("taken.sock");
     let _live = std::os::unix::net::UnixListener::bind(&path).unwrap();
     let ended = Process::start(example("unix").arg(&path)).wait();
-    assert_says(&ended, &format!("error: cannot listen on `{}`: another program listens there", path.display()));
+    assert_says(&ended, &format!("error: cannot listen on `{}`: something listens there already", path.display()));
     let ended = Process::start(example("unix").arg("--fast")).wait();
     assert_says(&ended, "error: unknown option `--fast`; there are `--verbose` and an address (`/tmp/ebbtide.sock`)");
 }

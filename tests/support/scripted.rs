@@ -45,7 +45,7 @@ impl Script {
         let (steps, next) = unbounded();
         let (send, asked) = unbounded();
         let scripted = Scripted { next, clients: 0, forgets, asked: Some(send) };
-        (Listener::custom(Address::new(address), scripted), Self { steps, asked })
+        (Listener::custom(Address::named(address), scripted), Self { steps, asked })
     }
 
     /// Waits until it was asked for the first time.
@@ -98,7 +98,7 @@ impl Accept for Scripted {
         match self.next.recv().await {
             Ok(Step::Client(stream)) => {
                 self.clients += 1;
-                Ok((stream, Address::new(format!("client {}", self.clients))))
+                Ok((stream, Address::named(format!("client {}", self.clients))))
             }
             Ok(Step::Fail(error)) => Err(error),
             Ok(Step::Panic(message)) => panic!("{message}"),

@@ -11,8 +11,9 @@ use std::io::ErrorKind;
 #[test]
 fn r04_clients_in_the_backlog_without_a_permit_are_closed_counted_and_logged_with_their_number() {
     for &kind in Kind::ALL {
-        let logs = logs::remember();
-        test(async move {
+        // Alone, since all listeners in memory have one name.
+        test_alone(async move {
+            let logs = logs::remember();
             let (listener, place) = kind.open();
             let address = listener.local_addr().to_string();
             let server = Server::new(listener).max_connections(1);
@@ -61,8 +62,9 @@ fn r04_each_client_of_a_paused_custom_listener_is_accepted_or_refused() {
 #[test]
 fn r04_a_paused_server_closes_the_client_that_waits_and_says_why() {
     for &kind in Kind::ALL {
-        let logs = logs::remember();
-        test(async move {
+        // Alone, since all listeners in memory have one name.
+        test_alone(async move {
+            let logs = logs::remember();
             let (listener, place) = kind.open();
             let address = listener.local_addr().to_string();
             let mut clients = Vec::new();

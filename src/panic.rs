@@ -78,6 +78,7 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
 
 /// A handler, or another value of the user's, that is dropped wherever its last owner goes: its destructor may panic,
 /// and must not take that place down.
+#[derive(Debug)]
 pub(crate) struct Kept<T>(Option<T>);
 
 impl<T> Kept<T> {
@@ -87,6 +88,10 @@ impl<T> Kept<T> {
 
     pub(crate) fn get(&self) -> &T {
         self.0.as_ref().expect("it is there until its drop")
+    }
+
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect("it is there until its drop")
     }
 
     pub(crate) fn get_mut(&mut self) -> &mut T {

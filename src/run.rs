@@ -32,7 +32,7 @@ use crate::address::Addresses;
 use crate::group::{Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
-use crate::panic::{drop_caught, log_line};
+use crate::panic::{Kept, drop_caught, log_line};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
@@ -85,8 +85,8 @@ struct RunState {
     request: Option<Request>,
     /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
     allowance: Option<Duration>,
-    /// The failure that stopped the server, until `serve` returns it.
-    failure: Option<Failure>,
+    /// The failure that stopped the server, until `serve` returns it, or is dropped. The error in it is the user's.
+    failure: Option<Kept<Failure>>,
     report: Option<Report>,
     /// What a server that does not serve yet owns.
     unserved: Option<Unserved>,
@@ -249,7 +249,7 @@ impl Run {
         }
         let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
         state.request = Some(Request { cause, at: now, deadline });
-        state.failure = failure;
+        state.failure = failure.map(Kept::new);
         true
     }
 
@@ -307,7 +307,7 @@ impl Run {
         report.expect("the report is written before `closed` is signalled")
     }
 
-    pub(crate) fn take_failure(&self) -> Option<Failure> {
+    pub(crate) fn take_failure(&self) -> Option<Kept<Failure>> {
         lock(&self.state).failure.take()
     }
 

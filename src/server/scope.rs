@@ -104,7 +104,7 @@ impl RunGuard {
         self.group.join().await; // raises what the supervisor itself may have panicked with; it has ended
         let report = self.run.report();
         match self.run.take_failure() {
-            Some(failure) => Err(Error::new(failure, report)),
+            Some(failure) => Err(Error::new(failure.into_inner(), report)),
             None => Ok(report),
         }
     }
@@ -116,7 +116,8 @@ impl Drop for RunGuard {
             self.run.cancel(Cause::Dropped);
             self.run.advance(Phase::Cancelling);
         }
-        // Now the group is dropped, which cancels and joins everything.
+        // Now the group is dropped, which cancels and joins everything. A failure that `serve` would have returned is
+        // dropped with the last handle.
     }
 }
 

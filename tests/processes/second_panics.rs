@@ -6,12 +6,13 @@ use crate::support::probe::Gate;
 use crate::support::*;
 use async_std::task;
 use ebbtide::{Connection, Handle, OnFailure, Phase, TaskSet};
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 /// Panics when it is dropped.
 #[derive(Debug)]
@@ -122,6 +123,35 @@ fn the_panic_of_a_body_goes_on_though_the_destructor_of_a_handlers_error_panics(
             let payload = catch_unwind(AssertUnwindSafe(|| task::block_on(scope).is_ok())).unwrap_err();
             assert_eq!(payload.downcast_ref(), Some(&"the body's own"));
             assert_eq!(handle.phase(), Phase::Closed);
+        });
+    });
+}
+
+#[test]
+fn the_error_that_a_dropped_serve_would_have_returned_may_go_with_the_last_handle_while_a_panic_goes_on() {
+    alone_with_threads(2, || {
+        expect_bombs();
+        on_thread(|| {
+            for _ in 0..5 {
+                let server = task::block_on(bind()).on_failure(OnFailure::Shutdown);
+                let handle = server.handle();
+                let stays = AtomicBool::new(true); // the first connection, so that the drain lasts
+                let handler = move |_: Connection| {
+                    let stays = stays.swap(false, SeqCst);
+                    async move { if stays { pending().await } else { Err::<(), _>(BombError(Bomb)) } }
+                };
+                let _clients = [connect(server.local_addr()), connect(server.local_addr())];
+                let mut serve = Box::pin(server.serve(handler));
+                assert!(serve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                task::block_on(until(|| handle.phase() == Phase::Draining));
+                assert!(catch_unwind(AssertUnwindSafe(|| drop(serve))).is_ok());
+                std::thread::sleep(Duration::from_millis(50)); // until the executor has let go of the last task
+                let unwinding = AssertUnwindSafe(move || {
+                    let _last = handle;
+                    panic!("its own");
+                });
+                assert_eq!(catch_unwind(unwinding).unwrap_err().downcast_ref(), Some(&"its own"));
+            }
         });
     });
 }

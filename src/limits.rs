@@ -23,6 +23,8 @@ struct LimitState {
     paused: bool,
     /// Permits that are out.
     used: usize,
+    /// Those of them that are out on trial: only until a listener has said whether it has a client.
+    on_trial: usize,
     /// Permits that are out, by address; only while there is a limit on that.
     by_ip: HashMap<IpAddr, usize>,
     /// Accept loops that wait for a permit.
@@ -33,6 +35,19 @@ impl LimitState {
     fn admits(&self) -> bool {
         !self.paused && self.used < self.max
     }
+
+    /// Whether there may be a permit in a moment, although no connection ends.
+    fn may_admit(&self) -> bool {
+        !self.paused && self.used - self.on_trial < self.max
+    }
+}
+
+/// What became of an attempt to have a permit.
+pub(crate) enum Attempt {
+    Permit(Permit),
+    /// All are out, but some on trial: ask again in a moment.
+    Undecided,
+    Full,
 }
 
 impl ConnectionLimit {
@@ -42,23 +57,23 @@ impl ConnectionLimit {
             max_per_ip: usize::MAX,
             paused: false,
             used: 0,
+            on_trial: 0,
             by_ip: HashMap::new(),
             waiters: WakerSet::default(),
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// A permit, as soon as there is one. A waiter keeps its `key`, and hands it to [`forget`](Self::forget) in the
-    /// end.
+    /// A permit on trial, as soon as there is one: to be [kept](Permit::keep) if there is a client for it. A waiter
+    /// keeps its `key`, and hands it to [`forget`](Self::forget) in the end.
     pub(crate) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<Permit> {
-        if let Some(permit) = self.try_acquire() {
+        if let Some(permit) = self.give(&mut lock(&self.state), true) {
             return Poll::Ready(permit);
         }
         let waker = cx.waker().clone(); // user code, so before the lock
         let mut state = lock(&self.state);
-        if state.admits() {
-            state.used += 1;
-            return Poll::Ready(Permit { limit: Arc::clone(self) });
+        if let Some(permit) = self.give(&mut state, true) {
+            return Poll::Ready(permit);
         }
         let displaced = state.waiters.register(key, waker);
         drop(state);
@@ -66,13 +81,23 @@ impl ConnectionLimit {
         Poll::Pending
     }
 
-    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+    /// A permit for a client that is already there.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Attempt {
         let mut state = lock(&self.state);
+        match self.give(&mut state, false) {
+            Some(permit) => Attempt::Permit(permit),
+            None if state.may_admit() => Attempt::Undecided,
+            None => Attempt::Full,
+        }
+    }
+
+    fn give(self: &Arc<Self>, state: &mut LimitState, on_trial: bool) -> Option<Permit> {
         if !state.admits() {
             return None;
         }
         state.used += 1;
-        Some(Permit { limit: Arc::clone(self) })
+        state.on_trial += usize::from(on_trial);
+        Some(Permit { limit: Arc::clone(self), on_trial })
     }
 
     /// Counts a connection of a client's address; `None` if there is no such limit. Refused if there are as many from
@@ -138,11 +163,26 @@ impl ConnectionLimit {
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Arc<ConnectionLimit>,
+    on_trial: bool,
+}
+
+impl Permit {
+    /// There is a client for it.
+    pub(crate) fn keep(mut self) -> Self {
+        if std::mem::take(&mut self.on_trial) {
+            lock(&self.limit.state).on_trial -= 1;
+        }
+        self
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limit.change(|state| state.used -= 1);
+        let on_trial = usize::from(self.on_trial);
+        self.limit.change(|state| {
+            state.used -= 1;
+            state.on_trial -= on_trial;
+        });
     }
 }
 
@@ -195,6 +235,7 @@ fn open_file_limit() -> Option<u64> {
 mod tests {
     use super::*;
     use crate::sync::waker_set::counting::Count;
+    use std::task::Waker;
 
     #[test]
     fn the_default_leaves_a_part_of_the_open_files_to_the_rest() {
@@ -232,7 +273,7 @@ mod tests {
         for admit in ways {
             let limit = ConnectionLimit::new();
             limit.set_max(1);
-            let mut out = vec![limit.try_acquire().unwrap()];
+            let mut out = vec![permit(&limit)];
             let count = Arc::new(Count::default());
             let waker = count.waker();
             let mut cx = Context::from_waker(&waker);
@@ -245,16 +286,42 @@ mod tests {
         }
     }
 
+    fn permit(limit: &Arc<ConnectionLimit>) -> Permit {
+        match limit.try_acquire() {
+            Attempt::Permit(permit) => permit,
+            Attempt::Undecided | Attempt::Full => panic!("{limit:?}"),
+        }
+    }
+
+    #[test]
+    fn a_limit_is_undecided_as_long_as_the_last_permit_is_on_trial() {
+        let limit = ConnectionLimit::new();
+        limit.set_max(2);
+        let _kept = permit(&limit);
+        for keeps in [false, true] {
+            let Poll::Ready(tried) = limit.poll_acquire(&mut Context::from_waker(Waker::noop()), &mut None) else {
+                panic!("{limit:?}");
+            };
+            assert!(matches!(limit.try_acquire(), Attempt::Undecided));
+            limit.set_paused(true);
+            assert!(matches!(limit.try_acquire(), Attempt::Full));
+            limit.set_paused(false);
+            let _kept = keeps.then(|| tried.keep()); // otherwise it is given back
+            assert_eq!(matches!(limit.try_acquire(), Attempt::Full), keeps);
+            assert_eq!(matches!(limit.try_acquire(), Attempt::Permit(_)), !keeps);
+        }
+    }
+
     #[test]
     fn a_lowered_limit_gives_no_permit_until_enough_are_back() {
         let limit = ConnectionLimit::new();
         limit.set_max(3);
-        let mut out: Vec<_> = (0..3).map(|_| limit.try_acquire().unwrap()).collect();
+        let mut out: Vec<_> = (0..3).map(|_| permit(&limit)).collect();
         limit.set_max(1);
         out.truncate(1);
-        assert!(limit.try_acquire().is_none());
+        assert!(matches!(limit.try_acquire(), Attempt::Full));
         out.clear();
-        assert!(limit.try_acquire().is_some());
+        assert!(matches!(limit.try_acquire(), Attempt::Permit(_)));
     }
 
     #[test]

@@ -11,8 +11,6 @@ mod unix;
 
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
-#[cfg(any(target_os = "linux", target_os = "android"))]
-use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
 #[cfg(feature = "tls")]
@@ -331,23 +329,6 @@ impl Listener {
     pub(crate) fn retire(&mut self) {
         #[cfg(unix)]
         drop(self.file.take());
-    }
-
-    /// Has the kernel queue no more clients; those in the backlog stay. For an unshared socket that is about to be
-    /// closed. Where that fails clients are queued as before.
-    pub(crate) fn shrink_backlog(&self) {
-        // Other systems take 0 for their default.
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        {
-            let result = match &self.source {
-                Source::Tcp(socket) => socket2::SockRef::from(socket.get_ref()).listen(0),
-                Source::Unix(socket) => socket2::SockRef::from(socket.get_ref()).listen(0),
-                Source::Custom(_) => Ok(()),
-            };
-            if let Err(error) = result {
-                log_line!(debug, listener:% = self; "cannot shrink the backlog of `{self}`: {error}");
-            }
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::accept_error::{AcceptErrorClass, classify, hint};
 use crate::connection::Connection;
 use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::handler::HandlerOutput;
-use crate::limits::{ConnectionLimit, Permit, TooMany};
+use crate::limits::{Attempt, ConnectionLimit, Permit, TooMany};
 use crate::listener::{self, Listener};
 use crate::panic::{Chain, drop_caught, log_line};
 use crate::run::Run;
@@ -130,9 +130,11 @@ where
     /// The sweep: accepts the connections that are already in the backlog, at most as many as it can hold, and no
     /// longer than the exit may last, so that a flood does not hold the exit up. Waits for no client.
     ///
-    /// Clients for which there is no permit are closed, and counted as refused; from the first of them on the kernel
-    /// queues no more, so the loop does not chase clients that come back. The backlog of a shared socket is left to its
-    /// other holders.
+    /// Clients for which there is no permit are closed, and counted as refused. The backlog of a shared socket is left
+    /// to its other holders.
+    ///
+    /// NOTE: the kernel is not told to queue no more (`listen` with 0). It would forget clients whose handshake is just
+    /// ending: they would see neither EOF nor a reset until they write.
     async fn empty_queue(&mut self) {
         self.listener.get_mut().retire();
         if self.listener.get().is_shared() {
@@ -147,20 +149,16 @@ where
                     break;
                 }
             }
-            // Once there was none, connections may still end, but none is waited for.
-            let permit = if turned_away == 0 { self.free_permit().await } else { self.run.limit.try_acquire() };
-            match (self.listener.get_mut().accept_now(), permit) {
-                (None, _) => break,
-                (Some(Ok(client)), Some(permit)) => self.admit(client, permit),
-                (Some(Ok(client)), None) => {
-                    if turned_away == 0 {
-                        self.listener.get().shrink_backlog();
+            match self.listener.get_mut().accept_now() {
+                None => break,
+                Some(Ok(client)) => {
+                    let unadmitted = Unadmitted { client: Some(client), run: Arc::clone(&self.run) };
+                    match self.free_permit().await {
+                        Some(permit) => self.admit(unadmitted.into_client(), permit),
+                        None => turned_away += 1,
                     }
-                    turned_away += 1;
-                    self.run.counters.refused();
-                    drop_caught(client); // a custom listener's
                 }
-                (Some(Err(error)), _) => {
+                Some(Err(error)) => {
                     self.run.counters.accept_failed();
                     let skips = classify(&error) == AcceptErrorClass::Skip;
                     if skips {
@@ -180,15 +178,16 @@ where
         }
     }
 
-    /// A permit that is free now, or that another loop, which finds its own backlog empty, is about to give back.
+    /// A permit that is free now, or that another loop, whose listener has no client, gives back in a moment. No
+    /// connection is waited for.
     async fn free_permit(&self) -> Option<Permit> {
-        for _ in 0..3 {
-            if let Some(permit) = self.run.limit.try_acquire() {
-                return Some(permit);
+        loop {
+            match self.run.limit.try_acquire() {
+                Attempt::Permit(permit) => return Some(permit),
+                Attempt::Undecided if !self.run.is_out_of_time() => async_std::task::yield_now().await,
+                Attempt::Undecided | Attempt::Full => return None,
             }
-            async_std::task::yield_now().await;
         }
-        None
     }
 
     fn fail(&self, source: io::Error) {
@@ -233,6 +232,28 @@ where
     }
 }
 
+/// A client of the last sweep that has no permit yet. Dropped like that, on any way out, it is closed and counted as
+/// refused.
+struct Unadmitted {
+    client: Option<listener::Accepted>,
+    run: Arc<Run>,
+}
+
+impl Unadmitted {
+    fn into_client(mut self) -> listener::Accepted {
+        self.client.take().expect("it is there until now")
+    }
+}
+
+impl Drop for Unadmitted {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take() {
+            self.run.counters.refused();
+            drop_caught(client); // a custom listener's
+        }
+    }
+}
+
 /// A permit first, then a client: the kernel queues those that have to wait.
 ///
 /// A permit is held only for the moment of the accept, and not while the socket has no client. With several listeners
@@ -240,7 +261,7 @@ where
 fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut PermitWait<'_>) -> Poll<WithPermit> {
     let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
     let client = ready!(listener.poll_accept(cx))?;
-    Poll::Ready(Ok((client, permit)))
+    Poll::Ready(Ok((client, permit.keep())))
 }
 
 /// One accept loop's place among those that wait for a permit; given up when dropped.

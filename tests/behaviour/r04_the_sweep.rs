@@ -4,7 +4,7 @@ use crate::support::scripted::Script;
 use crate::support::ways::Kind;
 use crate::support::*;
 use async_std::channel::bounded;
-use ebbtide::{Connection, Handle, Server};
+use ebbtide::{Connection, Handle, Listener, Server};
 use std::future::pending;
 use std::io::ErrorKind;
 
@@ -81,4 +81,35 @@ fn r04_a_paused_server_closes_the_client_that_waits_and_says_why() {
             assert_eq!(logs.lines_with(&line).len(), 1, "{kind:?}");
         });
     }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn r04_no_client_is_refused_by_a_sweep_while_there_is_a_permit_for_it() {
+    test(async {
+        let mut refused = 0;
+        for round in 0..500 {
+            let name = |n: usize| format!("ebbtide-sweep-{}-{round}-{n}", std::process::id()).into_bytes();
+            let mut server = Server::new(Listener::unix_abstract(name(0)).unwrap()).max_connections(4);
+            for n in 1..5 {
+                server = server.add_listener(Listener::unix_abstract(name(n)).unwrap());
+            }
+            let clients = [round % 5, 1, 3, round % 4].map(|n| connect_unix(&name(n)));
+            let handler = async |conn: Connection| {
+                conn.until_draining(pending::<()>()).await;
+            };
+            let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
+            assert_eq!(report.accepted() + report.refused(), 4);
+            refused += report.refused();
+            drop(clients);
+        }
+        assert_eq!(refused, 0);
+    });
+}
+
+#[cfg(target_os = "linux")]
+fn connect_unix(name: &[u8]) -> std::os::unix::net::UnixStream {
+    use std::os::linux::net::SocketAddrExt;
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+    std::os::unix::net::UnixStream::connect_addr(&address).unwrap()
 }

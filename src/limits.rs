@@ -64,16 +64,16 @@ impl ConnectionLimit {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// A permit on trial, as soon as there is one: to be [kept](Permit::keep) if there is a client for it. A waiter
-    /// keeps its `key`, and hands it to [`forget`](Self::forget) in the end.
-    pub(crate) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<Permit> {
-        if let Some(permit) = self.give(&mut lock(&self.state), true) {
-            return Poll::Ready(permit);
+    /// A permit on trial, as soon as there is one. A waiter keeps its `key`, and hands it to [`forget`](Self::forget)
+    /// in the end.
+    pub(crate) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<Trial> {
+        if let Some(trial) = self.try_on_trial(&mut lock(&self.state)) {
+            return Poll::Ready(trial);
         }
         let waker = cx.waker().clone(); // user code, so before the lock
         let mut state = lock(&self.state);
-        if let Some(permit) = self.give(&mut state, true) {
-            return Poll::Ready(permit);
+        if let Some(trial) = self.try_on_trial(&mut state) {
+            return Poll::Ready(trial);
         }
         let displaced = state.waiters.register(key, waker);
         drop(state);
@@ -84,20 +84,20 @@ impl ConnectionLimit {
     /// A permit for a client that is already there.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Attempt {
         let mut state = lock(&self.state);
-        match self.give(&mut state, false) {
-            Some(permit) => Attempt::Permit(permit),
-            None if state.may_admit() => Attempt::Undecided,
-            None => Attempt::Full,
+        if state.admits() {
+            state.used += 1;
+            return Attempt::Permit(Permit { limit: Arc::clone(self) });
         }
+        if state.may_admit() { Attempt::Undecided } else { Attempt::Full }
     }
 
-    fn give(self: &Arc<Self>, state: &mut LimitState, on_trial: bool) -> Option<Permit> {
+    fn try_on_trial(self: &Arc<Self>, state: &mut LimitState) -> Option<Trial> {
         if !state.admits() {
             return None;
         }
         state.used += 1;
-        state.on_trial += usize::from(on_trial);
-        Some(Permit { limit: Arc::clone(self), on_trial })
+        state.on_trial += 1;
+        Some(Trial { limit: Some(Arc::clone(self)) })
     }
 
     /// Counts a connection of a client's address; `None` if there is no such limit. Refused if there are as many from
@@ -163,26 +163,38 @@ impl ConnectionLimit {
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Arc<ConnectionLimit>,
-    on_trial: bool,
-}
-
-impl Permit {
-    /// There is a client for it.
-    pub(crate) fn keep(mut self) -> Self {
-        if std::mem::take(&mut self.on_trial) {
-            lock(&self.limit.state).on_trial -= 1;
-        }
-        self
-    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let on_trial = usize::from(self.on_trial);
-        self.limit.change(|state| {
-            state.used -= 1;
-            state.on_trial -= on_trial;
-        });
+        self.limit.change(|state| state.used -= 1);
+    }
+}
+
+/// A permit until a listener has said whether it has a client. Given back by its drop.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    /// `None` once it was kept.
+    limit: Option<Arc<ConnectionLimit>>,
+}
+
+impl Trial {
+    /// There is a client for it.
+    pub(crate) fn keep(mut self) -> Permit {
+        let limit = self.limit.take().expect("it is kept once");
+        lock(&limit.state).on_trial -= 1;
+        Permit { limit }
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        if let Some(limit) = self.limit.take() {
+            limit.change(|state| {
+                state.used -= 1;
+                state.on_trial -= 1;
+            });
+        }
     }
 }
 

@@ -192,7 +192,7 @@ pub(crate) struct ConnectionGuard {
     /// Its end was counted and logged.
     reported: bool,
     /// The error in it is the user's: its destructor may block or panic, and runs when the connection is closed.
-    failure: Option<Kept<Failure>>,
+    failure: Option<Box<Kept<Failure>>>,
     /// Nothing is unread or on its way: to close the descriptor is enough, if no other owner of the socket is left.
     quiet: bool,
     /// What comes before the handler.
@@ -345,7 +345,7 @@ impl ConnectionGuard {
         };
         match self.on_failure {
             OnFailure::Shutdown => run.fail(Cause::HandlerFailed, failure),
-            OnFailure::Isolate => self.failure = Some(Kept::new(failure)),
+            OnFailure::Isolate => self.failure = Some(Box::new(Kept::new(failure))),
         }
     }
 }

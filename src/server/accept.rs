@@ -259,9 +259,9 @@ impl Drop for Unadmitted {
 /// A permit is held only for the moment of the accept, and not while the socket has no client. With several listeners
 /// the last permit would otherwise lie with a listener to which no client connects.
 fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut PermitWait<'_>) -> Poll<WithPermit> {
-    let permit = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
+    let trial = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
     let client = ready!(listener.poll_accept(cx))?;
-    Poll::Ready(Ok((client, permit.keep())))
+    Poll::Ready(Ok((client, trial.keep())))
 }
 
 /// One accept loop's place among those that wait for a permit; given up when dropped.

@@ -28,8 +28,8 @@ const READS: usize = 16;
 pub(super) enum How {
     /// At once. What the peer has not read yet still arrives, unless it is sending.
     Abruptly,
-    /// The same, but the peer is told if that can be had without waiting: what is encrypted has an end of its own, and
-    /// one who misses it has to think that the line was cut.
+    /// The same, but the peer is told if that can be had without waiting: TLS has an end of its own, and a
+    /// peer that does not get it must assume that the line was cut.
     WithoutWaiting,
     /// So that the last bytes arrive.
     WithCare,

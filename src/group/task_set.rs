@@ -111,7 +111,7 @@ impl<T: Send + 'static> TaskSet<T> {
         Self { shared: Arc::new(SharedSet { state: Mutex::new(state), spawner: group.spawner() }), group }
     }
 
-    /// Sets how many children run at a time, at least 1. Further ones wait, and are started in the order of their
+    /// Sets how many children run at a time, at least 1. Further children wait, and are started in the order of their
     /// spawn. Default: no limit.
     pub fn limit(self, children: usize) -> Self {
         lock(&self.shared.state).limit = children.max(1);

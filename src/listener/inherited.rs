@@ -89,10 +89,10 @@ fn listens(_: &SockRef<'_>) -> io::Result<bool> {
 
 /// Whether a client is there, so that an accept does not block.
 ///
-/// Whether accepting blocks is a property of the socket that all of its holders share: one who leaves it as it was
-/// found makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So
-/// it is looked at before each accept; and then whether there is a client, since who makes it blocking between the look
-/// and the accept has stopped accepting, and takes no client away. That costs two system calls, and for inherited
+/// Whether accepting blocks is a property of the socket that all of its holders share: a holder that leaves it as it
+/// was found makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So
+/// it is looked at before each accept; and then whether there is a client, since a holder that makes it blocking between the
+/// look and the accept has stopped accepting, and takes no client away. That costs two system calls, and for inherited
 /// sockets only.
 ///
 /// Blocking is then what it is to be again when we leave, whatever we had found ourselves.

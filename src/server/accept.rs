@@ -105,7 +105,8 @@ where
         .await
     }
 
-    /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten.
+    /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten. (The sweep
+    /// waits for a permit in between, and holds the client as [`Unadmitted`].)
     fn admit(&self, client: listener::Accepted, permit: Permit) {
         let peer = &client.peer;
         // Through a proxy all clients come from its address: they are counted once it has said whose connection it is.
@@ -159,15 +160,7 @@ where
                     }
                 }
                 Some(Err(error)) => {
-                    self.run.counters.accept_failed();
-                    let skips = classify(&error) == AcceptErrorClass::Skip;
-                    if skips {
-                        self.log_skipped(&error);
-                    } else {
-                        self.log_queue_lost(&error);
-                    }
-                    drop_caught(error);
-                    if !skips {
+                    if !self.goes_on_after(error) {
                         break;
                     }
                 }
@@ -176,6 +169,19 @@ where
         if turned_away > 0 {
             self.log_turned_away(turned_away);
         }
+    }
+
+    /// Counts and logs an error of the sweep. Returns whether it was one client's, so that the next may be there.
+    fn goes_on_after(&self, error: io::Error) -> bool {
+        self.run.counters.accept_failed();
+        let skips = classify(&error) == AcceptErrorClass::Skip;
+        if skips {
+            self.log_skipped(&error);
+        } else {
+            self.log_queue_lost(&error);
+        }
+        drop_caught(error);
+        skips
     }
 
     /// A permit that is free now, or that another loop, whose listener has no client, gives back in a moment. No

@@ -48,7 +48,7 @@ impl Transport {
         }
     }
 
-    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among those who wait: a task that reads at
+    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among the waiting tasks: a task that reads at
     /// the same time is not disturbed.
     pub(crate) async fn peeked(&self) -> io::Result<usize> {
         loop {

@@ -12,7 +12,6 @@ use async_std::task;
 use ebbtide::{Accept, Address, Cause, Connection, Handle, Listener, MemoryStream, Server};
 use std::future::{Future, pending, poll_fn, ready};
 use std::io::{self, ErrorKind};
-use std::panic::panic_any;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -148,24 +147,6 @@ fn a_listener_that_says_it_can_never_go_on_is_believed() {
 #[test]
 fn a_listener_that_panics_can_never_go_on() {
     fails_for_good(Step::Panic("in an accept"), ErrorKind::InvalidInput, "the listener panicked: in an accept");
-}
-
-/// An error whose destructor panics with this text.
-#[derive(Debug)]
-struct Bomb(&'static str);
-
-impl std::fmt::Display for Bomb {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an error with a bomb in it")
-    }
-}
-
-impl std::error::Error for Bomb {}
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        panic_any(self.0);
-    }
 }
 
 #[test]

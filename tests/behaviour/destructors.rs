@@ -10,16 +10,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// Panics with this text when it is dropped.
-#[derive(Debug)]
-struct Bomb(&'static str);
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        panic!("{}", self.0);
-    }
-}
-
 /// A future whose destructor panics with this text.
 fn bomb(text: &'static str) -> impl Future<Output = ()> + Send + 'static {
     let bomb = Bomb(text);

@@ -12,27 +12,6 @@ use std::sync::mpsc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-/// Panics when it is dropped.
-#[derive(Debug)]
-struct Bomb;
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        panic!("in a destructor");
-    }
-}
-
-#[derive(Debug)]
-struct BombError(#[allow(dead_code)] Bomb);
-
-impl std::fmt::Display for BombError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an error with a bomb in it")
-    }
-}
-
-impl std::error::Error for BombError {}
-
 /// Its conversion into a `BoxError` panics.
 struct NoError;
 
@@ -84,7 +63,7 @@ where
 
 #[test]
 fn an_error_whose_destructor_panics_is_a_failure_like_others() {
-    assert_eq!(one_misbehaves(|_| async { Err(BombError(Bomb)) }), (1, 1, 0, 0));
+    assert_eq!(one_misbehaves(|_| async { Err(Bomb("in a destructor")) }), (1, 1, 0, 0));
 }
 
 #[test]
@@ -96,7 +75,7 @@ fn an_error_whose_conversion_panics_is_a_panic_of_its_handler() {
 fn a_task_that_panics_and_then_a_destructor_of_the_handler_count_once() {
     let counts = one_misbehaves(|conn: Connection| async move {
         conn.spawn(async { panic!("a task of a connection") });
-        let _bomb = Bomb;
+        let _bomb = Bomb("in a destructor");
         pending::<Result<(), std::io::Error>>().await
     });
     assert_eq!(counts, (1, 0, 1, 0));
@@ -108,7 +87,7 @@ fn a_handler_closure_whose_destructor_panics_takes_nothing_down() {
         test(async move {
             let server = bind().await;
             let mut clients: Vec<_> = (0..clients).map(|_| connect(server.local_addr())).collect();
-            let bomb = Bomb;
+            let bomb = Bomb("in a destructor");
             let handler = move |conn: Connection| {
                 let _ = &bomb;
                 async move { conn.until_draining(pending::<()>()).await.unwrap_or_default() }
@@ -295,7 +274,7 @@ fn a_failure_under_shutdown_comes_out_even_if_its_destructor_panics_elsewhere() 
     test(async {
         let server = bind().await.on_failure(OnFailure::Shutdown);
         let _clients = [connect(server.local_addr()), connect(server.local_addr())];
-        let error = server.serve(|_: Connection| async { Err::<(), _>(BombError(Bomb)) }).await.unwrap_err();
+        let error = server.serve(|_: Connection| async { Err::<(), _>(Bomb("in a destructor")) }).await.unwrap_err();
         assert_eq!(error.report().accepted(), error.report().failed() + error.report().cancelled());
         std::mem::forget(error); // its destructor is the caller's
     });

@@ -1,5 +1,6 @@
 //! Handles of children: the result by value, the end of one child alone, and who gets a panic.
 
+use crate::support::bomb::Bomb;
 use crate::support::logs;
 use crate::support::probe::{Gate, Live, NET, Probe};
 use crate::support::{adds_up, bind, connect, rest, test};
@@ -46,12 +47,6 @@ fn text(error: JoinError) -> &'static str {
 
 /// A future that is ready with `value` at once, and whose destructor panics.
 fn bomb<T: Send>(value: T, text: &'static str) -> impl Future<Output = T> + Send {
-    struct Bomb(&'static str);
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            panic_any(self.0);
-        }
-    }
     let (bomb, mut value) = (Bomb(text), Some(value));
     poll_fn(move |_| {
         let _held = &bomb;

@@ -177,12 +177,6 @@ fn r09_a_handler_that_failed_counts_as_that_even_if_a_cancel_came_meanwhile() {
 /// Behaviour 18, and R9's "a panicking destructor moves nothing".
 #[test]
 fn r09_a_destructor_that_panics_moves_nothing_and_holds_nobody_up() {
-    struct Bomb;
-    impl Drop for Bomb {
-        fn drop(&mut self) {
-            panic!("in a destructor");
-        }
-    }
     test(async {
         let live = Live::default();
         let server = bind().await;
@@ -194,7 +188,7 @@ fn r09_a_destructor_that_panics_moves_nothing_and_holds_nobody_up() {
                 let guard = live.guard();
                 async move {
                     let _guard = guard;
-                    let _bomb = (conn.id().as_u64() == 4).then(|| Bomb);
+                    let _bomb = (conn.id().as_u64() == 4).then(|| Bomb("in a destructor"));
                     pending::<()>().await
                 }
             }

@@ -14,27 +14,6 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-/// Panics when it is dropped.
-#[derive(Debug)]
-struct Bomb;
-
-impl Drop for Bomb {
-    fn drop(&mut self) {
-        panic!("in a destructor");
-    }
-}
-
-#[derive(Debug)]
-struct BombError(#[allow(dead_code)] Bomb);
-
-impl std::fmt::Display for BombError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("an error with a bomb in it")
-    }
-}
-
-impl std::error::Error for BombError {}
-
 /// Prints no panic of a bomb: there are thousands of them.
 fn expect_bombs() {
     let usual = std::panic::take_hook();
@@ -66,7 +45,7 @@ fn a_child_of_a_set_that_is_refused_while_the_destructor_of_another_panics_ends_
             for round in 0..ROUNDS {
                 let (mut set, gate) = (TaskSet::new().limit(1), Gate::new());
                 for n in 0..2 {
-                    let (gate, bomb) = (gate.clone(), Bomb);
+                    let (gate, bomb) = (gate.clone(), Bomb("in a destructor"));
                     let mut opened = Box::pin(async move { gate.opened().await });
                     set.spawn(poll_fn(move |cx| {
                         let _held = &bomb; // dropped with the future, and not by its last poll
@@ -100,7 +79,7 @@ fn a_set_may_be_dropped_with_several_results_whose_destructors_panic() {
         expect_bombs();
         test(async {
             let mut set = TaskSet::new();
-            (0..3).for_each(|_| set.spawn(async { Bomb }));
+            (0..3).for_each(|_| set.spawn(async { Bomb("in a destructor") }));
             until(|| format!("{set:?}").contains("results: 3")).await;
             assert!(catch_unwind(AssertUnwindSafe(|| drop(set))).is_ok());
         });
@@ -119,7 +98,7 @@ fn the_panic_of_a_body_goes_on_though_the_destructor_of_a_handlers_error_panics(
                 until(|| server.phase() != Phase::Serving).await; // the handler has failed
                 panic!("the body's own");
             };
-            let scope = server.scope(async |_: Connection| Err::<(), _>(BombError(Bomb)), body);
+            let scope = server.scope(async |_: Connection| Err::<(), _>(Bomb("in a destructor")), body);
             let payload = catch_unwind(AssertUnwindSafe(|| task::block_on(scope).is_ok())).unwrap_err();
             assert_eq!(payload.downcast_ref(), Some(&"the body's own"));
             assert_eq!(handle.phase(), Phase::Closed);
@@ -138,7 +117,7 @@ fn the_error_that_a_dropped_serve_would_have_returned_may_go_with_the_last_handl
                 let stays = AtomicBool::new(true); // the first connection, so that the drain lasts
                 let handler = move |_: Connection| {
                     let stays = stays.swap(false, SeqCst);
-                    async move { if stays { pending().await } else { Err::<(), _>(BombError(Bomb)) } }
+                    async move { if stays { pending().await } else { Err::<(), _>(Bomb("in a destructor")) } }
                 };
                 let _clients = [connect(server.local_addr()), connect(server.local_addr())];
                 let mut serve = Box::pin(server.serve(handler));

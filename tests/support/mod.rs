@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod addresses;
+pub mod bomb;
 #[cfg(feature = "tls")]
 pub mod certificates;
 pub mod executor;
@@ -21,6 +22,7 @@ pub mod servers;
 pub mod ways;
 
 pub use addresses::loopback;
+pub use bomb::Bomb;
 pub use executor::hold_executor;
 pub use gate::{Role, alone, on_thread};
 pub use servers::{adds_up, bind, echo, echo_at_eof, echo_by, speaks, until};

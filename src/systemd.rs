@@ -20,7 +20,7 @@
 //! # io::Result::Ok(()) }).unwrap();
 //! ```
 //!
-//! # A restart that loses no client
+//! # A restart that refuses no client
 //!
 //! The sockets are [inherited](crate::Listener#sockets-that-are-inherited): they are left as they were found, and so is
 //! their backlog. A server that is told to stop by SIGTERM ([`signal::ctrl_c`](crate::signal::ctrl_c)) accepts no more

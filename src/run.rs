@@ -23,6 +23,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod handle;
+pub(crate) mod newcomers;
 pub(crate) mod phase;
 pub(crate) mod record;
 pub(crate) mod registry;
@@ -36,6 +37,7 @@ use crate::panic::{Kept, drop_caught, log_line};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
+use newcomers::Newcomers;
 use phase::Phase;
 use registry::{Counters, Registry};
 use report::{Cause, Failure, Report};
@@ -61,8 +63,10 @@ pub(crate) struct Run {
     pub(crate) again: Event,
     /// A cancel was requested.
     pub(crate) cancelled: Event,
-    /// The drain has begun. For handles; each connection has an event of its own.
+    /// The drain has begun. For handles, and for connections that are still opening; each handler has an event of its
+    /// own.
     pub(crate) draining: Event,
+    pub(crate) newcomers: Newcomers,
     /// The run is closed, and the report is there.
     pub(crate) closed: Event,
     /// The same, signalled after `closed`: by then a task that waits in a body for `closed` has been woken, so that the
@@ -126,6 +130,7 @@ impl Run {
             again: Event::default(),
             cancelled: Event::default(),
             draining: Event::default(),
+            newcomers: Newcomers::default(),
             closed: Event::default(),
             over: Event::default(),
             started: AtomicBool::new(false),
@@ -291,14 +296,12 @@ impl Run {
         lock(&self.state).request.as_ref().map(|request| request.cause)
     }
 
-    /// Begins the drain: notifies every connection. Comes after the last socket was closed, so no later connection is
-    /// missed.
-    pub(crate) fn begin_drain(&self) {
+    /// Begins the drain: notifies every connection, newcomers a little later. Comes after the last socket was closed, so
+    /// no later connection is missed.
+    pub(crate) fn begin_drain(&self, newcomer_time: Duration) {
         self.advance(Phase::Draining);
-        for record in self.registry.all() {
-            record.notify_of_drain();
-        }
         self.draining.signal();
+        self.newcomers.notify_or_spare(&self.registry.all(), newcomer_time, self.deadline());
     }
 
     /// The report, once the run is closed.

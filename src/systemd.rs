@@ -20,17 +20,14 @@
 //! # io::Result::Ok(()) }).unwrap();
 //! ```
 //!
-//! # A restart that refuses no client
+//! # A restart that loses no client
 //!
 //! The sockets are [inherited](crate::Listener#sockets-that-are-inherited): they are left as they were found, and so is
 //! their backlog. A server that is told to stop by SIGTERM ([`signal::ctrl_c`](crate::signal::ctrl_c)) accepts no more
-//! clients and finishes what it has begun; clients that come meanwhile are served by the next process. Two things are
-//! left to the service:
-//!
-//! - A client that was accepted, and has sent nothing yet when the drain begins, is closed by a handler that uses
-//!   [`until_draining`](crate::Connection::until_draining). A
-//!   [`first_byte_timeout`](crate::Server::first_byte_timeout) gives such clients up to 1 second.
-//! - `TimeoutStopSec=` in the unit has to be longer than the [grace period](crate::Server::grace).
+//! clients and finishes what it has begun; clients that come meanwhile are served by the next process. A
+//! client that was accepted a moment before, and has sent nothing yet, is still served by the old one, for the
+//! [newcomer time](crate::Server::newcomer_time). `TimeoutStopSec=` in the unit has to be longer than the
+//! [grace period](crate::Server::grace).
 //!
 //! A service needs to say that it is ready (`Type=notify`) only where others wait for more than its sockets, which are
 //! there before it is. The crate [`sd-notify`](https://docs.rs/sd-notify) does it in one line.

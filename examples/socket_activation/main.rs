@@ -26,8 +26,6 @@ fn main() -> ExitCode {
 async fn serve_until_sigterm() -> io::Result<()> {
     let server = server()?
         .grace(Duration::from_secs(5)) // less than `TimeoutStopSec=` in the unit
-        // A client that has been accepted, and speaks while we are told to stop, still has its answer.
-        .first_byte_timeout(Duration::from_secs(5))
         .shutdown_on(signal::ctrl_c()?); // systemd stops a service with SIGTERM
     println!("{server}");
 

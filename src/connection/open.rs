@@ -4,9 +4,10 @@
 mod proxy;
 
 use crate::handler::Rejection;
-use crate::limits::{ConnectionLimit, Counted};
+use crate::limits::Counted;
 use crate::listener::Protocols;
 use crate::panic::{Payload, catch_future};
+use crate::run::Run;
 use crate::run::record::ConnectionRecord;
 use async_io::Timer;
 use log::Level;
@@ -115,31 +116,26 @@ pub(super) struct Opened {
 }
 
 /// Does what comes before the handler.
-pub(super) fn open(
-    record: Arc<ConnectionRecord>,
-    protocols: Protocols,
-    limits: Limits,
-    limit: Arc<ConnectionLimit>,
-) -> Opening {
+pub(super) fn open(run: Arc<Run>, record: Arc<ConnectionRecord>, protocols: Protocols, limits: Limits) -> Opening {
     Box::pin(async move {
         let mut counted = None;
-        let result = catch_future(|| steps(&record, protocols, limits, &limit, &mut counted)).await;
+        let result = catch_future(|| steps(&run, &record, protocols, limits, &mut counted)).await;
         Opened { result, counted }
     })
 }
 
 /// One after the other, each with its own limit; and in a drain, all together within [`IN_A_DRAIN`].
 async fn steps(
+    run: &Run,
     record: &ConnectionRecord,
     protocols: Protocols,
     limits: Limits,
-    limit: &Arc<ConnectionLimit>,
     counted: &mut Option<Box<Counted>>,
 ) -> Result<(), Unopened> {
-    let mut clock = Clock { record, told: None };
+    let mut clock = Clock { run, record, told: None };
     #[cfg(feature = "proxy-protocol")]
     if let Some(proxy) = &protocols.proxy {
-        *counted = proxy::receive(proxy, &mut clock, limit).await.map_err(Unopened::Unproxied)?;
+        *counted = proxy::receive(proxy, &mut clock, &run.limit).await.map_err(Unopened::Unproxied)?;
     }
     #[cfg(feature = "tls")]
     if let Some(tls) = &protocols.tls {
@@ -147,7 +143,7 @@ async fn steps(
         let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
         done.map_err(Unopened::Unsecured)?;
     }
-    let _ = (protocols, limit, counted); // used by features only
+    let _ = (protocols, counted); // used by features only
     if let Some(limit) = limits.first_byte {
         // What has come stays to be read. The peer's end, or an error, is something too.
         let something = poll_fn(|cx| record.transport.poll_peek(cx).map(drop));
@@ -171,6 +167,7 @@ fn tls_hint(error: &std::io::Error) -> &'static str {
 
 /// Watches the steps' limits.
 struct Clock<'a> {
+    run: &'a Run,
     record: &'a ConnectionRecord,
     /// When the drain was noticed.
     told: Option<Instant>,
@@ -183,7 +180,7 @@ impl Clock<'_> {
         let mut end =
             earliest(limit.and_then(|limit| start.checked_add(limit)), self.told.map(|told| told + IN_A_DRAIN));
         let mut timer = end.map_or_else(Timer::never, Timer::at);
-        let mut draining = self.record.draining.listen();
+        let mut draining = self.run.draining.listen(); // its own event is the handler's
         let mut step = pin!(step);
         poll_fn(|cx| {
             if let Poll::Ready(output) = step.as_mut().poll(cx) {

@@ -25,7 +25,7 @@ impl Connection {
         }
         let result = read(&self.record.transport);
         match result {
-            Poll::Ready(Ok(1..)) => self.record.note_bytes(),
+            Poll::Ready(Ok(1..)) => self.record.note_read(),
             Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
             // Meanwhile; and its end may have woken us before we waited.
             Poll::Pending | Poll::Ready(Err(_)) if self.record.has_ended() => return Poll::Ready(Ok(0)),

@@ -34,7 +34,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What all connections of a server have in common.
 pub(crate) struct Service<H> {
@@ -122,6 +122,7 @@ where
                 Err(payload) => return Poll::Ready(Outcome::panicked(payload)),
             }
             this.stage.set(Stage::Start); // dropped before the handler begins
+            this.guard.record().note_opened();
         }
         inside(this.guard.run(), || {
             if let StageProjected::Start = this.stage.as_mut().project() {
@@ -130,7 +131,7 @@ where
                     this.guard.record().abort(AbortReason::Cancelled); // which wakes this task
                     return Poll::Pending;
                 }
-                this.guard.record().set_state(ConnectionState::Serving);
+                this.guard.begin_to_serve();
                 let connection = this.guard.connection().clone();
                 match panic::catch(|| (this.service.handler.get())(connection)) {
                     Ok(handler) => this.stage.set(Stage::Handling { handler }),
@@ -256,7 +257,16 @@ impl ConnectionGuard {
         if limits.first_byte.is_none() && protocols.is_empty() {
             return None;
         }
-        Some(open::open(Arc::clone(self.record()), protocols, limits, Arc::clone(&self.run().limit)))
+        Some(open::open(Arc::clone(self.run()), Arc::clone(self.record()), protocols, limits))
+    }
+
+    /// The handler is about to be called.
+    fn begin_to_serve(&self) {
+        let record = self.record();
+        record.set_state(ConnectionState::Serving);
+        if record.is_spared() {
+            self.run().newcomers.enter(record, Instant::now());
+        }
     }
 
     fn count(&mut self, counted: Option<Box<Counted>>) {
@@ -267,7 +277,8 @@ impl ConnectionGuard {
 
     /// From here on this is how the handler ended, whatever else may come: also if a destructor of it panics.
     fn set_outcome(&mut self, outcome: Option<Outcome>) {
-        self.drained = outcome.is_some() && self.connection().is_draining();
+        self.drained = outcome.is_some() && self.run().draining.is_signalled();
+        self.record().end_newcomer_time(); // so that it lingers as one in a drain does
         self.outcome = outcome;
     }
 

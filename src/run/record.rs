@@ -8,6 +8,7 @@
 //! | `state` | the task alone | what the connection is doing: opening, serving, lingering. For lists and logs; decides nothing |
 //! | `abort_reason` | anyone, once: the first counts | the handler is to be dropped before its next poll; the task is woken |
 //! | `ended` | the task, when the handler has ended | no clone reads or writes any more. Set before the socket is shut down, never reset |
+//! | `newcomer` | the handler's first read; the drain; the end of the newcomer time, and of the handler | whether the drain is told later ([`NewcomerState`]) |
 //! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
 //! | `shut_down` | the first thread to do it | the socket is shut down both ways |
 //! | `lent` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
@@ -54,6 +55,8 @@ pub(crate) struct ConnectionRecord {
     watch_idle: bool,
     /// An [`AbortReason`], or `NONE`.
     abort_reason: AtomicU8,
+    /// A [`NewcomerState`].
+    newcomer: AtomicU8,
     pub(crate) transport: Transport,
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its primary task
     /// is the connection's own, which is woken for an abort too.
@@ -77,6 +80,8 @@ struct Rare {
     /// The proxy's header, once that was read.
     #[cfg(feature = "proxy-protocol")]
     proxied: OnceLock<Box<ProxyHeader>>,
+    /// When its opening ended, if there was something to wait for.
+    opened_at: OnceLock<Instant>,
     /// The message of the task whose panic ends the connection.
     task_panic: OnceLock<Box<str>>,
 }
@@ -95,6 +100,23 @@ impl AbortReason {
     const NONE: u8 = 0;
     const TASK_PANICKED: u8 = 1;
     const CANCELLED: u8 = 2;
+}
+
+/// Whether a connection is told later that the drain has begun: see `newcomers`. In one byte.
+///
+/// ```text
+/// SILENT ──▶ SPARED ──▶ HEARD          the drain begins, and then its first read or the end of its time notifies it
+///    └──────────────────▶ ▲            its first read comes before the drain, which notifies it at once
+/// ```
+struct NewcomerState;
+
+impl NewcomerState {
+    /// The handler has read no byte.
+    const SILENT: u8 = 0;
+    /// The drain has begun, and the handler will be notified later.
+    const SPARED: u8 = 1;
+    /// It is a newcomer no more.
+    const HEARD: u8 = 2;
 }
 
 /// What a connection is doing.
@@ -132,6 +154,7 @@ impl ConnectionRecord {
             rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             draining: Event::default(),
             abort_reason: AtomicU8::new(AbortReason::NONE),
+            newcomer: AtomicU8::new(NewcomerState::SILENT),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
             lent: AtomicBool::new(false),
@@ -192,7 +215,7 @@ impl ConnectionRecord {
     pub(crate) fn state(&self) -> ConnectionState {
         const SERVING: u8 = ConnectionState::Serving as u8;
         const LINGERING: u8 = ConnectionState::Lingering as u8;
-        match self.state.load(Ordering::Relaxed) {
+        match self.state.load(Ordering::SeqCst) {
             SERVING => ConnectionState::Serving,
             LINGERING => ConnectionState::Lingering,
             _ => ConnectionState::Opening,
@@ -200,7 +223,37 @@ impl ConnectionRecord {
     }
 
     pub(crate) fn set_state(&self, state: ConnectionState) {
-        self.state.store(state as u8, Ordering::Relaxed);
+        self.state.store(state as u8, Ordering::SeqCst);
+    }
+
+    /// What came before the handler is over.
+    pub(crate) fn note_opened(&self) {
+        let _ = self.rare().opened_at.set(Instant::now()); // there is one opening
+    }
+
+    /// From when on the client could speak to the handler.
+    pub(crate) fn opened_at(&self) -> Instant {
+        self.rare.get().and_then(|rare| rare.opened_at.get()).copied().unwrap_or(self.since)
+    }
+
+    /// The drain has begun: a connection of which the handler has read no byte is notified later. Returns whether it is
+    /// one. Who spares it looks at `state` after that, and the task, which sets `state`, looks after that whether it is
+    /// spared: so that one of the two finds the other's change.
+    pub(crate) fn spare(&self) -> bool {
+        let (silent, spared) = (NewcomerState::SILENT, NewcomerState::SPARED);
+        self.newcomer.compare_exchange(silent, spared, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    pub(crate) fn is_spared(&self) -> bool {
+        self.newcomer.load(Ordering::SeqCst) == NewcomerState::SPARED
+    }
+
+    /// It is a newcomer no more: its handler has read or ended, or its time is over. Notifies it of a drain that has
+    /// begun meanwhile.
+    pub(crate) fn end_newcomer_time(&self) {
+        if self.newcomer.swap(NewcomerState::HEARD, Ordering::SeqCst) == NewcomerState::SPARED {
+            self.notify_of_drain();
+        }
     }
 
     /// The drain has begun; or the connection has ended, and clones must not wait for a drain any more.
@@ -236,6 +289,15 @@ impl ConnectionRecord {
 
     pub(crate) fn saw_eof(&self) -> bool {
         self.saw_eof.load(Ordering::Relaxed)
+    }
+
+    /// The handler has read bytes.
+    #[inline]
+    pub(crate) fn note_read(&self) {
+        if self.newcomer.load(Ordering::Relaxed) != NewcomerState::HEARD {
+            self.end_newcomer_time();
+        }
+        self.note_bytes();
     }
 
     /// Bytes went over the connection.

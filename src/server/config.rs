@@ -14,6 +14,9 @@ use std::time::Duration;
 /// us, and not the whole process by SIGKILL.
 pub(crate) const GRACE: Duration = Duration::from_secs(8);
 
+/// How long a connection is a newcomer: the client is about to send.
+const NEWCOMER_TIME: Duration = Duration::from_millis(500);
+
 /// A server's settings. Its limits can be changed while it serves, and live with the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -21,12 +24,13 @@ pub(crate) struct Config {
     pub(crate) grace: Option<Duration>,
     /// None by default: set it to the time that the load balancer takes to notice.
     pub(crate) lame_duck: Duration,
+    pub(crate) newcomer_time: Duration,
     pub(crate) policy: Policy,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { grace: Some(GRACE), lame_duck: Duration::ZERO, policy: Policy::default() }
+        Self { grace: Some(GRACE), lame_duck: Duration::ZERO, newcomer_time: NEWCOMER_TIME, policy: Policy::default() }
     }
 }
 
@@ -49,6 +53,23 @@ impl Server {
     /// There is one deadline for the whole exit, fixed at the request: lame duck plus grace.
     pub fn lame_duck(mut self, duration: Duration) -> Self {
         self.config.lame_duck = duration;
+        self
+    }
+
+    /// Sets how long a connection is a *newcomer*: a client that has just connected is about to send, and should get an
+    /// answer, not an end. The handler of a newcomer, of which it has read no byte yet, is notified of a drain with its
+    /// first read, or when this time is over, counted from the accept or from the end of the handshake. A greeting
+    /// that the server sends does not end it. Default: 500 milliseconds; never more than a quarter of what is left of
+    /// the grace period. Zero switches it off.
+    ///
+    /// An exit with a silent newcomer lasts so much longer; there is no cost outside a drain. Until it is notified its
+    /// own [`Connection::is_draining`](crate::Connection::is_draining) is false, although the server's
+    /// [phase](crate::Handle::phase) is `Draining`.
+    ///
+    /// Between two generations of a server on one address this is what keeps the restart from losing the clients that
+    /// connect in its moment.
+    pub fn newcomer_time(mut self, time: Duration) -> Self {
+        self.config.newcomer_time = time;
         self
     }
 

@@ -136,6 +136,7 @@ where
     let Unserved { connections, tasks, completion } = unserved;
     let all = RunTasks {
         lame_duck: config.lame_duck,
+        newcomer_time: config.newcomer_time,
         accept_loops: TaskGroup::new(),
         connections,
         tasks,

@@ -29,6 +29,7 @@ const PROGRESS: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct RunTasks {
     pub(super) lame_duck: Duration,
+    pub(super) newcomer_time: Duration,
     pub(super) accept_loops: TaskGroup,
     pub(super) connections: TaskGroup,
     /// What users have spawned on the server.
@@ -93,13 +94,16 @@ impl RunTasks {
 
     /// Until the last connection and task have ended, the deadline is over, or a cancel is requested.
     async fn drain(&self) {
-        self.run.begin_drain();
+        self.run.begin_drain(self.newcomer_time);
         if !self.is_anything_left() {
             return;
         }
         let deadline = self.run.deadline();
         self.log_drain(deadline);
-        (self.all_ended(), sleep_until(deadline), self.run.cancelled.wait(), self.log_progress()).race().await;
+        let newcomers = self.run.newcomers.notify_when_due();
+        (self.all_ended(), sleep_until(deadline), self.run.cancelled.wait(), newcomers, self.log_progress())
+            .race()
+            .await;
     }
 
     /// Until the last handler's and the last task's future is destroyed.

@@ -33,6 +33,7 @@ mod r03_nothing_escapes;
 mod r04_listeners_first;
 mod r04_the_sweep;
 mod r05_handlers_are_told;
+mod r05_newcomers;
 mod r05_two_tasks;
 mod r06_bounded;
 mod r07_isolation;

@@ -2,6 +2,7 @@
 
 mod diagnostics;
 mod examples;
+mod hand_over;
 mod haproxy;
 mod lacking_addresses;
 mod peer_credentials;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
-const RESTARTS: usize = 20;
+const RESTARTS: usize = 40;
 const CLIENTS: usize = 4;
 
 /// How many are served by each instance at least, once it is alone.

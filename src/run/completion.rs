@@ -90,7 +90,7 @@ pub(crate) fn is_inside(run: &Arc<Run>) -> bool {
 /// A listening socket that the run counts until it is closed.
 #[derive(Debug)]
 pub(crate) struct OpenListener {
-    /// `None` only while it is dropped.
+    /// `None` once it is closed.
     socket: Option<Listener>,
     run: Arc<Run>,
 }
@@ -102,18 +102,25 @@ impl OpenListener {
     }
 
     pub(crate) fn get_mut(&mut self) -> &mut Listener {
-        self.socket.as_mut().expect("a listener is there until its drop")
+        self.socket.as_mut().expect("it is open")
     }
 
     pub(crate) fn get(&self) -> &Listener {
-        self.socket.as_ref().expect("a listener is there until its drop")
+        self.socket.as_ref().expect("it is open")
+    }
+
+    /// Closes the socket. After this there is no socket to get.
+    pub(crate) fn close(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            drop(socket); // first the port refuses, then `is_serving` is false
+            self.run.listening.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
 impl Drop for OpenListener {
     fn drop(&mut self) {
-        drop(self.socket.take()); // first the port refuses, then `is_serving` is false
-        self.run.listening.fetch_sub(1, Ordering::AcqRel);
+        self.close();
     }
 }
 

@@ -1,6 +1,7 @@
 //! The accept loop: one child for each listening socket.
 
 use super::accept_error::{AcceptErrorClass, classify, hint};
+use crate::address::Address;
 use crate::connection::Connection;
 use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::handler::HandlerOutput;
@@ -106,7 +107,7 @@ where
     }
 
     /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten. (The sweep
-    /// waits for a permit in between, and holds the client as [`Unadmitted`].)
+    /// waits for a permit in between, and holds the client as [`Queued`].)
     fn admit(&self, client: listener::Accepted, permit: Permit) {
         let peer = &client.peer;
         // Through a proxy all clients come from its address: they are counted once it has said whose connection it is.
@@ -128,20 +129,35 @@ where
         self.run.connections.spawn_named(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
-    /// The sweep: accepts the connections that are already in the backlog, at most as many as it can hold, and no
-    /// longer than the exit may last, so that a flood does not hold the exit up. Waits for no client.
+    /// The sweep: accepts the connections that are in the backlog, closes the socket, and only then begins to serve them.
+    /// A client that comes back as soon as it was answered is refused, and cannot keep the sweep going.
     ///
-    /// Clients for which there is no permit are closed, and counted as refused. The backlog of a shared socket is left
-    /// to its other holders.
+    /// It takes at most as many as the backlog can hold, and no longer than the exit may last, so that a flood does not
+    /// hold the exit up. Clients for which there is no permit are closed, and counted as refused. The backlog of a
+    /// shared socket is left to its other holders.
     ///
     /// NOTE: the kernel is not told to queue no more (`listen` with 0). It would forget clients whose handshake is just
     /// ending: they would see neither EOF nor a reset until they write.
     async fn empty_queue(&mut self) {
         self.listener.get_mut().retire();
-        if self.listener.get().is_shared() {
-            return;
+        let mut queued = Vec::new();
+        let turned_away = match self.listener.get().is_shared() {
+            true => 0,
+            false => self.take_queued(&mut queued).await,
+        };
+        let address = self.listener.get().local_addr().clone();
+        self.listener.close();
+        for (client, permit) in queued {
+            self.admit(client.into_client(), permit);
         }
-        let mut turned_away = 0_u64;
+        if turned_away > 0 {
+            self.log_turned_away(&address, turned_away);
+        }
+    }
+
+    /// Returns how many more there were, without a permit.
+    async fn take_queued(&mut self, queued: &mut Vec<(Queued, Permit)>) -> u64 {
+        let mut turned_away = 0;
         // The kernel queues one more than it was told to.
         for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
@@ -153,9 +169,9 @@ where
             match self.listener.get_mut().accept_now() {
                 None => break,
                 Some(Ok(client)) => {
-                    let unadmitted = Unadmitted { client: Some(client), run: Arc::clone(&self.run) };
+                    let client = Queued { client: Some(client), run: Arc::clone(&self.run) };
                     match self.free_permit().await {
-                        Some(permit) => self.admit(unadmitted.into_client(), permit),
+                        Some(permit) => queued.push((client, permit)),
                         None => turned_away += 1,
                     }
                 }
@@ -166,9 +182,7 @@ where
                 }
             }
         }
-        if turned_away > 0 {
-            self.log_turned_away(turned_away);
-        }
+        turned_away
     }
 
     /// Counts and logs an error of the sweep. Returns whether it was one client's, so that the next may be there.
@@ -218,8 +232,8 @@ where
         );
     }
 
-    fn log_turned_away(&self, clients: u64) {
-        let (listener, max) = (self.listener.get(), self.run.limit.max());
+    fn log_turned_away(&self, listener: &Address, clients: u64) {
+        let max = self.run.limit.max();
         let why = match self.run.limit.is_paused() {
             true => "accepting is paused".to_owned(),
             false => format!("all {max} of `max_connections` are in use; raise it"),
@@ -238,20 +252,20 @@ where
     }
 }
 
-/// A client of the last sweep that has no permit yet. Dropped like that, on any way out, it is closed and counted as
+/// A client that the sweep has taken from the backlog. Dropped like that, on any way out, it is closed and counted as
 /// refused.
-struct Unadmitted {
+struct Queued {
     client: Option<listener::Accepted>,
     run: Arc<Run>,
 }
 
-impl Unadmitted {
+impl Queued {
     fn into_client(mut self) -> listener::Accepted {
         self.client.take().expect("it is there until now")
     }
 }
 
-impl Drop for Unadmitted {
+impl Drop for Queued {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
             self.run.counters.refused();

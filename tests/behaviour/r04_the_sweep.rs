@@ -1,12 +1,18 @@
 //! R4: what the last sweep of the backlog cannot serve is closed, counted and logged.
 
 use crate::support::scripted::Script;
-use crate::support::ways::Kind;
+use crate::support::ways::{Kind, Place};
 use crate::support::*;
 use async_std::channel::bounded;
-use ebbtide::{Connection, Handle, Listener, Server};
-use std::future::pending;
-use std::io::ErrorKind;
+use async_std::{prelude::*, task};
+use ebbtide::{Accept, Address, Connection, Handle, Listener, MemoryStream, Server};
+use futures_concurrency::prelude::*;
+use std::future::{pending, poll_fn};
+use std::io::{self, ErrorKind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
 
 #[test]
 fn r04_clients_in_the_backlog_without_a_permit_are_closed_counted_and_logged_with_their_number() {
@@ -90,7 +96,8 @@ fn r04_no_client_is_refused_by_a_sweep_while_there_is_a_permit_for_it() {
         let mut refused = 0;
         for round in 0..500 {
             let name = |n: usize| format!("ebbtide-sweep-{}-{round}-{n}", std::process::id()).into_bytes();
-            let mut server = Server::new(Listener::unix_abstract(name(0)).unwrap()).max_connections(4);
+            let mut server =
+                Server::new(Listener::unix_abstract(name(0)).unwrap()).max_connections(4).newcomer_time(Duration::ZERO);
             for n in 1..5 {
                 server = server.add_listener(Listener::unix_abstract(name(n)).unwrap());
             }
@@ -112,4 +119,102 @@ fn connect_unix(name: &[u8]) -> std::os::unix::net::UnixStream {
     use std::os::linux::net::SocketAddrExt;
     let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
     std::os::unix::net::UnixStream::connect_addr(&address).unwrap()
+}
+
+/// How often clients of one kind met with each fate.
+#[derive(Debug, Default)]
+struct Fates {
+    served: usize,
+    lost: usize,
+}
+
+/// Comes back as soon as it was answered, until the port refuses.
+async fn come_back(place: &Place) -> Fates {
+    let mut fates = Fates::default();
+    while let Ok(mut client) = place.connect().await {
+        let mut reply = String::new();
+        let asked = client.write_all(b"hello").await.is_ok();
+        let _reset = client.read_to_string(&mut reply).await;
+        match asked && reply == "reply" {
+            true => fates.served += 1,
+            false => fates.lost += 1,
+        }
+    }
+    fates
+}
+
+/// In the kernel's queue between the last accept and the close of the socket: a few microseconds.
+const HANDFUL: usize = 5;
+
+#[test]
+fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_the_sweep() {
+    for &kind in Kind::ALL {
+        test_alone(async move {
+            let (listener, place) = kind.open();
+            let reply = async |mut conn: Connection| {
+                conn.read_exact(&mut [0; 5]).await?;
+                conn.write_all(b"reply").await
+            };
+            // From a thread of their own, so that they come while the server's threads are at work.
+            let body = async |server: Handle| {
+                let clients = std::thread::spawn(move || {
+                    let clients: Vec<_> = (0..200).map(|_| come_back(&place)).collect();
+                    task::block_on(clients.join())
+                });
+                task::sleep(Duration::from_millis(200)).await;
+                drop(server.shutdown());
+                Ok(task::spawn_blocking(|| clients.join().unwrap()).await)
+            };
+            let (fates, report) = Server::new(listener).scope(reply, body).await.unwrap();
+            let lost: usize = fates.iter().map(|fates| fates.lost).sum();
+            let served: usize = fates.iter().map(|fates| fates.served).sum();
+            println!("{kind:?}: {served} served, {lost} lost; {report}");
+            assert!(served > 200 && lost <= HANDFUL, "{kind:?}: {served} served, {lost} lost; {report}");
+            assert!(report.elapsed() < Duration::from_secs(1), "{kind:?}: {report}");
+        });
+    }
+}
+
+/// Gives its clients to the sweep alone: it wakes no accept loop that waits for them.
+#[derive(Clone, Default)]
+struct Unannounced {
+    clients: Arc<Mutex<Vec<MemoryStream>>>,
+    /// The accept loop waits.
+    waits: Arc<AtomicBool>,
+}
+
+impl Accept for Unannounced {
+    type Io = MemoryStream;
+
+    async fn accept(&mut self) -> io::Result<(MemoryStream, Address)> {
+        let client = poll_fn(|_| {
+            let next = self.clients.lock().unwrap().pop();
+            self.waits.store(next.is_none(), Ordering::SeqCst);
+            next.map_or(Poll::Pending, Poll::Ready)
+        });
+        Ok((client.await, Address::named("a client")))
+    }
+}
+
+/// More than are accepted before other tasks get their turn.
+const QUEUED: usize = 200;
+
+#[test]
+fn r04_the_sweep_serves_no_client_before_its_socket_is_closed() {
+    test(async {
+        let accept = Unannounced::default();
+        let listener = Listener::custom(Address::named("unannounced"), accept.clone());
+        let started = Arc::<AtomicUsize>::default();
+        let early = Arc::clone(&started);
+        let handler = move |conn: Connection| {
+            early.fetch_add(usize::from(conn.server().is_serving()), Ordering::SeqCst);
+            async {}
+        };
+        let body = async |_: Handle| {
+            until(|| accept.waits.load(Ordering::SeqCst)).await;
+            accept.clients.lock().unwrap().extend((0..QUEUED).map(|_| MemoryStream::pair().0));
+        };
+        let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
+        assert_eq!((report.completed(), started.load(Ordering::SeqCst)), (QUEUED as u64, 0), "{report}");
+    });
 }

@@ -32,15 +32,13 @@ async fn serve_until_ctrl_c(address: String) -> io::Result<()> {
 }
 
 /// Sends back what it reads, until the client hangs up or the server drains.
-async fn echo(conn: Connection) -> io::Result<()> {
+async fn echo(mut conn: Connection) -> io::Result<()> {
     let mut buf = vec![0; 1024];
     // Only the wait for the client's next words is given up when the server drains. What has arrived is still read, and
     // what was read is sent back whole.
-    while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-        if n == 0 {
-            break; // the client has hung up
-        }
-        (&conn).write_all(&buf[..n]).await?;
+    while conn.more().await? {
+        let n = conn.read(&mut buf).await?;
+        conn.write_all(&buf[..n]).await?;
     }
     Ok(())
 }

@@ -2,10 +2,11 @@
 
 #[cfg(unix)]
 mod credentials;
+mod drain;
 mod idle;
 mod linger;
 pub(crate) mod open;
-mod stream;
+pub(crate) mod stream;
 pub(crate) mod task;
 
 use crate::address::Address;
@@ -15,19 +16,19 @@ use crate::proxy::ProxyHeader;
 use crate::run::Run;
 use crate::run::completion::TaskGuard;
 use crate::run::handle::Handle;
-use crate::run::phase::Phase;
 use crate::run::record::{ConnectionRecord, TasksOf};
 use crate::run::registry::ConnectionId;
 use async_io::Timer;
 #[cfg(unix)]
 pub use credentials::PeerCredentials;
+pub use drain::Draining;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpStream;
 use std::panic::Location;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
 ///
@@ -38,19 +39,17 @@ use std::time::{Duration, Instant};
 ///
 /// # Examples
 ///
-/// A line-less echo that stops between two messages when the server drains:
+/// An echo that stops between two messages when the server drains:
 ///
 /// ```
 /// use async_std::{io, prelude::*};
 /// use ebbtide::Connection;
 ///
-/// async fn echo(conn: Connection) -> io::Result<()> {
+/// async fn echo(mut conn: Connection) -> io::Result<()> {
 ///     let mut buf = vec![0; 1024];
-///     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-///         if n == 0 {
-///             break;
-///         }
-///         (&conn).write_all(&buf[..n]).await?;
+///     while conn.more().await? {
+///         let n = conn.read(&mut buf).await?;
+///         conn.write_all(&buf[..n]).await?;
 ///     }
 ///     Ok(())
 /// }
@@ -68,6 +67,10 @@ impl Connection {
 
     fn run(&self) -> &Arc<Run> {
         self.server.run()
+    }
+
+    pub(crate) fn record(&self) -> &Arc<ConnectionRecord> {
+        &self.record
     }
 
     /// Returns the connection's number: unique within its server, in the order of acceptance, from 0.
@@ -90,67 +93,6 @@ impl Connection {
     /// Returns a handle of the server that this connection belongs to.
     pub fn server(&self) -> &Handle {
         &self.server
-    }
-
-    /// Returns whether the drain has begun.
-    ///
-    /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
-    /// come to an end before [`deadline`](Self::deadline).
-    pub fn is_draining(&self) -> bool {
-        // The event is given to a connection that has ended, too.
-        self.record.draining.is_signalled() && self.run().phase() >= Phase::Draining
-    }
-
-    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
-    ///
-    /// A clone that outlives its handler gets `None` as well.
-    ///
-    /// The future is polled first. So a request that has arrived is still read, even if the drain began long ago; only
-    /// where the handler would have to wait for the client does it get `None`. This is what swift-service-lifecycle
-    /// calls `cancelWhenGracefulShutdown`.
-    ///
-    /// Read through a reference: `conn.until_draining((&conn).read(&mut buf))`. `conn.read(…)` would borrow `conn`
-    /// mutably at the same time, which the compiler refuses (E0502).
-    ///
-    /// # Cancel safety
-    ///
-    /// `None` means that `future` has been dropped where it waited. A single `read` loses nothing by that: it waits
-    /// before it takes. `read_exact`, `read_to_end` and `read_line` do lose what they had read so far, and `write_all`
-    /// has written a part; do not wrap those. Wrap the read, and keep the rest in a buffer of your own:
-    ///
-    /// ```
-    /// use async_std::{io, prelude::*};
-    /// use ebbtide::Connection;
-    ///
-    /// /// The next line without its end; `None` at the end of input, or between two lines of a drain.
-    /// async fn next_line(conn: &Connection, kept: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
-    ///     let mut chunk = [0; 1024];
-    ///     loop {
-    ///         if let Some(end) = kept.iter().position(|&byte| byte == b'\n') {
-    ///             let line: Vec<u8> = kept.drain(..=end).collect();
-    ///             return Ok(Some(line[..end].to_vec()));
-    ///         }
-    ///         let mut reader = conn;
-    ///         let n = match conn.until_draining(reader.read(&mut chunk)).await {
-    ///             Some(n) => n?,
-    ///             None if kept.is_empty() => return Ok(None),
-    ///             None => reader.read(&mut chunk).await?, // half a line is there: let the client finish it
-    ///         };
-    ///         if n == 0 {
-    ///             return Ok(None);
-    ///         }
-    ///         kept.extend_from_slice(&chunk[..n]);
-    ///     }
-    /// }
-    /// ```
-    pub fn until_draining<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
-        self.record.draining.until(future)
-    }
-
-    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, and
-    /// if the grace period has no limit.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.run().deadline()
     }
 
     /// Starts a task of this connection. It is cancelled and joined when the handler ends; a handler that wants to wait

@@ -10,14 +10,12 @@
 //! use ebbtide::{Connection, Server, signal};
 //! use std::time::Duration;
 //!
-//! async fn echo(conn: Connection) -> io::Result<()> {
+//! async fn echo(mut conn: Connection) -> io::Result<()> {
 //!     let mut buf = vec![0; 1024];
-//!     // `None` once the server drains and the client has nothing more for us.
-//!     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-//!         if n == 0 {
-//!             break;
-//!         }
-//!         (&conn).write_all(&buf[..n]).await?;
+//!     // False at EOF, and between two messages once the server drains.
+//!     while conn.more().await? {
+//!         let n = conn.read(&mut buf).await?;
+//!         conn.write_all(&buf[..n]).await?;
 //!     }
 //!     Ok(())
 //! }
@@ -124,6 +122,7 @@ mod address;
 mod bind_addrs;
 mod connection;
 mod error;
+mod framing;
 mod group;
 mod handler;
 mod limits;
@@ -143,10 +142,11 @@ mod transport;
 
 pub use address::Address;
 pub use bind_addrs::ToBindAddrs;
-pub use connection::Connection;
 #[cfg(unix)]
 pub use connection::PeerCredentials;
+pub use connection::{Connection, Draining};
 pub use error::{Error, ErrorKind, OnFailure};
+pub use framing::{EofOnDrain, Frames, Lines};
 pub use group::{JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
 pub use handler::HandlerOutput;
 pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};

@@ -3,6 +3,7 @@
 //! In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's types, which try every interleaving of
 //! the threads; everywhere else they mean the standard library's.
 
+pub(crate) mod broadcast;
 pub(crate) mod coop;
 pub(crate) mod event;
 pub(crate) mod waker_set;

@@ -1,11 +1,11 @@
 //! The bytes of one connection: a socket, a boxed stream, or TLS over either.
 
 mod boxed;
-mod broadcast;
 mod peek;
 mod pushback;
 mod read;
 mod readiness;
+mod scratch;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -25,6 +25,7 @@ use std::sync::OnceLock;
 use std::task::{Context, Poll, ready};
 
 use pushback::Pushback;
+pub(crate) use scratch::with_scratch;
 #[cfg(feature = "tls")]
 pub use tls::TlsInfo;
 
@@ -245,11 +246,15 @@ impl Transport {
 
     /// Gives back bytes that were read too early: the next read finds them.
     pub(crate) fn push_back(&self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
         self.pushback().get_or_init(Box::default).push_back(bytes);
     }
 
-    fn has_pushback(&self) -> bool {
-        self.pushback().get().is_some_and(|pushback| !pushback.is_empty())
+    /// How many bytes were given back and not read again; `None`: none.
+    fn pushed_back(&self) -> Option<usize> {
+        self.pushback().get()?.len()
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {

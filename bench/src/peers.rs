@@ -22,6 +22,8 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Peer {
     Ebbtide,
+    /// With `until_draining(read)` in place of `more` and `read`.
+    EbbtideUntil,
     Tokio,
     /// tokio's other group of tasks; no server.
     JoinSet,
@@ -34,8 +36,9 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Ebbtide,
+        Self::EbbtideUntil,
         Self::Tokio,
         Self::JoinSet,
         Self::AsyncStd,
@@ -49,6 +52,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ebbtide => "ebbtide",
+            Self::EbbtideUntil => "ebbtide-until",
             Self::Tokio => "tokio",
             Self::JoinSet => "tokio-joinset",
             Self::AsyncStd => "async-std",
@@ -77,7 +81,7 @@ impl Peer {
     /// The variable by which its executor is told how many threads to use.
     fn variable(self) -> Option<&'static str> {
         match self {
-            Self::Ebbtide | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
+            Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
             Self::Smol | Self::AsyncIo => Some("SMOL_THREADS"),
             Self::Go => Some("GOMAXPROCS"),
             Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
@@ -110,7 +114,8 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     prepare(peer, threads, args)?;
     let control = || Control::start(args.flag("controlled"), heap);
     let served = match peer {
-        Peer::Ebbtide => ebbtide::serve(buffer, &control()),
+        Peer::Ebbtide => ebbtide::serve(ebbtide::Form::More, buffer, &control()),
+        Peer::EbbtideUntil => ebbtide::serve(ebbtide::Form::UntilDraining, buffer, &control()),
         Peer::Tokio => tokio::serve(threads, buffer, &control()),
         Peer::AsyncStd => async_std::serve(buffer, &control()),
         Peer::Smol => smol::serve(buffer, &control()),

@@ -32,6 +32,7 @@ impl Scale {
 fn colour(peer: Peer) -> &'static str {
     match peer {
         Peer::Ebbtide => "#0072b2",
+        Peer::EbbtideUntil => "#66a9d8",
         Peer::Tokio => "#d55e00",
         Peer::JoinSet => "#000000",
         Peer::AsyncStd => "#009e73",

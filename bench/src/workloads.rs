@@ -1,6 +1,6 @@
 //! What is measured, by which peers, and what ebbtide has to reach.
 
-use crate::peers::Peer::{self, AsyncIo, AsyncStd, Asyncio, Ebbtide, Epoll, Go, JoinSet, Smol, Tokio};
+use crate::peers::Peer::{self, AsyncIo, AsyncStd, Asyncio, Ebbtide, EbbtideUntil, Epoll, Go, JoinSet, Smol, Tokio};
 
 /// What the server is made to do.
 #[derive(Clone, Copy, Debug)]
@@ -63,11 +63,11 @@ pub(crate) struct Workload {
 }
 
 /// All that serve.
-const SERVERS: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
+const SERVERS: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
 /// Those that the targets speak of.
 const JUDGED: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Epoll];
 /// Those, and the platform's floor: where every message is waited for.
-const WAITING: &[Peer] = &[Ebbtide, Tokio, AsyncStd, AsyncIo, Epoll];
+const WAITING: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, AsyncIo, Epoll];
 /// Those that can be stopped.
 const STOPPED: &[Peer] = &[Ebbtide, Tokio];
 const GROUPS: &[Peer] = &[Ebbtide, Tokio, JoinSet, AsyncStd];

@@ -47,13 +47,11 @@ fn server() -> io::Result<Server> {
 }
 
 /// Sends back what it reads, until the client hangs up or the server drains.
-async fn echo(conn: Connection) -> io::Result<()> {
+async fn echo(mut conn: Connection) -> io::Result<()> {
     let mut buf = vec![0; 1024];
-    while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
-        if n == 0 {
-            break;
-        }
-        (&conn).write_all(&buf[..n]).await?;
+    while conn.more().await? {
+        let n = conn.read(&mut buf).await?;
+        conn.write_all(&buf[..n]).await?;
     }
     Ok(())
 }

@@ -132,10 +132,10 @@ async fn steps(
     limits: Limits,
     counted: &mut Option<Box<Counted>>,
 ) -> Result<(), Unopened> {
-    let mut clock = Clock { run, record, told: None };
+    let mut clock = Clock { run, told: None };
     #[cfg(feature = "proxy-protocol")]
     if let Some(proxy) = &protocols.proxy {
-        *counted = proxy::receive(proxy, &mut clock, &run.limit).await.map_err(Unopened::Unproxied)?;
+        *counted = proxy::receive(proxy, record, &mut clock, &run.limit).await.map_err(Unopened::Unproxied)?;
     }
     #[cfg(feature = "tls")]
     if let Some(tls) = &protocols.tls {
@@ -168,7 +168,6 @@ fn tls_hint(error: &std::io::Error) -> &'static str {
 /// Watches the steps' limits.
 struct Clock<'a> {
     run: &'a Run,
-    record: &'a ConnectionRecord,
     /// When the drain was noticed.
     told: Option<Instant>,
 }

@@ -15,7 +15,26 @@ impl Connection {
         self.record.transport.poll_close(cx)
     }
 
+    /// Ready once bytes have arrived, with how many there are to be read at once; 0: the end. The read that finds them
+    /// counts as the read.
+    pub(super) fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_unless_ended(true, |stream| stream.poll_arrived(cx))
+    }
+
     fn poll_read_with(
+        &self,
+        wants_some: bool,
+        read: impl FnOnce(&Transport) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let result = self.poll_unless_ended(wants_some, read);
+        if let Poll::Ready(Ok(1..)) = result {
+            self.record.note_read();
+        }
+        result
+    }
+
+    #[inline]
+    fn poll_unless_ended(
         &self,
         wants_some: bool,
         read: impl FnOnce(&Transport) -> Poll<io::Result<usize>>,
@@ -25,7 +44,6 @@ impl Connection {
         }
         let result = read(&self.record.transport);
         match result {
-            Poll::Ready(Ok(1..)) => self.record.note_read(),
             Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
             // Meanwhile; and its end may have woken us before we waited.
             Poll::Pending | Poll::Ready(Err(_)) if self.record.has_ended() => return Poll::Ready(Ok(0)),
@@ -41,7 +59,7 @@ impl Connection {
         }
         let result = write(&self.record.transport);
         match result {
-            Poll::Ready(Ok(1..)) => self.record.note_bytes(),
+            Poll::Ready(Ok(1..)) => self.record.note_written(),
             Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
             Poll::Pending if self.record.has_ended() => return Poll::Ready(Err(broken_pipe())),
             _ => {}
@@ -101,39 +119,48 @@ impl AsyncWrite for &Connection {
     }
 }
 
-impl AsyncRead for Connection {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &*self).poll_read(cx, buf)
-    }
+/// A stream by value is the same as by reference.
+macro_rules! stream_by_value {
+    ($stream:ty) => {
+        impl futures_io::AsyncRead for $stream {
+            fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+                Pin::new(&mut &*self).poll_read(cx, buf)
+            }
 
-    fn poll_read_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &mut [IoSliceMut<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
-    }
+            fn poll_read_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &mut [IoSliceMut<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut &*self).poll_read_vectored(cx, bufs)
+            }
+        }
+
+        /// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+        impl futures_io::AsyncWrite for $stream {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                Pin::new(&mut &*self).poll_write(cx, buf)
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut &*self).poll_flush(cx)
+            }
+
+            fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Pin::new(&mut &*self).poll_close(cx)
+            }
+        }
+    };
 }
 
-/// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &*self).poll_write(cx, buf)
-    }
+pub(crate) use stream_by_value;
 
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut &*self).poll_write_vectored(cx, bufs)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut &*self).poll_flush(cx)
-    }
-
-    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut &*self).poll_close(cx)
-    }
-}
+stream_by_value!(Connection);

@@ -8,10 +8,11 @@
 //! | `state` | the task alone | what the connection is doing: opening, serving, lingering. For lists and logs; decides nothing |
 //! | `abort_reason` | anyone, once: the first counts | the handler is to be dropped before its next poll; the task is woken |
 //! | `ended` | the task, when the handler has ended | no clone reads or writes any more. Set before the socket is shut down, never reset |
-//! | `newcomer` | the handler's first read; the drain; the end of the newcomer time, and of the handler | whether the drain is told later ([`NewcomerState`]) |
+//! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the drain is told later, and whether an answer is due ([`Dialogue`]) |
 //! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
 //! | `shut_down` | the first thread to do it | the socket is shut down both ways |
-//! | `lent` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
+//! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
+//! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
 //! The order of a life: `state` opening → serving; then either the handler returns or `abort_reason` is set; then
@@ -25,6 +26,7 @@ use crate::listener::Accepted;
 use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
+use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use crate::transport::Transport;
@@ -50,13 +52,14 @@ pub(crate) struct ConnectionRecord {
     /// A [`ConnectionState`].
     state: AtomicU8,
     shut_down: AtomicBool,
-    lent: AtomicBool,
+    /// Bits, of [`Use`].
+    uses: AtomicU8,
     /// There is an idle timeout, so `last_byte` is kept.
     watch_idle: bool,
     /// An [`AbortReason`], or `NONE`.
     abort_reason: AtomicU8,
-    /// A [`NewcomerState`].
-    newcomer: AtomicU8,
+    /// A [`Dialogue`].
+    dialogue: AtomicU8,
     pub(crate) transport: Transport,
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its primary task
     /// is the connection's own, which is woken for an abort too.
@@ -82,6 +85,8 @@ struct Rare {
     proxied: OnceLock<Box<ProxyHeader>>,
     /// When its opening ended, if there was something to wait for.
     opened_at: OnceLock<Instant>,
+    /// The tasks whose reads end, in a drain, once what was read is answered.
+    awaiting_answer: BroadcastWaker,
     /// The message of the task whose panic ends the connection.
     task_panic: OnceLock<Box<str>>,
 }
@@ -102,21 +107,33 @@ impl AbortReason {
     const CANCELLED: u8 = 2;
 }
 
-/// Whether a connection is told later that the drain has begun: see `newcomers`. In one byte.
+/// What the user's code has made of a connection, as bits: see the module.
+struct Use;
+
+impl Use {
+    const LENT: u8 = 1;
+    const FRAMED: u8 = 2;
+}
+
+/// What has been said between the client and the handler, in one byte: whether the connection is told later that the
+/// drain has begun (`newcomers`), and whether an answer is due.
 ///
 /// ```text
-/// SILENT ──▶ SPARED ──▶ HEARD          the drain begins, and then its first read or the end of its time notifies it
-///    └──────────────────▶ ▲            its first read comes before the drain, which notifies it at once
+/// SILENT ──▶ SPARED ──▶ ASKED ◀──▶ ANSWERED      the drain begins, and then the first read notifies it,
+///    └────────────────────▲         ▲            or the end of its time, or of the handler
+///                  └────────────────┘
 /// ```
-struct NewcomerState;
+struct Dialogue;
 
-impl NewcomerState {
-    /// The handler has read no byte.
+impl Dialogue {
+    /// The handler has read no byte. What it has written does not count.
     const SILENT: u8 = 0;
-    /// The drain has begun, and the handler will be notified later.
+    /// The same, and the drain has begun: the handler will be notified later.
     const SPARED: u8 = 1;
-    /// It is a newcomer no more.
-    const HEARD: u8 = 2;
+    /// Bytes were read since the last write.
+    const ASKED: u8 = 2;
+    /// None were.
+    const ANSWERED: u8 = 3;
 }
 
 /// What a connection is doing.
@@ -154,10 +171,10 @@ impl ConnectionRecord {
             rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             draining: Event::default(),
             abort_reason: AtomicU8::new(AbortReason::NONE),
-            newcomer: AtomicU8::new(NewcomerState::SILENT),
+            dialogue: AtomicU8::new(Dialogue::SILENT),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
-            lent: AtomicBool::new(false),
+            uses: AtomicU8::new(0),
             ended: AtomicBool::new(false),
             saw_eof: AtomicBool::new(false),
             watch_idle,
@@ -240,20 +257,38 @@ impl ConnectionRecord {
     /// one. Who spares it looks at `state` after that, and the task, which sets `state`, looks after that whether it is
     /// spared: so that one of the two finds the other's change.
     pub(crate) fn spare(&self) -> bool {
-        let (silent, spared) = (NewcomerState::SILENT, NewcomerState::SPARED);
-        self.newcomer.compare_exchange(silent, spared, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        let (silent, spared) = (Dialogue::SILENT, Dialogue::SPARED);
+        self.dialogue.compare_exchange(silent, spared, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     pub(crate) fn is_spared(&self) -> bool {
-        self.newcomer.load(Ordering::SeqCst) == NewcomerState::SPARED
+        self.dialogue.load(Ordering::SeqCst) == Dialogue::SPARED
     }
 
     /// It is a newcomer no more: its handler has read or ended, or its time is over. Notifies it of a drain that has
     /// begun meanwhile.
     pub(crate) fn end_newcomer_time(&self) {
-        if self.newcomer.swap(NewcomerState::HEARD, Ordering::SeqCst) == NewcomerState::SPARED {
+        self.leave_newcomers(Dialogue::ANSWERED);
+    }
+
+    fn leave_newcomers(&self, dialogue: u8) {
+        if self.dialogue.swap(dialogue, Ordering::SeqCst) == Dialogue::SPARED {
             self.notify_of_drain();
         }
+    }
+
+    /// Ready if no byte was read since the last write. Else the handler may be in the middle of a message; then the task
+    /// is woken by the next write. To be asked in a drain only.
+    pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_due = || self.dialogue.load(Ordering::SeqCst) == Dialogue::ASKED;
+        if is_due() {
+            self.rare().awaiting_answer.add(cx.waker());
+            // Once more: a write after this look finds the waker, since it looks for it after it has said so.
+            if is_due() {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
     }
 
     /// The drain has begun; or the connection has ended, and clones must not wait for a drain any more.
@@ -274,12 +309,21 @@ impl ConnectionRecord {
 
     /// The socket itself, for the user.
     pub(crate) fn lend_tcp(&self) -> Option<&TcpStream> {
-        self.lent.store(true, Ordering::Relaxed);
+        self.uses.fetch_or(Use::LENT, Ordering::Relaxed);
         self.transport.as_tcp()
     }
 
     pub(crate) fn is_lent(&self) -> bool {
-        self.lent.load(Ordering::Relaxed)
+        self.uses.load(Ordering::Relaxed) & Use::LENT != 0
+    }
+
+    /// Claims the reading for a reader that reads ahead. False: another has it.
+    pub(crate) fn claim_framing(&self) -> bool {
+        self.uses.fetch_or(Use::FRAMED, Ordering::AcqRel) & Use::FRAMED == 0
+    }
+
+    pub(crate) fn release_framing(&self) {
+        self.uses.fetch_and(!Use::FRAMED, Ordering::AcqRel);
     }
 
     /// A read has found EOF, or a reset.
@@ -294,8 +338,24 @@ impl ConnectionRecord {
     /// The handler has read bytes.
     #[inline]
     pub(crate) fn note_read(&self) {
-        if self.newcomer.load(Ordering::Relaxed) != NewcomerState::HEARD {
-            self.end_newcomer_time();
+        match self.dialogue.load(Ordering::Relaxed) {
+            Dialogue::ASKED => {}
+            Dialogue::ANSWERED => self.dialogue.store(Dialogue::ASKED, Ordering::Relaxed), // no state but these follows
+            _ => self.leave_newcomers(Dialogue::ASKED),
+        }
+        self.note_bytes();
+    }
+
+    /// The handler has written bytes.
+    #[inline]
+    pub(crate) fn note_written(&self) {
+        if self.dialogue.load(Ordering::Relaxed) == Dialogue::ASKED {
+            self.dialogue.swap(Dialogue::ANSWERED, Ordering::SeqCst); // before the look at the drain
+            if self.draining.is_signalled() {
+                if let Some(rare) = self.rare.get() {
+                    rare.awaiting_answer.wake_all();
+                }
+            }
         }
         self.note_bytes();
     }

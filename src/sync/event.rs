@@ -125,7 +125,7 @@ impl Event {
 
     /// A waiter that forgets itself.
     pub(crate) fn listen(&self) -> EventListener<'_> {
-        EventListener { event: self, key: None, registered: 0 }
+        EventListener { event: self, place: EventPlace::default() }
     }
 
     /// Waits until it has happened.
@@ -137,6 +137,35 @@ impl Event {
     /// Polls `future` first; `None` if it is pending and the event has happened.
     pub(crate) fn until<F: Future>(&self, future: F) -> Until<'_, F> {
         Until { future, watch: self.listen() }
+    }
+
+    /// The same for what is no future: `poll` is polled first; `None` if it is pending and the event has happened.
+    #[inline]
+    pub(crate) fn poll_until<T>(
+        &self,
+        cx: &mut Context<'_>,
+        place: &mut EventPlace,
+        mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<Option<T>> {
+        let before = yields();
+        if let Poll::Ready(output) = poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        ready!(place.poll(self, cx));
+        if yields() == before {
+            // It may have happened after that poll, which knew nothing of it: a read tries its socket only from then
+            // on.
+            if let Poll::Ready(output) = poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+        }
+        if yields() == before {
+            return Poll::Ready(None);
+        }
+        // It has yielded: its `Pending` says nothing. (It is woken for that, but what has yielded may be a part of it
+        // that is over.)
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -155,32 +184,21 @@ impl<F: Future> Future for Until<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let before = yields();
-        if let Poll::Ready(output) = this.future.as_mut().poll(cx) {
-            return Poll::Ready(Some(output));
-        }
-        ready!(this.watch.poll(cx));
-        if yields() == before {
-            // It may have happened after that poll, which knew nothing of it: a read tries its socket only from then
-            // on.
-            if let Poll::Ready(output) = this.future.poll(cx) {
-                return Poll::Ready(Some(output));
-            }
-        }
-        if yields() == before {
-            return Poll::Ready(None);
-        }
-        // It has yielded: its `Pending` says nothing. (It is woken for that, but what has yielded may be a part of it
-        // that is over.)
-        cx.waker().wake_by_ref();
-        Poll::Pending
+        let EventListener { event, place } = this.watch;
+        event.poll_until(cx, place, |cx| this.future.as_mut().poll(cx))
     }
 }
 
-/// One waiter's place, given up when dropped.
+/// A waiter that forgets itself when dropped.
 #[derive(Debug)]
 pub(crate) struct EventListener<'a> {
     event: &'a Event,
+    place: EventPlace,
+}
+
+/// One waiter's place, for a waiter that cannot borrow the event. To be given up in the end.
+#[derive(Debug, Default)]
+pub(crate) struct EventPlace {
     key: Option<usize>,
     /// The identity of the waker that is registered, or 0. True, since the event keeps that waker until it has
     /// happened; and that of the clone that it keeps, since a waker that is borrowed may lie elsewhere than its clones,
@@ -189,21 +207,33 @@ pub(crate) struct EventListener<'a> {
     registered: usize,
 }
 
-impl EventListener<'_> {
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+impl EventPlace {
+    #[inline]
+    pub(crate) fn poll(&mut self, event: &Event, cx: &mut Context<'_>) -> Poll<()> {
         if self.registered == identity(cx.waker()) {
             // If it happens after this look, the registered waker is woken.
-            return if self.event.is_signalled() { Poll::Ready(()) } else { Poll::Pending };
+            return if event.is_signalled() { Poll::Ready(()) } else { Poll::Pending };
         }
-        let kept = self.event.register(cx, &mut self.key);
+        let kept = event.register(cx, &mut self.key);
         self.registered = kept.unwrap_or(0);
         if kept.is_some() { Poll::Pending } else { Poll::Ready(()) }
+    }
+
+    pub(crate) fn give_up(&mut self, event: &Event) {
+        event.forget(&mut self.key);
+        self.registered = 0;
+    }
+}
+
+impl EventListener<'_> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.place.poll(self.event, cx)
     }
 }
 
 impl Drop for EventListener<'_> {
     fn drop(&mut self) {
-        self.event.forget(&mut self.key);
+        self.place.give_up(self.event);
     }
 }
 

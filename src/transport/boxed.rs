@@ -17,8 +17,8 @@
 //! and looks at the flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what
 //! the other did before.
 
-use super::broadcast::BroadcastWaker;
 use crate::panic::{self, Kept, log_line};
+use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::coop::{self, Budget, Direction};
 use crate::sync::{Mutex, MutexGuard};
 use futures_io::{AsyncRead, AsyncWrite};

@@ -1,10 +1,10 @@
-//! Looking at a stream without reading it, and discarding what the peer still sends.
+//! Looking at a stream without reading it, waiting for what arrives, and discarding what the peer still sends.
 
+use super::scratch::with_scratch;
 use super::{Active, Transport, each};
 use crate::sync::coop::Direction;
-use std::cell::RefCell;
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
 
@@ -17,24 +17,40 @@ impl Transport {
             }
             each!(self,
             socket => ready!(self.readers.poll(cx, |cx| socket.poll_readable(cx)))?,
-            shared => {
-                return shared.poll(Direction::Read, cx, |stream, cx| {
-                    if self.has_pushback() {
-                        return Poll::Ready(Ok(1)); // another task has peeked meanwhile
-                    }
-                    let mut byte = [0];
-                    let n = ready!(stream.poll_read(cx, &mut byte))?;
-                    self.push_back(&byte[..n]);
-                    Poll::Ready(Ok(n))
-                });
-            })
+            _shared => return self.poll_arrived(cx))
         }
+    }
+
+    /// Ready once bytes have arrived, with how many the next read finds; 0: the peer's end. They are read, as a read
+    /// does it, and pushed back: with no buffer of the caller's, and no system call more than the read that follows
+    /// saves.
+    pub(crate) fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        with_scratch(|scratch| {
+            each!(self,
+            socket => {
+                if let Some(n) = self.pushed_back() {
+                    return Poll::Ready(Ok(n));
+                }
+                let n = ready!(self.poll_socket(cx, socket, scratch.len(), || socket.get_ref().read(scratch)))?;
+                self.push_back(&scratch[..n]);
+                Poll::Ready(Ok(n))
+            },
+            // In its turn, so that no other task reads in between.
+            shared => shared.poll(Direction::Read, cx, |stream, cx| {
+                if let Some(n) = self.pushed_back() {
+                    return Poll::Ready(Ok(n));
+                }
+                let n = ready!(stream.poll_read(cx, scratch))?;
+                self.push_back(&scratch[..n]);
+                Poll::Ready(Ok(n))
+            }))
+        })
     }
 
     /// The same without waiting: `None` where there is nothing, or where that can be told only by reading.
     fn peek(&self) -> Option<io::Result<usize>> {
-        if self.has_pushback() {
-            return Some(Ok(1));
+        if let Some(n) = self.pushed_back() {
+            return Some(Ok(n));
         }
         loop {
             let peeked = each!(self,
@@ -63,14 +79,7 @@ impl Transport {
 
     /// Reads, and throws away what it has read; what is encrypted, unopened.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // The thread's and not the connection's: a thousand that linger at a time need no memory for it.
-        thread_local!(static WASTE: RefCell<Vec<u8>> = RefCell::new(vec![0; 16 * 1024]));
-        // Taken, since a stream that is no socket runs code of the user's, which may end up here again.
-        let mut waste = WASTE.take();
-        waste.resize(16 * 1024, 0);
-        let poll = self.plain().poll_read(cx, &mut waste);
-        WASTE.set(waste);
-        poll
+        with_scratch(|scratch| self.plain().poll_read(cx, scratch))
     }
 
     /// Whether the peer has closed or reset the connection, as far as can be told without reading.

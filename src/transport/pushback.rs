@@ -17,12 +17,24 @@ impl Pushback {
     /// They come before those that are there.
     pub(super) fn push_back(&self, bytes: &[u8]) {
         let mut kept = lock(&self.bytes);
-        bytes.iter().rev().for_each(|byte| kept.push_front(*byte));
+        if kept.is_empty() {
+            *kept = VecDeque::from(bytes.to_vec());
+        } else {
+            bytes.iter().rev().for_each(|byte| kept.push_front(*byte));
+        }
         self.some.store(!kept.is_empty(), Ordering::Release);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         !self.some.load(Ordering::Acquire)
+    }
+
+    /// `None`: there are none.
+    pub(super) fn len(&self) -> Option<usize> {
+        if self.is_empty() {
+            return None;
+        }
+        Some(lock(&self.bytes).len()).filter(|len| *len > 0)
     }
 
     /// As many as there are and fit; `None` if there are none.

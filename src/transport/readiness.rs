@@ -13,7 +13,7 @@
 //! the connection was handed from one to the other), but not two tasks for one, since the reactor keeps the waker of
 //! the first, and with it its address, for as long as it waits.
 
-use super::broadcast::BroadcastWaker;
+use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::identity;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

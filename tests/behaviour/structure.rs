@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["systemd"],
     &["server"],
+    &["framing"],
     &["connection"],
     &["error", "handler"],
     &["run"],

@@ -20,10 +20,10 @@ const SHOWN: usize = 32;
 /// counted.
 pub(super) async fn receive(
     proxy: &ProxyProtocol,
+    record: &ConnectionRecord,
     clock: &mut Clock<'_>,
     limit: &Arc<ConnectionLimit>,
 ) -> Result<Option<Box<Counted>>, Unproxied> {
-    let record = clock.record;
     if !proxy.trusts(record.peer()) {
         let is_local = record.peer().ip().is_none();
         return if proxy.is_required() { Err(Unproxied::Untrusted { is_local }) } else { Ok(None) };

@@ -1,7 +1,7 @@
-//! [`BroadcastWaker`]: one waker that wakes all tasks that wait for a stream.
+//! [`BroadcastWaker`]: one waker that wakes all tasks that wait for a connection.
 
-use crate::sync::waker_set::wake_all;
-use crate::sync::{Mutex, lock};
+use super::waker_set::wake_all;
+use super::{Mutex, lock};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
@@ -14,7 +14,7 @@ const MANY: usize = 1024;
 
 /// A set of tasks that are woken as one: the waker of this set wakes them all.
 #[derive(Debug, Default)]
-pub(super) struct BroadcastWaker(Mutex<Remembered>);
+pub(crate) struct BroadcastWaker(Mutex<Remembered>);
 
 #[derive(Debug)]
 struct Remembered {
@@ -30,7 +30,7 @@ impl Default for Remembered {
 
 impl BroadcastWaker {
     /// Remembers a task until the next wake-up.
-    pub(super) fn add(&self, waker: &Waker) {
+    pub(crate) fn add(&self, waker: &Waker) {
         if lock(&self.0).wakers.iter().any(|known| known.will_wake(waker)) {
             return;
         }
@@ -47,7 +47,7 @@ impl BroadcastWaker {
     }
 
     /// Wakes and forgets them.
-    pub(super) fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         let wakers = std::mem::take(&mut *lock(&self.0)).wakers;
         wake_all(wakers);
     }

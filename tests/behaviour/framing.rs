@@ -1,0 +1,353 @@
+//! Lines and frames: what is in them, how long they may be, and that nothing is lost between two readers.
+
+use crate::support::*;
+use async_std::io::{self, ErrorKind, prelude::*};
+use async_std::stream::{Stream, StreamExt};
+use async_std::task;
+use ebbtide::{Connection, Listener, MemoryStream, Server};
+use std::fmt::Debug;
+use std::future::Future;
+use std::io::{Read as _, Write as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Poll;
+use std::thread;
+
+/// Gives the handler a client that sends `pieces`, one after the other, and then ends; returns what the handler makes
+/// of it.
+async fn read<T, F>(pieces: Vec<Vec<u8>>, handler: impl Fn(Connection) -> F + Send + Sync + 'static) -> T
+where
+    T: Debug + Send + 'static,
+    F: Future<Output = T> + Send + 'static,
+{
+    let (listener, connector) = Listener::memory();
+    let (send, receive) = async_std::channel::bounded(1);
+    let handler = move |conn: Connection| {
+        let (made, send) = (handler(conn), send.clone());
+        async move { send.send(made.await).await.unwrap() }
+    };
+    let body = async |_| {
+        let mut client: MemoryStream = connector.connect().await?;
+        for piece in pieces {
+            if client.write_all(&piece).await.is_err() {
+                break; // the handler has had enough
+            }
+            task::yield_now().await;
+        }
+        let _ = client.close().await;
+        Ok(receive.recv().await?)
+    };
+    Server::new(listener).scope(handler, body).await.unwrap().0
+}
+
+async fn all_lines(mut lines: ebbtide::Lines) -> Vec<Result<String, ErrorKind>> {
+    let mut all = Vec::new();
+    loop {
+        match lines.next().await {
+            Ok(None) => return all,
+            Ok(Some(line)) => all.push(Ok(line)),
+            Err(error) => {
+                all.push(Err(error.kind()));
+                if all.len() > 1000 {
+                    return all; // it stays
+                }
+            }
+        }
+    }
+}
+
+/// What the standard library makes of a text: its lines, without a carriage return before a newline.
+fn expected(text: &[u8]) -> Vec<Result<String, ErrorKind>> {
+    let mut lines = Vec::new();
+    for line in text.split_inclusive(|&byte| byte == b'\n') {
+        let line = line.strip_suffix(b"\n").map_or(line, |line| line.strip_suffix(b"\r").unwrap_or(line));
+        lines.push(String::from_utf8(line.to_vec()).map_err(|_| ErrorKind::InvalidData));
+    }
+    lines
+}
+
+#[test]
+fn lines_are_those_of_the_standard_library_however_they_arrive() {
+    test(async {
+        let mut random = Random(7);
+        for _ in 0..300 {
+            let text: Vec<u8> = (0..random.below(200)).map(|_| b"ab\r\n\n\xc3\xa4 "[random.below(8)]).collect();
+            let pieces = random.cut(&text);
+            let lines = read(pieces, |conn| all_lines(conn.lines())).await;
+            assert_eq!(lines, expected(&text), "{:?}", String::from_utf8_lossy(&text));
+        }
+    });
+}
+
+#[test]
+fn a_line_may_end_in_either_way_and_the_last_one_need_not() {
+    test(async {
+        let text = b"one\r\ntwo\n\n\r\nlast\r".to_vec();
+        let lines = read(vec![text], |conn| all_lines(conn.lines())).await;
+        let expected = ["one", "two", "", "", "last\r"].map(|line| Ok(line.to_owned()));
+        assert_eq!(lines, expected);
+    });
+}
+
+#[test]
+fn a_line_that_is_not_utf8_costs_itself_only() {
+    test(async {
+        let lines = read(vec![b"one\nt\xffo\nthree\n".to_vec()], |conn| all_lines(conn.lines())).await;
+        assert_eq!(lines, [Ok("one".to_owned()), Err(ErrorKind::InvalidData), Ok("three".to_owned())]);
+    });
+}
+
+#[test]
+fn a_line_has_at_most_its_length_with_and_without_an_end() {
+    test(async {
+        for (text, ends_well) in [
+            ("12345\n", true),
+            ("12345\r\n", true),
+            ("12345", true),
+            ("123456\n", false),
+            ("123456\r\n", false),
+            ("123456", false),
+            ("1234567890", false),
+        ] {
+            for whole in [true, false] {
+                let pieces = match whole {
+                    true => vec![text.as_bytes().to_vec()],
+                    false => text.bytes().map(|byte| vec![byte]).collect(),
+                };
+                let lines = read(pieces, |conn| all_lines(conn.lines().max_len(5))).await;
+                match ends_well {
+                    true => assert_eq!(lines, [Ok("12345".to_owned())], "{text:?}"),
+                    false => {
+                        assert!(
+                            lines.len() > 1000 && lines.iter().all(|line| *line == Err(ErrorKind::InvalidData)),
+                            "{text:?}: {lines:?}"
+                        );
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_line_that_never_ends_takes_no_more_memory_than_a_line_may() {
+    test(async {
+        let pieces = vec![vec![b'x'; 1000]; 1000];
+        let error = read(pieces, async |conn| conn.lines().next().await.unwrap_err().to_string()).await;
+        assert_eq!(error, "a line is longer than 65536 bytes; if that is right, raise `max_len`");
+    });
+}
+
+#[test]
+fn half_a_message_survives_calls_that_are_dropped() {
+    test(async {
+        let pieces = |text: &[u8]| text.iter().map(|&byte| vec![byte]).collect::<Vec<_>>();
+        let line = read(pieces(b"a whole line\n"), async |conn| {
+            let mut lines = conn.lines();
+            loop {
+                if let Some(line) = once(lines.next()).await {
+                    return line;
+                }
+            }
+        });
+        assert_eq!(line.await.unwrap().as_deref(), Some("a whole line"));
+        let frame = read(pieces(b"\0\0\0\x0da whole frame"), async |conn| {
+            let mut frames = conn.frames();
+            loop {
+                if let Some(frame) = once(frames.next()).await {
+                    return frame;
+                }
+            }
+        });
+        assert_eq!(frame.await.unwrap().as_deref(), Some(b"a whole frame".as_slice()));
+    });
+}
+
+/// Polls once, and drops what waits then.
+async fn once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    let poll = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+    task::yield_now().await;
+    match poll {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
+#[test]
+fn what_a_reader_has_not_given_comes_next() {
+    test(async {
+        let text = b"line\r\n\0\0\0\x02hirest of it".to_vec();
+        for piece in [1, 3, text.len()] {
+            let pieces = text.chunks(piece).map(<[u8]>::to_vec).collect();
+            let got = read(pieces, async |mut conn| {
+                let line = conn.lines().next().await?;
+                let frame = conn.frames().next().await?;
+                let mut rest = String::new();
+                conn.read_to_string(&mut rest).await?;
+                io::Result::Ok((line.unwrap(), frame.unwrap(), rest))
+            });
+            assert_eq!(got.await.unwrap(), ("line".to_owned(), b"hi".to_vec(), "rest of it".to_owned()));
+        }
+    });
+}
+
+#[test]
+fn two_readers_at_a_time_are_an_error_and_lose_nothing() {
+    test(async {
+        let got = read(vec![b"one\ntwo\n".to_vec()], async |conn| {
+            let mut first = conn.lines();
+            let one = first.next().await?;
+            let (mut second, mut third) = (conn.lines(), conn.frames());
+            let errors = [second.next().await.unwrap_err(), third.next().await.unwrap_err()];
+            assert_eq!(errors.map(|error| error.kind()), [ErrorKind::ResourceBusy; 2]);
+            drop((second, third)); // not the first one's claim
+            assert_eq!(conn.lines().next().await.unwrap_err().kind(), ErrorKind::ResourceBusy);
+            drop(first);
+            io::Result::Ok([one.unwrap(), conn.lines().next().await?.unwrap()])
+        });
+        assert_eq!(got.await.unwrap(), ["one", "two"]);
+    });
+}
+
+async fn all<T>(mut stream: impl Stream<Item = io::Result<T>> + Unpin) -> io::Result<Vec<T>> {
+    let mut all = Vec::new();
+    while let Some(item) = stream.next().await {
+        all.push(item?);
+    }
+    Ok(all)
+}
+
+#[test]
+fn lines_and_frames_are_streams() {
+    test(async {
+        let lines = read(vec![b"one\ntwo\n".to_vec()], |conn| all(conn.lines()));
+        assert_eq!(lines.await.unwrap(), ["one", "two"]);
+        let frames = read(vec![b"\x01a\x02bc\0".to_vec()], |conn| all(conn.frames().length_bytes(1)));
+        assert_eq!(frames.await.unwrap(), [b"a".to_vec(), b"bc".to_vec(), Vec::new()]);
+    });
+}
+
+#[test]
+fn frames_come_out_as_they_went_in_however_they_arrive() {
+    test(async {
+        let mut random = Random(11);
+        for round in 0..100 {
+            let length_bytes = 2 + round % 7;
+            let longest = if round % 10 == 0 { 60_000 } else { 300 };
+            let frames: Vec<Vec<u8>> =
+                (0..random.below(6)).map(|n| vec![u8::try_from(n).unwrap(); random.below(longest)]).collect();
+            let handler = move |conn: Connection| async move {
+                let mut frames = conn.frames().length_bytes(length_bytes);
+                while let Some(frame) = frames.next().await? {
+                    frames.write(&frame).await?;
+                }
+                io::Result::Ok(())
+            };
+            let mut text = Vec::new();
+            for frame in &frames {
+                text.extend_from_slice(&(frame.len() as u64).to_be_bytes()[8 - length_bytes..]);
+                text.extend_from_slice(frame);
+            }
+            let pieces = random.cut(&text);
+            let body = async |server: ebbtide::Handle| {
+                let mut client = connect(server.local_addr());
+                Ok(task::spawn_blocking(move || {
+                    let mut writer = client.try_clone().unwrap();
+                    let writing = thread::spawn(move || {
+                        pieces.iter().for_each(|piece| writer.write_all(piece).unwrap());
+                        writer.shutdown(std::net::Shutdown::Write).unwrap();
+                    });
+                    let mut answer = Vec::new();
+                    client.read_to_end(&mut answer).unwrap();
+                    writing.join().unwrap();
+                    answer
+                })
+                .await)
+            };
+            let (answer, _) = bind().await.scope(handler, body).await.unwrap();
+            assert!(answer == text, "{round}: {} of {} bytes", answer.len(), text.len());
+        }
+    });
+}
+
+#[test]
+fn a_frame_that_is_cut_too_long_or_announced_by_a_liar_is_an_error() {
+    test(async {
+        let error = |text: &'static [u8]| async move {
+            let error = read(vec![text.to_vec()], async |conn| {
+                let mut frames = conn.frames();
+                let error = frames.next().await.unwrap_err();
+                let again = frames.next().await.unwrap_err();
+                assert_eq!(error.kind(), again.kind(), "it stays");
+                error
+            });
+            let error = error.await;
+            (error.kind(), error.to_string())
+        };
+        let (kind, what) = error(b"\0\0\0\x05abc").await;
+        assert_eq!(kind, ErrorKind::UnexpectedEof);
+        assert_eq!(what, "the peer has ended in the middle of a frame, after 7 of 9 bytes");
+        let (kind, what) = error(b"\0\0").await;
+        assert_eq!(
+            (kind, what.as_str()),
+            (ErrorKind::UnexpectedEof, "the peer has ended in the middle of a frame, after 2 bytes")
+        );
+        let (kind, what) = error(b"\xff\xff\xff\xffabc").await;
+        assert_eq!(kind, ErrorKind::InvalidData);
+        assert_eq!(what, "a frame of 4294967295 bytes is longer than 8388608; if that is right, raise `max_len`");
+    });
+}
+
+#[test]
+fn a_frame_that_does_not_fit_is_not_written() {
+    test(async {
+        let written = read(Vec::new(), async |conn| {
+            let mut small = conn.frames().max_len(3);
+            let mut results = vec![small.write(b"abcd").await.unwrap_err()];
+            drop(small);
+            let mut short = conn.frames().length_bytes(1);
+            results.push(short.write(&[0; 256]).await.unwrap_err());
+            short.write(&[0; 255]).await?;
+            io::Result::Ok(results.iter().map(io::Error::to_string).collect::<Vec<_>>())
+        });
+        assert_eq!(
+            written.await.unwrap(),
+            [
+                "a frame of 4 bytes does not fit: `max_len` is 3, its length has 4 bytes",
+                "a frame of 256 bytes does not fit: `max_len` is 8388608, its length has 1 bytes",
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_length_of_nine_bytes_is_a_mistake() {
+    test(async {
+        let mistake = read(Vec::new(), async |conn| {
+            let mistake = catch_unwind(AssertUnwindSafe(|| drop(conn.frames().length_bytes(9))));
+            mistake.unwrap_err().downcast::<String>().unwrap()
+        });
+        assert_eq!(*mistake.await, "a length has 1 to 8 bytes, not 9");
+    });
+}
+
+/// The same numbers each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % end.max(1)
+    }
+
+    /// In pieces of any length.
+    fn cut(&mut self, text: &[u8]) -> Vec<Vec<u8>> {
+        let (mut pieces, mut rest) = (Vec::new(), text);
+        while !rest.is_empty() {
+            let (piece, more) = rest.split_at(1 + self.below(rest.len()));
+            pieces.push(piece.to_vec());
+            rest = more;
+        }
+        pieces
+    }
+}

@@ -4,29 +4,28 @@
 mod credentials;
 mod drain;
 mod idle;
+mod last_words;
 mod linger;
 pub(crate) mod open;
 pub(crate) mod stream;
 pub(crate) mod task;
+mod tasks;
 
 use crate::address::Address;
-use crate::group::JoinHandle;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
 use crate::run::Run;
-use crate::run::completion::TaskGuard;
 use crate::run::handle::Handle;
-use crate::run::record::{ConnectionRecord, TasksOf};
+use crate::run::record::ConnectionRecord;
 use crate::run::registry::ConnectionId;
 use async_io::Timer;
 #[cfg(unix)]
 pub use credentials::PeerCredentials;
 pub use drain::Draining;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
 use std::net::TcpStream;
-use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,52 +94,6 @@ impl Connection {
         &self.server
     }
 
-    /// Starts a task of this connection. It is cancelled and joined when the handler ends; a handler that wants to wait
-    /// for a task awaits its [`JoinHandle`].
-    ///
-    /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
-    /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
-    /// connection: the handler is dropped, and counted as panicked. If the handler returns with the handle of a task
-    /// that has panicked, without having awaited it, the panic is logged, and the handler counts by what it returned.
-    ///
-    /// # Examples
-    ///
-    /// A writer beside the reader:
-    ///
-    /// ```
-    /// use async_std::{channel, io, prelude::*};
-    /// use ebbtide::Connection;
-    ///
-    /// async fn count(mut conn: Connection) -> io::Result<()> {
-    ///     let (lines, to_write) = channel::bounded::<String>(16);
-    ///     let mut writer = conn.clone();
-    ///     let writing = conn.spawn(async move {
-    ///         while let Ok(line) = to_write.recv().await {
-    ///             writer.write_all(line.as_bytes()).await?;
-    ///         }
-    ///         io::Result::Ok(())
-    ///     });
-    ///     let mut buf = [0; 1024];
-    ///     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()?.filter(|n| *n > 0) {
-    ///         let _ = lines.send(format!("{n} bytes\n")).await;
-    ///     }
-    ///     drop(lines);
-    ///     writing.await? // until the last line is written
-    /// }
-    /// ```
-    #[track_caller]
-    pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
-    where
-        F: Future<Output: Send + 'static> + Send + 'static,
-    {
-        let at = Location::caller();
-        if self.record.has_ended() {
-            return JoinHandle::refused(at, future);
-        }
-        let owner = || Box::new(TasksOf(Arc::downgrade(&self.record))) as _;
-        self.record.tasks.spawn(at, future, |guard: &mut TaskGuard| guard.arm(self.run()), owner)
-    }
-
     /// Half-closes the connection: the peer reads EOF after what has been written, and can still send. What it sends
     /// can be read until the handler ends, which closes the rest. Closing again does nothing. (`shutdown(Write)` of
     /// other streams.)
@@ -189,7 +142,7 @@ impl Connection {
         const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
         let record = &self.record;
-        while !record.saw_eof() && !record.has_ended() {
+        while !record.saw_eof() && !record.has_returned() {
             match record.transport.peeked().await {
                 Ok(0) | Err(_) => return,
                 Ok(_) if record.transport.is_hung_up() => return,

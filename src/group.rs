@@ -5,15 +5,18 @@ mod future;
 mod join_handle;
 #[cfg(all(test, ebbtide_loom))]
 mod loom_tests;
+mod named;
 mod slot;
 mod task_set;
 mod wait_graph;
 
 use crate::panic::drop_caught;
+pub(crate) use children::{ChildName, Label, Name, Owner};
 use children::{Children, Shell};
-pub(crate) use children::{Label, Name, Owner};
 pub(crate) use future::Guard;
 pub use join_handle::{JoinError, JoinHandle};
+pub(crate) use named::named;
+use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::{Location, resume_unwind};
@@ -101,7 +104,19 @@ impl TaskGroup {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        start_with_result(&self.children, Location::caller(), future, |(): &mut ()| true)
+        let at = Location::caller();
+        start_with_result(&self.children, Label::At(at), at, future, |(): &mut ()| true)
+    }
+
+    /// The same with a name, which log lines show beside the line of this call.
+    #[track_caller]
+    pub fn spawn_named<F>(&self, name: impl Into<Cow<'static, str>>, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let at = Location::caller();
+        let (label, future) = named(name.into(), at, future);
+        start_with_result(&self.children, label, at, future, |(): &mut ()| true)
     }
 
     /// Starts a child without a handle.
@@ -151,11 +166,12 @@ impl TaskGroup {
     /// Waits like [`join`](Self::join), where a panic must not keep the caller from its own end: it is logged, not
     /// raised.
     pub(crate) async fn settled(&self) {
-        let mut joiner = Joiner { children: &self.children, key: None };
-        let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
-        if let Some(payload) = panic {
-            children::log_unjoined(payload);
-        }
+        settled(&self.children).await;
+    }
+
+    /// The children that are present, at most so many: how each is called in a log line, and where it was spawned.
+    pub(crate) fn list(&self, most: usize) -> Vec<(String, Option<&'static Location<'static>>)> {
+        self.children.list(most)
     }
 
     /// Refuses new children from now on. The present ones go on.
@@ -207,13 +223,26 @@ impl Spawner {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.spawn_guarded(Location::caller(), future, |(): &mut ()| true)
+        let at = Location::caller();
+        self.spawn_guarded(Label::At(at), at, future, |(): &mut ()| true)
+    }
+
+    /// The same with a name: see [`TaskGroup::spawn_named`].
+    #[track_caller]
+    pub fn spawn_named<F>(&self, name: impl Into<Cow<'static, str>>, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let at = Location::caller();
+        let (label, future) = named(name.into(), at, future);
+        self.spawn_guarded(label, at, future, |(): &mut ()| true)
     }
 
     /// The same for a child that holds a guard until its end. The guard is armed when the child is admitted; if it
     /// cannot be armed, the child is refused.
     pub(crate) fn spawn_guarded<F, G>(
         &self,
+        label: Label,
         at: &'static Location<'static>,
         future: F,
         arm: impl FnOnce(&mut G) -> bool,
@@ -223,13 +252,13 @@ impl Spawner {
         G: Guard + 'static,
     {
         match self.children.upgrade() {
-            Some(children) => start_with_result(&children, at, future, arm),
+            Some(children) => start_with_result(&children, label, at, future, arm),
             None => JoinHandle::refused(at, future),
         }
     }
 
-    /// Starts a child without a result, with a name for log lines. Returns whether it was started.
-    pub(crate) fn spawn_named<F>(&self, name: Name, future: F) -> bool
+    /// Starts a child of the crate's own, without a result. Returns whether it was started.
+    pub(crate) fn spawn_own<F>(&self, name: Name, future: F) -> bool
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -252,6 +281,13 @@ impl Spawner {
                 start(&children, Label::At(at), future);
             }
             None => drop_caught(future),
+        }
+    }
+
+    /// Waits until the group is empty, or gone.
+    pub(crate) async fn settled(&self) {
+        if let Some(children) = self.children.upgrade() {
+            settled(&children).await;
         }
     }
 
@@ -282,6 +318,15 @@ impl Drop for Joiner<'_> {
     }
 }
 
+/// Waits for the end of all; a panic that a join would raise is logged.
+async fn settled(children: &Children) {
+    let mut joiner = Joiner { children, key: None };
+    let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
+    if let Some(payload) = panic {
+        children::log_unjoined(payload);
+    }
+}
+
 fn start<F>(children: &Arc<Children>, label: Label, future: F) -> bool
 where
     F: Future<Output = ()> + Send + 'static,
@@ -291,6 +336,7 @@ where
 
 fn start_with_result<F, G>(
     children: &Arc<Children>,
+    label: Label,
     at: &'static Location<'static>,
     future: F,
     arm: impl FnOnce(&mut G) -> bool,
@@ -299,7 +345,7 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
     G: Guard + 'static,
 {
-    let shell = children.enter_with_result(Label::At(at), future, arm);
+    let shell = children.enter_with_result(label, future, arm);
     let handle = JoinHandle::new(shell.as_ref().map(|shell| Arc::clone(shell.child())), at);
     shell.into_iter().for_each(run);
     handle

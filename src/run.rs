@@ -28,6 +28,7 @@ pub(crate) mod phase;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod report;
+pub(crate) mod tasks;
 
 use crate::address::Addresses;
 use crate::group::{Owner, Spawner, TaskGroup};
@@ -41,7 +42,9 @@ use newcomers::Newcomers;
 use phase::Phase;
 use registry::{Counters, Registry};
 use report::{Cause, Failure, Report};
+use std::collections::HashSet;
 use std::fmt;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -57,6 +60,8 @@ pub(crate) struct Run {
     pub(crate) connections: Spawner,
     /// Starts tasks of the server, which users spawn.
     pub(crate) tasks: Spawner,
+    /// The same for those that a drain does not wait for.
+    pub(crate) background: Spawner,
     /// A shutdown was requested.
     pub(crate) requested: Event,
     /// It was requested again, gracefully. Skips the lame duck.
@@ -80,6 +85,8 @@ pub(crate) struct Run {
     completion: OnceLock<Weak<Completion>>,
     /// The listening sockets, until the server is served or closed.
     listeners: Mutex<Vec<OpenListener>>,
+    /// Where tasks were spawned that were cut: each line is logged once. As many as the program has such lines.
+    cut_lines: Mutex<HashSet<Location<'static>>>,
     state: Mutex<RunState>,
 }
 
@@ -113,12 +120,14 @@ pub(crate) struct Unserved {
     pub(crate) connections: TaskGroup,
     /// Users may spawn tasks before the server serves.
     pub(crate) tasks: TaskGroup,
+    pub(crate) background: TaskGroup,
 }
 
 impl Run {
     /// A run that listens on nothing yet.
     pub(crate) fn new(first: Listener) -> Arc<Self> {
-        let (connections, tasks) = (TaskGroup::new(), TaskGroup::owned_by(Box::new(TasksOfServer)));
+        let tasks = || TaskGroup::owned_by(Box::new(TasksOfServer));
+        let (connections, tasks, background) = (TaskGroup::new(), tasks(), tasks());
         let run = Arc::new(Self {
             addresses: Addresses::new(first.local_addr().clone()),
             registry: Registry::default(),
@@ -126,6 +135,7 @@ impl Run {
             limit: ConnectionLimit::new(),
             connections: connections.spawner(),
             tasks: tasks.spawner(),
+            background: background.spawner(),
             requested: Event::default(),
             again: Event::default(),
             cancelled: Event::default(),
@@ -137,6 +147,7 @@ impl Run {
             listening: AtomicUsize::new(0),
             completion: OnceLock::new(),
             listeners: Mutex::new(Vec::new()),
+            cut_lines: Mutex::default(),
             state: Mutex::new(RunState {
                 phase: Phase::Bound,
                 request: None,
@@ -148,7 +159,7 @@ impl Run {
         });
         let (completion, more) = CompletionGuard::first(&run);
         let _ = run.completion.set(more); // set once, here
-        lock(&run.state).unserved = Some(Unserved { completion, connections, tasks });
+        lock(&run.state).unserved = Some(Unserved { completion, connections, tasks, background });
         let first = OpenListener::new(first, Arc::clone(&run));
         lock(&run.listeners).push(first);
         run
@@ -240,6 +251,7 @@ impl Run {
         }
         drop(open);
         drop(unserved);
+        self.background.cancel_and_join();
         self.tasks.cancel_and_join(); // if another thread has the group and is dropping it: wait for that
     }
 
@@ -302,6 +314,11 @@ impl Run {
         self.advance(Phase::Draining);
         self.draining.signal();
         self.newcomers.notify_or_spare(&self.registry.all(), newcomer_time, self.deadline());
+    }
+
+    /// Whether no task that this line has spawned was cut before.
+    pub(crate) fn is_first_cut_of(&self, line: &Location<'static>) -> bool {
+        lock(&self.cut_lines).insert(*line)
     }
 
     /// The report, once the run is closed.

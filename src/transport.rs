@@ -22,7 +22,7 @@ use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use pushback::Pushback;
 pub(crate) use scratch::with_scratch;
@@ -316,6 +316,14 @@ impl Transport {
             shared.destroy();
             Ok(())
         })
+    }
+
+    /// Has every task that waits to read look again, also one that alone waits for a socket: the reactor wakes the waker
+    /// that another displaces.
+    pub(crate) fn wake_readers(&self) {
+        let mut nothing = Context::from_waker(Waker::noop());
+        each!(self.plain(), socket => drop(socket.poll_readable(&mut nothing)), _shared => {});
+        each!(self, _socket => {}, shared => shared.wake());
     }
 
     /// Has every task that waits for it look again. A task that alone waits for a socket is woken by its end.

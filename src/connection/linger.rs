@@ -4,8 +4,8 @@
 //! reset can overtake the reply. So the outgoing half is closed first, and what the peer still sends is read and thrown
 //! away, for a while: what Apache and nginx call a lingering close.
 
-use crate::group::TaskGroup;
 use crate::run::record::{ConnectionRecord, ConnectionState};
+use crate::run::tasks::TaskGroups;
 use crate::sync::coop;
 use async_io::Timer;
 use std::future::{Future, poll_fn};
@@ -50,7 +50,13 @@ pub(super) enum End {
 }
 
 /// Ends the connection for its clones, and closes it as far as that can be done without waiting: as a rule, wholly.
-pub(super) fn begin(record: &Arc<ConnectionRecord>, how: How, cx: &mut Context<'_>) -> End {
+/// `tasks` are those that are left.
+pub(super) fn begin(
+    record: &Arc<ConnectionRecord>,
+    how: How,
+    tasks: Option<Box<TaskGroups>>,
+    cx: &mut Context<'_>,
+) -> End {
     record.end();
     let mut quiet = false;
     match how {
@@ -60,17 +66,16 @@ pub(super) fn begin(record: &Arc<ConnectionRecord>, how: How, cx: &mut Context<'
         }
         How::WithCare => match is_quiet(record, cx) {
             Ok(()) => quiet = true,
-            Err(last_read) => return End::Waits(Box::pin(with_care(Arc::clone(record), last_read))),
+            Err(last_read) => return End::Waits(Box::pin(with_care(Arc::clone(record), tasks, last_read))),
         },
     }
-    let tasks = record.tasks.close();
     if quiet && tasks.is_none() {
         return End::Quiet;
     }
     record.shut_down();
     match tasks {
         None => End::ShutDown,
-        Some(tasks) => End::Waits(Box::pin(join(tasks))),
+        Some(tasks) => End::Waits(Box::pin(tasks.end())),
     }
 }
 
@@ -98,21 +103,21 @@ fn is_quiet(record: &ConnectionRecord, cx: &mut Context<'_>) -> Result<(), Optio
     }
 }
 
-async fn with_care(record: Arc<ConnectionRecord>, last_read: Option<Instant>) {
+/// See [`How::WithCare`]; when the peer was last seen to send, if it was.
+pub(super) async fn with_care(
+    record: Arc<ConnectionRecord>,
+    tasks: Option<Box<TaskGroups>>,
+    last_read: Option<Instant>,
+) {
     half(&record).await;
-    if let Some(tasks) = record.tasks.close() {
-        join(tasks).await;
+    if let Some(tasks) = tasks {
+        tasks.end().await;
     }
     if !record.is_shut_down() {
         record.set_state(ConnectionState::Lingering);
         linger(&record, last_read).await;
         record.shut_down();
     }
-}
-
-async fn join(tasks: Box<TaskGroup>) {
-    tasks.cancel();
-    tasks.settled().await;
 }
 
 /// Closes our direction for the peer, which is over in a moment for a socket. What is more than a socket may have bytes

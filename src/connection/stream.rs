@@ -39,14 +39,14 @@ impl Connection {
         wants_some: bool,
         read: impl FnOnce(&Transport) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
-        if self.record.has_ended() {
+        if self.record.has_returned() {
             return Poll::Ready(Ok(0)); // ours, and not the peer's end
         }
         let result = read(&self.record.transport);
         match result {
             Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
             // Meanwhile; and its end may have woken us before we waited.
-            Poll::Pending | Poll::Ready(Err(_)) if self.record.has_ended() => return Poll::Ready(Ok(0)),
+            Poll::Pending | Poll::Ready(Err(_)) if self.record.has_returned() => return Poll::Ready(Ok(0)),
             Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
             _ => {}
         }

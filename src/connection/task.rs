@@ -17,6 +17,7 @@
 
 use super::Connection;
 use super::idle::Idle;
+use super::last_words::last_words;
 use super::linger::{self, End, Ending, How};
 use super::open::{self, Opening};
 use crate::error::OnFailure;
@@ -43,11 +44,13 @@ pub(crate) struct Service<H> {
 }
 
 /// The settings that concern each connection.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     pub(crate) on_failure: OnFailure,
     pub(crate) opening: open::Limits,
     pub(crate) idle_timeout: Option<Duration>,
+    /// How long tasks may go on when their handler has returned.
+    pub(crate) task_grace: Duration,
 }
 
 pin_project! {
@@ -169,9 +172,9 @@ where
             );
             panic::discard(payload);
         }
-        let how = this.guard.how_to_close();
+        let (how, task_grace) = this.guard.how_to_close(this.service.policy.task_grace);
         this.guard.report_outcome(); // before it lingers
-        let Some(mut ending) = this.guard.begin_to_close(how, cx) else {
+        let Some(mut ending) = this.guard.begin_to_close(how, task_grace, cx) else {
             return Poll::Ready(());
         };
         let poll = ending.as_mut().poll(cx);
@@ -282,18 +285,30 @@ impl ConnectionGuard {
         self.outcome = outcome;
     }
 
-    fn how_to_close(&self) -> How {
-        match &self.outcome {
+    /// And how long the tasks may go on, `task_grace` after an orderly end.
+    fn how_to_close(&self, task_grace: Duration) -> (How, Duration) {
+        let how = match &self.outcome {
             None => How::Abruptly,                         // aborted
             Some(Outcome::Idle(_)) => How::WithoutWaiting, // silent for too long
             Some(Outcome::Rejected(why)) if !why.is_told => How::WithoutWaiting,
             Some(_) => How::WithCare,
+        };
+        match self.outcome {
+            Some(Outcome::Completed | Outcome::Failed(_)) => (how, task_grace),
+            _ => (how, Duration::ZERO),
         }
     }
 
     /// Closes the connection, as far as that is possible at once. The rest takes time.
-    fn begin_to_close(&mut self, how: How, cx: &mut Context<'_>) -> Option<Ending> {
-        match linger::begin(self.record(), how, cx) {
+    fn begin_to_close(&mut self, how: How, task_grace: Duration, cx: &mut Context<'_>) -> Option<Ending> {
+        let tasks = match self.record().tasks.close() {
+            Some(tasks) if !task_grace.is_zero() && !tasks.awaited.is_empty() => {
+                let (run, record) = (Arc::clone(self.run()), Arc::clone(self.record()));
+                return Some(last_words(run, record, tasks, task_grace));
+            }
+            tasks => tasks,
+        };
+        match linger::begin(self.record(), how, tasks, cx) {
             End::Quiet => self.quiet = true,
             End::ShutDown => {}
             End::Waits(ending) => return Some(ending),

@@ -16,17 +16,35 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
-/// What a child is called in a log line. Not kept alive by the group: the child's future has it, for as long as it is
-/// waited for.
-pub(crate) type Name = Weak<dyn fmt::Display + Send + Sync>;
+/// What a child is called in a log line.
+pub(crate) trait ChildName: fmt::Display + Send + Sync {
+    /// Where the user spawned it, if it is the user's.
+    fn at(&self) -> Option<&'static Location<'static>> {
+        None
+    }
+}
+
+/// A name is not kept alive by the group: the child's future has it, for as long as it is waited for.
+pub(crate) type Name = Weak<dyn ChildName>;
+
+impl ChildName for &'static str {}
 
 /// What is known of a child, for log lines and errors.
 #[derive(Clone)]
 pub(crate) enum Label {
-    /// A child of the crate's own.
+    /// A child of the crate's own, or one that its user has named.
     Named(Name),
     /// Where the user spawned it.
     At(&'static Location<'static>),
+}
+
+impl Label {
+    fn at(&self) -> Option<&'static Location<'static>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::Named(name) => name.upgrade()?.at(),
+        }
+    }
 }
 
 /// What the children of a group belong to: shown in log lines as its `Display`, and told when one of them panics
@@ -236,11 +254,27 @@ impl Children {
     }
 
     fn describe(&self, label: &Label) -> String {
-        match (label, &self.owner) {
-            (Label::Named(name), _) => name.upgrade().map_or_else(|| "a child".to_owned(), |name| name.to_string()),
-            (Label::At(at), Some(owner)) => format!("a task of {owner}, spawned at {at},"),
-            (Label::At(at), None) => format!("a task spawned at {at}"),
+        let (what, at) = match label {
+            Label::At(at) => ("a task".to_owned(), Some(*at)),
+            Label::Named(name) => match name.upgrade() {
+                Some(name) => (name.to_string(), name.at()),
+                None => ("a child".to_owned(), None),
+            },
+        };
+        match (at, &self.owner) {
+            (None, _) => what,
+            (Some(at), Some(owner)) => format!("{what} of {owner} (spawned at {at})"),
+            (Some(at), None) => format!("{what} (spawned at {at})"),
         }
+    }
+
+    /// The children that are present, at most so many: how each is called in a log line, and where it was spawned.
+    pub(super) fn list(&self, most: usize) -> Vec<(String, Option<&'static Location<'static>>)> {
+        let labels: Vec<_> = {
+            let state = lock(&self.state);
+            state.present.iter().take(most).map(|(_, child)| child.label.clone()).collect()
+        };
+        labels.iter().map(|label| (self.describe(label), label.at())).collect()
     }
 }
 

@@ -6,8 +6,9 @@ use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
 use super::{Run, phase::Phase};
 use crate::address::Address;
-use crate::group::JoinHandle;
+use crate::group::{JoinHandle, Label, Spawner, named};
 use crate::panic::log_line;
+use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
@@ -170,7 +171,8 @@ impl Handle {
     }
 
     /// Starts a task as a child of the server. It gets the grace period in a drain, and is cancelled and joined with
-    /// the handlers; so a task that loops ends itself by [`until_draining`](Self::until_draining).
+    /// the handlers; so a task that loops ends itself by [`until_draining`](Self::until_draining), or is started with
+    /// [`spawn_background`](Self::spawn_background).
     ///
     /// Once the server is cancelling or closed the task is refused: `future` has been dropped without being polled,
     /// and the handle gives a [cancelled](crate::JoinError::is_cancelled) error.
@@ -181,7 +183,67 @@ impl Handle {
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
-        self.run.tasks.spawn_guarded(Location::caller(), future, |guard: &mut TaskGuard| guard.arm(&self.run))
+        let at = Location::caller();
+        self.spawn_in(&self.run.tasks, (Label::At(at), at), future)
+    }
+
+    /// The same with a name, which log lines show beside the line of this call: so that a drain that waits for it says
+    /// what it waits for.
+    #[track_caller]
+    pub fn spawn_named<F>(&self, name: impl Into<Cow<'static, str>>, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let at = Location::caller();
+        let (label, future) = named(name.into(), at, future);
+        self.spawn_in(&self.run.tasks, (label, at), future)
+    }
+
+    /// Starts a task that no drain waits for: it is cancelled and joined when the last connection and the last task of
+    /// [`spawn`](Self::spawn) are gone, and with them at a cancel. For loops that run as long as the server: a reporter,
+    /// a cleaner, a reload of certificates.
+    ///
+    /// Everything else is as with [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use async_std::task;
+    /// use ebbtide::{Connection, Server};
+    /// use std::time::Duration;
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let handle = server.handle();
+    /// handle.clone().spawn_background(async move {
+    ///     loop {
+    ///         println!("{} connections", handle.connection_count());
+    ///         task::sleep(Duration::from_secs(60)).await;
+    ///     }
+    /// });
+    /// let (_, report) = server.scope(async |_: Connection| {}, async |_| ()).await?;
+    /// assert!(report.elapsed() < Duration::from_secs(1));
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[track_caller]
+    pub fn spawn_background<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        let at = Location::caller();
+        self.spawn_in(&self.run.background, (Label::At(at), at), future)
+    }
+
+    fn spawn_in<F>(
+        &self,
+        group: &Spawner,
+        (label, at): (Label, &'static Location<'static>),
+        future: F,
+    ) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        group.spawn_guarded(label, at, future, |guard: &mut TaskGuard| guard.arm(&self.run))
     }
 }
 

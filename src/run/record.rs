@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | `state` | the task alone | what the connection is doing: opening, serving, lingering. For lists and logs; decides nothing |
 //! | `abort_reason` | anyone, once: the first counts | the handler is to be dropped before its next poll; the task is woken |
-//! | `ended` | the task, when the handler has ended | no clone reads or writes any more. Set before the socket is shut down, never reset |
+//! | `end` | the task, when the handler has ended | what clones may still do ([`EndState`]). Set before the socket is shut down; never goes back |
 //! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the drain is told later, and whether an answer is due ([`Dialogue`]) |
 //! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
 //! | `shut_down` | the first thread to do it | the socket is shut down both ways |
@@ -15,28 +15,26 @@
 //! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
-//! The order of a life: `state` opening → serving; then either the handler returns or `abort_reason` is set; then
-//! `ended`, half-close, `state` lingering if the peer still sends; then `shut_down`; then the record leaves the
+//! The order of a life: `state` opening → serving; then either the handler returns or `abort_reason` is set; then, if
+//! it returned and left tasks, `end` returned and `state` finishing; then `end` ended, half-close, `state` lingering if the peer still sends; then `shut_down`; then the record leaves the
 //! registry. `draining` may come at any time.
 
 use super::registry::ConnectionId;
+use super::tasks::Tasks;
 use crate::address::Address;
-use crate::group::{Guard, JoinHandle, Owner, TaskGroup};
+use crate::group::ChildName;
 use crate::listener::Accepted;
 use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
-use crate::sync::{Mutex, lock};
 use crate::transport::Transport;
 use std::fmt;
-use std::future::Future;
 use std::io;
 use std::net::TcpStream;
-use std::panic::Location;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
-use std::sync::{OnceLock, Weak};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -47,7 +45,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct ConnectionRecord {
-    ended: AtomicBool,
+    /// An [`EndState`].
+    end: AtomicU8,
     saw_eof: AtomicBool,
     /// A [`ConnectionState`].
     state: AtomicU8,
@@ -136,6 +135,17 @@ impl Dialogue {
     const ANSWERED: u8 = 3;
 }
 
+/// What clones may still do, in one byte.
+struct EndState;
+
+impl EndState {
+    /// The handler runs, or is to run.
+    const OPEN: u8 = 0;
+    /// It has returned, and left tasks: they may write.
+    const RETURNED: u8 = 1;
+    const ENDED: u8 = 2;
+}
+
 /// What a connection is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -144,6 +154,9 @@ pub enum ConnectionState {
     Opening,
     /// The handler runs.
     Serving,
+    /// The handler has returned, and its tasks write what they have left, within the
+    /// [task grace](crate::Server::task_grace).
+    Finishing,
     /// The handler has ended, and the peer may still be sending: its bytes are read and thrown away, so that the reply
     /// reaches it.
     Lingering,
@@ -154,6 +167,7 @@ impl fmt::Display for ConnectionState {
         f.pad(match self {
             Self::Opening => "opening",
             Self::Serving => "serving",
+            Self::Finishing => "finishing",
             Self::Lingering => "lingering",
         })
     }
@@ -175,7 +189,7 @@ impl ConnectionRecord {
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
             uses: AtomicU8::new(0),
-            ended: AtomicBool::new(false),
+            end: AtomicU8::new(EndState::OPEN),
             saw_eof: AtomicBool::new(false),
             watch_idle,
             last_byte: AtomicU64::new(0),
@@ -231,9 +245,11 @@ impl ConnectionRecord {
 
     pub(crate) fn state(&self) -> ConnectionState {
         const SERVING: u8 = ConnectionState::Serving as u8;
+        const FINISHING: u8 = ConnectionState::Finishing as u8;
         const LINGERING: u8 = ConnectionState::Lingering as u8;
         match self.state.load(Ordering::SeqCst) {
             SERVING => ConnectionState::Serving,
+            FINISHING => ConnectionState::Finishing,
             LINGERING => ConnectionState::Lingering,
             _ => ConnectionState::Opening,
         }
@@ -297,13 +313,25 @@ impl ConnectionRecord {
         self.draining.signal();
     }
 
+    /// No clone reads or writes any more.
     pub(crate) fn has_ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
+        self.end.load(Ordering::Acquire) == EndState::ENDED
+    }
+
+    /// No clone reads any more; a task may still write.
+    pub(crate) fn has_returned(&self) -> bool {
+        self.end.load(Ordering::Acquire) != EndState::OPEN
+    }
+
+    /// The handler has returned, and its tasks may finish what they write. From now on reads find EOF.
+    pub(crate) fn end_reads(&self) {
+        self.end.store(EndState::RETURNED, Ordering::Release);
+        self.transport.wake_readers();
     }
 
     /// From now on no clone reads or writes.
     pub(crate) fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+        self.end.store(EndState::ENDED, Ordering::Release);
         self.transport.wake();
     }
 
@@ -432,77 +460,4 @@ impl fmt::Display for ConnectionRecord {
     }
 }
 
-/// The tasks of one connection: a group that is made for the first. Most connections have none, and pay one word for
-/// that.
-#[derive(Debug, Default)]
-pub(crate) struct Tasks {
-    state: Mutex<TasksState>,
-}
-
-#[derive(Debug, Default)]
-enum TasksState {
-    #[default]
-    None,
-    Some(Box<TaskGroup>),
-    /// The handler has ended.
-    Over,
-}
-
-impl Tasks {
-    /// Starts a task; it is refused once the handler has ended. `owner` is asked for the group's owner if this is the
-    /// first.
-    pub(crate) fn spawn<F, G>(
-        &self,
-        at: &'static Location<'static>,
-        future: F,
-        arm: impl FnOnce(&mut G) -> bool,
-        owner: impl FnOnce() -> Box<dyn Owner>,
-    ) -> JoinHandle<F::Output>
-    where
-        F: Future<Output: Send + 'static> + Send + 'static,
-        G: Guard + 'static,
-    {
-        let spawner = {
-            let mut state = lock(&self.state);
-            if let TasksState::None = *state {
-                *state = TasksState::Some(Box::new(TaskGroup::owned_by(owner())));
-            }
-            match &*state {
-                TasksState::Some(group) => group.spawner(),
-                _ => {
-                    drop(state); // the future's destructor is user code
-                    return JoinHandle::refused(at, future);
-                }
-            }
-        };
-        spawner.spawn_guarded(at, future, arm)
-    }
-
-    /// Refuses new tasks from now on and gives the present ones: to be joined, or dropped, which joins them too.
-    pub(crate) fn close(&self) -> Option<Box<TaskGroup>> {
-        match std::mem::replace(&mut *lock(&self.state), TasksState::Over) {
-            TasksState::Some(group) => Some(group),
-            _ => None,
-        }
-    }
-}
-
-/// The owner of a connection's tasks. One that panics while its handle is gone ends the connection.
-pub(crate) struct TasksOf(pub(crate) Weak<ConnectionRecord>);
-
-impl Owner for TasksOf {
-    fn child_panicked(&self, message: &str) {
-        if let Some(record) = self.0.upgrade() {
-            record.abort(AbortReason::TaskPanicked(message.to_owned()));
-        }
-    }
-}
-
-impl fmt::Display for TasksOf {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.upgrade() {
-            Some(record) => record.fmt(f),
-            None => f.write_str("a connection that is closed"),
-        }
-    }
-}
+impl ChildName for ConnectionRecord {}

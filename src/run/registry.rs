@@ -175,6 +175,7 @@ pub(crate) struct Counters {
     refused: AtomicU64,
     accept_errors: AtomicU64,
     drained: AtomicU64,
+    undelivered: AtomicU64,
     /// The first of those that were cancelled.
     cut: Mutex<Vec<ConnectionInfo>>,
 }
@@ -186,6 +187,11 @@ impl Counters {
 
     pub(crate) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Tasks of a connection were cut although its handler had returned.
+    pub(crate) fn undelivered(&self) {
+        self.undelivered.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn accept_failed(&self) {
@@ -237,6 +243,7 @@ impl Counters {
             refused: read(&self.refused),
             accept_errors: read(&self.accept_errors),
             drained: read(&self.drained),
+            undelivered: read(&self.undelivered),
         }
     }
 }

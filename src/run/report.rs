@@ -144,6 +144,13 @@ impl Report {
         self.counts.drained
     }
 
+    /// Returns how many connections had tasks that were cut although their handler had returned by itself: at the end of
+    /// the [task grace](crate::Server::task_grace), or by the exit. What those tasks had left to write was not sent. A
+    /// warning names each line that spawned such a task. The connections are counted by what their handler returned.
+    pub fn undelivered(&self) -> u64 {
+        self.counts.undelivered
+    }
+
     /// Returns how long the exit took: from the request, or the drop, until the server was closed.
     pub fn elapsed(&self) -> Duration {
         self.elapsed
@@ -152,13 +159,17 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Counts { accepted, completed, failed, panicked, cancelled, refused, accept_errors, drained } = self.counts;
+        let Counts { accepted, completed, failed, panicked, cancelled, refused, accept_errors, drained, undelivered } =
+            self.counts;
         write!(
             f,
             "closed in {:.1?} because {}: {accepted} accepted, {completed} completed, {failed} failed, \
              {panicked} panicked, {cancelled} cancelled; {drained} ended during the drain",
             self.elapsed, self.cause
         )?;
+        if undelivered > 0 {
+            write!(f, "; {undelivered} undelivered")?;
+        }
         if refused > 0 {
             write!(f, "; {refused} refused")?;
         }
@@ -180,6 +191,7 @@ pub(crate) struct Counts {
     pub(crate) refused: u64,
     pub(crate) accept_errors: u64,
     pub(crate) drained: u64,
+    pub(crate) undelivered: u64,
 }
 
 #[cfg(test)]

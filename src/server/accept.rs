@@ -126,7 +126,7 @@ where
         let guard = ConnectionGuard::new(&self.run, client, (permit, counted), policy, self.completion.clone());
         let name = Arc::downgrade(guard.record());
         // Refused after a cancel: then the drop of the guard has closed the connection and counted it as cancelled.
-        self.run.connections.spawn_named(name, ConnectionTask::new(Arc::clone(&self.service), guard));
+        self.run.connections.spawn_own(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
     /// The sweep: accepts the connections that are in the backlog, closes the socket, and only then begins to serve them.

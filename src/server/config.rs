@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::shutdown::Once;
+use crate::connection::open::Limits;
 use crate::connection::task::Policy;
 use crate::error::OnFailure;
 use crate::panic::Kept;
@@ -17,6 +18,10 @@ pub(crate) const GRACE: Duration = Duration::from_secs(8);
 /// How long a connection is a newcomer: the client is about to send.
 const NEWCOMER_TIME: Duration = Duration::from_millis(500);
 
+/// How long tasks may go on when their handler has returned. A loss cannot be found, and a late end is bounded and seen;
+/// with the whole grace, a heartbeat would hold each exit for it.
+const TASK_GRACE: Duration = Duration::from_secs(1);
+
 /// A server's settings. Its limits can be changed while it serves, and live with the run.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -30,7 +35,17 @@ pub(crate) struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { grace: Some(GRACE), lame_duck: Duration::ZERO, newcomer_time: NEWCOMER_TIME, policy: Policy::default() }
+        Self {
+            grace: Some(GRACE),
+            lame_duck: Duration::ZERO,
+            newcomer_time: NEWCOMER_TIME,
+            policy: Policy {
+                on_failure: OnFailure::default(),
+                opening: Limits::default(),
+                idle_timeout: None,
+                task_grace: TASK_GRACE,
+            },
+        }
     }
 }
 
@@ -70,6 +85,15 @@ impl Server {
     /// connect in its moment.
     pub fn newcomer_time(mut self, time: Duration) -> Self {
         self.config.newcomer_time = time;
+        self
+    }
+
+    /// Sets how long the tasks of a connection ([`Connection::spawn`](crate::Connection::spawn)) may go on when its
+    /// handler has returned, so that they can finish what they write. Default: 1 second, and never beyond the deadline of
+    /// a shutdown. What is left then is cancelled, with a warning that names the line that spawned it, once for each
+    /// line; [`Report::undelivered`](crate::Report::undelivered) counts. Zero cancels at once.
+    pub fn task_grace(mut self, time: Duration) -> Self {
+        self.config.policy.task_grace = time;
         self
     }
 

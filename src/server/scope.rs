@@ -133,13 +133,14 @@ where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
-    let Unserved { connections, tasks, completion } = unserved;
+    let Unserved { connections, tasks, background, completion } = unserved;
     let all = RunTasks {
         lame_duck: config.lame_duck,
         newcomer_time: config.newcomer_time,
         accept_loops: TaskGroup::new(),
         connections,
         tasks,
+        background,
         shutdown_streams: TaskGroup::new(),
         stop_accepting: Arc::new(Event::default()),
         run: Arc::clone(run),
@@ -159,7 +160,7 @@ where
     for stream in streams {
         let name = Arc::new("a shutdown stream");
         let follow = follow_shutdown_stream(Arc::clone(run), stream);
-        all.shutdown_streams.spawner().spawn_named(Arc::downgrade(&name) as Name, async move {
+        all.shutdown_streams.spawner().spawn_own(Arc::downgrade(&name) as Name, async move {
             let _name = name;
             follow.await;
         });

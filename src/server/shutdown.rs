@@ -34,6 +34,8 @@ pub(super) struct RunTasks {
     pub(super) connections: TaskGroup,
     /// What users have spawned on the server.
     pub(super) tasks: TaskGroup,
+    /// The same for those that a drain does not wait for.
+    pub(super) background: TaskGroup,
     /// The shutdown streams. Alive to the end, so that a second signal can still cancel.
     pub(super) shutdown_streams: TaskGroup,
     /// Signalled to stop the accept loops.
@@ -54,6 +56,8 @@ impl RunTasks {
         if self.is_anything_left() {
             self.cancel().await;
         }
+        self.background.cancel();
+        (self.background.settled(), self.log_progress()).race().await;
     }
 
     fn is_anything_left(&self) -> bool {
@@ -118,6 +122,7 @@ impl RunTasks {
             record.abort(AbortReason::Cancelled);
         }
         self.tasks.cancel();
+        self.background.cancel();
         (self.all_ended(), self.log_progress()).race().await;
     }
 

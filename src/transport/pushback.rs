@@ -46,7 +46,9 @@ impl Pushback {
         if kept.is_empty() {
             return None; // another reader was quicker
         }
-        let n = kept.read(buf).expect("reading from memory does not fail");
+        let mut read = |buf: &mut [u8]| kept.read(buf).expect("reading from memory does not fail");
+        let mut n = read(buf); // of what lies in one piece
+        n += read(&mut buf[n..]);
         if kept.is_empty() {
             *kept = VecDeque::new();
             self.some.store(false, Ordering::Release);

@@ -30,6 +30,7 @@ mod proxy_protocol_tls;
 mod r01_one_exit;
 mod r01_the_body;
 mod r01_unserved;
+mod r03_last_words;
 mod r03_nothing_escapes;
 mod r04_listeners_first;
 mod r04_the_sweep;

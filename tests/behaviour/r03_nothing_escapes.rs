@@ -130,7 +130,7 @@ fn r03_after_a_cancel_and_after_a_drop_the_peer_reads_an_end_even_if_it_was_not_
 }
 
 #[test]
-fn r03_tasks_of_a_connection_are_cancelled_and_joined_when_its_handler_ends() {
+fn r03_background_tasks_of_a_connection_are_cancelled_and_joined_when_its_handler_ends() {
     test(async {
         let live = Live::default();
         let server = bind().await;
@@ -142,7 +142,7 @@ fn r03_tasks_of_a_connection_are_cancelled_and_joined_when_its_handler_ends() {
                 async move {
                     for _ in 0..10 {
                         let guard = live.guard();
-                        let task = conn.spawn(async move {
+                        let task = conn.spawn_background(async move {
                             let _guard = guard;
                             task::sleep(FOR_EVER).await;
                         });

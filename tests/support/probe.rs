@@ -200,6 +200,17 @@ impl Gate {
         self.closed_when_open.close();
     }
 
+    /// Opens when what this returns is dropped, at the latest.
+    pub fn opens_at_the_end(&self) -> impl Drop + use<> {
+        struct Opens(Gate);
+        impl Drop for Opens {
+            fn drop(&mut self) {
+                self.0.open();
+            }
+        }
+        Opens(self.clone())
+    }
+
     /// Waits as a task does.
     pub async fn opened(&self) {
         assert!(self.ends_when_open.recv().await.is_err());

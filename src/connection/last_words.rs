@@ -1,0 +1,83 @@
+//! The last words of a connection's tasks: what they still write when the handler has returned.
+//!
+//! A handler that queues a goodbye for its writer task and returns expects it to be sent. So its tasks have the task
+//! grace, in which they may write, and no clone reads any more: a task that reads ends by that. Then they are cut, which
+//! a warning says: a loss that is not seen cannot be found.
+
+use super::linger::{self, Ending};
+use crate::panic::log_line;
+use crate::run::Run;
+use crate::run::record::{ConnectionRecord, ConnectionState};
+use crate::run::tasks::TaskGroups;
+use async_io::Timer;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// How many tasks of one connection are looked at when they are cut.
+const LOOKED_AT: usize = 100;
+
+/// Lets the tasks finish, and then closes the connection with care. To be polled by the connection's own task, which
+/// alone is woken for an abort: by the deadline, a cancel, or a task that panics.
+pub(super) fn last_words(
+    run: Arc<Run>,
+    record: Arc<ConnectionRecord>,
+    tasks: Box<TaskGroups>,
+    grace: Duration,
+) -> Ending {
+    Box::pin(async move {
+        record.set_state(ConnectionState::Finishing);
+        record.end_reads();
+        tasks.background.cancel();
+        let cut = CutUnlessDone { run: &run, done: false };
+        finish(&record, &tasks, grace, cut).await;
+        record.end();
+        linger::with_care(record, Some(tasks), None).await;
+    })
+}
+
+async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, mut cut: CutUnlessDone<'_>) {
+    let mut settled = pin!(tasks.awaited.settled());
+    let mut timer = Timer::after(grace);
+    poll_fn(|cx| {
+        if settled.as_mut().poll(cx).is_ready() {
+            cut.done = true;
+            return Poll::Ready(());
+        }
+        if record.is_aborted() {
+            return Poll::Ready(());
+        }
+        Pin::new(&mut timer).poll(cx).map(|_| log_cut(cut.run, tasks, grace))
+    })
+    .await;
+}
+
+/// Once for each line that has spawned one.
+fn log_cut(run: &Run, tasks: &TaskGroups, grace: Duration) {
+    for (task, at) in tasks.awaited.list(LOOKED_AT) {
+        if at.is_none_or(|at| run.is_first_cut_of(at)) {
+            log_line!(
+                warn,
+                "cut {task}: it still ran {grace:.1?} after its handler had returned. To wait for it, let the handler \
+                 await it or `join_tasks`; one that never ends by itself is for `spawn_background`. (Said once for \
+                 this line of code; `Report::undelivered` has the number)"
+            );
+        }
+    }
+}
+
+/// Dropped before they are done, on any way out, the tasks are cut: that is counted.
+struct CutUnlessDone<'a> {
+    run: &'a Run,
+    done: bool,
+}
+
+impl Drop for CutUnlessDone<'_> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.run.counters.undelivered();
+        }
+    }
+}

@@ -86,7 +86,7 @@ impl Connection {
     /// Returns the address that the client connected to. For a server that listens on all addresses it is the
     /// particular one.
     pub fn local_addr(&self) -> &Address {
-        self.record.local().unwrap_or_else(|| self.run().addresses.first())
+        self.record.local().unwrap_or_else(|| self.run().name.addresses.first())
     }
 
     /// Returns a handle of the server that this connection belongs to.
@@ -181,7 +181,7 @@ impl Connection {
     /// to, if there is one; otherwise the same as [`local_addr`](Self::local_addr).
     #[cfg(feature = "proxy-protocol")]
     pub fn socket_local_addr(&self) -> &Address {
-        self.record.socket_local().unwrap_or_else(|| self.run().addresses.first())
+        self.record.socket_local().unwrap_or_else(|| self.run().name.addresses.first())
     }
 
     /// Returns the user, group and process that opened the connection, if the system tells: for Unix sockets on Linux.

@@ -213,7 +213,7 @@ mod tests {
     fn debug_reads_as_a_sentence_with_what_is_behind_it_and_the_report() {
         let shown = format!("{:?}", error(listener()));
         assert!(shown.starts_with("cannot accept connections on `memory` any more: invalid input"), "{shown}");
-        assert!(shown.contains("(closed in 5.0ms because a shutdown was requested: 0 accepted"), "{shown}");
+        assert!(shown.contains("(closed in 5ms because a shutdown was requested: 0 accepted"), "{shown}");
     }
 
     #[test]

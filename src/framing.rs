@@ -1,5 +1,5 @@
-//! Messages in a stream of bytes: lines, frames, and reads that end with the drain. On top of [`Connection`], with nothing
-//! that a user of the crate could not write.
+//! Messages in a stream of bytes: lines, frames, and reads that end with the drain. On top of [`Connection`], with
+//! nothing that a user of the crate could not write.
 //!
 //! [`Connection`]: crate::Connection
 

@@ -133,6 +133,7 @@ mod proxy;
 mod run;
 mod server;
 pub mod signal;
+mod span;
 mod sync;
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 pub mod systemd;

@@ -23,6 +23,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod handle;
+pub(crate) mod name;
 pub(crate) mod newcomers;
 pub(crate) mod phase;
 pub(crate) mod record;
@@ -34,10 +35,11 @@ use crate::address::Addresses;
 use crate::group::{Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
-use crate::panic::{Kept, drop_caught, log_line};
+use crate::panic::{Kept, drop_caught};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
+use name::{ServerName, run_line};
 use newcomers::Newcomers;
 use phase::Phase;
 use registry::{Counters, Registry};
@@ -52,7 +54,8 @@ use std::time::{Duration, Instant};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Run {
-    pub(crate) addresses: Addresses,
+    /// Shared with the owners of its tasks.
+    pub(crate) name: Arc<ServerName>,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) limit: Arc<ConnectionLimit>,
@@ -79,6 +82,8 @@ pub(crate) struct Run {
     pub(crate) over: Event,
     /// Serving has begun. With `listening`: whether a client can still get in.
     started: AtomicBool,
+    /// A line of this run was not logged in time: nothing waits for the logger any more.
+    pub(crate) logger_is_stuck: AtomicBool,
     /// How many listening sockets are open.
     listening: AtomicUsize,
     /// The way to more completion guards.
@@ -126,10 +131,11 @@ pub(crate) struct Unserved {
 impl Run {
     /// A run that listens on nothing yet.
     pub(crate) fn new(first: Listener) -> Arc<Self> {
-        let tasks = || TaskGroup::owned_by(Box::new(TasksOfServer));
+        let name = Arc::new(ServerName::new(Addresses::new(first.local_addr().clone())));
+        let tasks = || TaskGroup::owned_by(Box::new(TasksOfServer(Arc::clone(&name))));
         let (connections, tasks, background) = (TaskGroup::new(), tasks(), tasks());
         let run = Arc::new(Self {
-            addresses: Addresses::new(first.local_addr().clone()),
+            name,
             registry: Registry::default(),
             counters: Counters::default(),
             limit: ConnectionLimit::new(),
@@ -144,6 +150,7 @@ impl Run {
             closed: Event::default(),
             over: Event::default(),
             started: AtomicBool::new(false),
+            logger_is_stuck: AtomicBool::new(false),
             listening: AtomicUsize::new(0),
             completion: OnceLock::new(),
             listeners: Mutex::new(Vec::new()),
@@ -167,7 +174,7 @@ impl Run {
 
     /// One more listener for a server that does not serve yet. One that is closed already closes it.
     pub(crate) fn add_listener(self: &Arc<Self>, listener: Listener) {
-        self.addresses.push(listener.local_addr().clone());
+        self.name.addresses.push(listener.local_addr().clone());
         let open = OpenListener::new(listener, Arc::clone(self));
         let state = lock(&self.state);
         if state.unserved.is_some() {
@@ -308,12 +315,14 @@ impl Run {
         lock(&self.state).request.as_ref().map(|request| request.cause)
     }
 
-    /// Begins the drain: notifies every connection, newcomers a little later. Comes after the last socket was closed, so
-    /// no later connection is missed.
-    pub(crate) fn begin_drain(&self, newcomer_time: Duration) {
+    /// Begins the drain: notifies every connection, newcomers a little later. Comes after the last socket was closed,
+    /// so no later connection is missed. Returns how many there were.
+    pub(crate) fn begin_drain(&self, newcomer_time: Duration) -> usize {
         self.advance(Phase::Draining);
         self.draining.signal();
-        self.newcomers.notify_or_spare(&self.registry.all(), newcomer_time, self.deadline());
+        let records = self.registry.all();
+        self.newcomers.notify_or_spare(&records, newcomer_time, self.deadline());
+        records.len()
     }
 
     /// Whether no task that this line has spawned was cut before.
@@ -342,15 +351,17 @@ impl Run {
         let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
         state.report = Some(report.clone());
         drop(state);
-        log_line!(info, phase:% = Phase::Closed, accepted = report.accepted(); "{report}");
         self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
         self.closed.signal();
         self.over.signal();
+        if !self.logger_is_stuck.load(Ordering::Relaxed) {
+            run_line!(info, self, [phase:% = Phase::Closed, accepted = report.accepted()], "{report}");
+        }
     }
 }
 
 /// The owner of the server's tasks. One that panics while its handle is gone ends nothing else.
-struct TasksOfServer;
+struct TasksOfServer(Arc<ServerName>);
 
 impl Owner for TasksOfServer {
     fn child_panicked(&self, _: &str) {}
@@ -358,6 +369,6 @@ impl Owner for TasksOfServer {
 
 impl fmt::Display for TasksOfServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the server")
+        write!(f, "the server `{}`", self.0)
     }
 }

@@ -4,6 +4,7 @@ mod accept;
 mod accept_error;
 pub(crate) mod body;
 mod config;
+mod progress;
 mod scope;
 mod shutdown;
 
@@ -178,12 +179,12 @@ impl Server {
 
     /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
     pub fn local_addr(&self) -> &Address {
-        self.bound.run().addresses.first()
+        self.bound.run().name.addresses.first()
     }
 
     /// Returns the addresses that the server listens on, in the order in which the listeners were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
-        self.bound.run().addresses.iter()
+        self.bound.run().name.addresses.iter()
     }
 
     /// Accepts connections, and gives each to `handler` in a child of its own, until a shutdown is requested. Then

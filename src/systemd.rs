@@ -2,8 +2,8 @@
 //!
 //! With [socket activation](https://www.freedesktop.org/software/systemd/man/latest/systemd.socket.html) the service
 //! manager listens, and starts the service when the first client comes; or at once, or again after a crash. The socket
-//! outlives the service: while no process serves it, clients wait in its backlog. `examples/socket_activation` is a whole
-//! service, with its units.
+//! outlives the service: while no process serves it, clients wait in its backlog. `examples/socket_activation` is a
+//! whole service, with its units.
 //!
 //! ```
 //! # async_std::task::block_on(async {

@@ -6,6 +6,8 @@ mod pushback;
 mod read;
 mod readiness;
 mod scratch;
+#[cfg(target_os = "linux")]
+mod tcp_info;
 #[cfg(feature = "tls")]
 mod tls;
 
@@ -23,6 +25,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use pushback::Pushback;
 pub(crate) use scratch::with_scratch;
@@ -178,6 +181,14 @@ impl Transport {
         self.as_tcp()?.local_addr().ok().map(Address::from)
     }
 
+    /// For how long no byte has gone either way, if the system tells.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        #[cfg(target_os = "linux")]
+        return tcp_info::silence(self.as_tcp()?);
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
     /// Whether ending a direction is a matter of a moment.
     pub(crate) fn closes_at_once(&self) -> bool {
         each!(self, _socket => true, _shared => false)
@@ -318,8 +329,8 @@ impl Transport {
         })
     }
 
-    /// Has every task that waits to read look again, also one that alone waits for a socket: the reactor wakes the waker
-    /// that another displaces.
+    /// Has every task that waits to read look again, also one that alone waits for a socket: the reactor wakes the
+    /// waker that another displaces.
     pub(crate) fn wake_readers(&self) {
         let mut nothing = Context::from_waker(Waker::noop());
         each!(self.plain(), socket => drop(socket.poll_readable(&mut nothing)), _shared => {});

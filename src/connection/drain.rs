@@ -14,8 +14,8 @@ use std::time::Instant;
 
 /// # In a drain
 ///
-/// Nothing that a client has sent is lost by being told: what has arrived is still read. Which of these is right depends
-/// on what reads.
+/// Nothing that a client has sent is lost by being told: what has arrived is still read. Which of these is right
+/// depends on what reads.
 ///
 /// | the handler reads | use | in a drain |
 /// |---|---|---|

@@ -1,14 +1,15 @@
 //! The last words of a connection's tasks: what they still write when the handler has returned.
 //!
 //! A handler that queues a goodbye for its writer task and returns expects it to be sent. So its tasks have the task
-//! grace, in which they may write, and no clone reads any more: a task that reads ends by that. Then they are cut, which
-//! a warning says: a loss that is not seen cannot be found.
+//! grace, in which they may write, and no clone reads any more: a task that reads ends by that. Then they are cut,
+//! which a warning says: a loss that is not seen cannot be found.
 
 use super::linger::{self, Ending};
-use crate::panic::log_line;
 use crate::run::Run;
+use crate::run::name::run_line;
 use crate::run::record::{ConnectionRecord, ConnectionState};
 use crate::run::tasks::TaskGroups;
+use crate::span::Span;
 use async_io::Timer;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -58,11 +59,14 @@ async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, 
 fn log_cut(run: &Run, tasks: &TaskGroups, grace: Duration) {
     for (task, at) in tasks.awaited.list(LOOKED_AT) {
         if at.is_none_or(|at| run.is_first_cut_of(at)) {
-            log_line!(
+            run_line!(
                 warn,
-                "cut {task}: it still ran {grace:.1?} after its handler had returned. To wait for it, let the handler \
+                run,
+                [],
+                "cut {task}: it still ran {} after its handler had returned. To wait for it, let the handler \
                  await it or `join_tasks`; one that never ends by itself is for `spawn_background`. (Said once for \
-                 this line of code; `Report::undelivered` has the number)"
+                 this line of code; `Report::undelivered` has the number)",
+                Span(grace)
             );
         }
     }

@@ -9,6 +9,7 @@ use crate::listener::Protocols;
 use crate::panic::{Payload, catch_future};
 use crate::run::Run;
 use crate::run::record::ConnectionRecord;
+use crate::span::Span;
 use async_io::Timer;
 use log::Level;
 use std::fmt;
@@ -93,11 +94,11 @@ impl Unopened {
 impl fmt::Display for Unopened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Silent(limit) => write!(f, "it sent nothing for {limit:.1?}"),
+            Self::Silent(limit) => write!(f, "it sent nothing for {}", Span(*limit)),
             #[cfg(feature = "tls")]
             Self::Unsecured(error) => write!(f, "its TLS handshake failed: {error}{}", tls_hint(error)),
             #[cfg(feature = "tls")]
-            Self::SlowHandshake(limit) => write!(f, "its TLS handshake took longer than {limit:.1?}"),
+            Self::SlowHandshake(limit) => write!(f, "its TLS handshake took longer than {}", Span(*limit)),
             #[cfg(feature = "proxy-protocol")]
             Self::Unproxied(why) => why.fmt(f),
         }

@@ -24,13 +24,17 @@ use crate::error::OnFailure;
 use crate::handler::{HandlerOutput, Outcome, level_of};
 use crate::limits::{Counted, Permit};
 use crate::listener::{Accepted, Protocols};
-use crate::panic::{self, Chain, Kept, log_line};
+use crate::panic::{self, Chain, Kept};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, inside};
+use crate::run::name::run_line;
 use crate::run::record::{AbortReason, ConnectionRecord, ConnectionState};
 use crate::run::registry::Bucket;
 use crate::run::report::{Cause, Failure};
+use crate::span::Span;
+use log::Level;
 use pin_project_lite::pin_project;
+use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -167,14 +171,22 @@ where
         this.guard.set_outcome(outcome);
         if let Err(payload) = panic::catch(|| this.stage.set(Stage::Start)) {
             let record = this.guard.record();
-            log_line!(error, connection = record.id.as_u64(), peer:% = record.peer();
-                "a destructor of the handler panicked: {}", panic::message(&payload)
+            let (id, peer, message) = (record.id.as_u64(), record.peer(), panic::message(&payload));
+            run_line!(
+                error,
+                this.guard.run(),
+                [connection = id, peer:% = peer],
+                "a destructor of the handler panicked: {message}"
             );
             panic::discard(payload);
         }
         let (how, task_grace) = this.guard.how_to_close(this.service.policy.task_grace);
-        this.guard.report_outcome(); // before it lingers
-        let Some(mut ending) = this.guard.begin_to_close(how, task_grace, cx) else {
+        // It is counted before the client can see the end, and closed before a logger can block; both before it
+        // lingers.
+        let line = this.guard.count_outcome();
+        let ending = this.guard.begin_to_close(how, task_grace, cx);
+        this.guard.log_outcome(line);
+        let Some(mut ending) = ending else {
             return Poll::Ready(());
         };
         let poll = ending.as_mut().poll(cx);
@@ -222,7 +234,7 @@ impl ConnectionGuard {
         let protocols = std::mem::take(&mut accepted.protocols);
         let (key, record) = run.registry.enter(accepted, policy.idle_timeout.is_some());
         run.counters.accepted();
-        log_line!(debug, connection = record.id.as_u64(), peer:% = record.peer(); "opened");
+        run_line!(debug, run, [connection = record.id.as_u64(), peer:% = record.peer()], "opened");
         Self {
             connection: Some(Connection::new(record, Arc::clone(run))),
             key,
@@ -316,13 +328,12 @@ impl ConnectionGuard {
         None
     }
 
-    /// Counts and logs how the handler ended, and stops the server if a failure has to. Once.
-    fn report_outcome(&mut self) {
+    /// Counts how the handler ended, and stops the server if a failure has to. Once. Returns what is to be logged.
+    fn count_outcome(&mut self) -> Option<EndLine> {
         if std::mem::replace(&mut self.reported, true) {
-            return;
+            return None;
         }
         let (record, run) = (Arc::clone(self.record()), Arc::clone(self.run()));
-        let (id, peer) = (record.id.as_u64(), record.peer());
         let bucket = match &self.outcome {
             Some(outcome) => outcome.bucket(),
             None => {
@@ -333,46 +344,56 @@ impl ConnectionGuard {
             }
         };
         run.counters.ended(bucket, self.drained);
-        let failure = match self.outcome.take() {
-            None => {
-                log_line!(debug, connection = id, peer:% = peer; "cancelled");
-                return;
-            }
-            Some(Outcome::Completed) => {
-                log_line!(debug, connection = id, peer:% = peer; "closed");
-                return;
-            }
-            Some(Outcome::Failed(source)) => {
-                log_line!(level_of(&source), connection = id, peer:% = peer;
-                    "the handler of the connection from `{peer}` failed: {}", Chain(source.as_ref())
-                );
-                Failure::Handler { peer: peer.clone(), source }
-            }
-            Some(Outcome::Panicked(message)) => {
-                log_line!(error, connection = id, peer:% = peer;
-                    "the handler of the connection from `{peer}` panicked: {message}"
-                );
-                Failure::HandlerPanicked { peer: peer.clone(), message }
-            }
+        let peer = || record.peer().clone();
+        let who = || format!("the connection from `{}`{}", record.peer(), record.shown_label());
+        let (failure, line) = match self.outcome.take() {
+            None => return EndLine::new(Level::Debug, "cancelled"),
+            Some(Outcome::Completed) => return EndLine::new(Level::Debug, "closed"),
             // The peer's fault, which never stops the server.
             Some(Outcome::Rejected(why)) => {
-                log_line!(why.level, connection = id, peer:% = peer;
-                    "closed the connection from `{peer}`: {}", why.reason
-                );
-                return;
+                return EndLine::new(why.level, format!("closed {}: {}", who(), why.reason));
             }
             Some(Outcome::Idle(limit)) => {
-                log_line!(debug, connection = id, peer:% = peer;
-                    "closed the connection: no byte went either way for {limit:.1?}"
-                );
-                return;
+                let text = format!("closed the connection: no byte went either way for {}", Span(limit));
+                return EndLine::new(Level::Debug, text);
             }
-            Some(Outcome::TaskPanicked(message)) => Failure::HandlerPanicked { peer: peer.clone(), message },
+            Some(Outcome::Failed(source)) => {
+                let text = format!("the handler of {} failed: {}", who(), Chain(source.as_ref()));
+                let line = EndLine::new(level_of(&source), text);
+                (Failure::Handler { peer: peer(), source }, line)
+            }
+            Some(Outcome::Panicked(message)) => {
+                let text = format!("the handler of {} panicked: {message}", who());
+                (Failure::HandlerPanicked { peer: peer(), message }, EndLine::new(Level::Error, text))
+            }
+            // It is logged.
+            Some(Outcome::TaskPanicked(message)) => (Failure::HandlerPanicked { peer: peer(), message }, None),
         };
         match self.on_failure {
             OnFailure::Shutdown => run.fail(Cause::HandlerFailed, failure),
             OnFailure::Isolate => self.failure = Some(Box::new(Kept::new(failure))),
         }
+        line
+    }
+
+    fn log_outcome(&self, line: Option<EndLine>) {
+        if let Some(line) = line {
+            let (record, text) = (self.record(), line.text);
+            let (id, peer) = (record.id.as_u64(), record.peer());
+            run_line!(line.level, self.run(), [connection = id, peer:% = peer], "{text}");
+        }
+    }
+}
+
+/// How a connection has ended, for the log.
+struct EndLine {
+    level: Level,
+    text: Cow<'static, str>,
+}
+
+impl EndLine {
+    fn new(level: Level, text: impl Into<Cow<'static, str>>) -> Option<Self> {
+        Some(Self { level, text: text.into() })
     }
 }
 
@@ -384,7 +405,8 @@ impl Drop for ConnectionGuard {
             record.shut_down();
             drop(record.tasks.close()); // cancels and joins them
         }
-        self.report_outcome(); // unless its last poll has done so
+        let line = self.count_outcome(); // unless its last poll has done so
+        self.log_outcome(line);
         let Some(Connection { record, server }) = self.connection.take() else {
             return; // not reached: it is there until now
         };

@@ -13,12 +13,12 @@ use std::sync::Arc;
 impl Connection {
     /// Starts a task of this connection.
     ///
-    /// When the handler has returned, well or with an error, the tasks that are left have the
-    /// [task grace](crate::Server::task_grace), 1 second by default, to finish what they write, such as the last
-    /// messages of a queue; reads on every clone give EOF by then, so a task that reads ends. What still runs after that
-    /// is cancelled and joined, with a warning that names the line of this call. To wait longer, a handler awaits the
-    /// [`JoinHandle`], or [`join_tasks`](Self::join_tasks). After a panic of the handler, and at a cancel, the tasks are
-    /// cancelled at once.
+    /// When the handler has returned, well or with an error, the tasks that are left have the [task
+    /// grace](crate::Server::task_grace), 1 second by default, to finish what they write, such as the last messages of
+    /// a queue; reads on every clone give EOF by then, so a task that reads ends. What still runs after that is
+    /// cancelled and joined, with a warning that names the line of this call. To wait longer, a handler awaits the
+    /// [`JoinHandle`], or [`join_tasks`](Self::join_tasks). After a panic of the handler, and at a cancel, the tasks
+    /// are cancelled at once.
     ///
     /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
     /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
@@ -116,7 +116,7 @@ impl Connection {
         }
         let record = Arc::downgrade(&self.record);
         let arm = |guard: &mut TaskGuard| guard.arm(self.run());
-        self.record.tasks.spawn(&record, kind, (label, at), future, arm)
+        self.record.tasks.spawn((&record, &self.run().name), kind, (label, at), future, arm)
     }
 
     /// Waits until no task of this connection is left, those of [`spawn_background`](Self::spawn_background) aside, and
@@ -150,5 +150,30 @@ impl Connection {
         if let Some(tasks) = self.record.tasks.awaited() {
             tasks.settled().await;
         }
+    }
+}
+
+/// # Labels
+impl Connection {
+    /// Sets what the connection is doing, in words for an operator: `SELECT …`, `upload of 3 GB`. Shown in the lists of
+    /// [`Handle::connections`](crate::Handle::connections), in the report, and in log lines that name the connection,
+    /// such as those of a drain that waits for it. The latest label counts. A stranger's text in it is escaped where it
+    /// is shown, and cut after 100 characters.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::Connection;
+    /// use std::io;
+    ///
+    /// async fn upload(conn: Connection, name: &str) -> io::Result<()> {
+    ///     conn.label(format!("upload of {name}"));
+    ///     // …
+    ///     conn.label("idle");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn label(&self, label: impl Into<Cow<'static, str>>) {
+        self.record.set_label(label.into());
     }
 }

@@ -80,8 +80,8 @@ impl Frames {
     ///
     /// # Errors
     ///
-    /// What a read gives, such as a reset. `UnexpectedEof` if the peer ends in the middle of a frame. `InvalidData` if a
-    /// frame is longer than [`max_len`](Self::max_len), after which every call gives that error. `ResourceBusy` while
+    /// What a read gives, such as a reset. `UnexpectedEof` if the peer ends in the middle of a frame. `InvalidData` if
+    /// a frame is longer than [`max_len`](Self::max_len), after which every call gives that error. `ResourceBusy` while
     /// another `Frames` or [`Lines`](crate::Lines) of the connection lives.
     ///
     /// # Cancel safety
@@ -95,8 +95,8 @@ impl Frames {
     ///
     /// # Errors
     ///
-    /// What a write gives. `InvalidInput` if the frame is longer than [`max_len`](Self::max_len), or than its length can
-    /// say; then nothing was written.
+    /// What a write gives. `InvalidInput` if the frame is longer than [`max_len`](Self::max_len), or than its length
+    /// can say; then nothing was written.
     ///
     /// # Cancel safety
     ///

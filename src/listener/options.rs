@@ -86,9 +86,9 @@ impl ListenOptions {
     ///
     /// Each socket has a queue of its own, and what is in the queue of a socket that closes is lost: the kernel resets
     /// those clients, though another process could have served them. A server of this crate empties its queue before it
-    /// closes the socket, which leaves a gap of microseconds: in 400 hand-overs under load 11 of 52,000 clients were reset.
-    /// Where that is too much: Linux 5.14 and later hand such clients over with `net.ipv4.tcp_migrate_req=1` (2 of
-    /// 52,000); or let the processes share one socket, as socket activation does (none).
+    /// closes the socket, which leaves a gap of microseconds: in 400 hand-overs under load 11 of 52,000 clients were
+    /// reset. Where that is too much: Linux 5.14 and later hand such clients over with `net.ipv4.tcp_migrate_req=1` (2
+    /// of 52,000); or let the processes share one socket, as socket activation does (none).
     #[cfg(unix)]
     pub fn reuse_port(mut self, reuse: bool) -> Self {
         self.reuse_port = reuse;

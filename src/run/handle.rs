@@ -1,13 +1,13 @@
 //! [`Handle`] and [`Closed`]: requests to a run, waiting for its end, and looking at it.
 
 use super::completion::{TaskGuard, is_inside};
+use super::name::run_line;
 use super::record::AbortReason;
 use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
 use super::{Run, phase::Phase};
 use crate::address::Address;
 use crate::group::{JoinHandle, Label, Spawner, named};
-use crate::panic::log_line;
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
@@ -141,12 +141,12 @@ impl Handle {
 
     /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
     pub fn local_addr(&self) -> &Address {
-        self.run.addresses.first()
+        self.run.name.addresses.first()
     }
 
     /// Returns the addresses that the server listens on, in the order in which the listeners were added.
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
-        self.run.addresses.iter()
+        self.run.name.addresses.iter()
     }
 
     /// Returns how many connections are open.
@@ -200,8 +200,8 @@ impl Handle {
     }
 
     /// Starts a task that no drain waits for: it is cancelled and joined when the last connection and the last task of
-    /// [`spawn`](Self::spawn) are gone, and with them at a cancel. For loops that run as long as the server: a reporter,
-    /// a cleaner, a reload of certificates.
+    /// [`spawn`](Self::spawn) are gone, and with them at a cancel. For loops that run as long as the server: a
+    /// reporter, a cleaner, a reload of certificates.
     ///
     /// Everything else is as with [`spawn`](Self::spawn).
     ///
@@ -287,10 +287,13 @@ impl Future for Closed {
         if this.run.closed.poll(cx, &mut this.key).is_pending() {
             if !this.warned && is_inside(&this.run) && this.run.requested.is_signalled() {
                 this.warned = true;
-                log_line!(
+                run_line!(
                     warn,
-                    "a handler, or a task of the server, awaits the end of its own server, and so of itself: if it waits on \
-                     it will be cancelled when the grace period is over. Drop the `Closed` and return instead"
+                    this.run,
+                    [],
+                    "a handler, or a task of the server, awaits the end of its own server, and so of itself. It should \
+                     drop the `Closed` and return. One that awaits it is cancelled when the grace period is over; one \
+                     that blocks its thread for it (`block_on`) can be ended by nothing, and the server never closes"
                 );
             }
             return Poll::Pending;

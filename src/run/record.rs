@@ -16,8 +16,8 @@
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
 //! The order of a life: `state` opening → serving; then either the handler returns or `abort_reason` is set; then, if
-//! it returned and left tasks, `end` returned and `state` finishing; then `end` ended, half-close, `state` lingering if the peer still sends; then `shut_down`; then the record leaves the
-//! registry. `draining` may come at any time.
+//! it returned and left tasks, `end` returned and `state` finishing; then `end` ended, half-close, `state` lingering if
+//! the peer still sends; then `shut_down`; then the record leaves the registry. `draining` may come at any time.
 
 use super::registry::ConnectionId;
 use super::tasks::Tasks;
@@ -29,7 +29,9 @@ use crate::panic::log_line;
 use crate::proxy::ProxyHeader;
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
+use crate::sync::{Mutex, lock};
 use crate::transport::Transport;
+use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::TcpStream;
@@ -86,6 +88,8 @@ struct Rare {
     opened_at: OnceLock<Instant>,
     /// The tasks whose reads end, in a drain, once what was read is answered.
     awaiting_answer: BroadcastWaker,
+    /// What it is doing, in its handler's words.
+    label: Mutex<Option<Cow<'static, str>>>,
     /// The message of the task whose panic ends the connection.
     task_panic: OnceLock<Box<str>>,
 }
@@ -243,6 +247,28 @@ impl ConnectionRecord {
         let _ = self.rare().proxied.set(Box::new(header)); // there is one header
     }
 
+    pub(crate) fn set_label(&self, label: Cow<'static, str>) {
+        let before = lock(&self.rare().label).replace(label);
+        drop(before);
+    }
+
+    pub(crate) fn label(&self) -> Option<Cow<'static, str>> {
+        lock(&self.rare.get()?.label).clone()
+    }
+
+    /// The label as it follows the connection's name in a text; nothing if there is none.
+    pub(crate) fn shown_label(&self) -> String {
+        self.label().map_or_else(String::new, |label| format!(" (`{}`)", Label(&label)))
+    }
+
+    /// For how long no byte has gone either way, as far as that is known.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        match self.watch_idle {
+            true => Some(self.last_byte().elapsed()),
+            false => self.transport.silence(),
+        }
+    }
+
     pub(crate) fn state(&self) -> ConnectionState {
         const SERVING: u8 = ConnectionState::Serving as u8;
         const FINISHING: u8 = ConnectionState::Finishing as u8;
@@ -293,8 +319,8 @@ impl ConnectionRecord {
         }
     }
 
-    /// Ready if no byte was read since the last write. Else the handler may be in the middle of a message; then the task
-    /// is woken by the next write. To be asked in a drain only.
+    /// Ready if no byte was read since the last write. Else the handler may be in the middle of a message; then the
+    /// task is woken by the next write. To be asked in a drain only.
     pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
         let is_due = || self.dialogue.load(Ordering::SeqCst) == Dialogue::ASKED;
         if is_due() {
@@ -415,7 +441,8 @@ impl ConnectionRecord {
 
     fn note_closing(&self, result: io::Result<()>) {
         if let Err(error) = result {
-            log_line!(debug, connection = self.id.as_u64(), peer:% = self.peer(); "cannot shut the connection down: {error}");
+            let (id, peer) = (self.id.as_u64(), self.peer());
+            log_line!(debug, connection = id, peer:% = peer; "cannot shut the connection down: {error}");
         }
     }
 
@@ -456,8 +483,24 @@ impl ConnectionRecord {
 
 impl fmt::Display for ConnectionRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} from {}", self.id, self.peer())
+        write!(f, "connection {} from {}{}", self.id, self.peer(), self.shown_label())
     }
 }
 
 impl ChildName for ConnectionRecord {}
+
+/// A label as it is shown: it may have a stranger's text in it.
+pub(super) struct Label<'a>(pub(super) &'a str);
+
+impl fmt::Display for Label<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        /// In characters.
+        const LONGEST: usize = 100;
+
+        let mut rest = self.0.chars();
+        for shown in rest.by_ref().take(LONGEST) {
+            write!(f, "{}", shown.escape_debug())?;
+        }
+        if rest.next().is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}

@@ -1,11 +1,13 @@
 //! The open connections of a run and the counts of those that ended: the registry, the counters, and what lists show.
 
-use super::record::{ConnectionRecord, ConnectionState};
+use super::record::{ConnectionRecord, ConnectionState, Label};
 use super::report::Counts;
 use crate::address::Address;
 use crate::listener::Accepted;
+use crate::span::Span;
 use crate::sync::{Mutex, lock};
 use slab::Slab;
+use std::borrow::Cow;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
@@ -64,6 +66,8 @@ pub struct ConnectionInfo {
     local: Option<Address>,
     age: Duration,
     state: ConnectionState,
+    label: Option<Cow<'static, str>>,
+    silence: Option<Duration>,
 }
 
 impl ConnectionInfo {
@@ -74,6 +78,8 @@ impl ConnectionInfo {
             local: record.local().cloned(),
             age: record.since.elapsed(),
             state: record.state(),
+            label: record.label(),
+            silence: record.silence(),
         }
     }
 
@@ -97,6 +103,17 @@ impl ConnectionInfo {
         self.age
     }
 
+    /// Returns its [label](crate::Connection::label), as its handler has set it.
+    pub fn label(&self) -> Option<&str> {
+        self.label.as_deref()
+    }
+
+    /// Returns for how long no byte has gone either way: for TCP on Linux, and wherever there is an
+    /// [`idle_timeout`](crate::Server::idle_timeout). `None` elsewhere.
+    pub fn silent_for(&self) -> Option<Duration> {
+        self.silence
+    }
+
     /// Returns what it is doing.
     pub fn state(&self) -> ConnectionState {
         self.state
@@ -105,7 +122,15 @@ impl ConnectionInfo {
 
 impl fmt::Display for ConnectionInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "connection {} from {}, {}, {:.1?} old", self.id, self.peer, self.state, self.age)
+        write!(f, "connection {} from {}", self.id, self.peer)?;
+        if let Some(label) = &self.label {
+            write!(f, " (`{}`)", Label(label))?;
+        }
+        write!(f, ", {}, {} old", self.state, Span(self.age))?;
+        match self.silence {
+            Some(silence) => write!(f, ", silent for {}", Span(silence)),
+            None => Ok(()),
+        }
     }
 }
 

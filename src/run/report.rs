@@ -2,6 +2,7 @@
 
 use super::registry::ConnectionInfo;
 use crate::address::Address;
+use crate::span::Span;
 use std::fmt;
 use std::io;
 use std::time::Duration;
@@ -144,9 +145,9 @@ impl Report {
         self.counts.drained
     }
 
-    /// Returns how many connections had tasks that were cut although their handler had returned by itself: at the end of
-    /// the [task grace](crate::Server::task_grace), or by the exit. What those tasks had left to write was not sent. A
-    /// warning names each line that spawned such a task. The connections are counted by what their handler returned.
+    /// Returns how many connections had tasks that were cut although their handler had returned by itself: at the end
+    /// of the [task grace](crate::Server::task_grace), or by the exit. What those tasks had left to write was not sent.
+    /// A warning names each line that spawned such a task. The connections are counted by what their handler returned.
     pub fn undelivered(&self) -> u64 {
         self.counts.undelivered
     }
@@ -163,9 +164,10 @@ impl fmt::Display for Report {
             self.counts;
         write!(
             f,
-            "closed in {:.1?} because {}: {accepted} accepted, {completed} completed, {failed} failed, \
+            "closed in {} because {}: {accepted} accepted, {completed} completed, {failed} failed, \
              {panicked} panicked, {cancelled} cancelled; {drained} ended during the drain",
-            self.elapsed, self.cause
+            Span(self.elapsed),
+            self.cause
         )?;
         if undelivered > 0 {
             write!(f, "; {undelivered} undelivered")?;

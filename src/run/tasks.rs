@@ -1,12 +1,13 @@
 //! The tasks of one connection.
 
+use super::name::ServerName;
 use super::record::{AbortReason, ConnectionRecord};
 use crate::group::{Guard, JoinHandle, Label, Owner, Spawner, TaskGroup};
 use crate::sync::{Mutex, lock};
 use std::fmt;
 use std::future::Future;
 use std::panic::Location;
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 /// The tasks of one connection: groups that are made for the first. Most connections have none, and pay one word for
 /// that.
@@ -40,8 +41,9 @@ pub(crate) struct TaskGroups {
 }
 
 impl TaskGroups {
-    fn of(record: &Weak<ConnectionRecord>) -> Box<Self> {
-        let group = || TaskGroup::owned_by(Box::new(TasksOf(Weak::clone(record))));
+    fn of(record: &Weak<ConnectionRecord>, server: &Arc<ServerName>) -> Box<Self> {
+        let owner = || TasksOf { record: Weak::clone(record), server: Arc::clone(server) };
+        let group = || TaskGroup::owned_by(Box::new(owner()));
         Box::new(Self { awaited: group(), background: group() })
     }
 
@@ -65,7 +67,7 @@ impl Tasks {
     /// Starts a task; it is refused once the handler has ended.
     pub(crate) fn spawn<F, G>(
         &self,
-        record: &Weak<ConnectionRecord>,
+        (record, server): (&Weak<ConnectionRecord>, &Arc<ServerName>),
         kind: TaskKind,
         (label, at): (Label, &'static Location<'static>),
         future: F,
@@ -78,7 +80,7 @@ impl Tasks {
         let spawner = {
             let mut state = lock(&self.state);
             if let TasksState::None = *state {
-                *state = TasksState::Some(TaskGroups::of(record));
+                *state = TasksState::Some(TaskGroups::of(record, server));
             }
             match &*state {
                 TasksState::Some(groups) => groups.get(kind).spawner(),
@@ -109,11 +111,14 @@ impl Tasks {
 }
 
 /// The owner of a connection's tasks. One that panics while its handle is gone ends the connection.
-struct TasksOf(Weak<ConnectionRecord>);
+struct TasksOf {
+    record: Weak<ConnectionRecord>,
+    server: Arc<ServerName>,
+}
 
 impl Owner for TasksOf {
     fn child_panicked(&self, message: &str) {
-        if let Some(record) = self.0.upgrade() {
+        if let Some(record) = self.record.upgrade() {
             record.abort(AbortReason::TaskPanicked(message.to_owned()));
         }
     }
@@ -121,9 +126,10 @@ impl Owner for TasksOf {
 
 impl fmt::Display for TasksOf {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.upgrade() {
-            Some(record) => record.fmt(f),
-            None => f.write_str("a connection that is closed"),
+        match self.record.upgrade() {
+            Some(record) => record.fmt(f)?,
+            None => f.write_str("a connection that is closed")?,
         }
+        write!(f, " to the server `{}`", self.server)
     }
 }

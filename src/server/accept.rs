@@ -7,10 +7,12 @@ use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::handler::HandlerOutput;
 use crate::limits::{Attempt, ConnectionLimit, Permit, TooMany};
 use crate::listener::{self, Listener};
-use crate::panic::{Chain, drop_caught, log_line};
+use crate::panic::{Chain, drop_caught};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, OpenListener};
+use crate::run::name::run_line;
 use crate::run::report::{Cause, Failure};
+use crate::span::Span;
 use crate::sync::event::Event;
 use async_io::Timer;
 use std::future::{Future, poll_fn};
@@ -116,7 +118,10 @@ where
             Ok(counted) => counted,
             Err(TooMany { max }) => {
                 self.run.counters.refused();
-                log_line!(debug, peer:% = peer;
+                run_line!(
+                    debug,
+                    self.run,
+                    [peer:% = peer],
                     "refused a client: there are {max} connections from its address"
                 );
                 return;
@@ -129,8 +134,8 @@ where
         self.run.connections.spawn_own(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
-    /// The sweep: accepts the connections that are in the backlog, closes the socket, and only then begins to serve them.
-    /// A client that comes back as soon as it was answered is refused, and cannot keep the sweep going.
+    /// The sweep: accepts the connections that are in the backlog, closes the socket, and only then begins to serve
+    /// them. A client that comes back as soon as it was answered is refused, and cannot keep the sweep going.
     ///
     /// It takes at most as many as the backlog can hold, and no longer than the exit may last, so that a flood does not
     /// hold the exit up. Clients for which there is no permit are closed, and counted as refused. The backlog of a
@@ -211,24 +216,30 @@ where
     }
 
     fn fail(&self, source: io::Error) {
-        let listener = self.listener.get();
-        log_line!(error, listener:% = listener;
-            "cannot accept connections on `{listener}` any more: {}", Chain(&source)
-        );
-        self.run.fail(Cause::ListenerFailed, Failure::Listener { address: listener.local_addr().clone(), source });
+        let address = self.listener.get().local_addr().clone();
+        let why = Chain(&source).to_string();
+        self.run.fail(Cause::ListenerFailed, Failure::Listener { address: address.clone(), source });
+        run_line!(error, self.run, [listener:% = address], "cannot accept connections on `{address}` any more: {why}");
     }
 
     fn log_skipped(&self, error: &io::Error) {
-        let listener = self.listener.get();
-        log_line!(debug, listener:% = listener;
-            "a client of `{listener}` was gone before it could be accepted: {}", Chain(error)
+        let (listener, error) = (self.listener.get(), Chain(error));
+        run_line!(
+            debug,
+            self.run,
+            [listener:% = listener],
+            "a client of `{listener}` was gone before it could be accepted: {error}"
         );
     }
 
     fn log_pause(&self, error: &io::Error, pause: Duration) {
-        let listener = self.listener.get();
-        log_line!(warn, listener:% = listener, connections = self.run.registry.len();
-            "cannot accept connections on `{listener}`, trying again in {pause:?}: {}{}", Chain(error), hint(error)
+        let (listener, hint, error) = (self.listener.get(), hint(error), Chain(error));
+        run_line!(
+            warn,
+            self.run,
+            [listener:% = listener, connections = self.run.registry.len()],
+            "cannot accept connections on `{listener}`, trying again in {}: {error}{hint}",
+            Span(pause)
         );
     }
 
@@ -238,16 +249,22 @@ where
             true => "accepting is paused".to_owned(),
             false => format!("all {max} of `max_connections` are in use; raise it"),
         };
-        let who = if clients == 1 { "client" } else { "clients" };
-        log_line!(warn, listener:% = listener, clients = clients;
-            "closed {clients} {who} in the backlog of `{listener}` unserved: {why}"
+        let what = if clients == 1 { "client" } else { "clients" };
+        run_line!(
+            warn,
+            self.run,
+            [listener:% = listener, clients = clients],
+            "closed {clients} {what} in the backlog of `{listener}` unserved: {why}"
         );
     }
 
     fn log_queue_lost(&self, error: &io::Error) {
-        let listener = self.listener.get();
-        log_line!(warn, listener:% = listener;
-            "cannot accept the clients that still wait on `{listener}`: {}{}", Chain(error), hint(error)
+        let (listener, hint, error) = (self.listener.get(), hint(error), Chain(error));
+        run_line!(
+            warn,
+            self.run,
+            [listener:% = listener],
+            "cannot accept the clients that still wait on `{listener}`: {error}{hint}"
         );
     }
 }

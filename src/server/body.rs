@@ -3,7 +3,9 @@
 use crate::handler::Never;
 use crate::panic::{self, Chain, Payload, catch_future, drop_caught, log_line};
 use crate::run::Run;
+use crate::run::name::run_line;
 use crate::run::report::{BoxError, Cause};
+use crate::span::Span;
 use async_io::Timer;
 use std::future::{Future, poll_fn};
 use std::panic::resume_unwind;
@@ -139,7 +141,7 @@ where
             match &mut rest {
                 None if over.poll(cx).is_pending() => return Poll::Pending,
                 None => rest = Some(Rest::new(run, O::MAY_FINISH)),
-                Some(rest) => return rest.poll(cancelled.poll(cx).is_ready(), cx).map(|()| None),
+                Some(rest) => return rest.poll(run, cancelled.poll(cx).is_ready(), cx).map(|()| None),
             }
         }
     })
@@ -171,7 +173,7 @@ impl Rest {
     }
 
     /// Ready once it is over.
-    fn poll(&mut self, is_cancelled: bool, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    fn poll(&mut self, run: &Run, is_cancelled: bool, cx: &mut std::task::Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
             if is_cancelled || self.end <= now {
@@ -182,11 +184,13 @@ impl Rest {
             }
             if !self.warned && now < self.end {
                 self.warned = true;
-                log_line!(
+                run_line!(
                     warn,
-                    "the server is closed, and the body of its scope still runs: it is dropped in {:.1?}. \
-                     Let it end when `Handle::closed` does",
-                    self.end - now
+                    run,
+                    [],
+                    "the server is closed, and the body of its scope still runs: it is dropped in {}. Let it end when \
+                     `Handle::closed` does",
+                    Span(self.end - now)
                 );
             }
             self.timer.set_at(self.end);

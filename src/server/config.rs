@@ -7,6 +7,7 @@ use crate::connection::task::Policy;
 use crate::error::OnFailure;
 use crate::panic::Kept;
 use async_std::stream::Stream;
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -18,8 +19,8 @@ pub(crate) const GRACE: Duration = Duration::from_secs(8);
 /// How long a connection is a newcomer: the client is about to send.
 const NEWCOMER_TIME: Duration = Duration::from_millis(500);
 
-/// How long tasks may go on when their handler has returned. A loss cannot be found, and a late end is bounded and seen;
-/// with the whole grace, a heartbeat would hold each exit for it.
+/// How long tasks may go on when their handler has returned. A loss cannot be found, and a late end is bounded and
+/// seen; with the whole grace, a heartbeat would hold each exit for it.
 const TASK_GRACE: Duration = Duration::from_secs(1);
 
 /// A server's settings. Its limits can be changed while it serves, and live with the run.
@@ -53,6 +54,13 @@ impl Default for Config {
 ///
 /// Each takes the server and gives it back. They are frozen when it is served.
 impl Server {
+    /// Sets what the server is called in log lines, where a process has several. Default: its first address. The first
+    /// name counts.
+    pub fn name(self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.bound.run().name.give(name.into());
+        self
+    }
+
     /// Sets how long a drain may last before what is left of it is cancelled: a `Duration`, or `None` for no limit.
     /// Zero cancels at once. Default: 8 seconds, which ends inside Docker's 10 seconds and Kubernetes' 30.
     #[doc(alias = "graceful_shutdown")]
@@ -89,8 +97,8 @@ impl Server {
     }
 
     /// Sets how long the tasks of a connection ([`Connection::spawn`](crate::Connection::spawn)) may go on when its
-    /// handler has returned, so that they can finish what they write. Default: 1 second, and never beyond the deadline of
-    /// a shutdown. What is left then is cancelled, with a warning that names the line that spawned it, once for each
+    /// handler has returned, so that they can finish what they write. Default: 1 second, and never beyond the deadline
+    /// of a shutdown. What is left then is cancelled, with a warning that names the line that spawned it, once for each
     /// line; [`Report::undelivered`](crate::Report::undelivered) counts. Zero cancels at once.
     pub fn task_grace(mut self, time: Duration) -> Self {
         self.config.policy.task_grace = time;

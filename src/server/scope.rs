@@ -14,15 +14,17 @@ use super::Server;
 use super::accept::AcceptLoop;
 use super::body::{self, BodyEnd, BodyOutput};
 use super::config::Config;
+use super::progress::Progress;
 use super::shutdown::{RunTasks, ShutdownStream, follow_shutdown_stream};
 use crate::connection::Connection;
 use crate::connection::task::Service;
 use crate::error::Error;
 use crate::group::{Name, TaskGroup};
 use crate::handler::HandlerOutput;
-use crate::panic::{self, Kept, catch_future, drop_caught, log_line};
+use crate::panic::{self, Kept, catch_future, drop_caught};
 use crate::run::completion::OpenListener;
 use crate::run::handle::Handle;
+use crate::run::name::run_line;
 use crate::run::phase::Phase;
 use crate::run::report::{Cause, Failure, Report};
 use crate::run::{Run, Unserved};
@@ -49,8 +51,8 @@ impl RunGuard {
         let (run, config, streams) = server.into_parts();
         let guard = Self { run, group: TaskGroup::new() };
         if let Some((unserved, listeners)) = guard.run.start(config.grace, config.lame_duck) {
-            let addresses: Vec<_> = guard.run.addresses.iter().map(ToString::to_string).collect();
-            log_line!(info, phase:% = Phase::Serving; "serving on {}", addresses.join(", "));
+            let addresses: Vec<_> = guard.run.name.addresses.iter().map(ToString::to_string).collect();
+            run_line!(info, guard.run, [phase:% = Phase::Serving], "serving on {}", addresses.join(", "));
             let tasks = spawn_all(&guard.run, (unserved, listeners), &config, streams, handler);
             guard.group.spawn(tasks.supervise());
         }
@@ -142,6 +144,7 @@ where
         tasks,
         background,
         shutdown_streams: TaskGroup::new(),
+        progress: Progress::new(run),
         stop_accepting: Arc::new(Event::default()),
         run: Arc::clone(run),
         completion,
@@ -159,7 +162,7 @@ where
     }
     for stream in streams {
         let name = Arc::new("a shutdown stream");
-        let follow = follow_shutdown_stream(Arc::clone(run), stream);
+        let follow = follow_shutdown_stream(Arc::clone(run), all.progress.clone(), stream);
         all.shutdown_streams.spawner().spawn_own(Arc::downgrade(&name) as Name, async move {
             let _name = name;
             follow.await;
@@ -178,7 +181,8 @@ where
     if let Err(payload) = catch_future(|| accept_loop.run()).await {
         let text = format!("its accept loop panicked: {}", panic::message(&payload));
         panic::discard(payload);
-        log_line!(error, listener:% = address; "cannot accept connections on `{address}` any more: {text}");
-        run.fail(Cause::ListenerFailed, Failure::Listener { address, source: io::Error::other(text) });
+        let source = io::Error::other(text.clone());
+        run.fail(Cause::ListenerFailed, Failure::Listener { address: address.clone(), source });
+        run_line!(error, run, [listener:% = address], "cannot accept connections on `{address}` any more: {text}");
     }
 }

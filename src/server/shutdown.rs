@@ -4,25 +4,32 @@
 //! handler's end. It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is
 //! being polled.
 
+use super::progress::Progress;
 use crate::group::TaskGroup;
-use crate::panic::{self, Kept, catch_future, log_line};
+use crate::panic::{self, Kept, catch_future};
 use crate::run::Run;
 use crate::run::completion::CompletionGuard;
 use crate::run::phase::Phase;
 use crate::run::record::AbortReason;
+use crate::run::registry::ConnectionInfo;
 use crate::run::report::Cause;
+use crate::span::Span;
 use crate::sync::event::Event;
 use async_io::Timer;
 use async_std::stream::{Stream, StreamExt};
 use futures_concurrency::prelude::*;
+use log::Level;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// How often the log says what a drain still waits for.
+/// How often the log says what a shutdown still waits for.
 const PROGRESS: Duration = Duration::from_secs(1);
+
+/// How many connections and tasks are named when the log says what is left.
+const NAMED: usize = 10;
 
 /// Everything of a run that runs. Dropped at any moment, it is cancelled and joined in the order of the fields: first
 /// the accept loops, so that no connection begins when the handlers go; the completion guard last.
@@ -38,6 +45,8 @@ pub(super) struct RunTasks {
     pub(super) background: TaskGroup,
     /// The shutdown streams. Alive to the end, so that a second signal can still cancel.
     pub(super) shutdown_streams: TaskGroup,
+    /// What the log is told.
+    pub(super) progress: Progress,
     /// Signalled to stop the accept loops.
     pub(super) stop_accepting: Arc<Event>,
     pub(super) run: Arc<Run>,
@@ -57,7 +66,10 @@ impl RunTasks {
             self.cancel().await;
         }
         self.background.cancel();
-        (self.background.settled(), self.log_progress()).race().await;
+        (self.background.settled(), self.warn_of_blocked()).race().await;
+        self.shutdown_streams.cancel();
+        self.shutdown_streams.settled().await;
+        self.progress.finish().await;
     }
 
     fn is_anything_left(&self) -> bool {
@@ -78,9 +90,8 @@ impl RunTasks {
             return;
         }
         self.run.advance(Phase::LameDuck);
-        log_line!(info, phase:% = Phase::LameDuck, connections = self.run.registry.len();
-            "not ready any more; still accepting for {:.1?}", self.lame_duck
-        );
+        let time = Span(self.lame_duck);
+        self.say(Level::Info, Phase::LameDuck, format!("not ready any more; still accepting for {time}"));
         let over = sleep_until(Instant::now().checked_add(self.lame_duck));
         // Without listeners there is nothing left to accept.
         (over, self.run.again.wait(), self.run.cancelled.wait(), self.accept_loops.settled()).race().await;
@@ -98,24 +109,21 @@ impl RunTasks {
 
     /// Until the last connection and task have ended, the deadline is over, or a cancel is requested.
     async fn drain(&self) {
-        self.run.begin_drain(self.newcomer_time);
+        let connections = self.run.begin_drain(self.newcomer_time);
         if !self.is_anything_left() {
             return;
         }
         let deadline = self.run.deadline();
-        self.log_drain(deadline);
+        self.say_drain(connections, deadline);
         let newcomers = self.run.newcomers.notify_when_due();
-        (self.all_ended(), sleep_until(deadline), self.run.cancelled.wait(), newcomers, self.log_progress())
-            .race()
-            .await;
+        let log = (self.say_progress(), self.warn_at_half(deadline)).race();
+        (self.all_ended(), sleep_until(deadline), self.run.cancelled.wait(), newcomers, log).race().await;
     }
 
     /// Until the last handler's and the last task's future is destroyed.
     async fn cancel(&self) {
         self.run.advance(Phase::Cancelling);
-        log_line!(info, phase:% = Phase::Cancelling, connections = self.run.registry.len();
-            "cancelling {}", self.what_is_left()
-        );
+        let left = self.what_is_left_by_name();
         // A connection ends itself, so that it waits for its tasks without keeping a thread; a task is destroyed.
         self.connections.close();
         for record in self.run.registry.all() {
@@ -123,52 +131,89 @@ impl RunTasks {
         }
         self.tasks.cancel();
         self.background.cancel();
-        (self.all_ended(), self.log_progress()).race().await;
+        let (level, why) = match self.run.cancelled.is_signalled() {
+            true => (Level::Info, ""), // as was asked for
+            false => (Level::Warn, " at the end of the grace period"),
+        };
+        self.say(level, Phase::Cancelling, format!("cancelling {}{why}: {left}", self.what_is_left()));
+        (self.all_ended(), self.warn_of_blocked()).race().await;
     }
 
-    fn log_drain(&self, deadline: Option<Instant>) {
+    fn say(&self, level: Level, phase: Phase, text: String) {
+        self.progress.say(level, phase, self.run.registry.len(), text);
+    }
+
+    fn say_drain(&self, connections: usize, deadline: Option<Instant>) {
         let limit = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            Some(limit) => format!("for at most {limit:.1?}"),
+            Some(limit) => format!("for at most {}", Span(limit)),
             None => "without a limit".to_owned(),
         };
         let hint = match self.run.cause() {
-            Some(Cause::Stream) => "; a second signal (Ctrl-C) stops now",
+            Some(Cause::Stream) => "; a second request of the kind stops now",
             _ => "",
         };
-        log_line!(info, phase:% = Phase::Draining, connections = self.run.registry.len();
-            "draining {} {limit}{hint}", self.what_is_left()
-        );
+        let what = count(connections, self.tasks.len());
+        self.progress.say(Level::Info, Phase::Draining, connections, format!("draining {what} {limit}{hint}"));
     }
 
-    /// Logs once a second what is left. Never ends.
-    async fn log_progress(&self) {
+    /// Says once a second how much is left. Never ends.
+    async fn say_progress(&self) {
         loop {
             Timer::after(PROGRESS).await;
-            let phase = self.run.phase();
-            let open = self.run.registry.len();
-            let still = if phase == Phase::Cancelling { "; a handler blocks its thread" } else { "" };
+            let (left, phase) = (self.what_is_left(), Phase::Draining);
             match self.run.registry.oldest() {
-                Some(oldest) => log_line!(info, phase:% = phase, connections = open, connection = oldest.id.as_u64(),
-                    peer:% = oldest.peer();
-                    "{phase}: {} left, the oldest from `{}`, {:.1?} old{still}",
-                    self.what_is_left(), oldest.peer(), oldest.since.elapsed()
-                ),
-                None => log_line!(info, phase:% = phase, connections = open;
-                    "{phase}: {} left{still}", self.what_is_left()
-                ),
+                None => self.say(Level::Info, phase, format!("draining: {left} left")),
+                Some(oldest) => {
+                    let (peer, age) = (oldest.peer(), Span(oldest.since.elapsed()));
+                    let text = format!("draining: {left} left, the oldest from `{peer}`, {age} old");
+                    self.progress.say_of(&oldest, phase, self.run.registry.len(), text);
+                }
             }
         }
     }
 
-    fn what_is_left(&self) -> String {
-        let open = self.run.registry.len();
-        let tasks = self.tasks.len();
-        let plural = |n: usize, one: &str, many: &str| format!("{n} {}", if n == 1 { one } else { many });
-        match (open, tasks) {
-            (_, 0) => plural(open, "connection", "connections"),
-            (0, _) => plural(tasks, "task", "tasks"),
-            _ => format!("{} and {}", plural(open, "connection", "connections"), plural(tasks, "task", "tasks")),
+    /// Says what is left when half of the time is over: who asks why an exit takes so long finds it here. Never ends.
+    async fn warn_at_half(&self, deadline: Option<Instant>) {
+        let now = Instant::now();
+        sleep_until(deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 2)).await;
+        let (left, names) = (self.what_is_left(), self.what_is_left_by_name());
+        self.say(Level::Warn, Phase::Draining, format!("draining: {left} left after half of the time: {names}"));
+        pending().await
+    }
+
+    /// Warns once a second of what cannot be destroyed, since it is being polled. Never ends.
+    async fn warn_of_blocked(&self) {
+        loop {
+            Timer::after(PROGRESS).await;
+            let (phase, left, names) = (self.run.phase(), self.what_is_left(), self.what_is_left_by_name());
+            let why = "which block their threads (work that blocks is for `spawn_blocking`)";
+            self.say(Level::Warn, phase, format!("{phase}: still waiting for {left}, {why}: {names}"));
         }
+    }
+
+    fn what_is_left(&self) -> String {
+        count(self.run.registry.len(), self.tasks.len())
+    }
+
+    /// The first of them, and how many more there are.
+    fn what_is_left_by_name(&self) -> String {
+        let (records, tasks) = (self.run.registry.all(), self.tasks.len());
+        let mut names: Vec<_> =
+            records.iter().take(NAMED).map(|record| ConnectionInfo::of(record).to_string()).collect();
+        names.extend(self.tasks.list(NAMED - names.len()).into_iter().map(|(task, _)| task));
+        match (records.len() + tasks).saturating_sub(names.len()) {
+            0 => names.join("; "),
+            more => format!("{}; and {more} more", names.join("; ")),
+        }
+    }
+}
+
+fn count(connections: usize, tasks: usize) -> String {
+    let plural = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+    match (connections, tasks) {
+        (_, 0) => plural(connections, "connection"),
+        (0, _) => plural(tasks, "task"),
+        _ => format!("{} and {}", plural(connections, "connection"), plural(tasks, "task")),
     }
 }
 
@@ -209,26 +254,26 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
     }
 }
 
-/// The first item of a shutdown stream shuts down, the second cancels. Each acts before it logs: a logger may block, on
-/// a terminal that is stopped.
+/// The first item of a shutdown stream shuts down, the second cancels. Each acts before it logs, and waits for no
+/// logger.
 ///
 /// A stream that panics counts as a request: it is better to stop than to run on without a way to be stopped.
-pub(super) async fn follow_shutdown_stream(run: Arc<Run>, mut stream: ShutdownStream) {
+pub(super) async fn follow_shutdown_stream(run: Arc<Run>, progress: Progress, mut stream: ShutdownStream) {
+    let say = |level, text| progress.say(level, run.phase(), run.registry.len(), text);
     let following = async {
         if stream.get_mut().next().await.is_some() {
             run.request(Cause::Stream);
-            log_line!(info, phase:% = run.phase(); "asked to shut down");
+            say(Level::Info, "asked to shut down".to_owned());
             if stream.get_mut().next().await.is_some() {
                 run.cancel(Cause::Stream);
-                log_line!(info, phase:% = run.phase(); "asked again: stopping now");
+                say(Level::Info, "asked again: stopping now".to_owned());
             }
         }
     };
     if let Err(payload) = catch_future(|| following).await {
         run.request(Cause::Stream);
-        log_line!(error, phase:% = run.phase();
-            "a shutdown stream panicked, so the server shuts down: {}", panic::message(&payload)
-        );
+        let message = panic::message(&payload);
+        say(Level::Error, format!("a shutdown stream panicked, so the server shuts down: {message}"));
         panic::discard(payload);
     }
 }

@@ -64,8 +64,8 @@ impl Transport {
         }
     }
 
-    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among the waiting tasks: a task that reads at
-    /// the same time is not disturbed.
+    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among the waiting tasks: a task that reads
+    /// at the same time is not disturbed.
     pub(crate) async fn peeked(&self) -> io::Result<usize> {
         loop {
             if let Some(result) = self.peek() {

@@ -39,6 +39,7 @@ mod r05_newcomers;
 mod r05_reads_that_end;
 mod r05_two_tasks;
 mod r06_bounded;
+mod r06_what_is_left;
 mod r07_isolation;
 mod r09_nothing_vanishes;
 mod r10_last_bytes;

@@ -1,5 +1,5 @@
-//! R3: when a handler has returned, its tasks may finish what they write, for a time that is bounded, and then nothing is
-//! left of them.
+//! R3: when a handler has returned, its tasks may finish what they write, for a time that is bounded, and then nothing
+//! is left of them.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Kind, Place, rest};

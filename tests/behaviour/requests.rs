@@ -329,7 +329,7 @@ fn a_drain_says_at_once_how_many_are_open_and_how_long_at_most() {
         server.scope(handlers.handler(), body).await.unwrap();
         let lines = logs.lines_with("draining 7 connections for at most 2.");
         assert!(lines.len() == 1 && lines[0].0 == log::Level::Info, "{lines:?}");
-        assert!(lines[0].1.contains("a second signal (Ctrl-C) stops now") && lines[0].1.contains("connections=7"));
+        assert!(lines[0].1.contains("a second request of the kind stops now") && lines[0].1.contains("connections=7"));
         // Then once a second, with the oldest.
         let lines = logs.lines_with(&format!("draining: 7 connections left, the oldest from `{peer}`"));
         assert!(lines.len() == 2 && lines[0].1.contains(&format!("peer={peer}")), "{lines:?}");

@@ -10,6 +10,7 @@ mod restart_under_load;
 mod second_panics;
 mod signals;
 mod socket_activation;
+mod stuck_logger;
 #[path = "../support/mod.rs"]
 mod support;
 mod tls_clients;

@@ -5,6 +5,7 @@ use crate::limits::{ConnectionLimit, Counted, TooMany};
 use crate::proxy::parse::{Flaw, Parsed, is_begun, parse};
 use crate::proxy::{ProxyHeader, ProxyProtocol};
 use crate::run::record::ConnectionRecord;
+use crate::span::Span;
 use log::Level;
 use std::fmt;
 use std::future::poll_fn;
@@ -144,10 +145,10 @@ impl fmt::Display for Unproxied {
                 write!(f, "its PROXY header is malformed: {flaw}: `{began}`; correct or update what sends it")
             }
             Self::Late { after, received, .. } if received.is_empty() => {
-                write!(f, "it sent no PROXY header for {after:.1?}; {LET_IT}")
+                write!(f, "it sent no PROXY header for {}; {LET_IT}", Span(*after))
             }
             Self::Late { after, received, .. } => {
-                write!(f, "its PROXY header was not complete after {after:.1?}: `{received}`")
+                write!(f, "its PROXY header was not complete after {}: `{received}`", Span(*after))
             }
             Self::Left(received) if received.is_empty() => f.write_str("it left before it sent a PROXY header"),
             Self::Left(received) => write!(f, "it left in the middle of its PROXY header: `{received}`"),

@@ -1,0 +1,48 @@
+//! [`Span`]: a length of time as a person says it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Shows a duration for log lines and reports: `0s`, `35ms`, `1.5s`, `8s`, `3m 20s`, `2h 5m`.
+pub(crate) struct Span(pub(crate) Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (duration, seconds) = (self.0, self.0.as_secs());
+        match duration.as_micros() {
+            0 => f.write_str("0s"),
+            1..1_000 => write!(f, "{}µs", duration.as_micros()),
+            1_000..1_000_000 => write!(f, "{}ms", duration.as_millis()),
+            1_000_000..60_000_000 if duration.subsec_millis() < 100 => write!(f, "{seconds}s"),
+            1_000_000..60_000_000 => write!(f, "{seconds}.{}s", duration.subsec_millis() / 100),
+            60_000_000..3_600_000_000 => write!(f, "{}m {}s", seconds / 60, seconds % 60),
+            _ => write!(f, "{}h {}m", seconds / 3600, seconds / 60 % 60),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_of_time_reads_as_a_person_says_it() {
+        for (micros, text) in [
+            (0, "0s"),
+            (237, "237µs"),
+            (1_000, "1ms"),
+            (999_999, "999ms"),
+            (1_000_000, "1s"),
+            (1_550_000, "1.5s"),
+            (8_000_000, "8s"),
+            (59_999_999, "59.9s"),
+            (60_000_000, "1m 0s"),
+            (200_000_000, "3m 20s"),
+            (3_599_000_000, "59m 59s"),
+            (7_500_000_000, "2h 5m"),
+        ] {
+            assert_eq!(Span(Duration::from_micros(micros)).to_string(), text);
+        }
+        assert_eq!(Span(Duration::MAX).to_string(), "5124095576030431h 0m");
+    }
+}

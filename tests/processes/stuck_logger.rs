@@ -1,0 +1,99 @@
+//! A logger that is stuck holds up no request, no second request, and no deadline: with standard output a pipe that
+//! no process reads any more, that is what each logger is.
+#![cfg(unix)]
+
+use crate::support::process::{ANY_PORT, Process, part_to_play, this_binary, with_each_executor};
+use async_std::task;
+use ebbtide::{Server, signal};
+use nix::sys::signal::Signal;
+use std::future::pending;
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What closes within this was held up by nothing.
+const SOON: Duration = Duration::from_secs(10);
+
+/// After this the next signal counts for itself.
+const APART: Duration = Duration::from_millis(150);
+
+#[test]
+fn a_stuck_logger_does_not_hold_up_the_deadline() {
+    with_each_executor(|start| {
+        let (server, client) = serve(start, Duration::from_millis(200));
+        server.send(Signal::SIGINT);
+        assert_ends(server, client);
+    });
+}
+
+#[test]
+fn a_stuck_logger_does_not_hold_up_a_second_signal() {
+    with_each_executor(|start| {
+        let (server, client) = serve(start, Duration::from_secs(3600));
+        server.send(Signal::SIGINT);
+        thread::sleep(APART);
+        server.send(Signal::SIGINT);
+        assert_ends(server, client);
+    });
+}
+
+fn serve(start: fn(&mut std::process::Command) -> Process, grace: Duration) -> (Process, TcpStream) {
+    let server = start(&mut this_binary(module_path!(), "serves", &grace.as_millis().to_string()));
+    let client = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
+    server.wait_for("handling");
+    (server, client)
+}
+
+fn assert_ends(server: Process, mut client: TcpStream) {
+    let start = Instant::now();
+    client.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(client.read(&mut [0]).expect("the client sees the end"), 0, "{server}");
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+    let report = ended.stdout.last().map_or("", String::as_str);
+    assert!(report.contains("1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled;"), "{ended:?}");
+    assert!(start.elapsed() < SOON, "{ended:?}");
+}
+
+/// The server, if this process is one. As a test of its own it has nothing to say.
+#[test]
+fn serves() {
+    let Some(grace) = part_to_play() else { return };
+    log::set_logger(&Stuck).unwrap();
+    log::set_max_level(log::LevelFilter::Info);
+    let grace = Duration::from_millis(grace.parse().unwrap());
+    let served: io::Result<()> = task::block_on(async {
+        let server = Server::bind(ANY_PORT).await?.grace(grace).shutdown_on(signal::ctrl_c()?);
+        println!("{server}");
+        let report = server.newcomer_time(Duration::ZERO).serve(|_| async {
+            println!("handling");
+            pending::<()>().await;
+        });
+        println!("{}", report.await?);
+        Ok(())
+    });
+    if let Err(error) = &served {
+        println!("{error}");
+    }
+    std::process::exit(i32::from(served.is_err()));
+}
+
+/// Gets stuck for ever at the first line of a shutdown.
+struct Stuck;
+
+impl log::Log for Stuck {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !record.args().to_string().contains("serving on") {
+            loop {
+                thread::park();
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}

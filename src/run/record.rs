@@ -307,14 +307,12 @@ impl ConnectionRecord {
         self.dialogue.load(Ordering::SeqCst) == Dialogue::SPARED
     }
 
-    /// It is a newcomer no more: its handler has read or ended, or its time is over. Notifies it of a drain that has
-    /// begun meanwhile.
+    /// Its newcomer time is over, or its handler has ended. Notifies it of a drain that has begun meanwhile.
     pub(crate) fn end_newcomer_time(&self) {
-        self.leave_newcomers(Dialogue::ANSWERED);
-    }
-
-    fn leave_newcomers(&self, dialogue: u8) {
-        if self.dialogue.swap(dialogue, Ordering::SeqCst) == Dialogue::SPARED {
+        // If its handler has read, it has been notified, and an answer may be due: that stays so.
+        let end = |dialogue| (dialogue < Dialogue::ASKED).then_some(Dialogue::ANSWERED);
+        let before = self.dialogue.fetch_update(Ordering::SeqCst, Ordering::SeqCst, end);
+        if before == Ok(Dialogue::SPARED) {
             self.notify_of_drain();
         }
     }
@@ -395,7 +393,11 @@ impl ConnectionRecord {
         match self.dialogue.load(Ordering::Relaxed) {
             Dialogue::ASKED => {}
             Dialogue::ANSWERED => self.dialogue.store(Dialogue::ASKED, Ordering::Relaxed), // no state but these follows
-            _ => self.leave_newcomers(Dialogue::ASKED),
+            _ => {
+                if self.dialogue.swap(Dialogue::ASKED, Ordering::SeqCst) == Dialogue::SPARED {
+                    self.notify_of_drain();
+                }
+            }
         }
         self.note_bytes();
     }

@@ -4,8 +4,9 @@ use crate::support::gate::side_by_side;
 use crate::support::ways::{Kind, Place, rest};
 use crate::support::{FOR_EVER, bind, connect, echo, loopback, on_thread, test, until};
 use async_std::channel::{Receiver, bounded};
-use async_std::{io, prelude::*, task};
+use async_std::{future, io, prelude::*, task};
 use ebbtide::{Connection, Handle, Phase, Report, Server};
+use futures_concurrency::prelude::*;
 use std::future::pending;
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
 use std::io::Write as _;
@@ -190,6 +191,42 @@ fn r05_a_newcomer_whose_handler_ends_lingers_no_longer_than_others_in_a_drain() 
         let (_, report) = server.scope(handler, body).await.unwrap();
         assert!(report.completed() == 1 && report.elapsed() < Duration::from_secs(1), "{report}");
         assert_eq!((crate::support::rest(&mut client).as_str(), report.drained()), ("closing", 1));
+    });
+}
+
+/// The end of its time was once taken for an answer: a view that was polled then gave EOF in the middle of a request,
+/// and one that was not waited until the deadline.
+#[test]
+fn r05_the_end_of_its_time_is_no_answer_to_its_first_request() {
+    const TIME: Duration = Duration::from_millis(200);
+    for_every_kind(async |server, place| {
+        let (started, handler) = announced(|conn| {
+            Box::pin(async move {
+                until(|| conn.server().phase() == Phase::Draining).await;
+                let view = conn.eof_on_drain();
+                let polled_at_its_end = (&view).read(&mut [0; 16]).await? == 1;
+                if polled_at_its_end {
+                    let early = future::timeout(2 * TIME, (&view).read(&mut [0])).await;
+                    assert!(early.is_err(), "an answer is due: {early:?}");
+                }
+                let answer = async {
+                    task::sleep(2 * TIME).await;
+                    (&conn).write_all(b"!").await
+                };
+                let (end, written) = ((&view).read(&mut [0]), answer).join().await;
+                assert_eq!((end?, written?), (0, ()));
+                Ok(())
+            })
+        });
+        let body = async |_: Handle| {
+            let clients = [place.say(b"1").await, place.say(b"12").await];
+            for _ in &clients {
+                started.recv().await?;
+            }
+            Ok(clients)
+        };
+        let (_clients, report) = server.newcomer_time(TIME).scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 2, "{report}");
     });
 }
 

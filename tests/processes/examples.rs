@@ -10,6 +10,8 @@ mod in_memory;
 
 use crate::support::files;
 use crate::support::process::{ANY_PORT, Ended, PATIENCE, Process, example, with_each_executor};
+#[cfg(unix)]
+use std::io::{BufRead, BufReader};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
@@ -104,6 +106,18 @@ const OUTPUTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("goodbye", &["Server listening on 127.0.0.1:8888", "2 joined, and 2 of them stayed to the end"]),
+    (
+        "proxy",
+        &[
+            "Server listening on 127.0.0.1:8888",
+            "The idle client has asked `hello` and read `HELLO`",
+            "The busy client has asked `and now?`",
+            "Shutting down...",
+            "The idle client reads `` and EOF",
+            "The busy client reads `AND NOW?` and EOF",
+            "2 completed, 0 failed",
+        ],
+    ),
     #[cfg(unix)]
     (
         "unix",
@@ -178,6 +192,7 @@ const SERVERS: &[&str] = &[
     "limits",
     "lame_duck",
     "goodbye",
+    "proxy",
     #[cfg(unix)]
     "many_listeners",
     #[cfg(feature = "tls")]
@@ -263,11 +278,11 @@ fn goodbye_tells_its_members_that_the_server_closes() {
         let server = start(example("goodbye").arg(ANY_PORT));
         let mut members = [(); 2].map(|()| {
             let member = connect(server.port());
-            (std::io::BufReader::new(member.try_clone().unwrap()), member)
+            (BufReader::new(member.try_clone().unwrap()), member)
         });
         let mut line = |n: usize| {
             let mut line = String::new();
-            std::io::BufRead::read_line(&mut members[n].0, &mut line).unwrap();
+            members[n].0.read_line(&mut line).unwrap();
             line
         };
         // Whoever was accepted first is number 0.
@@ -276,7 +291,7 @@ fn goodbye_tells_its_members_that_the_server_closes() {
         members[zero].1.write_all(b"hello, every").unwrap();
         members[zero].1.write_all(b"body\n").unwrap();
         let mut heard = String::new();
-        std::io::BufRead::read_line(&mut members[one].0, &mut heard).unwrap();
+        members[one].0.read_line(&mut heard).unwrap();
         assert_eq!(heard, "0: hello, everybody\n");
         server.send(nix::sys::signal::Signal::SIGINT);
         for (mut reader, _) in members {
@@ -285,6 +300,102 @@ fn goodbye_tells_its_members_that_the_server_closes() {
             assert_eq!(rest, "the server closes: goodbye\n", "{server}");
         }
         assert_ends("goodbye", 0, seconds(0), &server.wait());
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn goodbye_has_no_member_wait_for_one_that_does_not_read() {
+    with_each_executor(|start| {
+        let server = start(example("goodbye").arg(ANY_PORT));
+        let [silent, mut talker, listener] = [(); 3].map(|()| connect(server.port()));
+        let mut heard = BufReader::new(listener).lines().map(Result::unwrap);
+        assert!(heard.next().unwrap().starts_with("you are number "));
+        // More than the sockets and the queue of the silent one hold; each line is heard before the next is said.
+        let words = "x".repeat(4000);
+        for n in 0..4000 {
+            writeln!(talker, "{n} {words}").unwrap();
+            assert!(heard.next().unwrap().contains(&format!(": {n} x")), "line {n}: {server}");
+        }
+        server.send(nix::sys::signal::Signal::SIGINT);
+        assert_eq!(heard.collect::<Vec<_>>(), ["the server closes: goodbye"], "{server}");
+        let ended = server.wait();
+        assert_eq!(ended.stdout.last().unwrap(), "3 joined, and 3 of them stayed to the end", "{ended:?}");
+        drop(silent);
+    });
+}
+
+#[test]
+fn proxy_answers_the_request_in_flight_of_its_own_client() {
+    runs_to_its_end("proxy", 0, seconds(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn proxy_loses_nothing_in_a_drain() {
+    with_each_executor(|start| {
+        let upstream = TcpListener::bind(ANY_PORT).unwrap();
+        let proxy = start(example("proxy").args([ANY_PORT, &upstream.local_addr().unwrap().to_string()]));
+        let [idle, busy] = [(); 2].map(|()| {
+            let client = connect(proxy.port());
+            let (server, _) = upstream.accept().unwrap();
+            server.set_read_timeout(Some(PATIENCE)).unwrap();
+            (client, server)
+        });
+        pass(&idle.0, &idle.1, "question");
+        pass(&idle.1, &idle.0, "answer");
+        pass(&busy.0, &busy.1, "half a question, ");
+        proxy.send(nix::sys::signal::Signal::SIGINT);
+
+        // Idle: the upstream reads EOF while the other request is in flight, and its own EOF is passed on.
+        assert_eq!(read_to_end(&idle.1), b"", "{proxy}");
+        drop(idle.1);
+        assert_eq!(read_to_end(&idle.0), b"", "{proxy}");
+
+        // In flight: the rest of the question still passes, and so does an answer that comes in parts.
+        pass(&busy.0, &busy.1, "and the rest");
+        pass(&busy.1, &busy.0, "half an answer, ");
+        assert_eq!(read_to_end(&busy.1), b"", "{proxy}");
+        (&busy.1).write_all(b"and the rest").unwrap();
+        drop(busy.1);
+        assert_eq!(read_to_end(&busy.0), b"and the rest", "{proxy}");
+
+        let ended = proxy.wait();
+        assert_eq!(ended.stdout.last().unwrap(), "2 completed, 0 failed", "{ended:?}");
+        assert_eq!((ended.stdout.len(), ended.status.code()), (2, Some(0)), "{ended:?}");
+        assert!(ended.took < seconds(6), "it waits for its deadline: {ended:?}");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn proxy_passes_a_half_close_on() {
+    with_each_executor(|start| {
+        let upstream = TcpListener::bind(ANY_PORT).unwrap();
+        let proxy = start(example("proxy").args([ANY_PORT, &upstream.local_addr().unwrap().to_string()]));
+        let client = connect(proxy.port());
+        let (server, _) = upstream.accept().unwrap();
+        (&client).write_all(b"all of it").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(read_to_end(&server), b"all of it", "{proxy}");
+        (&server).write_all(b"the answer").unwrap();
+        drop(server);
+        assert_eq!(read_to_end(&client), b"the answer", "{proxy}");
+        proxy.send(nix::sys::signal::Signal::SIGINT);
+        assert_eq!(proxy.wait().stdout.last().unwrap(), "1 completed, 0 failed");
+    });
+}
+
+#[cfg(unix)]
+#[test]
+fn proxy_logs_which_upstream_it_cannot_reach() {
+    let (_bound, address) = refusing();
+    with_each_executor(|start| {
+        let proxy = start(example("proxy").args([ANY_PORT, &address]));
+        assert_eq!(read_to_end(&connect(proxy.port())), b"", "{proxy}");
+        proxy.wait_for(&format!("cannot connect to the upstream `{address}`: "));
+        proxy.send(nix::sys::signal::Signal::SIGINT);
+        assert_eq!(proxy.wait().stdout.last().unwrap(), "0 completed, 1 failed");
     });
 }
 
@@ -326,10 +437,7 @@ fn client_gives_up_after_ten_seconds() {
 
 #[test]
 fn client_says_that_nobody_listens() {
-    // Bound, so that nobody else can have the port, and not listening.
-    let nobody = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    nobody.bind(&ANY_PORT.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    let address = nobody.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_bound, address) = refusing();
     let ended = Process::start(example("client").arg(&address)).wait();
     assert_eq!(ended.stdout, ["Connecting..."], "{ended:?}");
     assert_says(&ended, &format!("error: cannot connect to `{address}`: "));
@@ -526,8 +634,25 @@ fn connect(port: u16) -> TcpStream {
     client
 }
 
+/// An address that refuses connections: it is bound, so that no other process can have the port, and does not listen.
+fn refusing() -> (socket2::Socket, String) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&ANY_PORT.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+    (socket, address)
+}
+
+/// Sends a text into one end of the proxy, and reads it at the other.
+#[cfg(unix)]
+fn pass(mut from: &TcpStream, mut to: &TcpStream, text: &str) {
+    from.write_all(text.as_bytes()).unwrap();
+    let mut passed = vec![0; text.len()];
+    to.read_exact(&mut passed).unwrap();
+    assert_eq!(passed, text.as_bytes());
+}
+
 /// What is still to come, until the server closes. A reset is a failure here.
-fn read_to_end(mut client: TcpStream) -> Vec<u8> {
+fn read_to_end(mut client: impl Read) -> Vec<u8> {
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).expect("the client reads the end");
     rest

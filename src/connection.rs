@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod credentials;
+mod delivery;
 mod drain;
 mod idle;
 mod last_words;
@@ -22,6 +23,7 @@ use async_io::Timer;
 #[cfg(unix)]
 pub use credentials::PeerCredentials;
 pub use drain::Draining;
+use futures_concurrency::prelude::*;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
@@ -142,13 +144,16 @@ impl Connection {
         const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
         let record = &self.record;
-        while !record.saw_eof() && !record.has_returned() {
-            match record.transport.peeked().await {
-                Ok(0) | Err(_) => return,
-                Ok(_) if record.transport.is_hung_up() => return,
-                Ok(_) => drop(Timer::after(LOOK_AGAIN).await),
+        let closed = async {
+            while !record.saw_eof() {
+                match record.transport.peeked().await {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) if record.transport.is_hung_up() => return,
+                    Ok(_) => drop(Timer::after(LOOK_AGAIN).await),
+                }
             }
-        }
+        };
+        (closed, record.returned()).race().await;
     }
 
     /// Returns the TCP socket, to look at it and to set its options; `None` if the connection is not TCP. Reading from

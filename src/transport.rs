@@ -57,6 +57,25 @@ enum TransportKind {
     Secured(Box<tls::Secured>),
 }
 
+/// How far what was written has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux tells"))]
+pub(crate) struct Delivery {
+    /// The peer's system has it all, or is gone.
+    pub(crate) is_done: bool,
+    /// Changes with every byte that arrives there.
+    pub(crate) acknowledged: [u32; 2],
+    /// How many bytes have not even left.
+    pub(crate) unsent: u32,
+}
+
+impl Delivery {
+    /// Changes whenever it gets on.
+    pub(crate) fn mark(self) -> (bool, [u32; 2]) {
+        (self.is_done, self.acknowledged)
+    }
+}
+
 /// What is read and written at this moment.
 enum Active<'a> {
     Tcp(&'a Async<TcpStream>),
@@ -185,6 +204,15 @@ impl Transport {
     pub(crate) fn silence(&self) -> Option<Duration> {
         #[cfg(target_os = "linux")]
         return tcp_info::silence(self.as_tcp()?);
+        #[cfg(not(target_os = "linux"))]
+        None
+    }
+
+    /// How far what was written has come, also under TLS. `None` where the system does not tell: for what is no TCP
+    /// socket, and on other systems than Linux.
+    pub(crate) fn delivery(&self) -> Option<Delivery> {
+        #[cfg(target_os = "linux")]
+        return tcp_info::delivery(self.as_tcp()?);
         #[cfg(not(target_os = "linux"))]
         None
     }
@@ -337,12 +365,11 @@ impl Transport {
         each!(self, _socket => {}, shared => shared.wake());
     }
 
-    /// Has every task that waits for it look again. A task that alone waits for a socket is woken by its end.
+    /// The same for tasks that wait for it in either direction.
     pub(crate) fn wake(&self) {
-        let plain = self.plain();
-        plain.readers.wake();
-        plain.writers.wake();
-        each!(self, _socket => {}, shared => shared.wake());
+        self.wake_readers();
+        let mut nothing = Context::from_waker(Waker::noop());
+        each!(self.plain(), socket => drop(socket.poll_writable(&mut nothing)), _shared => {});
     }
 }
 

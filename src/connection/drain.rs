@@ -14,13 +14,12 @@ use std::time::Instant;
 
 /// # In a drain
 ///
-/// Nothing that a client has sent is lost by being told: what has arrived is still read. Which of these is right
-/// depends on what reads.
+/// The notice costs no client its request: what has arrived is still read. Which of these is right depends on what reads.
 ///
 /// | the handler reads | use | in a drain |
 /// |---|---|---|
 /// | messages, with `read` or `read_exact` | [`more`](Connection::more) before each | false between two messages |
-/// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | the end between two; half a one is waited for |
+/// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | `None` between two; half a line or frame is waited for |
 /// | through code that knows nothing of drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF where nothing has arrived and no answer is due |
 /// | one `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`, and what it waited in is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |

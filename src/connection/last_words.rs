@@ -32,10 +32,10 @@ pub(super) fn last_words(
         record.set_state(ConnectionState::Finishing);
         record.end_reads();
         tasks.background.cancel();
-        let cut = CutUnlessDone { run: &run, done: false };
+        let cut = CutUnlessDone { run: &run, record: &record, done: false };
         finish(&record, &tasks, grace, cut).await;
-        record.end();
-        linger::with_care(record, Some(tasks), None).await;
+        record.end(true);
+        linger::with_care(run, record, Some(tasks), None).await;
     })
 }
 
@@ -75,12 +75,13 @@ fn log_cut(run: &Run, tasks: &TaskGroups, grace: Duration) {
 /// Dropped before they are done, on any way out, the tasks are cut: that is counted.
 struct CutUnlessDone<'a> {
     run: &'a Run,
+    record: &'a ConnectionRecord,
     done: bool,
 }
 
 impl Drop for CutUnlessDone<'_> {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && self.record.note_undelivered() {
             self.run.counters.undelivered();
         }
     }

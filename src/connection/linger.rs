@@ -2,8 +2,20 @@
 //!
 //! A socket that is closed while bytes of the peer are unread, or still on their way, resets the connection, and the
 //! reset can overtake the reply. So the outgoing half is closed first, and what the peer still sends is read and thrown
-//! away, for a while: what Apache and nginx call a lingering close.
+//! away, for a while: what Apache and nginx call a lingering close. And a peer that reads slowly, or pauses, is waited
+//! for as long as it takes something: what the kernel has taken from us has not arrived.
+//!
+//! | what is waited for | how long | in a drain |
+//! |---|---|---|
+//! | that all is acknowledged (Linux, TCP and TLS over it; elsewhere it is not seen) | 10 s without progress | 2 s without progress |
+//! | then the peer's end | 2 s | not at all if nothing is unread; else until it has been quiet for 100 ms, at most 2 s |
+//! | all of it | 5 minutes | the same, and the server's deadline |
+//!
+//! What was not delivered is logged and counted.
 
+use super::delivery::{LINGER, Progress};
+use crate::run::Run;
+use crate::run::name::run_line;
 use crate::run::record::{ConnectionRecord, ConnectionState};
 use crate::run::tasks::TaskGroups;
 use crate::sync::coop;
@@ -11,11 +23,11 @@ use async_io::Timer;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// How long a peer may go on sending, or keep its half open.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long all of it may last, however well it gets on.
+const LONGEST: Duration = Duration::from_secs(300);
 
 /// In a drain: a peer that has been quiet for this long has stopped sending.
 const QUIET: Duration = Duration::from_millis(100);
@@ -52,21 +64,25 @@ pub(super) enum End {
 /// Ends the connection for its clones, and closes it as far as that can be done without waiting: as a rule, wholly.
 /// `tasks` are those that are left.
 pub(super) fn begin(
+    run: &Arc<Run>,
     record: &Arc<ConnectionRecord>,
     how: How,
     tasks: Option<Box<TaskGroups>>,
     cx: &mut Context<'_>,
 ) -> End {
-    record.end();
+    record.end(has_clones(record));
     let mut quiet = false;
     match how {
         How::Abruptly => {}
         How::WithoutWaiting => {
             let _ = record.poll_close(cx);
         }
-        How::WithCare => match is_quiet(record, cx) {
+        How::WithCare => match is_quiet(run, record, cx) {
             Ok(()) => quiet = true,
-            Err(last_read) => return End::Waits(Box::pin(with_care(Arc::clone(record), tasks, last_read))),
+            Err(last_read) => {
+                let (run, record) = (Arc::clone(run), Arc::clone(record));
+                return End::Waits(Box::pin(with_care(run, record, tasks, last_read)));
+            }
         },
     }
     if quiet && tasks.is_none() {
@@ -79,105 +95,186 @@ pub(super) fn begin(
     }
 }
 
-/// Whether the peer sends nothing any more, so that both directions can be closed at once. Else: when it was last seen
-/// to send.
+/// Whether others than the connection's task and the registry have it, as far as can be told.
+pub(super) fn has_clones(record: &Arc<ConnectionRecord>) -> bool {
+    /// The task's, and the registry's.
+    const OURS: usize = 2;
+
+    Arc::strong_count(record) > OURS
+}
+
+fn in_drain(run: &Run) -> bool {
+    run.draining.is_signalled()
+}
+
+/// Whether the peer sends nothing any more and has all that was written, so that both directions can be closed at once.
+/// Else: when it was last seen to send.
 ///
 /// In a drain our direction is closed in any case.
-fn is_quiet(record: &ConnectionRecord, cx: &mut Context<'_>) -> Result<(), Option<Instant>> {
+fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Result<(), Option<Instant>> {
     if !record.transport.closes_at_once() {
         return Err(None);
     }
     if record.saw_eof() {
+        // Closing the descriptor is not enough where another process has a copy of it.
+        let _ = record.poll_close(cx);
         return Ok(());
     }
-    if !record.draining.is_signalled() {
+    if !in_drain(run) {
         return Err(None);
     }
-    // A drain waits only for peers that are still sending. Our end goes out before it is asked: what comes after that
-    // makes the system reset the connection, and a peer that has the end already reads all that came before it.
+    // Before our end, which is on its way for a moment in any case.
+    let is_delivered = Progress::of(record).is_done();
+    // A drain waits only for peers that are still sending, or still taking. Our end goes out before it is asked: what
+    // comes after that makes the system reset the connection, and a peer that has the end already reads all that came
+    // before it.
     let _ = record.poll_close(cx);
     match discard(record, cx) {
-        Discarded::End | Discarded::Nothing => Ok(()),
-        Discarded::Unknown => Err(None),
+        Discarded::End => Ok(()),
+        Discarded::Nothing if is_delivered => Ok(()),
+        Discarded::Nothing | Discarded::Unknown => Err(None),
         Discarded::More | Discarded::Some => Err(Some(Instant::now())),
     }
 }
 
 /// See [`How::WithCare`]; when the peer was last seen to send, if it was.
 pub(super) async fn with_care(
+    run: Arc<Run>,
     record: Arc<ConnectionRecord>,
     tasks: Option<Box<TaskGroups>>,
     last_read: Option<Instant>,
 ) {
-    half(&record).await;
+    let is_flushed = half(&run, &record).await;
     if let Some(tasks) = tasks {
         tasks.end().await;
     }
-    if !record.is_shut_down() {
+    if !is_flushed {
+        log_undelivered(&run, &record, None);
+    } else if !record.is_shut_down() {
         record.set_state(ConnectionState::Lingering);
-        linger(&record, last_read).await;
-        record.shut_down();
+        linger(&run, &record, last_read).await;
     }
+    record.shut_down();
 }
 
 /// Closes our direction for the peer, which is over in a moment for a socket. What is more than a socket may have bytes
-/// to send first; that takes at most [`LINGER`], and a cancel does not wait for it. What the peer sends meanwhile is
-/// read and thrown away: it may not read before it has sent all.
-async fn half(record: &ConnectionRecord) {
-    let mut timer = Timer::after(LINGER);
-    poll_fn(|cx| {
-        if record.poll_close(cx).is_ready() || record.is_aborted() {
-            return Poll::Ready(());
+/// to send first; that goes on while it gets on, and a cancel does not wait for it. What the peer sends meanwhile is
+/// read and thrown away: it may not read before it has sent all. Returns whether it is done.
+async fn half(run: &Run, record: &ConnectionRecord) -> bool {
+    let longest = Instant::now() + LONGEST;
+    let mut progress: Option<Progress<'_>> = None; // asked only where it matters: each look is a system call
+    let (mut timer, mut armed) = (Timer::never(), None);
+    let is_done = poll_fn(|cx| {
+        if record.poll_close(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        if record.is_aborted() {
+            return Poll::Ready(false);
         }
         if matches!(discard(record, cx), Discarded::More) {
             cx.waker().wake_by_ref();
         }
-        Pin::new(&mut timer).poll(cx).map(|_| ())
+        let progress = progress.get_or_insert_with(|| Progress::of(record));
+        loop {
+            let now = Instant::now();
+            if armed.is_none_or(|armed| armed <= now) {
+                progress.look();
+                let end = progress.end(in_drain(run)).min(longest);
+                if end <= now {
+                    return Poll::Ready(false);
+                }
+                let next = progress.next_look().min(end);
+                timer.set_at(next);
+                armed = Some(next);
+            }
+            ready!(Pin::new(&mut timer).poll(cx));
+        }
     })
     .await;
     if record.saw_eof() {
         record.shut_down(); // nothing of the peer's is unread or on its way, so there is nothing to wait for
     }
+    is_done
 }
 
-/// Reads and throws away until closing the other half is safe: until the peer's end, at most for [`LINGER`].
-///
-/// A drain waits only for peers that are still sending: it ends if the first read finds nothing, or after [`QUIET`]. A
-/// cancel does not wait.
-async fn linger(record: &ConnectionRecord, mut last_read: Option<Instant>) {
-    let end = Instant::now() + LINGER;
-    let mut draining = record.draining.listen();
-    let (mut timer, mut armed) = (Timer::at(end), end);
-    poll_fn(|cx| {
-        if record.is_aborted() {
-            return Poll::Ready(());
-        }
-        let discarded = discard(record, cx);
-        match discarded {
-            Discarded::End => return Poll::Ready(()),
-            Discarded::More => {
+/// Reads and throws away until closing the other half is safe: see the table of the module. A cancel does not wait.
+async fn linger(run: &Run, record: &ConnectionRecord, mut last_read: Option<Instant>) {
+    let start = Instant::now();
+    let mut draining = run.draining.listen();
+    let mut progress: Option<Progress<'_>> = None; // asked only where it matters: each look is a system call
+    let (mut timer, mut armed, mut was_behind) = (Timer::never(), None, false);
+    let peer_ended = poll_fn(|cx| {
+        loop {
+            if record.is_aborted() {
+                return Poll::Ready(false);
+            }
+            let discarded = discard(record, cx);
+            match discarded {
+                Discarded::End => return Poll::Ready(true),
+                Discarded::More | Discarded::Some => last_read = Some(Instant::now()),
+                Discarded::Nothing | Discarded::Unknown => {}
+            }
+            let in_drain = draining.poll(cx).is_ready();
+            if in_drain || start + LINGER <= Instant::now() {
+                match &mut progress {
+                    None => progress = Some(Progress::of(record)),
+                    Some(progress) => progress.look(),
+                }
+                was_behind |= progress.as_ref().is_some_and(|progress| !progress.is_done());
+            }
+            let end = match &progress {
+                Some(progress) if !progress.is_done() => progress.end(in_drain),
+                // It has just got all, and has its time to end.
+                Some(progress) if was_behind && !in_drain => progress.at() + LINGER,
+                _ if !in_drain => start + LINGER,
+                _ => match last_read {
+                    None if matches!(discarded, Discarded::Unknown) => start + LINGER,
+                    None => return Poll::Ready(false),
+                    Some(last) => (start + LINGER).min(last + QUIET),
+                },
+            };
+            let end = end.min(start + LONGEST);
+            if end <= Instant::now() {
+                return Poll::Ready(false);
+            }
+            if matches!(discarded, Discarded::More) {
                 cx.waker().wake_by_ref();
-                last_read = Some(Instant::now());
-                return if Instant::now() < end { Poll::Pending } else { Poll::Ready(()) };
+                return Poll::Pending;
             }
-            Discarded::Some => last_read = Some(Instant::now()),
-            Discarded::Nothing | Discarded::Unknown => {}
-        }
-        let mut until = end;
-        if draining.poll(cx).is_ready() {
-            match last_read {
-                None if matches!(discarded, Discarded::Unknown) => {}
-                None => return Poll::Ready(()),
-                Some(last) => until = end.min(last + QUIET),
+            let next = match &mut progress {
+                Some(progress) if !progress.is_done() => progress.next_look().min(end),
+                _ => end,
+            };
+            if armed != Some(next) {
+                timer.set_at(next);
+                armed = Some(next);
             }
+            ready!(Pin::new(&mut timer).poll(cx));
         }
-        if until != armed {
-            timer.set_at(until);
-            armed = until;
-        }
-        Pin::new(&mut timer).poll(cx).map(|_| ())
     })
     .await;
+    if peer_ended || (progress.is_none() && !record.is_aborted()) {
+        return;
+    }
+    let progress = Progress::of(record);
+    if !progress.is_done() {
+        log_undelivered(run, record, progress.unsent());
+    }
+}
+
+/// The peer has not taken all that was written to it.
+fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
+    if record.note_undelivered() {
+        run.counters.undelivered();
+    }
+    let what = unsent.map_or_else(|| "some of it".to_owned(), |unsent| format!("{unsent} bytes and more"));
+    let (id, peer, label) = (record.id.as_u64(), record.peer(), record.shown_label());
+    run_line!(
+        warn,
+        run,
+        [connection = id, peer:% = peer],
+        "closed the connection from `{peer}`{label} before the peer had taken all that was written to it: {what} is lost"
+    );
 }
 
 enum Discarded {

@@ -147,8 +147,7 @@ async fn steps(
     let _ = (protocols, counted); // used by features only
     if let Some(limit) = limits.first_byte {
         // What has come stays to be read. The peer's end, or an error, is something too.
-        let something = poll_fn(|cx| record.transport.poll_peek(cx).map(drop));
-        clock.within(Some(limit), something).await.map_err(Unopened::Silent)?;
+        let _ = clock.within(Some(limit), record.transport.peeked()).await.map_err(Unopened::Silent)?;
     }
     Ok(())
 }

@@ -320,7 +320,7 @@ impl ConnectionGuard {
             }
             tasks => tasks,
         };
-        match linger::begin(self.record(), how, tasks, cx) {
+        match linger::begin(self.run(), self.record(), how, tasks, cx) {
             End::Quiet => self.quiet = true,
             End::ShutDown => {}
             End::Waits(ending) => return Some(ending),
@@ -401,7 +401,7 @@ impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         if !self.quiet {
             let record = self.record();
-            record.end();
+            record.end(linger::has_clones(record));
             record.shut_down();
             drop(record.tasks.close()); // cancels and joins them
         }

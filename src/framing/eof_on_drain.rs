@@ -16,6 +16,10 @@ impl Connection {
     /// was read since the last write. So what such code does at the end of input it does in a drain too, and a request
     /// that was read in part, or is not answered yet, keeps it reading.
     ///
+    /// Any byte that is written counts as the answer to all that was read. So with pipelined requests, or an answer in
+    /// parts, the reads may end while the rest of the answer is still to come: code that then half-closes, and goes on
+    /// writing what comes, as the two copies of a proxy do (`examples/proxy.rs`), loses nothing.
+    ///
     /// Not for what reads without ever writing, such as an upload: there each byte waits for an answer, so the reads
     /// never end by themselves; use [`more`](Self::more). And not for one that writes whatever it reads, such as a
     /// feed, if half a message would matter: then EOF may come in the middle of it.

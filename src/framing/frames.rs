@@ -74,7 +74,7 @@ impl Frames {
     }
 
     /// Returns the next frame, without its length; `None` at the peer's end, and between two frames once the server
-    /// drains.
+    /// drains. [`Connection::is_draining`] tells the two apart.
     ///
     /// A frame takes memory as it arrives, and not when its length is announced.
     ///

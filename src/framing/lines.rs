@@ -60,7 +60,7 @@ impl Lines {
     }
 
     /// Returns the next line, without its `\n` or `\r\n`; `None` at the peer's end, and between two lines once the
-    /// server drains. The last line may have no end.
+    /// server drains. [`Connection::is_draining`] tells the two apart. The last line may have no end.
     ///
     /// # Errors
     ///

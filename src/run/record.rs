@@ -12,6 +12,7 @@
 //! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
 //! | `shut_down` | the first thread to do it | the socket is shut down both ways |
 //! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
+//! | `uses`: `UNDELIVERED` | the end of its task grace, and of its linger | something has not reached the peer. For the count, which has each connection once |
 //! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
@@ -36,7 +37,7 @@ use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -88,6 +89,8 @@ struct Rare {
     opened_at: OnceLock<Instant>,
     /// The tasks whose reads end, in a drain, once what was read is answered.
     awaiting_answer: BroadcastWaker,
+    /// The handler has returned. For those that wait for more than a read; made by the first.
+    returned: OnceLock<Event>,
     /// What it is doing, in its handler's words.
     label: Mutex<Option<Cow<'static, str>>>,
     /// The message of the task whose panic ends the connection.
@@ -110,12 +113,13 @@ impl AbortReason {
     const CANCELLED: u8 = 2;
 }
 
-/// What the user's code has made of a connection, as bits: see the module.
+/// What has been made of a connection, as bits: see the module.
 struct Use;
 
 impl Use {
     const LENT: u8 = 1;
     const FRAMED: u8 = 2;
+    const UNDELIVERED: u8 = 4;
 }
 
 /// What has been said between the client and the handler, in one byte: whether the connection is told later that the
@@ -349,14 +353,36 @@ impl ConnectionRecord {
 
     /// The handler has returned, and its tasks may finish what they write. From now on reads find EOF.
     pub(crate) fn end_reads(&self) {
-        self.end.store(EndState::RETURNED, Ordering::Release);
+        self.end.store(EndState::RETURNED, Ordering::SeqCst);
+        self.signal_returned();
         self.transport.wake_readers();
     }
 
-    /// From now on no clone reads or writes.
-    pub(crate) fn end(&self) {
-        self.end.store(EndState::ENDED, Ordering::Release);
-        self.transport.wake();
+    /// From now on no clone reads or writes, or waits for anything. Those that do are woken: if there are clones, which
+    /// the caller may know not to be.
+    pub(crate) fn end(&self, has_clones: bool) {
+        self.end.store(EndState::ENDED, Ordering::SeqCst);
+        self.signal_returned();
+        if has_clones {
+            self.transport.wake();
+            self.notify_of_drain();
+        }
+    }
+
+    fn signal_returned(&self) {
+        fence(Ordering::SeqCst); // with `returned`: one of the two sees the other
+        if let Some(returned) = self.rare.get().and_then(|rare| rare.returned.get()) {
+            returned.signal();
+        }
+    }
+
+    /// Waits until the handler has returned.
+    pub(crate) async fn returned(&self) {
+        let returned = self.rare().returned.get_or_init(Event::default);
+        fence(Ordering::SeqCst);
+        if !self.has_returned() {
+            returned.wait().await;
+        }
     }
 
     /// The socket itself, for the user.
@@ -372,6 +398,11 @@ impl ConnectionRecord {
     /// Claims the reading for a reader that reads ahead. False: another has it.
     pub(crate) fn claim_framing(&self) -> bool {
         self.uses.fetch_or(Use::FRAMED, Ordering::AcqRel) & Use::FRAMED == 0
+    }
+
+    /// Something that was written, or was still to be, has not reached the peer. Returns whether that is new.
+    pub(crate) fn note_undelivered(&self) -> bool {
+        self.uses.fetch_or(Use::UNDELIVERED, Ordering::AcqRel) & Use::UNDELIVERED == 0
     }
 
     pub(crate) fn release_framing(&self) {

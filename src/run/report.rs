@@ -145,9 +145,11 @@ impl Report {
         self.counts.drained
     }
 
-    /// Returns how many connections had tasks that were cut although their handler had returned by itself: at the end
-    /// of the [task grace](crate::Server::task_grace), or by the exit. What those tasks had left to write was not sent.
-    /// A warning names each line that spawned such a task. The connections are counted by what their handler returned.
+    /// Returns how many connections were closed before their peers had all that they should: because the peer took
+    /// nothing of it for too long, or the grace period was over (seen on Linux, for TCP and TLS over it), or because
+    /// tasks of a handler that had returned by itself were cut, at the end of the [task
+    /// grace](crate::Server::task_grace) or by the exit. Each is named in a warning. They are counted by what their
+    /// handlers returned as well.
     pub fn undelivered(&self) -> u64 {
         self.counts.undelivered
     }

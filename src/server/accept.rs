@@ -19,7 +19,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many clients are accepted before other tasks get their turn: a flood of clients must not starve the handlers.
 const BATCH: usize = 64;
@@ -44,6 +44,29 @@ pub(super) struct AcceptLoop<H> {
     pub(super) completion: CompletionGuard,
 }
 
+/// Errors of single clients in a row.
+#[derive(Debug, Default)]
+struct Skipped {
+    number: usize,
+    last: Option<Instant>,
+}
+
+impl Skipped {
+    /// Those that are further apart are no row.
+    const APART: Duration = Duration::from_secs(1);
+
+    /// One more. So many in a row are not clients that gave up: something refuses us before a client is taken from the
+    /// queue.
+    fn is_harmless(&mut self, now: Instant) -> bool {
+        if self.last.is_none_or(|last| now.duration_since(last) > Self::APART) {
+            self.number = 0;
+        }
+        self.last = Some(now);
+        self.number += 1;
+        self.number <= BATCH
+    }
+}
+
 /// A client that accept has returned, and its permit.
 type WithPermit = io::Result<(listener::Accepted, Permit)>;
 
@@ -55,7 +78,8 @@ where
     /// Accepts until it is to stop, or until the socket fails for good. Then empties the backlog and closes the socket.
     pub(super) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
-        let (mut turns, mut skipped) = (0, 0);
+        let mut turns = 0;
+        let mut skipped = Skipped::default();
         loop {
             // Before a client is taken: one that was held here would be lost with a cancel.
             if turns == BATCH {
@@ -69,19 +93,14 @@ where
             let error = match accepted {
                 Ok((client, permit)) => {
                     self.admit(client, permit);
-                    (pause, skipped) = (SHORTEST_PAUSE, 0);
+                    (pause, skipped) = (SHORTEST_PAUSE, Skipped::default());
                     continue;
                 }
                 Err(error) => error,
             };
             self.run.counters.accept_failed();
             match classify(&error) {
-                AcceptErrorClass::Skip if skipped < BATCH => {
-                    skipped += 1;
-                    self.log_skipped(&error);
-                }
-                // So many in a row are not clients that gave up: something refuses us before a client is taken from the
-                // queue.
+                AcceptErrorClass::Skip if skipped.is_harmless(Instant::now()) => self.log_skipped(&error),
                 AcceptErrorClass::Skip | AcceptErrorClass::BackOff => {
                     self.log_pause(&error, pause);
                     self.stop.until(Timer::after(pause)).await;
@@ -310,5 +329,25 @@ struct PermitWait<'a> {
 impl Drop for PermitWait<'_> {
     fn drop(&mut self) {
         self.limit.forget(&mut self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_single_clients_are_a_row_only_if_they_come_close_together() {
+        let (mut skipped, mut now) = (Skipped::default(), Instant::now());
+        for _ in 0..10 * BATCH {
+            now += 2 * Skipped::APART;
+            assert!(skipped.is_harmless(now), "far apart");
+        }
+        for _ in 1..BATCH {
+            assert!(skipped.is_harmless(now));
+        }
+        assert!(!skipped.is_harmless(now), "a row");
+        assert!(!skipped.is_harmless(now + Skipped::APART), "which goes on");
+        assert!(skipped.is_harmless(now + 3 * Skipped::APART));
     }
 }

@@ -3,24 +3,14 @@
 use super::scratch::with_scratch;
 use super::{Active, Transport, each};
 use crate::sync::coop::Direction;
+use async_io::Timer;
 use std::future::poll_fn;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 impl Transport {
-    /// Ready once there is something to read, the peer's end (0) and errors included. It stays to be read.
-    pub(crate) fn poll_peek(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            if let Some(result) = self.peek() {
-                return Poll::Ready(result);
-            }
-            each!(self,
-            socket => ready!(self.readers.poll(cx, |cx| socket.poll_readable(cx)))?,
-            _shared => return self.poll_arrived(cx))
-        }
-    }
-
     /// Ready once bytes have arrived, with how many the next read finds; 0: the peer's end. They are read, as a read
     /// does it, and pushed back: with no buffer of the caller's, and no system call more than the read that follows
     /// saves.
@@ -47,7 +37,7 @@ impl Transport {
         })
     }
 
-    /// The same without waiting: `None` where there is nothing, or where that can be told only by reading.
+    /// Looks without waiting: `None` where there is nothing, or where that can be told only by reading.
     fn peek(&self) -> Option<io::Result<usize>> {
         if let Some(n) = self.pushed_back() {
             return Some(Ok(n));
@@ -64,17 +54,44 @@ impl Transport {
         }
     }
 
-    /// Waits as [`poll_peek`](Self::poll_peek) does, with a place of its own among the waiting tasks: a task that reads
-    /// at the same time is not disturbed.
+    /// Waits until there is something to read, the peer's end (0) and errors included, which stays to be read. It has a
+    /// place of its own among the waiting tasks: a task that reads at the same time is not disturbed.
+    ///
+    /// The reactor also says that a socket is readable where a peek finds nothing, and goes on saying so until the
+    /// cause is consumed. One such cause is an urgent byte, which is no part of the stream: it is taken. What we do not
+    /// know is looked at more and more seldom.
     pub(crate) async fn peeked(&self) -> io::Result<usize> {
+        /// So many looks in vain have a harmless reason, such as an answer that is old.
+        const HARMLESS: u32 = 2;
+        const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+        let mut in_vain = 0_u32;
         loop {
             if let Some(result) = self.peek() {
                 return result;
             }
+            if in_vain > 0 {
+                self.take_urgent();
+            }
+            if in_vain > HARMLESS {
+                let pause = Duration::from_millis(1 << (in_vain - HARMLESS).min(8)).min(LONGEST_PAUSE);
+                Timer::after(pause).await;
+            }
             each!(self,
                 socket => socket.readable().await?,
-                _shared => return poll_fn(|cx| self.poll_peek(cx)).await)
+                _shared => return poll_fn(|cx| self.poll_arrived(cx)).await);
+            in_vain += 1;
         }
+    }
+
+    /// Takes an urgent byte, if there is one.
+    fn take_urgent(&self) {
+        each!(self,
+            socket => {
+                let mut byte = [MaybeUninit::uninit()];
+                let _none = socket2::SockRef::from(socket.get_ref()).recv_out_of_band(&mut byte);
+            },
+            _shared => {});
     }
 
     /// Reads, and throws away what it has read; what is encrypted, unopened.

@@ -63,13 +63,6 @@ impl Readiness {
     pub(super) fn forget(&self) {
         self.last.store(0, Ordering::Relaxed);
     }
-
-    /// Wakes the tasks that wait behind a broadcast waker.
-    pub(super) fn wake(&self) {
-        if let Some(common) = self.common.get() {
-            common.waiters.wake_all();
-        }
-    }
 }
 
 impl Common {

@@ -1,0 +1,150 @@
+//! R12: an urgent byte, which no read of ours ever asks for, costs no CPU: every wait for readiness consumes its cause
+//! or rests.
+#![cfg(target_os = "linux")]
+
+use crate::support::files::Folder;
+use crate::support::*;
+use async_std::prelude::*;
+use async_std::{channel::bounded, task};
+use ebbtide::{Connection, Handle, Listener, Server};
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
+use socket2::SockRef;
+use std::future::{Future, poll_fn};
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How long a wait is looked at.
+const WHILE: Duration = Duration::from_millis(500);
+
+trait Client: std::io::Read + std::io::Write + std::os::fd::AsFd + Send {}
+impl<T: std::io::Read + std::io::Write + std::os::fd::AsFd + Send> Client for T {}
+
+type Connect = Box<dyn FnOnce() -> Box<dyn Client> + Send>;
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Tcp,
+    Unix,
+}
+
+impl Way {
+    /// A server, and how a client connects.
+    fn open(self, folder: &Folder) -> (Server, Connect) {
+        match self {
+            Self::Tcp => {
+                let listener = Listener::tcp(loopback()).unwrap();
+                let address = listener.local_addr().clone();
+                (Server::new(listener), Box::new(move || Box::new(connect(&address))))
+            }
+            Self::Unix => {
+                let path = folder.path("urgent.sock");
+                let listener = Listener::unix(&path).unwrap();
+                (Server::new(listener), Box::new(move || Box::new(UnixStream::connect(path).unwrap())))
+            }
+        }
+    }
+}
+
+fn send_urgent(client: &dyn Client) {
+    SockRef::from(&client.as_fd()).send_out_of_band(b"!").unwrap();
+}
+
+/// Counts the polls of a future.
+async fn counted<F: Future>(future: F, polls: &AtomicUsize) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        polls.fetch_add(1, Ordering::SeqCst);
+        future.as_mut().poll(cx)
+    })
+    .await
+}
+
+/// What all of the process has used, in milliseconds.
+fn cpu() -> i64 {
+    let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
+    usage.user_time().num_milliseconds() + usage.system_time().num_milliseconds()
+}
+
+#[test]
+fn r12_each_wait_rests_although_an_urgent_byte_is_there_and_loses_nothing() {
+    for wait in ["peer_closed", "more", "read"] {
+        for way in [Way::Tcp, Way::Unix] {
+            test(async move {
+                let folder = Folder::new();
+                let (server, connect) = way.open(&folder);
+                let polls = Arc::new(AtomicUsize::new(0));
+                let (waits, has_begun) = bounded(1);
+                let handler = {
+                    let polls = Arc::clone(&polls);
+                    move |mut conn: Connection| {
+                        let (polls, waits) = (Arc::clone(&polls), waits.clone());
+                        async move {
+                            let mut buf = [0; 5];
+                            waits.send(()).await.unwrap();
+                            match wait {
+                                "peer_closed" => counted(conn.peer_closed(), &polls).await,
+                                "more" => assert!(counted(conn.more(), &polls).await?),
+                                _ => {}
+                            }
+                            counted(conn.clone().read_exact(&mut buf), &polls).await?;
+                            conn.write_all(&buf).await
+                        }
+                    }
+                };
+                let body = async |_: Handle| {
+                    let mut client = connect();
+                    has_begun.recv().await?;
+                    send_urgent(&*client);
+                    task::sleep(WHILE).await;
+                    let polled = polls.load(Ordering::SeqCst);
+                    client.write_all(b"hello")?;
+                    if wait == "peer_closed" {
+                        SockRef::from(&client.as_fd()).shutdown(std::net::Shutdown::Write)?;
+                    }
+                    let answer = task::spawn_blocking(move || {
+                        let mut answer = String::new();
+                        client.read_to_string(&mut answer).map(|_| answer)
+                    });
+                    Ok((polled, answer.await?))
+                };
+                let ((polled, answer), report) = server.scope(handler, body).await.unwrap();
+                assert!(polled < 50, "{way:?}, {wait}: {polled} polls, {report}");
+                assert_eq!(answer, "hello", "{way:?}, {wait}: {report}");
+            });
+        }
+    }
+}
+
+#[test]
+fn r12_the_wait_for_the_first_byte_rests_too() {
+    for way in [Way::Tcp, Way::Unix] {
+        test_alone(async move {
+            let folder = Folder::new();
+            let (server, connect) = way.open(&folder);
+            let server = server.first_byte_timeout(FOR_EVER).grace(FOR_EVER);
+            let body = async |server: Handle| {
+                let mut client = connect();
+                until(|| server.connection_count() == 1).await;
+                send_urgent(&*client);
+                task::sleep(Duration::from_millis(50)).await;
+                let before = cpu();
+                task::sleep(WHILE).await;
+                let used = cpu() - before;
+                client.write_all(b"hello")?;
+                let answer = task::spawn_blocking(move || {
+                    let mut answer = [0; 5];
+                    client.read_exact(&mut answer).map(|()| answer)
+                });
+                assert_eq!(&answer.await?, b"hello");
+                Ok(used)
+            };
+            let (used, report) = server.scope(echo, body).await.unwrap();
+            assert!(used < 150, "{way:?}: {used} ms of CPU in {WHILE:?}: {report}");
+        });
+    }
+}

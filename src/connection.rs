@@ -23,12 +23,13 @@ use async_io::Timer;
 #[cfg(unix)]
 pub use credentials::PeerCredentials;
 pub use drain::Draining;
-use futures_concurrency::prelude::*;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::TcpStream;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
@@ -153,7 +154,15 @@ impl Connection {
                 }
             }
         };
-        (closed, record.returned()).race().await;
+        let (mut closed, mut returned) = (pin!(closed), pin!(record.returned()));
+        poll_fn(|cx| {
+            // First: a stream that is being thrown away must not be read any more.
+            if record.has_returned() || returned.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            closed.as_mut().poll(cx)
+        })
+        .await;
     }
 
     /// Returns the TCP socket, to look at it and to set its options; `None` if the connection is not TCP. Reading from

@@ -291,6 +291,13 @@ impl Transport {
         self.pushback().get_or_init(Box::default).push_back(bytes);
     }
 
+    /// The same for bytes that were read after those that lie there.
+    fn append_pushback(&self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.pushback().get_or_init(Box::default).append(bytes);
+        }
+    }
+
     /// How many bytes were given back and not read again; `None`: none.
     fn pushed_back(&self) -> Option<usize> {
         self.pushback().get()?.len()

@@ -21,7 +21,7 @@ use std::time::Duration;
 const LOOKED_AT: usize = 100;
 
 /// Lets the tasks finish, and then closes the connection with care. To be polled by the connection's own task, which
-/// alone is woken for an abort: by the deadline, a cancel, or a task that panics.
+/// alone is woken for a cancel. A task that panics ends by that, and no other with it.
 pub(super) fn last_words(
     run: Arc<Run>,
     record: Arc<ConnectionRecord>,
@@ -32,22 +32,21 @@ pub(super) fn last_words(
         record.set_state(ConnectionState::Finishing);
         record.end_reads();
         tasks.background.cancel();
-        let cut = CutUnlessDone { run: &run, record: &record, done: false };
+        let cut = CutUnlessDone { run: &run, record: &record, tasks: &tasks };
         finish(&record, &tasks, grace, cut).await;
         record.end(true);
         linger::with_care(run, record, Some(tasks), None).await;
     })
 }
 
-async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, mut cut: CutUnlessDone<'_>) {
+async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, cut: CutUnlessDone<'_>) {
     let mut settled = pin!(tasks.awaited.settled());
     let mut timer = Timer::after(grace);
     poll_fn(|cx| {
         if settled.as_mut().poll(cx).is_ready() {
-            cut.done = true;
             return Poll::Ready(());
         }
-        if record.is_aborted() {
+        if record.is_cancelled() {
             return Poll::Ready(());
         }
         Pin::new(&mut timer).poll(cx).map(|_| log_cut(cut.run, tasks, grace))
@@ -76,12 +75,12 @@ fn log_cut(run: &Run, tasks: &TaskGroups, grace: Duration) {
 struct CutUnlessDone<'a> {
     run: &'a Run,
     record: &'a ConnectionRecord,
-    done: bool,
+    tasks: &'a TaskGroups,
 }
 
 impl Drop for CutUnlessDone<'_> {
     fn drop(&mut self) {
-        if !self.done && self.record.note_undelivered() {
+        if !self.tasks.awaited.is_empty() && self.record.note_undelivered() {
             self.run.counters.undelivered();
         }
     }

@@ -168,7 +168,7 @@ async fn half(run: &Run, record: &ConnectionRecord) -> bool {
         if record.poll_close(cx).is_ready() {
             return Poll::Ready(true);
         }
-        if record.is_aborted() {
+        if record.is_cancelled() {
             return Poll::Ready(false);
         }
         if matches!(discard(record, cx), Discarded::More) {
@@ -205,7 +205,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, mut last_read: Option<Inst
     let (mut timer, mut armed, mut was_behind) = (Timer::never(), None, false);
     let peer_ended = poll_fn(|cx| {
         loop {
-            if record.is_aborted() {
+            if record.is_cancelled() {
                 return Poll::Ready(false);
             }
             let discarded = discard(record, cx);
@@ -253,7 +253,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, mut last_read: Option<Inst
         }
     })
     .await;
-    if peer_ended || (progress.is_none() && !record.is_aborted()) {
+    if peer_ended || (progress.is_none() && !record.is_cancelled()) {
         return;
     }
     let progress = Progress::of(record);

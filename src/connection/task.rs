@@ -297,8 +297,8 @@ impl ConnectionGuard {
         self.outcome = outcome;
     }
 
-    /// And how long the tasks may go on, `task_grace` after an orderly end.
-    fn how_to_close(&self, task_grace: Duration) -> (How, Duration) {
+    /// And how long the tasks may go on: `task_grace` after an orderly end.
+    fn how_to_close(&self, task_grace: Duration) -> (How, Option<Duration>) {
         let how = match &self.outcome {
             None => How::Abruptly,                         // aborted
             Some(Outcome::Idle(_)) => How::WithoutWaiting, // silent for too long
@@ -306,19 +306,19 @@ impl ConnectionGuard {
             Some(_) => How::WithCare,
         };
         match self.outcome {
-            Some(Outcome::Completed | Outcome::Failed(_)) => (how, task_grace),
-            _ => (how, Duration::ZERO),
+            Some(Outcome::Completed | Outcome::Failed(_)) => (how, Some(task_grace)),
+            _ => (how, None),
         }
     }
 
     /// Closes the connection, as far as that is possible at once. The rest takes time.
-    fn begin_to_close(&mut self, how: How, task_grace: Duration, cx: &mut Context<'_>) -> Option<Ending> {
-        let tasks = match self.record().tasks.close() {
-            Some(tasks) if !task_grace.is_zero() && !tasks.awaited.is_empty() => {
+    fn begin_to_close(&mut self, how: How, task_grace: Option<Duration>, cx: &mut Context<'_>) -> Option<Ending> {
+        let tasks = match (self.record().tasks.close(), task_grace) {
+            (Some(tasks), Some(grace)) if !tasks.awaited.is_empty() => {
                 let (run, record) = (Arc::clone(self.run()), Arc::clone(self.record()));
-                return Some(last_words(run, record, tasks, task_grace));
+                return Some(last_words(run, record, tasks, grace));
             }
-            tasks => tasks,
+            (tasks, _) => tasks,
         };
         match linger::begin(self.run(), self.record(), how, tasks, cx) {
             End::Quiet => self.quiet = true,

@@ -43,7 +43,7 @@ impl Connection {
 
 /// A connection whose reads end in a drain: see [`Connection::eof_on_drain`].
 ///
-/// A stream by value and by reference, as the connection is. Writes are the connection's; so is closing, which
+/// A stream by value and by reference, as the connection is; one task at a time reads. Writes are the connection's; so is closing, which
 /// half-closes.
 pub struct EofOnDrain {
     connection: Connection,

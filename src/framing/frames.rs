@@ -125,6 +125,7 @@ impl Frames {
             let (have, total) = (self.ahead.len(), self.total()?);
             let missing = match total {
                 Some(total) if have >= total => {
+                    ready!(self.ahead.poll_budget(cx));
                     let frame = self.ahead.take(total, |bytes| bytes[self.length_bytes..].to_vec());
                     return Poll::Ready(Ok(Some(frame)));
                 }
@@ -134,7 +135,7 @@ impl Frames {
             match ready!(self.ahead.poll_fill(missing, cx))? {
                 Filled::More => {}
                 Filled::Eof if have > 0 => return Poll::Ready(Err(cut(have, total))),
-                Filled::Eof | Filled::Draining => return Poll::Ready(Ok(None)),
+                Filled::Eof | Filled::Draining | Filled::Ended => return Poll::Ready(Ok(None)),
             }
         }
     }
@@ -146,7 +147,9 @@ impl Frames {
         };
         let length = header.iter().fold(0, |length, &byte| length << 8 | u64::from(byte));
         match usize::try_from(length) {
-            Ok(length) if length <= self.max_len => Ok(Some(self.length_bytes + length)),
+            Ok(length) if length <= self.max_len.min(usize::MAX - self.length_bytes) => {
+                Ok(Some(self.length_bytes + length))
+            }
             _ => {
                 let max = self.max_len;
                 let what = format!("a frame of {length} bytes is longer than {max}; if that is right, raise `max_len`");

@@ -79,18 +79,20 @@ impl Lines {
         loop {
             let newline = self.ahead[self.searched..].iter().position(|&byte| byte == b'\n');
             if let Some(length) = newline.map(|at| self.searched + at) {
+                ready!(self.ahead.poll_budget(cx));
                 return Poll::Ready(self.take_line(length, length + 1).map(Some));
             }
             self.searched = self.ahead.len();
-            if self.searched > self.max_len + 1 {
-                return Poll::Ready(Err(self.too_long())); // the one more may be a carriage return
+            // The one more may be a carriage return.
+            if self.searched.saturating_sub(1) > self.max_len {
+                return Poll::Ready(Err(self.too_long()));
             }
             match ready!(self.ahead.poll_fill(0, cx))? {
                 Filled::More => {}
                 Filled::Eof if self.searched > 0 => {
                     return Poll::Ready(self.take_line(self.searched, self.searched).map(Some));
                 }
-                Filled::Eof | Filled::Draining => return Poll::Ready(Ok(None)),
+                Filled::Eof | Filled::Draining | Filled::Ended => return Poll::Ready(Ok(None)),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What a reader of messages has read and not handed out yet.
 
 use crate::connection::Connection;
+use crate::sync::coop::Budget;
 use crate::sync::event::EventPlace;
 use crate::transport::with_scratch;
 use futures_io::AsyncRead;
@@ -22,6 +23,7 @@ pub(super) struct ReadAhead {
     /// Those before it were handed out.
     start: usize,
     place: EventPlace,
+    budget: Budget,
     /// False: another reader has read ahead already, and this one must not read.
     claimed: bool,
 }
@@ -35,6 +37,8 @@ pub(super) enum Filled {
     Eof,
     /// The server drains, and no message has begun.
     Draining,
+    /// The handler has returned, and no clone reads any more: not the peer's end.
+    Ended,
 }
 
 impl ReadAhead {
@@ -45,6 +49,7 @@ impl ReadAhead {
             bytes: Vec::new(),
             start: 0,
             place: EventPlace::default(),
+            budget: Budget::default(),
         }
     }
 
@@ -68,10 +73,21 @@ impl ReadAhead {
         };
         Poll::Ready(match filled {
             None => Ok(Filled::Draining),
+            Some(Ok(0)) if connection.record().has_returned() && !connection.record().saw_eof() => Ok(Filled::Ended),
             Some(Ok(0)) => Ok(Filled::Eof),
             Some(Ok(_)) => Ok(Filled::More),
             Some(Err(error)) => Err(error),
         })
+    }
+
+    /// To be asked before each message that is handed out without a read: so many in a row, and other tasks get their
+    /// turn.
+    pub(super) fn poll_budget(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.budget.is_spent() {
+            return self.budget.yield_now(cx);
+        }
+        self.budget.spend();
+        Poll::Ready(())
     }
 
     /// Hands out the first `n`. The room is given back with the last of them: an idle connection has no buffer.

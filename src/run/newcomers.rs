@@ -6,9 +6,10 @@
 //! queue of those whose time is still to come, with one timer for all, which runs only in a drain.
 
 use super::record::{ConnectionRecord, ConnectionState};
+use super::registry::ConnectionId;
 use crate::sync::{Mutex, lock};
 use async_io::Timer;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -27,8 +28,8 @@ struct Queue {
     time: Duration,
     /// When the drain must be over.
     deadline: Option<Instant>,
-    /// In the order of their times: later ones enter with later times.
-    due: VecDeque<(Instant, Weak<ConnectionRecord>)>,
+    /// By their times.
+    due: BTreeMap<(Instant, ConnectionId), Weak<ConnectionRecord>>,
     /// Of the task that waits for the first of them.
     waker: Option<Waker>,
 }
@@ -64,7 +65,7 @@ impl Newcomers {
             drop(queue);
             return record.end_newcomer_time();
         }
-        queue.due.push_back((end, Arc::downgrade(record)));
+        queue.due.insert((end, record.id), Arc::downgrade(record));
         let waker = queue.waker.take();
         drop(queue);
         if let Some(waker) = waker {
@@ -81,7 +82,7 @@ impl Newcomers {
                 let next = {
                     let mut queue = lock(&self.queue);
                     queue.waker = Some(cx.waker().clone());
-                    queue.due.front().map(|(end, _)| *end)
+                    queue.due.first_key_value().map(|((end, _), _)| *end)
                 };
                 let Some(end) = next else {
                     return Poll::Pending;
@@ -104,7 +105,7 @@ impl Newcomers {
 
     fn pop_due(&self, now: Instant) -> Option<Weak<ConnectionRecord>> {
         let mut queue = lock(&self.queue);
-        let is_due = queue.due.front().is_some_and(|(end, _)| *end <= now);
-        if is_due { queue.due.pop_front().map(|(_, record)| record) } else { None }
+        let first = queue.due.first_entry().filter(|first| first.key().0 <= now);
+        first.map(|first| first.remove())
     }
 }

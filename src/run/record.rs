@@ -6,7 +6,7 @@
 //! | flag | set by | means |
 //! |---|---|---|
 //! | `state` | the task alone | what the connection is doing: opening, serving, lingering. For lists and logs; decides nothing |
-//! | `abort_reason` | anyone, once: the first counts | the handler is to be dropped before its next poll; the task is woken |
+//! | `abort_reason` | anyone; a cancel counts more than a panic | the handler is to be dropped before its next poll; the task is woken |
 //! | `end` | the task, when the handler has ended | what clones may still do ([`EndState`]). Set before the socket is shut down; never goes back |
 //! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the drain is told later, and whether an answer is due ([`Dialogue`]) |
 //! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
@@ -324,10 +324,10 @@ impl ConnectionRecord {
     /// Ready if no byte was read since the last write. Else the handler may be in the middle of a message; then the
     /// task is woken by the next write. To be asked in a drain only.
     pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_due = || self.dialogue.load(Ordering::SeqCst) == Dialogue::ASKED;
+        let is_due = || self.dialogue.load(Ordering::Relaxed) == Dialogue::ASKED;
         if is_due() {
             self.rare().awaiting_answer.add(cx.waker());
-            // Once more: a write after this look finds the waker, since it looks for it after it has said so.
+            fence(Ordering::SeqCst); // with `note_written`
             if is_due() {
                 return Poll::Pending;
             }
@@ -437,7 +437,8 @@ impl ConnectionRecord {
     #[inline]
     pub(crate) fn note_written(&self) {
         if self.dialogue.load(Ordering::Relaxed) == Dialogue::ASKED {
-            self.dialogue.swap(Dialogue::ANSWERED, Ordering::SeqCst); // before the look at the drain
+            self.dialogue.store(Dialogue::ANSWERED, Ordering::Relaxed);
+            fence(Ordering::SeqCst); // with `poll_answered`: one of the two sees the other
             if self.draining.is_signalled() {
                 if let Some(rare) = self.rare.get() {
                     rare.awaiting_answer.wake_all();
@@ -483,7 +484,8 @@ impl ConnectionRecord {
         self.shut_down.load(Ordering::Acquire)
     }
 
-    /// Has the handler dropped before its next poll. The first reason counts.
+    /// Has the handler dropped before its next poll. A cancel counts more than a panic: it also ends what comes after the
+    /// handler.
     pub(crate) fn abort(&self, reason: AbortReason) {
         let reason = match reason {
             AbortReason::TaskPanicked(message) => {
@@ -492,7 +494,7 @@ impl ConnectionRecord {
             }
             AbortReason::Cancelled => AbortReason::CANCELLED,
         };
-        let _ = self.abort_reason.compare_exchange(AbortReason::NONE, reason, Ordering::AcqRel, Ordering::Relaxed);
+        self.abort_reason.fetch_max(reason, Ordering::AcqRel);
         self.draining.wake_primary();
     }
 
@@ -500,6 +502,11 @@ impl ConnectionRecord {
     #[inline]
     pub(crate) fn is_aborted(&self) -> bool {
         self.abort_reason.load(Ordering::Acquire) != AbortReason::NONE
+    }
+
+    /// The same for a cancel alone: a task's panic ends the handler, and nothing that comes after it.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.abort_reason.load(Ordering::Acquire) == AbortReason::CANCELLED
     }
 
     pub(crate) fn abort_reason(&self) -> Option<AbortReason> {

@@ -60,6 +60,19 @@ pub(crate) fn yields() -> u64 {
     YIELDS.get()
 }
 
+thread_local!(static REFUSALS: Cell<u64> = const { Cell::new(0) });
+
+/// How many of the yields were refusals: another task had the turn, and wakes this one at its end.
+pub(crate) fn refusals() -> u64 {
+    REFUSALS.get()
+}
+
+/// A poll yields since another task has the turn, which will wake this one.
+pub(crate) fn mark_refusal() {
+    REFUSALS.set(REFUSALS.get().wrapping_add(1));
+    mark_yield();
+}
+
 /// A poll yields. The task must be woken.
 pub(crate) fn mark_yield() {
     YIELDS.set(YIELDS.get().wrapping_add(1));

@@ -1,6 +1,6 @@
 //! [`Event`]: happens once; wakes all tasks that wait for it, and every later look finds that it has happened.
 
-use super::coop::yields;
+use super::coop::{refusals, yields};
 use super::waker_set::{WakerSet, wake};
 use super::{Mutex, identity, lock};
 use pin_project_lite::pin_project;
@@ -147,7 +147,7 @@ impl Event {
         place: &mut EventPlace,
         mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
     ) -> Poll<Option<T>> {
-        let before = yields();
+        let (before, refused_before) = (yields(), refusals());
         if let Poll::Ready(output) = poll(cx) {
             return Poll::Ready(Some(output));
         }
@@ -163,8 +163,10 @@ impl Event {
             return Poll::Ready(None);
         }
         // It has yielded: its `Pending` says nothing. (It is woken for that, but what has yielded may be a part of it
-        // that is over.)
-        cx.waker().wake_by_ref();
+        // that is over. What was refused its turn is woken at the end of that, and would spin until then.)
+        if yields().wrapping_sub(before) != refusals().wrapping_sub(refused_before) {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     }
 }

@@ -81,7 +81,7 @@ impl Boxed {
             return budget.yield_now(cx);
         }
         let Some(mut turn) = self.turn(cx.waker()) else {
-            coop::mark_yield();
+            coop::mark_refusal();
             return Poll::Pending;
         };
         self.waiters.add(cx.waker()); // first, so that no wake-up comes too early

@@ -22,7 +22,7 @@ impl Transport {
                     return Poll::Ready(Ok(n));
                 }
                 let n = ready!(self.poll_socket(cx, socket, scratch.len(), || socket.get_ref().read(scratch)))?;
-                self.push_back(&scratch[..n]);
+                self.append_pushback(&scratch[..n]);
                 Poll::Ready(Ok(n))
             },
             // In its turn, so that no other task reads in between.
@@ -31,7 +31,7 @@ impl Transport {
                     return Poll::Ready(Ok(n));
                 }
                 let n = ready!(stream.poll_read(cx, scratch))?;
-                self.push_back(&scratch[..n]);
+                self.append_pushback(&scratch[..n]);
                 Poll::Ready(Ok(n))
             }))
         })
@@ -78,8 +78,14 @@ impl Transport {
                 Timer::after(pause).await;
             }
             each!(self,
-                socket => socket.readable().await?,
-                _shared => return poll_fn(|cx| self.poll_arrived(cx)).await);
+            socket => socket.readable().await?,
+            shared => {
+                // To look is to read here. A task that waits for the bytes finds them pushed back, and no event will
+                // tell it.
+                let arrived = poll_fn(|cx| self.poll_arrived(cx)).await;
+                shared.wake();
+                return arrived;
+            });
             in_vain += 1;
         }
     }

@@ -25,6 +25,16 @@ impl Pushback {
         self.some.store(!kept.is_empty(), Ordering::Release);
     }
 
+    /// They come after those that are there.
+    pub(super) fn append(&self, bytes: &[u8]) {
+        let mut kept = lock(&self.bytes);
+        match kept.is_empty() {
+            true => *kept = VecDeque::from(bytes.to_vec()),
+            false => kept.extend(bytes),
+        }
+        self.some.store(!kept.is_empty(), Ordering::Release);
+    }
+
     fn is_empty(&self) -> bool {
         !self.some.load(Ordering::Acquire)
     }

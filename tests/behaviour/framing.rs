@@ -1,15 +1,19 @@
 //! Lines and frames: what is in them, how long they may be, and that nothing is lost between two readers.
 
+use crate::support::executor::alone_with_threads;
 use crate::support::*;
 use async_std::io::{self, ErrorKind, prelude::*};
 use async_std::stream::{Stream, StreamExt};
 use async_std::task;
-use ebbtide::{Connection, Listener, MemoryStream, Server};
+use ebbtide::{Accept, Address, Connection, Listener, MemoryStream, Server};
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::task::Poll;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::thread;
 
 /// Gives the handler a client that sends `pieces`, one after the other, and then ends; returns what the handler makes
@@ -125,6 +129,130 @@ fn a_line_has_at_most_its_length_with_and_without_an_end() {
                 }
             }
         }
+    });
+}
+
+#[test]
+fn without_a_limit_nothing_overflows() {
+    test(async {
+        let lines = read(vec![b"li".to_vec(), b"ne\n".to_vec()], |conn| all_lines(conn.lines().max_len(usize::MAX)));
+        assert_eq!(lines.await, [Ok("line".to_owned())]);
+        let error = read(vec![vec![0xff; 9]], async |conn| {
+            conn.frames().length_bytes(8).max_len(usize::MAX).next().await.unwrap_err().kind()
+        });
+        assert_eq!(error.await, ErrorKind::InvalidData);
+    });
+}
+
+/// A stream whose second read waits for a flag while it has its bytes.
+struct Slow {
+    inner: MemoryStream,
+    reads: usize,
+    in_read: Arc<AtomicBool>,
+    go_on: Arc<AtomicBool>,
+}
+
+impl io::Read for Slow {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let poll = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if matches!(poll, Poll::Ready(Ok(1..))) {
+            self.reads += 1;
+            if self.reads == 2 {
+                self.in_read.store(true, Ordering::SeqCst);
+                while !self.go_on.load(Ordering::SeqCst) {
+                    thread::yield_now();
+                }
+            }
+        }
+        poll
+    }
+}
+
+impl io::Write for Slow {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_close(cx)
+    }
+}
+
+struct One(Option<Slow>);
+
+impl Accept for One {
+    type Io = Slow;
+
+    async fn accept(&mut self) -> io::Result<(Slow, Address)> {
+        match self.0.take() {
+            Some(stream) => Ok((stream, Address::named("a client"))),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[test]
+fn bytes_keep_their_order_although_a_task_looks_whether_the_peer_is_there() {
+    alone_with_threads(2, || {
+        test_alone(async {
+            let (inner, mut client) = MemoryStream::pair();
+            let (in_read, go_on) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+            let slow = Slow { inner, reads: 0, in_read: Arc::clone(&in_read), go_on: Arc::clone(&go_on) };
+            let (send, receive) = async_std::channel::bounded(1);
+            let handler = move |conn: Connection| {
+                let (in_read, go_on, send) = (Arc::clone(&in_read), Arc::clone(&go_on), send.clone());
+                async move {
+                    let mut lines = conn.lines();
+                    assert_eq!(lines.next().await?.as_deref(), Some("first")); // has read `sec` ahead
+                    let watcher = conn.clone();
+                    conn.spawn_background(async move { watcher.peer_closed().await });
+                    until(|| in_read.load(Ordering::SeqCst)).await;
+                    drop(lines); // gives it back
+                    go_on.store(true, Ordering::SeqCst);
+                    send.send(conn.lines().next().await?).await.map_err(io::Error::other)
+                }
+            };
+            let listener = Listener::custom(Address::named("slow"), One(Some(slow)));
+            let body = async |_: ebbtide::Handle| {
+                client.write_all(b"first\nsec").await?;
+                task::sleep(std::time::Duration::from_millis(100)).await;
+                client.write_all(b"ond\n").await?;
+                Ok(receive.recv().await?)
+            };
+            let (line, _) = Server::new(listener).scope(handler, body).await.unwrap();
+            assert_eq!(line.as_deref(), Some("second"));
+        });
+    });
+}
+
+#[test]
+fn half_a_line_is_no_line_when_the_handler_has_returned() {
+    test(async {
+        let (send, receive) = async_std::channel::bounded(2);
+        let (listener, connector) = Listener::memory();
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                let reader = conn.clone();
+                conn.spawn(async move {
+                    let line = reader.lines().next().await;
+                    let frame = reader.frames().next().await.map(|frame| frame.map(|_| String::new()));
+                    send.send((line, frame)).await.unwrap();
+                });
+                task::sleep(std::time::Duration::from_millis(50)).await; // until half a line was read
+            }
+        };
+        let body = async |_: ebbtide::Handle| {
+            let mut client = connector.connect().await?;
+            client.write_all(b"DELETE FROM users WHERE").await?;
+            Ok((receive.recv().await?, client))
+        };
+        let (((line, frame), _client), _) = Server::new(listener).scope(handler, body).await.unwrap();
+        assert_eq!((line.unwrap(), frame.unwrap()), (None, None), "the client has not ended");
     });
 }
 

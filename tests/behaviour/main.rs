@@ -45,7 +45,7 @@ mod r07_isolation;
 mod r09_nothing_vanishes;
 mod r10_last_bytes;
 mod r10_slow_readers;
-mod r12_urgent_bytes;
+mod r12_waits_rest;
 mod rebind;
 mod requests;
 mod reuse_port;

@@ -285,6 +285,7 @@ fn r03_after_a_panic_and_with_no_grace_tasks_are_cut_at_once() {
             };
             let (_, report) = server.scope(handler, body).await.unwrap();
             assert_eq!((report.panicked(), report.completed()), (u64::from(panics), u64::from(!panics)), "{report}");
+            assert_eq!(report.undelivered(), u64::from(!panics), "after an orderly end it is a loss: {report}");
         });
     }
 }
@@ -366,5 +367,84 @@ fn r03_the_background_tasks_of_a_server_that_never_serves_are_gone_too() {
         });
         drop(server);
         assert_eq!(live.count(), 0);
+    });
+}
+
+#[test]
+fn r03_a_task_that_panics_takes_neither_the_reply_nor_the_last_words_of_others() {
+    for_every_kind(async |server, place| {
+        let handler = |mut conn: Connection| async move {
+            let mut writer = conn.clone();
+            conn.spawn(async move {
+                task::sleep(Duration::from_millis(100)).await;
+                writer.write_all(b" goodbye").await
+            });
+            drop(conn.spawn(async {
+                task::sleep(Duration::from_millis(30)).await;
+                panic!("a last word of a task that is not awaited");
+            }));
+            let _kept_to_the_end = conn.spawn(async { panic!("a task whose handle is dropped with the handler") });
+            conn.read_exact(&mut [0]).await?;
+            conn.write_all(b"reply").await
+        };
+        let body = async |_: Handle| {
+            let mut client = place.say(b"! and what is not read").await;
+            Ok(rest(&mut client).await)
+        };
+        let (text, report) = server.task_grace(FOR_EVER).scope(handler, body).await.unwrap();
+        assert_eq!((text.as_str(), report.completed(), report.undelivered()), ("reply goodbye", 1, 0), "{report}");
+    });
+}
+
+#[test]
+fn r03_a_task_that_watches_the_peer_ends_when_the_handler_has_returned() {
+    for_every_kind(async |server, place| {
+        let handler = |mut conn: Connection| async move {
+            let watcher = conn.clone();
+            conn.spawn(async move { watcher.peer_closed().await });
+            conn.read_exact(&mut [0]).await?;
+            conn.write_all(b"reply").await
+        };
+        let body = async |_: Handle| {
+            let mut client = place.say(b"!").await;
+            Ok(rest(&mut client).await)
+        };
+        let (text, report) = server.task_grace(FOR_EVER).scope(handler, body).await.unwrap();
+        assert_eq!((text.as_str(), report.undelivered()), ("reply", 0), "{report}");
+    });
+}
+
+#[test]
+fn r03_a_task_that_watches_the_peer_disturbs_no_reader() {
+    for_every_kind(async |server, place| {
+        let handler = |mut conn: Connection| async move {
+            let watcher = conn.clone();
+            conn.spawn_background(async move { watcher.peer_closed().await });
+            let mut buf = [0; 16];
+            loop {
+                match conn.read(&mut buf).await? {
+                    0 => return Ok::<_, io::Error>(()),
+                    n => conn.write_all(&buf[..n]).await?,
+                }
+            }
+        };
+        let body = async |server: Handle| {
+            let mut client = place.say(b"ping").await;
+            for n in 0..500 {
+                let mut buf = [0; 4];
+                let answer = client.read_exact(&mut buf);
+                async_std::future::timeout(NET, answer).await.unwrap_or_else(|_| panic!("no answer to {n}"))?;
+                match n {
+                    100 => drop(server.shutdown()),
+                    499 => break,
+                    _ => {}
+                }
+                client.write_all(b"ping").await?;
+            }
+            crate::support::ways::close(&mut client).await;
+            Ok(())
+        };
+        let (_, report) = server.grace(FOR_EVER).scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
     });
 }

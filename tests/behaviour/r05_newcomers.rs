@@ -289,3 +289,37 @@ fn r05_its_time_begins_when_its_proxy_header_was_read() {
         opens_late(server, client, |client| client.write_all(V2).unwrap(), ask).await;
     });
 }
+
+#[test]
+fn r05_one_that_opened_late_does_not_keep_another_from_being_told_in_time() {
+    test(async {
+        let time = Duration::from_millis(1000);
+        let (told, was_told) = bounded(2);
+        let handler = move |conn: Connection| {
+            let told = told.clone();
+            async move {
+                conn.draining().await;
+                told.send((conn.id().as_u64(), Instant::now())).await.unwrap();
+            }
+        };
+        let server = bind().await.grace(4 * FOR_EVER).newcomer_time(time).first_byte_timeout(FOR_EVER);
+        let address = server.local_addr().clone();
+        let body = async |server: Handle| {
+            let mut late = connect(&address);
+            until(|| server.connection_count() == 1).await;
+            let mut early = connect(&address);
+            std::io::Write::write_all(&mut early, b"x")?;
+            until(|| server.connections().iter().any(|one| one.state() == ebbtide::ConnectionState::Serving)).await;
+            let opened = Instant::now();
+            task::sleep(time * 3 / 4).await;
+            std::io::Write::write_all(&mut late, b"x")?;
+            until(|| server.connections().iter().all(|one| one.state() == ebbtide::ConnectionState::Serving)).await;
+            drop(server.shutdown());
+            let first = was_told.recv().await?;
+            Ok((opened, first, late, early))
+        };
+        let ((opened, (id, at), ..), _) = server.scope(handler, body).await.unwrap();
+        assert_eq!(id, 1, "the one whose time is over first");
+        assert!(at - opened < time * 3 / 2, "{:?}", at - opened);
+    });
+}

@@ -1,21 +1,23 @@
-//! R12: an urgent byte, which no read of ours ever asks for, costs no CPU: every wait for readiness consumes its cause
-//! or rests.
+//! R12: every wait for readiness consumes its cause or rests. An urgent byte, which no read of ours ever asks for, costs no
+//! CPU, and neither does a stream that another task is polling.
 #![cfg(target_os = "linux")]
 
+use crate::support::executor::alone_with_threads;
 use crate::support::files::Folder;
 use crate::support::*;
 use async_std::prelude::*;
-use async_std::{channel::bounded, task};
-use ebbtide::{Connection, Handle, Listener, Server};
+use async_std::{channel::bounded, io, task};
+use ebbtide::{Accept, Address, Connection, Handle, Listener, MemoryStream, Server};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use socket2::SockRef;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// How long a wait is looked at.
@@ -147,4 +149,73 @@ fn r12_the_wait_for_the_first_byte_rests_too() {
             assert!(used < 150, "{way:?}: {used} ms of CPU in {WHILE:?}: {report}");
         });
     }
+}
+
+/// A stream whose writes take their time, and block the thread.
+struct Blocking(MemoryStream);
+
+impl io::Read for Blocking {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl io::Write for Blocking {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        std::thread::sleep(WHILE);
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_close(cx)
+    }
+}
+
+struct One(Option<MemoryStream>);
+
+impl Accept for One {
+    type Io = Blocking;
+
+    async fn accept(&mut self) -> io::Result<(Blocking, Address)> {
+        match self.0.take() {
+            Some(stream) => Ok((Blocking(stream), Address::named("a client"))),
+            None => pending().await,
+        }
+    }
+}
+
+#[test]
+fn r12_in_a_drain_a_wait_rests_while_another_task_has_its_turn() {
+    alone_with_threads(2, || {
+        test_alone(async {
+            let (ours, mut client) = MemoryStream::pair();
+            let polls = Arc::new(AtomicUsize::new(0));
+            let handler = {
+                let polls = Arc::clone(&polls);
+                move |mut conn: Connection| {
+                    let polls = Arc::clone(&polls);
+                    async move {
+                        conn.read_exact(&mut [0]).await?;
+                        drop(conn.server().shutdown());
+                        conn.draining().await;
+                        let mut writer = conn.clone();
+                        let writing = conn.spawn(async move { writer.write_all(b"x").await });
+                        task::sleep(WHILE / 10).await; // until it writes
+                        counted(conn.more(), &polls).await?;
+                        writing.await?
+                    }
+                }
+            };
+            client.write_all(b"!").await.unwrap();
+            let listener = Listener::custom(Address::named("blocking"), One(Some(ours)));
+            let body = async |_: Handle| pending::<()>().await;
+            let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
+            let polled = polls.load(Ordering::SeqCst);
+            assert!(polled < 50 && report.completed() == 1, "{polled} polls, {report}");
+        });
+    });
 }

@@ -106,8 +106,17 @@ pub(crate) enum Outcome {
     TaskPanicked(String),
     /// It was never called: the connection could not be opened.
     Rejected(Rejection),
-    /// No byte went either way for this time, which is longer than it may be.
+    /// Nothing went over its connection for longer than may be.
+    TimedOut(TimedOut),
+}
+
+/// Which limit was passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TimedOut {
+    /// No byte went either way for this time.
     Idle(Duration),
+    /// The peer has taken nothing of a write for this time.
+    Write(Duration),
 }
 
 /// Why a connection was closed before its handler was called.
@@ -153,7 +162,7 @@ impl Outcome {
     pub(crate) fn bucket(&self) -> Bucket {
         match self {
             Self::Completed => Bucket::Completed,
-            Self::Failed(_) | Self::Rejected(_) | Self::Idle(_) => Bucket::Failed,
+            Self::Failed(_) | Self::Rejected(_) | Self::TimedOut(_) => Bucket::Failed,
             Self::Panicked(_) | Self::TaskPanicked(_) => Bucket::Panicked,
         }
     }

@@ -150,7 +150,7 @@ pub use error::{Error, ErrorKind, OnFailure};
 pub use framing::{EofOnDrain, Frames, Lines};
 pub use group::{JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
 pub use handler::HandlerOutput;
-pub use listener::{Accept, Connector, ListenOptions, Listener, MemoryStream};
+pub use listener::{Accept, Connector, Keepalive, ListenOptions, Listener, MemoryStream};
 #[cfg(all(fuzzing, feature = "proxy-protocol"))]
 #[doc(hidden)]
 pub use proxy::fuzz as fuzz_proxy_header;

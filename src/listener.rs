@@ -3,6 +3,7 @@
 mod custom;
 #[cfg(unix)]
 mod inherited;
+mod keepalive;
 mod memory;
 mod options;
 mod tcp;
@@ -19,6 +20,7 @@ use crate::transport::Transport;
 use async_io::Async;
 pub use custom::Accept;
 use custom::Custom;
+pub use keepalive::Keepalive;
 pub use memory::{Connector, MemoryStream};
 pub use options::ListenOptions;
 use std::fmt;
@@ -310,6 +312,10 @@ impl Listener {
                 Poll::Pending => return None,
             },
         };
+        #[cfg(unix)]
+        if let (Some(_), Ok((transport, _))) = (&self.inherited, &accepted) {
+            let _gone = tcp::set_defaults(transport); // it fails for a connection that is over
+        }
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             accepted => Some(self.receive(accepted)),

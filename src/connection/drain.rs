@@ -14,7 +14,8 @@ use std::time::Instant;
 
 /// # In a drain
 ///
-/// The notice costs no client its request: what has arrived is still read. Which of these is right depends on what reads.
+/// The notice costs no client its request: what has arrived is still read. Which of these is right depends on what
+/// reads.
 ///
 /// | the handler reads | use | in a drain |
 /// |---|---|---|

@@ -62,6 +62,7 @@ impl Connection {
             Poll::Ready(Ok(1..)) => self.record.note_written(),
             Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
             Poll::Pending if self.record.has_ended() => return Poll::Ready(Err(broken_pipe())),
+            Poll::Pending => self.record.note_write_waits(),
             _ => {}
         }
         result

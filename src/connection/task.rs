@@ -21,7 +21,7 @@ use super::last_words::last_words;
 use super::linger::{self, End, Ending, How};
 use super::open::{self, Opening};
 use crate::error::OnFailure;
-use crate::handler::{HandlerOutput, Outcome, level_of};
+use crate::handler::{HandlerOutput, Outcome, TimedOut, level_of};
 use crate::limits::{Counted, Permit};
 use crate::listener::{Accepted, Protocols};
 use crate::panic::{self, Chain, Kept};
@@ -53,6 +53,7 @@ pub(crate) struct Policy {
     pub(crate) on_failure: OnFailure,
     pub(crate) opening: open::Limits,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) write_timeout: Option<Duration>,
     /// How long tasks may go on when their handler has returned.
     pub(crate) task_grace: Duration,
 }
@@ -89,7 +90,7 @@ where
     Fut: Future<Output: HandlerOutput>,
 {
     pub(crate) fn new(service: Arc<Service<H>>, guard: ConnectionGuard) -> Self {
-        let idle = service.policy.idle_timeout.map(|limit| Box::new(Idle::new(limit)));
+        let idle = Idle::new(service.policy.idle_timeout, service.policy.write_timeout);
         Self { stage: Stage::Start, idle, service, guard }
     }
 
@@ -108,7 +109,7 @@ where
         }
         let this = self.project();
         match this.idle.as_mut().map(|idle| idle.poll(this.guard.record(), cx)) {
-            Some(Poll::Ready(limit)) => Poll::Ready(Some(Outcome::Idle(limit))),
+            Some(Poll::Ready(passed)) => Poll::Ready(Some(Outcome::TimedOut(passed))),
             _ => Poll::Pending,
         }
     }
@@ -232,7 +233,7 @@ impl ConnectionGuard {
         completion: CompletionGuard,
     ) -> Self {
         let protocols = std::mem::take(&mut accepted.protocols);
-        let (key, record) = run.registry.enter(accepted, policy.idle_timeout.is_some());
+        let (key, record) = run.registry.enter(accepted, policy.idle_timeout.is_some(), policy.write_timeout.is_some());
         run.counters.accepted();
         run_line!(debug, run, [connection = record.id.as_u64(), peer:% = record.peer()], "opened");
         Self {
@@ -300,8 +301,8 @@ impl ConnectionGuard {
     /// And how long the tasks may go on: `task_grace` after an orderly end.
     fn how_to_close(&self, task_grace: Duration) -> (How, Option<Duration>) {
         let how = match &self.outcome {
-            None => How::Abruptly,                         // aborted
-            Some(Outcome::Idle(_)) => How::WithoutWaiting, // silent for too long
+            None => How::Abruptly,                             // aborted
+            Some(Outcome::TimedOut(_)) => How::WithoutWaiting, // silent for too long
             Some(Outcome::Rejected(why)) if !why.is_told => How::WithoutWaiting,
             Some(_) => How::WithCare,
         };
@@ -353,8 +354,12 @@ impl ConnectionGuard {
             Some(Outcome::Rejected(why)) => {
                 return EndLine::new(why.level, format!("closed {}: {}", who(), why.reason));
             }
-            Some(Outcome::Idle(limit)) => {
+            Some(Outcome::TimedOut(TimedOut::Idle(limit))) => {
                 let text = format!("closed the connection: no byte went either way for {}", Span(limit));
+                return EndLine::new(Level::Debug, text);
+            }
+            Some(Outcome::TimedOut(TimedOut::Write(limit))) => {
+                let text = format!("closed the connection: the peer has taken nothing of a write for {}", Span(limit));
                 return EndLine::new(Level::Debug, text);
             }
             Some(Outcome::Failed(source)) => {

@@ -20,9 +20,9 @@ impl Connection {
     /// [`JoinHandle`], or [`join_tasks`](Self::join_tasks). After a panic of the handler, and at a cancel, the tasks
     /// are cancelled at once.
     ///
-    /// A writer task ends when its queue does: when the last sender is dropped. One that a registry of the program keeps
-    /// costs each connection the task grace, and a warning. An error that a task returns goes to its handle; if that is
-    /// gone it is dropped, so log it in the task.
+    /// A writer task ends when its queue does: when the last sender is dropped. One that a registry of the program
+    /// keeps costs each connection the task grace, and a warning. An error that a task returns goes to its handle; if
+    /// that is gone it is dropped, so log it in the task.
     ///
     /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
     /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the

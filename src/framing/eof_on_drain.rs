@@ -43,8 +43,8 @@ impl Connection {
 
 /// A connection whose reads end in a drain: see [`Connection::eof_on_drain`].
 ///
-/// A stream by value and by reference, as the connection is; one task at a time reads. Writes are the connection's; so is closing, which
-/// half-closes.
+/// A stream by value and by reference, as the connection is; one task at a time reads. Writes are the connection's; so
+/// is closing, which half-closes.
 pub struct EofOnDrain {
     connection: Connection,
     /// Of the task that reads.

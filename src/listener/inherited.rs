@@ -4,7 +4,7 @@ use super::{Inherited, ListenOptions, Listener, Source};
 use crate::address::Address;
 use crate::panic::log_line;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::retry_on_intr;
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd, retry_on_intr};
 use socket2::{Domain, SockRef, Type};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -44,6 +44,8 @@ impl TryFrom<UnixListener> for Listener {
 
 fn adopt(fd: OwnedFd) -> io::Result<Listener> {
     let domain = check(&fd)?;
+    // Ours is not for the programs that this one starts: it would keep the port open after us.
+    fcntl_setfd(&fd, fcntl_getfd(&fd)? | FdFlags::CLOEXEC)?;
     let inherited = Inherited { was_blocking: !SockRef::from(&fd).nonblocking()? };
     let options = ListenOptions::new(); // its own backlog is not to be had
     match domain {
@@ -90,10 +92,10 @@ fn listens(_: &SockRef<'_>) -> io::Result<bool> {
 /// Whether a client is there, so that an accept does not block.
 ///
 /// Whether accepting blocks is a property of the socket that all of its holders share: a holder that leaves it as it
-/// was found makes it blocking under us, and the next accept would block a thread of the executor until a client comes. So
-/// it is looked at before each accept; and then whether there is a client, since a holder that makes it blocking between the
-/// look and the accept has stopped accepting, and takes no client away. That costs two system calls, and for inherited
-/// sockets only.
+/// was found makes it blocking under us, and the next accept would block a thread of the executor until a client comes.
+/// So it is looked at before each accept; and then whether there is a client, since a holder that makes it blocking
+/// between the look and the accept has stopped accepting, and takes no client away. That costs two system calls, and
+/// for inherited sockets only.
 ///
 /// Blocking is then what it is to be again when we leave, whatever we had found ourselves.
 pub(super) fn has_client(source: &Source, inherited: &mut Inherited) -> io::Result<bool> {

@@ -1,20 +1,16 @@
 //! What can be set on a socket before it listens.
 
-use super::Protocols;
+use super::{Keepalive, Protocols};
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 #[cfg(feature = "proxy-protocol")]
 use std::sync::Arc;
-use std::time::Duration;
 
 /// How many clients the kernel may queue for us. It clamps the number to its own limit (`somaxconn`). async-std's
 /// listeners have 128, which drops connections in a burst.
 const BACKLOG: u32 = 4096;
-
-/// A peer that vanished without a word is noticed after this long and a few unanswered probes.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The options of a listening socket, for [`Server::bind_with`](crate::Server::bind_with),
 /// [`Listener::tcp_with`](crate::Listener::tcp_with) and, on Unix, `Server::bind_unix_with` and `Listener::unix_with`.
@@ -27,7 +23,7 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 /// # async_std::task::block_on(async {
 /// use ebbtide::{ListenOptions, Server};
 ///
-/// let options = ListenOptions::new().backlog(128).keepalive(None);
+/// let options = ListenOptions::new().backlog(128).nodelay(false);
 /// let server = Server::bind_with("127.0.0.1:0", &options).await?;
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
@@ -37,7 +33,7 @@ pub struct ListenOptions {
     pub(crate) backlog: u32,
     pub(crate) reuse_address: bool,
     pub(crate) nodelay: bool,
-    pub(crate) keepalive: Option<Duration>,
+    pub(crate) keepalive: Keepalive,
     #[cfg(unix)]
     pub(crate) reuse_port: bool,
     /// The permissions of a Unix socket's file; `None`: what the process's umask leaves.
@@ -56,7 +52,7 @@ impl ListenOptions {
             backlog: BACKLOG,
             reuse_address: true,
             nodelay: true,
-            keepalive: Some(KEEPALIVE),
+            keepalive: Keepalive::default(),
             #[cfg(unix)]
             reuse_port: false,
             #[cfg(unix)]
@@ -109,11 +105,10 @@ impl ListenOptions {
         self
     }
 
-    /// Sets `SO_KEEPALIVE` for the connections: after how long a silence the kernel probes the peer, a `Duration`, or
-    /// `None` for off. Default: 60 seconds. The kernel counts in whole seconds, and the crate keeps it between 1 second
-    /// and 32,767 seconds (about 9 hours), which is all that Linux takes.
-    pub fn keepalive(mut self, after: impl Into<Option<Duration>>) -> Self {
-        self.keepalive = after.into().map(|after| after.clamp(Duration::from_secs(1), Duration::from_secs(32_767)));
+    /// Sets `SO_KEEPALIVE` for the connections: how a peer that vanished without a word is noticed. A `Duration` is the
+    /// silence after which it is probed. Default: [`Keepalive::default`], which notices it after 2 minutes.
+    pub fn keepalive(mut self, keepalive: impl Into<Keepalive>) -> Self {
+        self.keepalive = keepalive.into();
         self
     }
 

@@ -6,7 +6,7 @@ use super::{ListenOptions, Listener};
 use crate::address::Address;
 use crate::panic::{Chain, log_line};
 use crate::transport::Transport;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
@@ -31,6 +31,17 @@ pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     Ok((Transport::nonblocking_tcp(stream)?, Address::from(peer)))
 }
 
+/// The defaults for a connection of a socket that was not ours to set.
+#[cfg(unix)]
+pub(super) fn set_defaults(transport: &Transport) -> io::Result<()> {
+    let Some(stream) = transport.as_tcp() else {
+        return Ok(());
+    };
+    let (socket, options) = (socket2::SockRef::from(stream), ListenOptions::new());
+    socket.set_tcp_nodelay(options.nodelay)?;
+    options.keepalive.set(&socket)
+}
+
 pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // On Windows the option means something else: that others may take the port from us.
@@ -46,9 +57,7 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     }
     // Set here once instead of on each connection: the kernel lets them inherit it.
     socket.set_tcp_nodelay(options.nodelay)?;
-    if let Some(after) = options.keepalive {
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(after))?;
-    }
+    options.keepalive.set(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())

@@ -13,6 +13,7 @@
 //! | `shut_down` | the first thread to do it | the socket is shut down both ways |
 //! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
 //! | `uses`: `UNDELIVERED` | the end of its task grace, and of its linger | something has not reached the peer. For the count, which has each connection once |
+//! | `uses`: `WATCHED_WRITES` | `new` | there is a write timeout, so `write_waits` is kept |
 //! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
@@ -91,6 +92,8 @@ struct Rare {
     awaiting_answer: BroadcastWaker,
     /// The handler has returned. For those that wait for more than a read; made by the first.
     returned: OnceLock<Event>,
+    /// Since when a write has waited, in nanoseconds since `since`; 0: none waits.
+    write_waits: AtomicU64,
     /// What it is doing, in its handler's words.
     label: Mutex<Option<Cow<'static, str>>>,
     /// The message of the task whose panic ends the connection.
@@ -120,6 +123,7 @@ impl Use {
     const LENT: u8 = 1;
     const FRAMED: u8 = 2;
     const UNDELIVERED: u8 = 4;
+    const WATCHED_WRITES: u8 = 8;
 }
 
 /// What has been said between the client and the handler, in one byte: whether the connection is told later that the
@@ -182,7 +186,7 @@ impl fmt::Display for ConnectionState {
 }
 
 impl ConnectionRecord {
-    pub(crate) fn new(id: ConnectionId, accepted: Accepted, watch_idle: bool) -> Self {
+    pub(crate) fn new(id: ConnectionId, accepted: Accepted, watch_idle: bool, watch_writes: bool) -> Self {
         let Accepted { transport, peer, local, protocols: _ } = accepted;
         let rare = local.map(|local| Box::new(Rare { local: OnceLock::from(Some(local)), ..Rare::default() }));
         Self {
@@ -196,7 +200,7 @@ impl ConnectionRecord {
             dialogue: AtomicU8::new(Dialogue::SILENT),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
-            uses: AtomicU8::new(0),
+            uses: AtomicU8::new(if watch_writes { Use::WATCHED_WRITES } else { 0 }),
             end: AtomicU8::new(EndState::OPEN),
             saw_eof: AtomicBool::new(false),
             watch_idle,
@@ -445,14 +449,41 @@ impl ConnectionRecord {
                 }
             }
         }
+        if self.watches_writes() {
+            self.rare().write_waits.store(0, Ordering::Relaxed);
+        }
         self.note_bytes();
+    }
+
+    /// A write has to wait.
+    pub(crate) fn note_write_waits(&self) {
+        if self.watches_writes() {
+            let now = self.elapsed().max(1);
+            let _ = self.rare().write_waits.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Since when a write has waited, if one does.
+    pub(crate) fn write_waits_since(&self) -> Option<Instant> {
+        match self.rare.get()?.write_waits.load(Ordering::Relaxed) {
+            0 => None,
+            nanos => Some(self.since + Duration::from_nanos(nanos)),
+        }
+    }
+
+    fn watches_writes(&self) -> bool {
+        self.uses.load(Ordering::Relaxed) & Use::WATCHED_WRITES != 0
+    }
+
+    /// In nanoseconds since it was accepted.
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Bytes went over the connection.
     pub(crate) fn note_bytes(&self) {
         if self.watch_idle {
-            let now = u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.last_byte.store(now, Ordering::Relaxed);
+            self.last_byte.store(self.elapsed(), Ordering::Relaxed);
         }
     }
 
@@ -484,8 +515,8 @@ impl ConnectionRecord {
         self.shut_down.load(Ordering::Acquire)
     }
 
-    /// Has the handler dropped before its next poll. A cancel counts more than a panic: it also ends what comes after the
-    /// handler.
+    /// Has the handler dropped before its next poll. A cancel counts more than a panic: it also ends what comes after
+    /// the handler.
     pub(crate) fn abort(&self, reason: AbortReason) {
         let reason = match reason {
             AbortReason::TaskPanicked(message) => {

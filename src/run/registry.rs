@@ -24,9 +24,14 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Enters a connection; the key is for [`leave`](Self::leave).
-    pub(crate) fn enter(&self, accepted: Accepted, watch_idle: bool) -> (usize, Arc<ConnectionRecord>) {
+    pub(crate) fn enter(
+        &self,
+        accepted: Accepted,
+        watch_idle: bool,
+        watch_writes: bool,
+    ) -> (usize, Arc<ConnectionRecord>) {
         let id = ConnectionId::new(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let record = Arc::new(ConnectionRecord::new(id, accepted, watch_idle));
+        let record = Arc::new(ConnectionRecord::new(id, accepted, watch_idle, watch_writes));
         let key = lock(&self.records).insert(Arc::clone(&record));
         (key, record)
     }

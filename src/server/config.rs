@@ -44,6 +44,7 @@ impl Default for Config {
                 on_failure: OnFailure::default(),
                 opening: Limits::default(),
                 idle_timeout: None,
+                write_timeout: None,
                 task_grace: TASK_GRACE,
             },
         }
@@ -160,6 +161,18 @@ impl Server {
     /// do not count, so set it longer than a handshake takes.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.idle_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how long a write may wait without the peer taking anything of it: a `Duration`, or `None` for no limit.
+    /// Then the connection is closed, its handler dropped, and counted as failed: at the latest after twice this time.
+    /// For peers that take a byte a minute, which the [`idle_timeout`](Self::idle_timeout) does not end. Default: no
+    /// limit, since a client that reads nothing for long may be busy, or paused.
+    ///
+    /// The kernel takes some megabytes before a write waits, and says that there is room again when a third of that is
+    /// free: so a slow peer that does read may need many seconds between two steps.
+    pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.policy.write_timeout = timeout.into();
         self
     }
 

@@ -1,16 +1,14 @@
 //! [`BroadcastWaker`]: one waker that wakes all tasks that wait for a connection.
 
-use super::waker_set::wake_all;
+use super::waker_set::{wake_all, wake_by_ref};
 use super::{Mutex, lock};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
 /// How many tasks are remembered before all of them are woken: those that went away without reading do not count for
-/// ever. If so many really wait, twice as many are remembered from then on, until the next wake-up.
+/// ever. If half of the first that were woken so come back, they really wait, and twice as many are remembered from
+/// then on, until the next wake-up.
 const FEW: usize = 16;
-
-/// No program has so many tasks that wait for one stream. So most of these went away, and more are not remembered.
-const MANY: usize = 1024;
 
 /// A set of tasks that are woken as one: the waker of this set wakes them all.
 #[derive(Debug, Default)]
@@ -20,11 +18,16 @@ pub(crate) struct BroadcastWaker(Mutex<Remembered>);
 struct Remembered {
     wakers: Vec<Waker>,
     most: usize,
+    /// The first that were woken because there were too many, and have not come back. Kept, so that no other task's
+    /// waker can be taken for one of them.
+    away: Vec<Waker>,
+    /// How many of those there were.
+    woken: usize,
 }
 
 impl Default for Remembered {
     fn default() -> Self {
-        Self { wakers: Vec::new(), most: FEW }
+        Self { wakers: Vec::new(), most: FEW, away: Vec::new(), woken: 0 }
     }
 }
 
@@ -36,20 +39,54 @@ impl BroadcastWaker {
         }
         let waker = waker.clone(); // user code, and so without the lock
         let mut state = lock(&self.0);
-        let mut too_many = Vec::new();
-        if state.wakers.len() >= state.most {
-            state.most = (state.most * 2).min(MANY); // or those would wake each other for ever
-            too_many = std::mem::take(&mut state.wakers);
-        }
+        let back = state.come_back(&waker);
+        let too_many = match state.wakers.len() >= state.most {
+            true => std::mem::take(&mut state.wakers),
+            false => Vec::new(),
+        };
         state.wakers.push(waker);
         drop(state);
-        wake_all(too_many);
+        drop(back);
+        if !too_many.is_empty() {
+            too_many.iter().for_each(wake_by_ref);
+            self.remember_away(too_many);
+        }
+    }
+
+    /// They were woken because there were too many. Unless it is known already of others, it is to be seen whether they
+    /// come back.
+    fn remember_away(&self, woken: Vec<Waker>) {
+        let mut state = lock(&self.0);
+        let surplus = match state.away.is_empty() {
+            true => {
+                (state.woken, state.away) = (woken.len(), woken);
+                Vec::new()
+            }
+            false => woken,
+        };
+        drop(state);
+        drop(surplus);
     }
 
     /// Wakes and forgets them.
     pub(crate) fn wake_all(&self) {
-        let wakers = std::mem::take(&mut *lock(&self.0)).wakers;
-        wake_all(wakers);
+        let before = std::mem::take(&mut *lock(&self.0));
+        wake_all(before.wakers);
+    }
+}
+
+impl Remembered {
+    /// Notes that a task waits again. Gives back wakers that are to be dropped without the lock.
+    fn come_back(&mut self, waker: &Waker) -> Vec<Waker> {
+        let Some(at) = self.away.iter().position(|away| away.will_wake(waker)) else {
+            return Vec::new();
+        };
+        let mut back = vec![self.away.swap_remove(at)];
+        if 2 * self.away.len() <= self.woken {
+            self.most *= 2; // or those would wake each other for ever
+            back.append(&mut self.away);
+        }
+        back
     }
 }
 
@@ -81,7 +118,7 @@ mod tests {
             waiters.add(&waiting);
         }
         let kept = gone.iter().filter(|task| Arc::strong_count(task) > 1).count();
-        assert!(kept <= MANY, "{kept} are kept");
+        assert!(kept <= 64, "{kept} are kept");
         waiters.wake_all();
         assert!(gone.iter().all(|task| Arc::strong_count(task) == 1), "they are forgotten");
         assert!(waits.woken() > 0);
@@ -102,5 +139,25 @@ mod tests {
         }
         waiters.wake_all();
         assert_eq!(woken(), before.unwrap() + tasks.len());
+    }
+
+    #[test]
+    fn many_that_really_wait_come_to_rest() {
+        let waiters = Arc::new(BroadcastWaker::default());
+        let tasks: Vec<_> = (0..500).map(|_| Arc::new(Count::default())).collect();
+        let wakers: Vec<_> = tasks.iter().map(Count::waker).collect();
+        let woken = || tasks.iter().map(|task| task.woken()).sum::<usize>();
+        let mut before = usize::MAX;
+        for _round in 0..100 {
+            let now = woken();
+            if now == before {
+                break;
+            }
+            before = now;
+            wakers.iter().for_each(|waker| waiters.add(waker)); // each that was woken, and those that were not, come again
+        }
+        assert_eq!(woken(), before, "they wake each other for ever");
+        waiters.wake_all();
+        assert!(tasks.iter().all(|task| task.woken() > 0));
     }
 }

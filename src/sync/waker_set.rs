@@ -53,6 +53,14 @@ pub(crate) fn wake(waker: Waker) {
     }
 }
 
+/// The same for one that is kept.
+pub(crate) fn wake_by_ref(waker: &Waker) {
+    if let Err(payload) = crate::panic::catch(|| waker.wake_by_ref()) {
+        log_line!(error, "a waker panicked: {}", crate::panic::message(&payload));
+        crate::panic::discard(payload);
+    }
+}
+
 /// What stands for a task in the tests of modules that wake tasks.
 #[cfg(test)]
 pub(crate) mod counting {

@@ -267,3 +267,19 @@ fn two_servers_that_have_one_socket_do_not_disturb_each_other() {
         assert!(!is_nonblocking(&socket), "as it was in the beginning");
     });
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_inherited_descriptor_is_not_for_the_programs_that_this_one_starts() {
+    test(async {
+        let socket = std::net::TcpListener::bind(loopback()).unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&socket);
+        socket2::SockRef::from(&socket).set_cloexec(false).unwrap();
+        let listener = Listener::try_from(socket).unwrap();
+        let link = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
+        let flags = link.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        let flags = u32::from_str_radix(flags.trim(), 8).unwrap();
+        assert_ne!(flags & 0o2_000_000, 0, "O_CLOEXEC: {flags:o}");
+        drop(listener);
+    });
+}

@@ -197,3 +197,33 @@ fn r10_a_reply_that_arrives_at_once_is_not_counted() {
         assert!(report.elapsed() < Duration::from_secs(1), "{report}");
     });
 }
+
+#[test]
+fn r12_a_write_that_does_not_get_on_ends_by_the_write_timeout_and_one_that_does_never() {
+    test(async {
+        let limit = Duration::from_millis(500);
+        for reads in [false, true] {
+            let server = bind().await.write_timeout(limit).idle_timeout(FOR_EVER);
+            let client = narrow(server.local_addr());
+            let handler = async |mut conn: Connection| conn.write_all(&vec![b'x'; 8 << 20]).await;
+            let start = Instant::now();
+            let body = async |server: Handle| {
+                let (mut client, pace) = (Some(client), Duration::from_millis(60)); // in all longer than the limit
+                let reader = client.take_if(|_| reads);
+                let reading = reader.map(|client| thread::spawn(move || read_slowly(client, |_| pace).unwrap()));
+                until(|| server.connection_count() == 1).await;
+                until(|| server.connection_count() == 0).await;
+                Ok(reading.map(|reading| reading.join().unwrap()))
+            };
+            let (read, report) = server.scope(handler, body).await.unwrap();
+            let took = start.elapsed();
+            match reads {
+                true => assert_eq!((read, report.completed()), (Some(8 << 20), 1), "{report}"),
+                false => {
+                    assert_eq!((report.failed(), report.completed()), (1, 0), "{report}");
+                    assert!(took >= limit && took < 8 * limit, "{took:?}");
+                }
+            }
+        }
+    });
+}

@@ -3,7 +3,7 @@
 
 use crate::support::*;
 use async_std::task;
-use ebbtide::{Connection, ListenOptions, Listener, Server};
+use ebbtide::{Connection, Keepalive, ListenOptions, Listener, Server};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -67,14 +67,22 @@ fn a_socket_that_does_not_listen_is_refused() {
 #[test]
 fn connections_inherit_the_options_of_their_listener() {
     test(async {
+        let seconds = Duration::from_secs;
+        let keepalive = Keepalive::after(Duration::ZERO).interval(seconds(7)).retries(0);
+        let inherited = || std::net::TcpListener::bind(loopback()).unwrap();
+        let with = |options: ListenOptions| Listener::tcp_with(loopback(), &options).unwrap();
+        let new = ListenOptions::new;
         let cases = [
-            (ListenOptions::new(), true, Some(Duration::from_secs(60))),
-            (ListenOptions::new().nodelay(false).keepalive(None).backlog(1), false, None),
-            (ListenOptions::new().keepalive(Some(Duration::from_secs(5))), true, Some(Duration::from_secs(5))),
-            (ListenOptions::new().keepalive(Some(Duration::MAX)), true, Some(Duration::from_secs(32_767))),
+            ("the defaults", with(new()), true, Some((60, 15, 4))),
+            ("none", with(new().nodelay(false).keepalive(Keepalive::OFF).backlog(1)), false, None),
+            ("a duration", with(new().keepalive(seconds(5))), true, Some((5, 15, 4))),
+            ("too much", with(new().keepalive(Duration::MAX)), true, Some((32_767, 15, 4))),
+            ("each", with(new().keepalive(keepalive)), true, Some((1, 7, 1))),
+            // Its own options are left as they are; its connections get the defaults.
+            ("inherited", Listener::try_from(inherited()).unwrap(), true, Some((60, 15, 4))),
         ];
-        for (options, nodelay, keepalive) in cases {
-            let server = Server::bind_with(loopback(), &options).await.unwrap();
+        for (name, listener, nodelay, expected) in cases {
+            let server = Server::new(listener);
             let _client = connect(server.local_addr());
             let (send, receive) = async_std::channel::bounded(1);
             let handler = move |conn: Connection| {
@@ -85,9 +93,13 @@ fn connections_inherit_the_options_of_their_listener() {
                 let conn = receive.recv().await.unwrap();
                 let tcp = conn.tcp_stream().unwrap();
                 let socket = socket2::SockRef::from(tcp);
-                assert_eq!(tcp.nodelay().unwrap(), nodelay, "{options:?}");
-                let after = socket.keepalive().unwrap().then(|| socket.tcp_keepalive_time().unwrap());
-                assert_eq!(after, keepalive, "{options:?}");
+                assert_eq!(tcp.nodelay().unwrap(), nodelay, "{name}");
+                let keepalive = socket.keepalive().unwrap().then(|| {
+                    let time = socket.tcp_keepalive_time().unwrap().as_secs();
+                    let interval = socket.tcp_keepalive_interval().unwrap().as_secs();
+                    (time, interval, socket.tcp_keepalive_retries().unwrap())
+                });
+                assert_eq!(keepalive, expected, "{name}");
             };
             server.scope(handler, body).await.unwrap();
         }

@@ -36,8 +36,9 @@ use std::time::Duration;
 ///
 /// It implements futures-io's [`AsyncRead`](futures_io::AsyncRead) and [`AsyncWrite`](futures_io::AsyncWrite), which
 /// async-std calls `Read` and `Write`, by value and by reference: one task can read while another writes. Clones share
-/// the connection. From the moment the handler ends, however it ends, the connection is closed: a clone that lives on
-/// in a detached task reads EOF (`Ok(0)`), its writes fail with `BrokenPipe`, both at once, and the peer sees EOF.
+/// the connection. When the handler has ended, however it ends, the connection is closed: a clone that lives on in a
+/// detached task reads EOF (`Ok(0)`), its writes fail with `BrokenPipe`, both at once, and the peer sees EOF. Only the
+/// tasks of a handler that has returned may go on writing for a moment: see [`spawn`](Self::spawn).
 ///
 /// # Examples
 ///

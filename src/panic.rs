@@ -113,6 +113,14 @@ pub(crate) fn drop_caught<T>(value: T) {
     }
 }
 
+/// A text that the user's code makes, its `Display`, which may panic.
+pub(crate) fn text(make: impl FnOnce() -> String) -> String {
+    catch(make).unwrap_or_else(|payload| {
+        discard(payload);
+        "an error whose text cannot be shown: its `Display` panicked".to_owned()
+    })
+}
+
 pub(crate) fn shielded(line: impl FnOnce()) {
     if let Err(payload) = catch(line) {
         discard(payload);

@@ -67,6 +67,8 @@ pub(crate) struct Delivery {
     pub(crate) acknowledged: [u32; 2],
     /// How many bytes have not even left.
     pub(crate) unsent: u32,
+    /// How long ago the peer's system last acknowledged something.
+    pub(crate) last_heard: Duration,
 }
 
 impl Delivery {

@@ -24,8 +24,11 @@ pub(super) struct Progress<'a> {
 }
 
 impl<'a> Progress<'a> {
-    pub(super) fn of(record: &'a ConnectionRecord) -> Self {
-        Self { record, last: record.transport.delivery(), at: Instant::now(), pause: PAUSES[0] }
+    /// The first look, at a connection that has been lingering since `start`.
+    pub(super) fn since(start: Instant, record: &'a ConnectionRecord) -> Self {
+        let (last, now) = (record.transport.delivery(), Instant::now());
+        let heard = last.and_then(|last| now.checked_sub(last.last_heard)).unwrap_or(now);
+        Self { record, last, at: heard.max(start), pause: PAUSES[0] }
     }
 
     pub(super) fn look(&mut self) {
@@ -46,9 +49,13 @@ impl<'a> Progress<'a> {
         self.at
     }
 
-    /// When it is given up, if it does not get on.
-    pub(super) fn end(&self, in_drain: bool) -> Instant {
-        self.at + if self.last.is_some() && !in_drain { STALL } else { LINGER }
+    /// When it is given up, if it does not get on. In a drain the time is shorter, and does not begin before that.
+    pub(super) fn end(&self, drain: Option<Instant>) -> Instant {
+        match drain {
+            None if self.last.is_some() => self.at + STALL,
+            None => self.at + LINGER,
+            Some(drain) => self.at.max(drain) + LINGER,
+        }
     }
 
     /// When to look again.

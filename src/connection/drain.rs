@@ -40,7 +40,7 @@ impl Connection {
 
     /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
     ///
-    /// A clone that outlives its handler gets `None` as well.
+    /// A clone gets `None` as well once the handler has returned.
     ///
     /// The future is polled first. So a request that has arrived is still read, even if the drain began long ago; only
     /// where the handler would have to wait for the client does it get `None`. This is what swift-service-lifecycle

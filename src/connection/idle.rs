@@ -8,6 +8,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+/// With a limit of zero, how far two looks are apart.
+const SHORTEST_LOOK: Duration = Duration::from_millis(10);
+
 /// Ready once a limit is passed. Looks when that may be, not at every byte.
 #[derive(Debug)]
 pub(super) struct Idle {
@@ -23,18 +26,30 @@ impl Idle {
         Some(Box::new(Self { idle, write, timer: Timer::after(first) }))
     }
 
+    /// A write that has waited and was dropped says nothing if the socket has room again.
+    fn write_waits_since(&self, record: &ConnectionRecord, now: Instant) -> Option<Instant> {
+        let since = record.write_waits_since()?;
+        let is_passed = self.write.is_some_and(|limit| since.checked_add(limit).is_some_and(|end| end <= now));
+        if is_passed && record.transport.is_writable() {
+            record.note_write_done();
+            return None;
+        }
+        Some(since)
+    }
+
     pub(super) fn poll(&mut self, record: &ConnectionRecord, cx: &mut Context<'_>) -> Poll<TimedOut> {
         while Pin::new(&mut self.timer).poll(cx).is_ready() {
             let now = Instant::now();
             // A write that begins to wait sets no timer: it is found within twice the limit.
             let ends = [
-                self.idle.map(|limit| (record.last_byte(), limit, TimedOut::Idle(limit))),
-                self.write.map(|limit| (record.write_waits_since().unwrap_or(now), limit, TimedOut::Write(limit))),
+                self.idle.map(|limit| (Some(record.last_byte()), limit, TimedOut::Idle(limit))),
+                self.write.map(|limit| (self.write_waits_since(record, now), limit, TimedOut::Write(limit))),
             ];
             let mut next: Option<Instant> = None;
             for (start, limit, passed) in ends.into_iter().flatten() {
-                match start.checked_add(limit) {
-                    Some(end) if end <= now => return Poll::Ready(passed),
+                match start.unwrap_or(now).checked_add(limit) {
+                    Some(end) if end <= now && start.is_some() => return Poll::Ready(passed),
+                    Some(end) if end <= now => next = Some(now + SHORTEST_LOOK),
                     Some(end) => next = Some(next.map_or(end, |next| next.min(end))),
                     None => {}
                 }

@@ -4,7 +4,7 @@
 //! grace, in which they may write, and no clone reads any more: a task that reads ends by that. Then they are cut,
 //! which a warning says: a loss that is not seen cannot be found.
 
-use super::linger::{self, Ending};
+use super::linger::{self, Discarded, Ending};
 use crate::run::Run;
 use crate::run::name::run_line;
 use crate::run::record::{ConnectionRecord, ConnectionState};
@@ -48,6 +48,10 @@ async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, 
         }
         if record.is_cancelled() {
             return Poll::Ready(());
+        }
+        // No clone reads any more, and the peer may not read before it has sent all.
+        if matches!(linger::discard(record, cx), Discarded::More) {
+            cx.waker().wake_by_ref();
         }
         Pin::new(&mut timer).poll(cx).map(|_| log_cut(cut.run, tasks, grace))
     })

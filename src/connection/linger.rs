@@ -103,6 +103,13 @@ pub(super) fn has_clones(record: &Arc<ConnectionRecord>) -> bool {
     Arc::strong_count(record) > OURS
 }
 
+/// Notes when the drain was first seen.
+fn note_drain(run: &Run, drain: &mut Option<Instant>) {
+    if drain.is_none() && in_drain(run) {
+        *drain = Some(Instant::now());
+    }
+}
+
 fn in_drain(run: &Run) -> bool {
     run.draining.is_signalled()
 }
@@ -124,7 +131,7 @@ fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Resul
         return Err(None);
     }
     // Before our end, which is on its way for a moment in any case.
-    let is_delivered = Progress::of(record).is_done();
+    let is_delivered = Progress::since(Instant::now(), record).is_done();
     // A drain waits only for peers that are still sending, or still taking. Our end goes out before it is asked: what
     // comes after that makes the system reset the connection, and a peer that has the end already reads all that came
     // before it.
@@ -144,15 +151,19 @@ pub(super) async fn with_care(
     tasks: Option<Box<TaskGroups>>,
     last_read: Option<Instant>,
 ) {
-    let is_flushed = half(&run, &record).await;
+    let start = Instant::now();
+    record.set_state(ConnectionState::Lingering);
+    if let Some(tasks) = &tasks {
+        tasks.cancel(); // what follows may take its time
+    }
+    let is_flushed = half(&run, &record, start).await;
     if let Some(tasks) = tasks {
         tasks.end().await;
     }
     if !is_flushed {
         log_undelivered(&run, &record, None);
     } else if !record.is_shut_down() {
-        record.set_state(ConnectionState::Lingering);
-        linger(&run, &record, last_read).await;
+        linger(&run, &record, start, last_read).await;
     }
     record.shut_down();
 }
@@ -160,8 +171,8 @@ pub(super) async fn with_care(
 /// Closes our direction for the peer, which is over in a moment for a socket. What is more than a socket may have bytes
 /// to send first; that goes on while it gets on, and a cancel does not wait for it. What the peer sends meanwhile is
 /// read and thrown away: it may not read before it has sent all. Returns whether it is done.
-async fn half(run: &Run, record: &ConnectionRecord) -> bool {
-    let longest = Instant::now() + LONGEST;
+async fn half(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
+    let mut drain = None;
     let mut progress: Option<Progress<'_>> = None; // asked only where it matters: each look is a system call
     let (mut timer, mut armed) = (Timer::never(), None);
     let is_done = poll_fn(|cx| {
@@ -174,12 +185,13 @@ async fn half(run: &Run, record: &ConnectionRecord) -> bool {
         if matches!(discard(record, cx), Discarded::More) {
             cx.waker().wake_by_ref();
         }
-        let progress = progress.get_or_insert_with(|| Progress::of(record));
+        let progress = progress.get_or_insert_with(|| Progress::since(start, record));
         loop {
             let now = Instant::now();
             if armed.is_none_or(|armed| armed <= now) {
                 progress.look();
-                let end = progress.end(in_drain(run)).min(longest);
+                note_drain(run, &mut drain);
+                let end = progress.end(drain).min(start + LONGEST);
                 if end <= now {
                     return Poll::Ready(false);
                 }
@@ -198,11 +210,11 @@ async fn half(run: &Run, record: &ConnectionRecord) -> bool {
 }
 
 /// Reads and throws away until closing the other half is safe: see the table of the module. A cancel does not wait.
-async fn linger(run: &Run, record: &ConnectionRecord, mut last_read: Option<Instant>) {
-    let start = Instant::now();
+async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut last_read: Option<Instant>) {
+    let (start, mut drain) = (Instant::now(), None);
     let mut draining = run.draining.listen();
     let mut progress: Option<Progress<'_>> = None; // asked only where it matters: each look is a system call
-    let (mut timer, mut armed, mut was_behind) = (Timer::never(), None, false);
+    let (mut timer, mut armed) = (Timer::never(), None);
     let peer_ended = poll_fn(|cx| {
         loop {
             if record.is_cancelled() {
@@ -215,25 +227,25 @@ async fn linger(run: &Run, record: &ConnectionRecord, mut last_read: Option<Inst
                 Discarded::Nothing | Discarded::Unknown => {}
             }
             let in_drain = draining.poll(cx).is_ready();
+            note_drain(run, &mut drain);
             if in_drain || start + LINGER <= Instant::now() {
                 match &mut progress {
-                    None => progress = Some(Progress::of(record)),
+                    None => progress = Some(Progress::since(start, record)),
                     Some(progress) => progress.look(),
                 }
-                was_behind |= progress.as_ref().is_some_and(|progress| !progress.is_done());
             }
             let end = match &progress {
-                Some(progress) if !progress.is_done() => progress.end(in_drain),
-                // It has just got all, and has its time to end.
-                Some(progress) if was_behind && !in_drain => progress.at() + LINGER,
-                _ if !in_drain => start + LINGER,
+                Some(progress) if !progress.is_done() => progress.end(drain),
+                // It has all since then, and its time to end.
+                Some(progress) if !in_drain => progress.at() + LINGER,
+                None if !in_drain => start + LINGER,
                 _ => match last_read {
                     None if matches!(discarded, Discarded::Unknown) => start + LINGER,
                     None => return Poll::Ready(false),
                     Some(last) => (start + LINGER).min(last + QUIET),
                 },
             };
-            let end = end.min(start + LONGEST);
+            let end = end.min(longest_from + LONGEST);
             if end <= Instant::now() {
                 return Poll::Ready(false);
             }
@@ -256,7 +268,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, mut last_read: Option<Inst
     if peer_ended || (progress.is_none() && !record.is_cancelled()) {
         return;
     }
-    let progress = Progress::of(record);
+    let progress = Progress::since(start, record);
     if !progress.is_done() {
         log_undelivered(run, record, progress.unsent());
     }
@@ -267,7 +279,10 @@ fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
     if record.note_undelivered() {
         run.counters.undelivered();
     }
-    let what = unsent.map_or_else(|| "some of it".to_owned(), |unsent| format!("{unsent} bytes and more"));
+    let what = match unsent {
+        None | Some(0) => "some of it".to_owned(),
+        Some(unsent) => format!("{unsent} bytes and more"),
+    };
     let (id, peer, label) = (record.id.as_u64(), record.peer(), record.shown_label());
     run_line!(
         warn,
@@ -277,7 +292,7 @@ fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
     );
 }
 
-enum Discarded {
+pub(super) enum Discarded {
     /// The peer has closed, or is gone.
     End,
     /// There were bytes, and there may be more at once.
@@ -290,7 +305,7 @@ enum Discarded {
     Unknown,
 }
 
-fn discard(record: &ConnectionRecord, cx: &mut Context<'_>) -> Discarded {
+pub(super) fn discard(record: &ConnectionRecord, cx: &mut Context<'_>) -> Discarded {
     for read in 0..READS {
         let yields = coop::yields();
         match record.transport.poll_discard(cx) {

@@ -1,6 +1,7 @@
 //! [`Connection`] as a stream: reading from it, and writing to it.
 
 use super::Connection;
+use crate::sync::coop;
 use crate::transport::Transport;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -57,12 +58,13 @@ impl Connection {
         if self.record.has_ended() {
             return Poll::Ready(Err(broken_pipe()));
         }
+        let yields = coop::yields();
         let result = write(&self.record.transport);
         match result {
             Poll::Ready(Ok(1..)) => self.record.note_written(),
             Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
             Poll::Pending if self.record.has_ended() => return Poll::Ready(Err(broken_pipe())),
-            Poll::Pending => self.record.note_write_waits(),
+            Poll::Pending if coop::yields() == yields => self.record.note_write_waits(),
             _ => {}
         }
         result
@@ -112,7 +114,14 @@ impl AsyncWrite for &Connection {
         if self.record.has_ended() {
             return Poll::Ready(Err(broken_pipe()));
         }
-        self.record.transport.poll_flush(cx)
+        let yields = coop::yields();
+        let poll = self.record.transport.poll_flush(cx);
+        match poll {
+            Poll::Ready(_) => self.record.note_write_done(),
+            Poll::Pending if coop::yields() == yields => self.record.note_write_waits(),
+            Poll::Pending => {}
+        }
+        poll
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

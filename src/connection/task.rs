@@ -294,7 +294,7 @@ impl ConnectionGuard {
     /// From here on this is how the handler ended, whatever else may come: also if a destructor of it panics.
     fn set_outcome(&mut self, outcome: Option<Outcome>) {
         self.drained = outcome.is_some() && self.run().draining.is_signalled();
-        self.record().end_newcomer_time(); // so that it lingers as one in a drain does
+        self.record().end_newcomer_time();
         self.outcome = outcome;
     }
 
@@ -346,13 +346,13 @@ impl ConnectionGuard {
         };
         run.counters.ended(bucket, self.drained);
         let peer = || record.peer().clone();
-        let who = || format!("the connection from `{}`{}", record.peer(), record.shown_label());
+        let name = || format!("the connection from `{}`{}", record.peer(), record.shown_label());
         let (failure, line) = match self.outcome.take() {
             None => return EndLine::new(Level::Debug, "cancelled"),
             Some(Outcome::Completed) => return EndLine::new(Level::Debug, "closed"),
             // The peer's fault, which never stops the server.
             Some(Outcome::Rejected(why)) => {
-                return EndLine::new(why.level, format!("closed {}: {}", who(), why.reason));
+                return EndLine::new(why.level, format!("closed {}: {}", name(), why.reason));
             }
             Some(Outcome::TimedOut(TimedOut::Idle(limit))) => {
                 let text = format!("closed the connection: no byte went either way for {}", Span(limit));
@@ -363,12 +363,13 @@ impl ConnectionGuard {
                 return EndLine::new(Level::Debug, text);
             }
             Some(Outcome::Failed(source)) => {
-                let text = format!("the handler of {} failed: {}", who(), Chain(source.as_ref()));
+                let why = panic::text(|| Chain(source.as_ref()).to_string());
+                let text = format!("the handler of {} failed: {why}", name());
                 let line = EndLine::new(level_of(&source), text);
                 (Failure::Handler { peer: peer(), source }, line)
             }
             Some(Outcome::Panicked(message)) => {
-                let text = format!("the handler of {} panicked: {message}", who());
+                let text = format!("the handler of {} panicked: {message}", name());
                 (Failure::HandlerPanicked { peer: peer(), message }, EndLine::new(Level::Error, text))
             }
             // It is logged.

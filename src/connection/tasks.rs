@@ -76,8 +76,8 @@ impl Connection {
         self.spawn_as(TaskKind::Awaited, (label, at), future)
     }
 
-    /// Starts a task that ends with the handler: it is cancelled and joined when the handler returns, without the task
-    /// grace. For what never ends by itself and has no last words: a heartbeat, a subscription.
+    /// Starts a task that ends with the handler: it is cancelled when the handler returns, without the task grace, and
+    /// joined before the connection is closed. For what never ends by itself and has no last words: a heartbeat, a subscription.
     ///
     /// Everything else is as with [`spawn`](Self::spawn).
     ///

@@ -45,6 +45,7 @@ impl Connection {
 ///
 /// A stream by value and by reference, as the connection is; one task at a time reads. Writes are the connection's; so
 /// is closing, which half-closes.
+#[must_use = "it reads and writes the connection, and does nothing by itself"]
 pub struct EofOnDrain {
     connection: Connection,
     /// Of the task that reads.
@@ -114,7 +115,8 @@ stream_by_value!(EofOnDrain);
 
 impl Drop for EofOnDrain {
     fn drop(&mut self) {
-        lock(&self.place).give_up(&self.connection.record().draining);
+        let mut place = std::mem::take(&mut *lock(&self.place));
+        place.give_up(&self.connection.record().draining);
     }
 }
 

@@ -44,6 +44,7 @@ impl Connection {
 /// It reads ahead. Dropped, it pushes back what it has not given, so that whatever reads the connection next finds it.
 /// While it lives, nothing else should read; a second `Frames` or [`Lines`](crate::Lines) gives an error.
 #[derive(Debug)]
+#[must_use = "what it has read ahead is pushed back when it is dropped"]
 pub struct Frames {
     ahead: ReadAhead,
     max_len: usize,

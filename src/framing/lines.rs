@@ -40,6 +40,7 @@ impl Connection {
 /// a protocol may begin with lines and go on with something else. While it lives, nothing else should read; a second
 /// `Lines` or [`Frames`](crate::Frames) gives an error.
 #[derive(Debug)]
+#[must_use = "what it has read ahead is pushed back when it is dropped"]
 pub struct Lines {
     ahead: ReadAhead,
     max_len: usize,

@@ -24,6 +24,7 @@ use std::time::Duration;
 /// let none = ListenOptions::new().keepalive(Keepalive::OFF);
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "it is for `ListenOptions::keepalive`"]
 pub struct Keepalive {
     /// `None`: off.
     after: Option<Duration>,

@@ -1,33 +1,33 @@
 //! What a server is called in log lines, and the lines themselves.
 
 use crate::address::Addresses;
-use std::borrow::Cow;
+use crate::sync::{Mutex, lock};
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::Arc;
 
 /// What a server listens on, and what it is called.
 #[derive(Debug)]
 pub(crate) struct ServerName {
     pub(crate) addresses: Addresses,
-    given: OnceLock<Cow<'static, str>>,
+    given: Mutex<Option<Arc<str>>>,
 }
 
 impl ServerName {
     pub(super) fn new(addresses: Addresses) -> Self {
-        Self { addresses, given: OnceLock::new() }
+        Self { addresses, given: Mutex::default() }
     }
 
-    /// The first name counts.
-    pub(crate) fn give(&self, name: Cow<'static, str>) {
-        let _ = self.given.set(name);
+    pub(crate) fn give(&self, name: &str) {
+        *lock(&self.given) = Some(name.into());
     }
 }
 
 /// The name that it was given, or its first address.
 impl fmt::Display for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.given.get() {
-            Some(name) => f.pad(name),
+        let given = lock(&self.given).clone(); // the formatter's writer is user code
+        match given {
+            Some(name) => f.pad(&name),
             None => self.addresses.first().fmt(f),
         }
     }

@@ -79,11 +79,13 @@ impl Newcomers {
         let mut armed = None;
         poll_fn(|cx| {
             loop {
-                let next = {
+                let waker = cx.waker().clone(); // user code, so before the lock
+                let (next, displaced) = {
                     let mut queue = lock(&self.queue);
-                    queue.waker = Some(cx.waker().clone());
-                    queue.due.first_key_value().map(|((end, _), _)| *end)
+                    let displaced = queue.waker.replace(waker);
+                    (queue.due.first_key_value().map(|((end, _), _)| *end), displaced)
                 };
+                drop(displaced);
                 let Some(end) = next else {
                     return Poll::Pending;
                 };

@@ -5,7 +5,7 @@
 //!
 //! | flag | set by | means |
 //! |---|---|---|
-//! | `state` | the task alone | what the connection is doing: opening, serving, lingering. For lists and logs; decides nothing |
+//! | `state` | the task alone | what the connection is doing: opening, serving, finishing, lingering. For lists and logs; decides nothing |
 //! | `abort_reason` | anyone; a cancel counts more than a panic | the handler is to be dropped before its next poll; the task is woken |
 //! | `end` | the task, when the handler has ended | what clones may still do ([`EndState`]). Set before the socket is shut down; never goes back |
 //! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the drain is told later, and whether an answer is due ([`Dialogue`]) |
@@ -169,8 +169,8 @@ pub enum ConnectionState {
     /// The handler has returned, and its tasks write what they have left, within the
     /// [task grace](crate::Server::task_grace).
     Finishing,
-    /// The handler has ended, and the peer may still be sending: its bytes are read and thrown away, so that the reply
-    /// reaches it.
+    /// The handler has ended, and the peer is still taking what was written, or may still be sending: its bytes are read
+    /// and thrown away, so that the reply reaches it.
     Lingering,
 }
 
@@ -304,7 +304,7 @@ impl ConnectionRecord {
     }
 
     /// The drain has begun: a connection of which the handler has read no byte is notified later. Returns whether it is
-    /// one. Who spares it looks at `state` after that, and the task, which sets `state`, looks after that whether it is
+    /// one. The drain looks at `state` after that, and the task, which sets `state`, looks after that whether it is
     /// spared: so that one of the two finds the other's change.
     pub(crate) fn spare(&self) -> bool {
         let (silent, spared) = (Dialogue::SILENT, Dialogue::SPARED);
@@ -360,6 +360,7 @@ impl ConnectionRecord {
         self.end.store(EndState::RETURNED, Ordering::SeqCst);
         self.signal_returned();
         self.transport.wake_readers();
+        self.notify_of_drain(); // what waits for it has no reason to any more
     }
 
     /// From now on no clone reads or writes, or waits for anything. Those that do are woken: if there are clones, which
@@ -449,9 +450,7 @@ impl ConnectionRecord {
                 }
             }
         }
-        if self.watches_writes() {
-            self.rare().write_waits.store(0, Ordering::Relaxed);
-        }
+        self.note_write_done();
         self.note_bytes();
     }
 
@@ -460,6 +459,14 @@ impl ConnectionRecord {
         if self.watches_writes() {
             let now = self.elapsed().max(1);
             let _ = self.rare().write_waits.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// No write waits.
+    #[inline]
+    pub(crate) fn note_write_done(&self) {
+        if self.watches_writes() {
+            self.rare().write_waits.store(0, Ordering::Relaxed);
         }
     }
 

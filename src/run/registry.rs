@@ -219,7 +219,7 @@ impl Counters {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Tasks of a connection were cut although its handler had returned.
+    /// A connection was closed before its peer had all that it should.
     pub(crate) fn undelivered(&self) {
         self.undelivered.fetch_add(1, Ordering::Relaxed);
     }

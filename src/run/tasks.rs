@@ -54,10 +54,15 @@ impl TaskGroups {
         }
     }
 
-    /// Cancels all, and waits for their ends.
-    pub(crate) async fn end(self) {
+    /// Asks for the end of all.
+    pub(crate) fn cancel(&self) {
         self.awaited.cancel();
         self.background.cancel();
+    }
+
+    /// The same, and waits for their ends.
+    pub(crate) async fn end(self) {
+        self.cancel();
         self.awaited.settled().await;
         self.background.settled().await;
     }

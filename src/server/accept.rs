@@ -7,7 +7,7 @@ use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::handler::HandlerOutput;
 use crate::limits::{Attempt, ConnectionLimit, Permit, TooMany};
 use crate::listener::{self, Listener};
-use crate::panic::{Chain, drop_caught};
+use crate::panic::{self, Chain, drop_caught};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, OpenListener};
 use crate::run::name::run_line;
@@ -236,7 +236,7 @@ where
 
     fn fail(&self, source: io::Error) {
         let address = self.listener.get().local_addr().clone();
-        let why = Chain(&source).to_string();
+        let why = panic::text(|| Chain(&source).to_string());
         self.run.fail(Cause::ListenerFailed, Failure::Listener { address: address.clone(), source });
         run_line!(error, self.run, [listener:% = address], "cannot accept connections on `{address}` any more: {why}");
     }

@@ -55,10 +55,9 @@ impl Default for Config {
 ///
 /// Each takes the server and gives it back. They are frozen when it is served.
 impl Server {
-    /// Sets what the server is called in log lines, where a process has several. Default: its first address. The first
-    /// name counts.
+    /// Sets what the server is called in log lines, where a process has several. Default: its first address.
     pub fn name(self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.bound.run().name.give(name.into());
+        self.bound.run().name.give(&name.into());
         self
     }
 

@@ -3,7 +3,7 @@
 //! A logger may block: its standard output is a pipe that is full, or a terminal that is stopped, and that is not rare
 //! when a server is told to end. Neither a second request nor the deadline may wait for it. So the supervisor and the
 //! shutdown streams put their lines into a queue, and a task hands them to the logger one after the other, on a thread
-//! for blocking work.
+//! for blocking work. (Lines that speak of one connection are logged by its own task, and block its thread.)
 
 use crate::address::Address;
 use crate::group::TaskGroup;
@@ -17,7 +17,7 @@ use async_std::channel::{Receiver, Sender, unbounded};
 use futures_concurrency::prelude::*;
 use log::Level;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// How long the end of a shutdown waits for its last lines to be logged.
@@ -29,6 +29,8 @@ pub(super) struct Progress {
     lines: Sender<Line>,
     /// Has the task that logs. Dropped with the last of these, it leaves at most the line behind that is being logged.
     logging: Arc<TaskGroup>,
+    /// A line is with the logger.
+    is_logging: Arc<AtomicBool>,
     run: Arc<Run>,
 }
 
@@ -45,12 +47,9 @@ struct Line {
 impl Progress {
     pub(super) fn new(run: &Arc<Run>) -> Self {
         let (lines, queue) = unbounded();
-        Self { lines, logging: Arc::default(), run: Arc::clone(run) }.with_task(queue)
-    }
-
-    fn with_task(self, queue: Receiver<Line>) -> Self {
-        self.logging.spawn(log_all(Arc::clone(&self.run), queue));
-        self
+        let progress = Self { lines, logging: Arc::default(), is_logging: Arc::default(), run: Arc::clone(run) };
+        progress.logging.spawn(log_all(Arc::clone(run), Arc::clone(&progress.is_logging), queue));
+        progress
     }
 
     pub(super) fn say(&self, level: Level, phase: Phase, connections: usize, text: String) {
@@ -64,7 +63,7 @@ impl Progress {
     }
 
     fn put(&self, line: Line) {
-        if log::log_enabled!(target: "ebbtide", line.level) {
+        if line.level <= log::max_level() {
             let _over = self.lines.try_send(line);
         }
     }
@@ -80,16 +79,22 @@ impl Progress {
             Timer::after(PATIENCE).await;
             true
         };
-        if (logged, late).race().await {
+        // Where the threads for blocking work are all busy, a line waits for one, and the logger is well.
+        if (logged, late).race().await && self.is_logging.load(Ordering::Relaxed) {
             self.run.logger_is_stuck.store(true, Ordering::Relaxed);
         }
     }
 }
 
-async fn log_all(run: Arc<Run>, queue: Receiver<Line>) {
+async fn log_all(run: Arc<Run>, is_logging: Arc<AtomicBool>, queue: Receiver<Line>) {
     while let Ok(line) = queue.recv().await {
-        let run = Arc::clone(&run);
-        async_std::task::spawn_blocking(move || log_one(&run, &line)).await;
+        let (run, is_logging) = (Arc::clone(&run), Arc::clone(&is_logging));
+        let log = move || {
+            is_logging.store(true, Ordering::Relaxed);
+            log_one(&run, &line);
+            is_logging.store(false, Ordering::Relaxed);
+        };
+        async_std::task::spawn_blocking(log).await;
     }
 }
 

@@ -172,7 +172,7 @@ impl RunTasks {
         }
     }
 
-    /// Says what is left when half of the time is over: who asks why an exit takes so long finds it here. Never ends.
+    /// Says what is left when half of the time is over: the reason why an exit takes so long. Never ends.
     async fn warn_at_half(&self, deadline: Option<Instant>) {
         let now = Instant::now();
         sleep_until(deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 2)).await;
@@ -185,7 +185,11 @@ impl RunTasks {
     async fn warn_of_blocked(&self) {
         loop {
             Timer::after(PROGRESS).await;
-            let (phase, left, names) = (self.run.phase(), self.what_is_left(), self.what_is_left_by_name());
+            let (phase, groups) = (self.run.phase(), [&self.connections, &self.tasks, &self.background]);
+            let number: usize = groups.iter().map(|group| group.len()).sum();
+            let names = groups.into_iter().flat_map(|group| group.list(NAMED)).map(|(name, _)| name).collect();
+            let (left, names) =
+                (count(self.connections.len(), number - self.connections.len()), first_of(names, number));
             let why = "which block their threads (work that blocks is for `spawn_blocking`)";
             self.say(Level::Warn, phase, format!("{phase}: still waiting for {left}, {why}: {names}"));
         }
@@ -201,10 +205,16 @@ impl RunTasks {
         let mut names: Vec<_> =
             records.iter().take(NAMED).map(|record| ConnectionInfo::of(record).to_string()).collect();
         names.extend(self.tasks.list(NAMED - names.len()).into_iter().map(|(task, _)| task));
-        match (records.len() + tasks).saturating_sub(names.len()) {
-            0 => names.join("; "),
-            more => format!("{}; and {more} more", names.join("; ")),
-        }
+        first_of(names, records.len() + tasks)
+    }
+}
+
+/// Up to [`NAMED`] of them by name, and how many more there are.
+fn first_of(mut names: Vec<String>, number: usize) -> String {
+    names.truncate(NAMED);
+    match number.saturating_sub(names.len()) {
+        0 => names.join("; "),
+        more => format!("{}; and {more} more", names.join("; ")),
     }
 }
 

@@ -105,6 +105,20 @@ impl Transport {
         with_scratch(|scratch| self.plain().poll_read(cx, scratch))
     }
 
+    /// Whether there is room for a write; false where that cannot be told.
+    pub(crate) fn is_writable(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use rustix::event::{PollFd, PollFlags, Timespec, poll};
+            let fd =
+                each!(self.plain(), socket => PollFd::new(socket.get_ref(), PollFlags::OUT), _shared => return false);
+            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+            poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
+        }
+        #[cfg(not(unix))]
+        false
+    }
+
     /// Whether the peer has closed or reset the connection, as far as can be told without reading.
     ///
     /// Unread bytes hide EOF from a reader; Linux can tell all the same.

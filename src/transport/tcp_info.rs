@@ -28,13 +28,15 @@ pub(super) fn delivery(socket: &TcpStream) -> Option<Delivery> {
         _ => true,
     };
     let [low, high] = [info[BYTES_ACKNOWLEDGED], info[BYTES_ACKNOWLEDGED + 1]];
-    Some(Delivery { is_done, acknowledged: [low, high], unsent })
+    let last_heard = Duration::from_millis(info[LAST_ACK_RECEIVED].into());
+    Some(Delivery { is_done, acknowledged: [low, high], unsent, last_heard })
 }
 
 /// Of the kernel's `struct tcp_info`, in words. The times are in milliseconds.
 const UNACKNOWLEDGED: usize = 6;
 const LAST_DATA_SENT: usize = 11;
 const LAST_DATA_RECEIVED: usize = 13;
+const LAST_ACK_RECEIVED: usize = 14;
 /// A number of 64 bits, of which only changes matter.
 const BYTES_ACKNOWLEDGED: usize = 30;
 const NOT_SENT: usize = 36;

@@ -11,8 +11,8 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-/// Far below the 2 seconds that a connection lingers for.
-const AT_ONCE: Duration = Duration::from_secs(1);
+/// Below the 2 seconds that a connection lingers for.
+const AT_ONCE: Duration = Duration::from_millis(1800);
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
 

@@ -151,9 +151,15 @@ fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_t
     for &kind in Kind::ALL {
         test_alone(async move {
             let (listener, place) = kind.open();
-            let reply = async |mut conn: Connection| {
-                conn.read_exact(&mut [0; 5]).await?;
-                conn.write_all(b"reply").await
+            let replies = Arc::<AtomicUsize>::default();
+            let counted = Arc::clone(&replies);
+            let reply = move |mut conn: Connection| {
+                let replies = Arc::clone(&counted);
+                async move {
+                    conn.read_exact(&mut [0; 5]).await?;
+                    replies.fetch_add(1, Ordering::SeqCst);
+                    conn.write_all(b"reply").await
+                }
             };
             // From a thread of their own, so that they come while the server's threads are at work.
             let body = async |server: Handle| {
@@ -161,7 +167,7 @@ fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_t
                     let clients: Vec<_> = (0..200).map(|_| come_back(&place)).collect();
                     task::block_on(clients.join())
                 });
-                task::sleep(Duration::from_millis(200)).await;
+                until(|| replies.load(Ordering::SeqCst) > 300).await;
                 drop(server.shutdown());
                 Ok(task::spawn_blocking(|| clients.join().unwrap()).await)
             };
@@ -170,7 +176,7 @@ fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_t
             let served: usize = fates.iter().map(|fates| fates.served).sum();
             println!("{kind:?}: {served} served, {lost} lost; {report}");
             assert!(served > 200 && lost <= HANDFUL, "{kind:?}: {served} served, {lost} lost; {report}");
-            assert!(report.elapsed() < Duration::from_secs(1), "{kind:?}: {report}");
+            assert!(report.elapsed() < Duration::from_secs(5), "{kind:?}: {report}");
         });
     }
 }

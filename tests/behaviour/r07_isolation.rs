@@ -3,6 +3,7 @@
 use crate::support::logs;
 use crate::support::scripted::{Puppet, Script, Step};
 use crate::support::*;
+use async_std::prelude::*;
 use async_std::task;
 use ebbtide::{Address, Connection, ConnectionState, ErrorKind, Handle, OnFailure, Server};
 use log::Level;
@@ -189,5 +190,37 @@ fn r07_a_failure_under_shutdown_begins_the_drain_before_its_connection_is_closed
         drop(handle.cancel());
         let error = serving.await.unwrap_err();
         assert_eq!((error.kind(), error.report().failed()), (ErrorKind::Handler, 1), "{error:?}");
+    });
+}
+
+/// Its text cannot be had.
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("in an error's Display, on purpose")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+#[test]
+fn r07_an_error_whose_text_panics_is_a_failure_like_any_other() {
+    let logs = logs::remember();
+    test(async move {
+        let server = bind().await.name("unspeakable").on_failure(OnFailure::Shutdown);
+        let mut client = connect(server.local_addr());
+        let handler = async |mut conn: Connection| {
+            let _ = conn.write_all(b"reply").await;
+            Err::<(), _>(Unspeakable)
+        };
+        let reading = task::spawn_blocking(move || rest(&mut client));
+        let error = server.scope(handler, async |_| std::future::pending::<()>().await).await.unwrap_err();
+        assert_eq!((error.kind(), error.report().failed()), (ebbtide::ErrorKind::Handler, 1));
+        assert_eq!(reading.await, "reply");
+        let lines = logs.lines_with("unspeakable: the handler of the connection from `");
+        assert!(lines.len() == 1 && lines[0].1.contains("its `Display` panicked"), "{lines:?}");
+        drop(error.into_report()); // its text is never asked for
     });
 }

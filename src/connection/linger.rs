@@ -8,7 +8,7 @@
 //! | what is waited for | how long | in a drain |
 //! |---|---|---|
 //! | that all is acknowledged (Linux, TCP and TLS over it; elsewhere it is not seen) | 10 s without progress | 2 s without progress |
-//! | then the peer's end | 2 s | not at all if nothing is unread; else until it has been quiet for 100 ms, at most 2 s |
+//! | then the peer's end | 2 s, or 4 s if the peer goes on sending | not at all if nothing is unread; else until it has been quiet for 100 ms, at most 2 s |
 //! | all of it | 5 minutes | the same, and the server's deadline |
 //!
 //! What was not delivered is logged and counted.

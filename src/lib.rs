@@ -158,9 +158,9 @@ pub use proxy::fuzz as fuzz_proxy_header;
 pub use proxy::{ProxyHeader, ProxyProtocol};
 pub use run::handle::{Closed, Handle};
 pub use run::phase::Phase;
-pub use run::record::ConnectionState;
 pub use run::registry::{ConnectionId, ConnectionInfo};
 pub use run::report::{BoxError, Cause, Report};
+pub use run::state::ConnectionState;
 pub use server::body::BodyOutput;
 pub use server::{Serve, Server};
 #[cfg(feature = "tls")]

@@ -22,6 +22,7 @@
 //! 3. No lock is held while user code runs, and none while anything is logged.
 
 pub(crate) mod completion;
+mod dialogue;
 pub(crate) mod handle;
 pub(crate) mod name;
 pub(crate) mod newcomers;
@@ -29,6 +30,7 @@ pub(crate) mod phase;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod report;
+pub(crate) mod state;
 pub(crate) mod tasks;
 
 use crate::address::Addresses;

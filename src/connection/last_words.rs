@@ -7,7 +7,8 @@
 use super::linger::{self, Discarded, Ending};
 use crate::run::Run;
 use crate::run::name::run_line;
-use crate::run::record::{ConnectionRecord, ConnectionState};
+use crate::run::record::ConnectionRecord;
+use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::span::Span;
 use async_io::Timer;

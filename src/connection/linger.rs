@@ -16,7 +16,8 @@
 use super::delivery::{LINGER, Progress};
 use crate::run::Run;
 use crate::run::name::run_line;
-use crate::run::record::{ConnectionRecord, ConnectionState};
+use crate::run::record::ConnectionRecord;
+use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::sync::coop;
 use async_io::Timer;

@@ -5,8 +5,9 @@
 //! byte, is notified with its first read, or when that time is over. The first read notifies by itself; here is the
 //! queue of those whose time is still to come, with one timer for all, which runs only in a drain.
 
-use super::record::{ConnectionRecord, ConnectionState};
+use super::record::ConnectionRecord;
 use super::registry::ConnectionId;
+use super::state::ConnectionState;
 use crate::sync::{Mutex, lock};
 use async_io::Timer;
 use std::collections::BTreeMap;

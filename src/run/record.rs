@@ -21,7 +21,9 @@
 //! it returned and left tasks, `end` returned and `state` finishing; then `end` ended, half-close, `state` lingering if
 //! the peer still sends; then `shut_down`; then the record leaves the registry. `draining` may come at any time.
 
+use super::dialogue::Dialogue;
 use super::registry::ConnectionId;
+use super::state::ConnectionState;
 use super::tasks::Tasks;
 use crate::address::Address;
 use crate::group::ChildName;
@@ -61,8 +63,7 @@ pub(crate) struct ConnectionRecord {
     watch_idle: bool,
     /// An [`AbortReason`], or `NONE`.
     abort_reason: AtomicU8,
-    /// A [`Dialogue`].
-    dialogue: AtomicU8,
+    dialogue: Dialogue,
     pub(crate) transport: Transport,
     /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its primary task
     /// is the connection's own, which is woken for an abort too.
@@ -126,27 +127,6 @@ impl Use {
     const WATCHED_WRITES: u8 = 8;
 }
 
-/// What has been said between the client and the handler, in one byte: whether the connection is told later that the
-/// drain has begun (`newcomers`), and whether an answer is due.
-///
-/// ```text
-/// SILENT ──▶ SPARED ──▶ ASKED ◀──▶ ANSWERED      the drain begins, and then the first read notifies it,
-///    └────────────────────▲         ▲            or the end of its time, or of the handler
-///                  └────────────────┘
-/// ```
-struct Dialogue;
-
-impl Dialogue {
-    /// The handler has read no byte. What it has written does not count.
-    const SILENT: u8 = 0;
-    /// The same, and the drain has begun: the handler will be notified later.
-    const SPARED: u8 = 1;
-    /// Bytes were read since the last write.
-    const ASKED: u8 = 2;
-    /// None were.
-    const ANSWERED: u8 = 3;
-}
-
 /// What clones may still do, in one byte.
 struct EndState;
 
@@ -156,33 +136,6 @@ impl EndState {
     /// It has returned, and left tasks: they may write.
     const RETURNED: u8 = 1;
     const ENDED: u8 = 2;
-}
-
-/// What a connection is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ConnectionState {
-    /// The handler has not been called yet: what comes before it is waited for, such as the first byte.
-    Opening,
-    /// The handler runs.
-    Serving,
-    /// The handler has returned, and its tasks write what they have left, within the
-    /// [task grace](crate::Server::task_grace).
-    Finishing,
-    /// The handler has ended, and the peer is still taking what was written, or may still be sending: its bytes are read
-    /// and thrown away, so that the reply reaches it.
-    Lingering,
-}
-
-impl fmt::Display for ConnectionState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Opening => "opening",
-            Self::Serving => "serving",
-            Self::Finishing => "finishing",
-            Self::Lingering => "lingering",
-        })
-    }
 }
 
 impl ConnectionRecord {
@@ -197,7 +150,7 @@ impl ConnectionRecord {
             rare: rare.map_or_else(OnceLock::new, OnceLock::from),
             draining: Event::default(),
             abort_reason: AtomicU8::new(AbortReason::NONE),
-            dialogue: AtomicU8::new(Dialogue::SILENT),
+            dialogue: Dialogue::default(),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
             uses: AtomicU8::new(if watch_writes { Use::WATCHED_WRITES } else { 0 }),
@@ -278,15 +231,7 @@ impl ConnectionRecord {
     }
 
     pub(crate) fn state(&self) -> ConnectionState {
-        const SERVING: u8 = ConnectionState::Serving as u8;
-        const FINISHING: u8 = ConnectionState::Finishing as u8;
-        const LINGERING: u8 = ConnectionState::Lingering as u8;
-        match self.state.load(Ordering::SeqCst) {
-            SERVING => ConnectionState::Serving,
-            FINISHING => ConnectionState::Finishing,
-            LINGERING => ConnectionState::Lingering,
-            _ => ConnectionState::Opening,
-        }
+        ConnectionState::of(self.state.load(Ordering::SeqCst))
     }
 
     pub(crate) fn set_state(&self, state: ConnectionState) {
@@ -307,20 +252,17 @@ impl ConnectionRecord {
     /// one. The drain looks at `state` after that, and the task, which sets `state`, looks after that whether it is
     /// spared: so that one of the two finds the other's change.
     pub(crate) fn spare(&self) -> bool {
-        let (silent, spared) = (Dialogue::SILENT, Dialogue::SPARED);
-        self.dialogue.compare_exchange(silent, spared, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.dialogue.spare()
     }
 
     pub(crate) fn is_spared(&self) -> bool {
-        self.dialogue.load(Ordering::SeqCst) == Dialogue::SPARED
+        self.dialogue.is_spared()
     }
 
     /// Its newcomer time is over, or its handler has ended. Notifies it of a drain that has begun meanwhile.
     pub(crate) fn end_newcomer_time(&self) {
         // If its handler has read, it has been notified, and an answer may be due: that stays so.
-        let end = |dialogue| (dialogue < Dialogue::ASKED).then_some(Dialogue::ANSWERED);
-        let before = self.dialogue.fetch_update(Ordering::SeqCst, Ordering::SeqCst, end);
-        if before == Ok(Dialogue::SPARED) {
+        if self.dialogue.end_newcomer_time() {
             self.notify_of_drain();
         }
     }
@@ -328,11 +270,9 @@ impl ConnectionRecord {
     /// Ready if no byte was read since the last write. Else the handler may be in the middle of a message; then the
     /// task is woken by the next write. To be asked in a drain only.
     pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let is_due = || self.dialogue.load(Ordering::Relaxed) == Dialogue::ASKED;
-        if is_due() {
+        if self.dialogue.is_answer_due() {
             self.rare().awaiting_answer.add(cx.waker());
-            fence(Ordering::SeqCst); // with `note_written`
-            if is_due() {
+            if self.dialogue.is_answer_due() {
                 return Poll::Pending;
             }
         }
@@ -426,14 +366,8 @@ impl ConnectionRecord {
     /// The handler has read bytes.
     #[inline]
     pub(crate) fn note_read(&self) {
-        match self.dialogue.load(Ordering::Relaxed) {
-            Dialogue::ASKED => {}
-            Dialogue::ANSWERED => self.dialogue.store(Dialogue::ASKED, Ordering::Relaxed), // no state but these follows
-            _ => {
-                if self.dialogue.swap(Dialogue::ASKED, Ordering::SeqCst) == Dialogue::SPARED {
-                    self.notify_of_drain();
-                }
-            }
+        if self.dialogue.ask() {
+            self.notify_of_drain();
         }
         self.note_bytes();
     }
@@ -441,13 +375,9 @@ impl ConnectionRecord {
     /// The handler has written bytes.
     #[inline]
     pub(crate) fn note_written(&self) {
-        if self.dialogue.load(Ordering::Relaxed) == Dialogue::ASKED {
-            self.dialogue.store(Dialogue::ANSWERED, Ordering::Relaxed);
-            fence(Ordering::SeqCst); // with `poll_answered`: one of the two sees the other
-            if self.draining.is_signalled() {
-                if let Some(rare) = self.rare.get() {
-                    rare.awaiting_answer.wake_all();
-                }
+        if self.dialogue.answer() && self.draining.is_signalled() {
+            if let Some(rare) = self.rare.get() {
+                rare.awaiting_answer.wake_all();
             }
         }
         self.note_write_done();

@@ -1,7 +1,8 @@
 //! The open connections of a run and the counts of those that ended: the registry, the counters, and what lists show.
 
-use super::record::{ConnectionRecord, ConnectionState, Label};
+use super::record::{ConnectionRecord, Label};
 use super::report::Counts;
+use super::state::ConnectionState;
 use crate::address::Address;
 use crate::listener::Accepted;
 use crate::span::Span;

@@ -123,7 +123,7 @@ impl RunTasks {
     /// Until the last handler's and the last task's future is destroyed.
     async fn cancel(&self) {
         self.run.advance(Phase::Cancelling);
-        let left = self.what_is_left_by_name();
+        let (left, names) = (self.what_is_left(), self.what_is_left_by_name()); // before they begin to go
         // A connection ends itself, so that it waits for its tasks without keeping a thread; a task is destroyed.
         self.connections.close();
         for record in self.run.registry.all() {
@@ -135,7 +135,7 @@ impl RunTasks {
             true => (Level::Info, ""), // as was asked for
             false => (Level::Warn, " at the end of the grace period"),
         };
-        self.say(level, Phase::Cancelling, format!("cancelling {}{why}: {left}", self.what_is_left()));
+        self.say(level, Phase::Cancelling, format!("cancelling {left}{why}: {names}"));
         (self.all_ended(), self.warn_of_blocked()).race().await;
     }
 

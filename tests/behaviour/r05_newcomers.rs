@@ -2,7 +2,7 @@
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Kind, Place, rest};
-use crate::support::{FOR_EVER, bind, connect, echo, loopback, on_thread, test, until};
+use crate::support::{FOR_EVER, bind, connect, echo, on_thread, test, until};
 use async_std::channel::{Receiver, bounded};
 use async_std::{future, io, prelude::*, task};
 use ebbtide::{Connection, Handle, Phase, Report, Server};
@@ -276,6 +276,7 @@ fn r05_its_time_begins_when_its_handshake_is_over() {
 #[cfg(feature = "proxy-protocol")]
 #[test]
 fn r05_its_time_begins_when_its_proxy_header_was_read() {
+    use crate::support::loopback;
     use crate::support::proxied::{V2, trusting};
     use ebbtide::{Listener, ProxyProtocol};
     test(async {

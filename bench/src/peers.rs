@@ -114,8 +114,8 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     prepare(peer, threads, args)?;
     let control = || Control::start(args.flag("controlled"), heap);
     let served = match peer {
-        Peer::Ebbtide => ebbtide::serve(ebbtide::Form::More, buffer, &control()),
-        Peer::EbbtideUntil => ebbtide::serve(ebbtide::Form::UntilDraining, buffer, &control()),
+        Peer::Ebbtide => ebbtide::serve(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
+        Peer::EbbtideUntil => ebbtide::serve(move |conn| ebbtide::echo_until_draining(conn, buffer), &control()),
         Peer::Tokio => tokio::serve(threads, buffer, &control()),
         Peer::AsyncStd => async_std::serve(buffer, &control()),
         Peer::Smol => smol::serve(buffer, &control()),

@@ -65,7 +65,7 @@ pub(crate) struct Workload {
 /// All that serve.
 const SERVERS: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
 /// Those that the targets speak of.
-const JUDGED: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Epoll];
+const JUDGED: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll];
 /// Those, and the platform's floor: where every message is waited for.
 const WAITING: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, AsyncIo, Epoll];
 /// Those that can be stopped.

@@ -5,20 +5,16 @@ use async_std::{io, prelude::*, task};
 use ebbtide::{Connection, Report, Server};
 use futures_lite::future;
 
-/// How the handler stops between two messages.
-#[derive(Clone, Copy)]
-pub(super) enum Form {
-    /// The README's.
-    More,
-    UntilDraining,
-}
-
-pub(super) fn serve(form: Form, size: usize, control: &Control) -> io::Result<()> {
+pub(super) fn serve<H, Fut>(handler: H, control: &Control) -> io::Result<()>
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<()>> + Send + 'static,
+{
     task::block_on(async {
         let server = Server::bind("127.0.0.1:0").await?;
         control.listening(server.local_addr());
         let handle = server.handle();
-        let mut serving = Box::pin(server.serve(move |conn| echo(form, conn, size)));
+        let mut serving = Box::pin(server.serve(handler));
         let by_itself = async { Err((&mut serving).await) };
         let stop = match future::or(by_itself, async { Ok(control.stop().await) }).await {
             Ok(stop) => stop,
@@ -36,14 +32,8 @@ pub(super) fn serve(form: Form, size: usize, control: &Control) -> io::Result<()
     })
 }
 
-async fn echo(form: Form, conn: Connection, size: usize) -> io::Result<()> {
-    match form {
-        Form::More => echo_by_more(conn, size).await,
-        Form::UntilDraining => echo_until_draining(conn, size).await,
-    }
-}
-
-async fn echo_by_more(mut conn: Connection, size: usize) -> io::Result<()> {
+/// The README's form.
+pub(super) async fn echo_by_more(mut conn: Connection, size: usize) -> io::Result<()> {
     let mut buf = vec![0; size];
     while conn.more().await? {
         let n = conn.read(&mut buf).await?;
@@ -52,7 +42,8 @@ async fn echo_by_more(mut conn: Connection, size: usize) -> io::Result<()> {
     Ok(())
 }
 
-async fn echo_until_draining(conn: Connection, size: usize) -> io::Result<()> {
+/// The other way to stop between two messages.
+pub(super) async fn echo_until_draining(conn: Connection, size: usize) -> io::Result<()> {
     let mut buf = vec![0; size];
     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
         if n == 0 {

@@ -35,7 +35,7 @@ async fn behind_a_proxy(address: String) -> io::Result<()> {
             Ok(())
         })
         .await?;
-    println!("{} completed, {} failed", report.completed(), report.failed());
+    println!("{} completed, {} rejected", report.completed(), report.rejected());
     Ok(())
 }
 

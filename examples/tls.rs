@@ -50,7 +50,7 @@ async fn serve(address: String) -> io::Result<()> {
             Ok(())
         })
         .await?;
-    println!("{} completed, {} failed", report.completed(), report.failed());
+    println!("{} completed, {} rejected", report.completed(), report.rejected());
     Ok(())
 }
 

@@ -1,16 +1,17 @@
 //! [`Connection`]: one client's connection, as its handler sees it.
 
+mod blame;
 #[cfg(unix)]
 mod credentials;
 mod delivery;
 mod drain;
-mod idle;
 mod last_words;
 mod linger;
 pub(crate) mod open;
 pub(crate) mod stream;
 pub(crate) mod task;
 mod tasks;
+mod timeouts;
 
 use crate::address::Address;
 #[cfg(feature = "proxy-protocol")]

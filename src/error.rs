@@ -182,7 +182,8 @@ pub enum OnFailure {
     #[default]
     Isolate,
     /// The first one shuts the server down, which drains the others and returns the failure. As trio's
-    /// `serve_listeners` does; for servers whose handlers must never fail, and for tests.
+    /// `serve_listeners` does; for servers whose handlers must never fail, and for tests. What a peer causes (an error
+    /// that the handler's own stream gave it, see [`EndReason`](crate::EndReason)) is no failure of this kind.
     Shutdown,
 }
 
@@ -198,7 +199,8 @@ impl fmt::Display for OnFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::report::{Cause, Counts};
+    use crate::run::counts::Counts;
+    use crate::run::report::Cause;
     use std::time::Duration;
 
     fn error(failure: Failure) -> Error {

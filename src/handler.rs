@@ -1,12 +1,12 @@
 //! [`HandlerOutput`]: what a handler may return, and what that means.
 
 use crate::panic::{self, Payload};
-use crate::run::registry::Bucket;
+use crate::run::end_reason::EndReason;
 use crate::run::report::BoxError;
+use crate::span::Span;
 use log::Level;
 use std::fmt;
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -100,6 +100,7 @@ impl sealed::Sealed for Never {
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Completed,
+    /// It returned an error: `connection/blame.rs` tells whose fault that is.
     Failed(BoxError),
     Panicked(String),
     /// A task of its connection panicked, which has been logged.
@@ -117,10 +118,37 @@ pub(crate) enum TimedOut {
     Idle(Duration),
     /// The peer has taken nothing of a write for this time.
     Write(Duration),
+    /// The peer has acknowledged nothing for this time, although there was something to acknowledge.
+    Ack(Duration),
+}
+
+impl TimedOut {
+    fn reason(self) -> EndReason {
+        match self {
+            Self::Idle(_) => EndReason::IdleTimeout,
+            Self::Write(_) => EndReason::WriteTimeout,
+            Self::Ack(_) => EndReason::AckTimeout,
+        }
+    }
+}
+
+impl fmt::Display for TimedOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Idle(limit) => write!(f, "no byte went either way for {}", Span(limit)),
+            Self::Write(limit) => write!(f, "the peer has taken nothing of a write for {}", Span(limit)),
+            Self::Ack(limit) => write!(
+                f,
+                "the peer has vanished: for {} it has acknowledged nothing of what is on its way to it",
+                Span(limit)
+            ),
+        }
+    }
 }
 
 /// Why a connection was closed before its handler was called.
 pub(crate) struct Rejection {
+    pub(crate) end: EndReason,
     pub(crate) reason: Box<dyn fmt::Display + Send>,
     /// For the log: what a peer caused is not news.
     pub(crate) level: Level,
@@ -159,28 +187,16 @@ impl Outcome {
         Self::Panicked(message)
     }
 
-    pub(crate) fn bucket(&self) -> Bucket {
+    /// How its end is counted, if an error that it returned is its own fault.
+    pub(crate) fn reason(&self) -> EndReason {
         match self {
-            Self::Completed => Bucket::Completed,
-            Self::Failed(_) | Self::Rejected(_) | Self::TimedOut(_) => Bucket::Failed,
-            Self::Panicked(_) | Self::TaskPanicked(_) => Bucket::Panicked,
+            Self::Completed => EndReason::Completed,
+            Self::Failed(_) => EndReason::Failed,
+            Self::Panicked(_) => EndReason::Panicked,
+            Self::TaskPanicked(_) => EndReason::TaskPanicked,
+            Self::Rejected(why) => why.end,
+            Self::TimedOut(limit) => limit.reason(),
         }
-    }
-}
-
-/// How loud a handler's error is: a flood of resets is not news.
-pub(crate) fn level_of(error: &BoxError) -> Level {
-    use io::ErrorKind::{
-        BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, TimedOut, UnexpectedEof, WriteZero,
-    };
-    // Only the error itself, as reading and writing return it. One that is wrapped in another may come from anywhere,
-    // such as a database, and that is news.
-    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    match kind {
-        Some(
-            BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | TimedOut | UnexpectedEof | WriteZero,
-        ) => Level::Debug,
-        _ => Level::Warn,
     }
 }
 
@@ -189,35 +205,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_peer_caused_is_not_news() {
-        let table = [
-            (io::ErrorKind::ConnectionReset, Level::Debug),
-            (io::ErrorKind::BrokenPipe, Level::Debug),
-            (io::ErrorKind::UnexpectedEof, Level::Debug),
-            (io::ErrorKind::TimedOut, Level::Debug),
-            (io::ErrorKind::InvalidData, Level::Warn),
-            (io::ErrorKind::PermissionDenied, Level::Warn),
-        ];
-        for (kind, level) in table {
-            assert_eq!(level_of(&io::Error::from(kind).into()), level, "{kind}");
-        }
-        assert_eq!(level_of(&"no such user".into()), Level::Warn);
-    }
-
-    #[test]
-    fn each_output_has_its_bucket() {
+    fn each_output_has_its_reason() {
         use sealed::Sealed;
+        use std::io;
         use std::task::Waker;
-        let bucket = |mut handler: Pin<Box<dyn Future<Output = Result<(), BoxError>>>>| match Outcome::poll(
+        let reason = |mut handler: Pin<Box<dyn Future<Output = Result<(), BoxError>>>>| match Outcome::poll(
             handler.as_mut(),
             &mut Context::from_waker(Waker::noop()),
         ) {
-            Poll::Ready(outcome) => outcome.bucket(),
+            Poll::Ready(outcome) => outcome.reason(),
             Poll::Pending => panic!("it has nothing to wait for"),
         };
-        assert_eq!(bucket(Box::pin(async { ().into_result() })), Bucket::Completed);
-        assert_eq!(bucket(Box::pin(async { Ok::<_, io::Error>(()).into_result() })), Bucket::Completed);
-        assert_eq!(bucket(Box::pin(async { Err::<(), _>("no").into_result() })), Bucket::Failed);
-        assert_eq!(bucket(Box::pin(async { std::panic::resume_unwind(Box::new("oh")) })), Bucket::Panicked);
+        assert_eq!(reason(Box::pin(async { ().into_result() })), EndReason::Completed);
+        assert_eq!(reason(Box::pin(async { Ok::<_, io::Error>(()).into_result() })), EndReason::Completed);
+        assert_eq!(reason(Box::pin(async { Err::<(), _>("no").into_result() })), EndReason::Failed);
+        assert_eq!(reason(Box::pin(async { std::panic::resume_unwind(Box::new("oh")) })), EndReason::Panicked);
     }
 }

@@ -156,6 +156,8 @@ pub use listener::{Accept, Connector, Keepalive, ListenOptions, Listener, Memory
 pub use proxy::fuzz as fuzz_proxy_header;
 #[cfg(feature = "proxy-protocol")]
 pub use proxy::{ProxyHeader, ProxyProtocol};
+pub use run::counts::Counts;
+pub use run::end_reason::EndReason;
 pub use run::handle::{Closed, Handle};
 pub use run::phase::Phase;
 pub use run::registry::{ConnectionId, ConnectionInfo};

@@ -121,6 +121,11 @@ impl ConnectionLimit {
         Ok(Some(Box::new(Counted { limit: Arc::clone(self), ip })))
     }
 
+    /// Whether a client that comes now is accepted.
+    pub(crate) fn admits(&self) -> bool {
+        lock(&self.state).admits()
+    }
+
     pub(crate) fn forget(&self, key: &mut Option<usize>) {
         if let Some(key) = key.take() {
             let waker = lock(&self.state).waiters.remove(key);

@@ -9,6 +9,7 @@
 //! | `request` | the first request | the cause, its time, and the deadline; later requests only bring the deadline nearer |
 //! | `requested` | every request | the supervisor begins the exit |
 //! | `again` | a second graceful request | skips the lame duck |
+//! | `deadline_moved` | a request that brings the deadline nearer | the supervisor looks at it again |
 //! | `cancelled` | a cancel, a second shutdown signal, a drop | no grace |
 //! | `draining` | the drain; and `close` | handles that wait for it are woken |
 //! | `closed`, `over` | `close` | the report is there |
@@ -16,13 +17,15 @@
 //!
 //! Invariants:
 //!
-//! 1. The first request wins: its cause and its time are never replaced, and its deadline only by a cancel.
+//! 1. The first request wins: its cause and its time are never replaced, and its deadline only by a nearer one.
 //! 2. Everything that must be gone before the run is closed holds a [`CompletionGuard`]; its module says why that
 //!    suffices.
 //! 3. No lock is held while user code runs, and none while anything is logged.
 
 pub(crate) mod completion;
+pub(crate) mod counts;
 mod dialogue;
+pub(crate) mod end_reason;
 pub(crate) mod handle;
 pub(crate) mod name;
 pub(crate) mod newcomers;
@@ -38,17 +41,22 @@ use crate::group::{Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
 use crate::panic::{Kept, drop_caught};
+use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
+use async_io::Timer;
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
+use counts::{Counters, Counts};
 use name::{ServerName, run_line};
 use newcomers::Newcomers;
 use phase::Phase;
-use registry::{Counters, Registry};
+use registry::Registry;
 use report::{Cause, Failure, Report};
 use std::collections::HashSet;
 use std::fmt;
+use std::future::{Future, poll_fn};
 use std::panic::Location;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -71,6 +79,8 @@ pub(crate) struct Run {
     pub(crate) requested: Event,
     /// It was requested again, gracefully. Skips the lame duck.
     pub(crate) again: Event,
+    /// The supervisor, while it waits for the deadline.
+    deadline_moved: BroadcastWaker,
     /// A cancel was requested.
     pub(crate) cancelled: Event,
     /// The drain has begun. For handles, and for connections that are still opening; each handler has an event of its
@@ -103,11 +113,25 @@ struct RunState {
     request: Option<Request>,
     /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
     allowance: Option<Duration>,
+    /// How long of that clients are still accepted.
+    lame_duck: Duration,
+    /// The allowance is that of a request, and not the server's.
+    is_limited: bool,
+    /// How long the drain of one connection may last.
+    own_grace: Duration,
     /// The failure that stopped the server, until `serve` returns it, or is dropped. The error in it is the user's.
     failure: Option<Kept<Failure>>,
     report: Option<Report>,
     /// What a server that does not serve yet owns.
     unserved: Option<Unserved>,
+}
+
+impl RunState {
+    /// Of a limit that a request has set, half at least is left to the drain.
+    fn limit_lame_duck(&mut self) {
+        let half = self.allowance.map_or(Duration::MAX, |allowance| allowance / 2);
+        self.lame_duck = self.lame_duck.min(half);
+    }
 }
 
 #[derive(Debug)]
@@ -146,6 +170,7 @@ impl Run {
             background: background.spawner(),
             requested: Event::default(),
             again: Event::default(),
+            deadline_moved: BroadcastWaker::default(),
             cancelled: Event::default(),
             draining: Event::default(),
             newcomers: Newcomers::default(),
@@ -161,6 +186,9 @@ impl Run {
                 phase: Phase::Bound,
                 request: None,
                 allowance: Some(Duration::ZERO),
+                lame_duck: Duration::ZERO,
+                is_limited: false,
+                own_grace: Duration::ZERO,
                 failure: None,
                 report: None,
                 unserved: None,
@@ -190,11 +218,19 @@ impl Run {
     }
 
     /// Begins to serve. `None`: the server was closed before.
-    pub(crate) fn start(&self, grace: Option<Duration>, lame_duck: Duration) -> Option<(Unserved, Vec<OpenListener>)> {
+    pub(crate) fn start(
+        &self,
+        (grace, own_grace): (Option<Duration>, Duration),
+        lame_duck: Duration,
+    ) -> Option<(Unserved, Vec<OpenListener>)> {
         let mut state = lock(&self.state);
         let unserved = state.unserved.take()?;
         state.phase = Phase::Serving;
-        state.allowance = grace.map(|grace| grace.saturating_add(lame_duck));
+        (state.lame_duck, state.own_grace) = (lame_duck, own_grace);
+        match state.is_limited {
+            true => state.limit_lame_duck(),
+            false => state.allowance = grace.map(|grace| grace.saturating_add(lame_duck)),
+        }
         let allowance = state.allowance;
         if let Some(request) = &mut state.request {
             // It came at this very moment, and did not know.
@@ -208,6 +244,33 @@ impl Run {
     /// Requests a graceful end.
     pub(crate) fn request(&self, cause: Cause) {
         self.request_end(cause, None);
+    }
+
+    /// Requests a graceful end within this time from now.
+    pub(crate) fn request_within(&self, limit: Option<Duration>) {
+        let now = Instant::now();
+        let deadline = limit.and_then(|limit| now.checked_add(limit));
+        {
+            let mut state = lock(&self.state);
+            match &mut state.request {
+                // As for the first request, and before that is made, so that nothing sees another deadline.
+                None => {
+                    (state.allowance, state.is_limited) = (limit, true);
+                    state.limit_lame_duck();
+                }
+                Some(request) => {
+                    request.deadline = match (request.deadline, deadline) {
+                        (Some(before), Some(deadline)) => Some(before.min(deadline)),
+                        (before, deadline) => before.or(deadline),
+                    };
+                }
+            }
+        }
+        self.deadline_moved.wake_all();
+        if self.draining.is_signalled() {
+            self.newcomers.hurry();
+        }
+        self.request(Cause::Shutdown);
     }
 
     /// Requests the end now.
@@ -305,6 +368,31 @@ impl Run {
         lock(&self.state).request.as_ref()?.deadline
     }
 
+    /// How long clients are still accepted after the request.
+    pub(crate) fn lame_duck(&self) -> Duration {
+        lock(&self.state).lame_duck
+    }
+
+    /// How long the drain of one connection may last.
+    pub(crate) fn own_grace(&self) -> Duration {
+        lock(&self.state).own_grace
+    }
+
+    /// Waits until the deadline is over, wherever it is moved meanwhile.
+    pub(crate) async fn deadline_passed(&self) {
+        let (mut timer, mut armed) = (Timer::never(), None);
+        poll_fn(|cx| {
+            self.deadline_moved.add(cx.waker()); // before the look
+            let deadline = self.deadline();
+            if armed != deadline {
+                timer = deadline.map_or_else(Timer::never, Timer::at);
+                armed = deadline;
+            }
+            Pin::new(&mut timer).poll(cx).map(drop)
+        })
+        .await;
+    }
+
     /// Whether no handler may be started any more: cancelled, or past the deadline.
     pub(crate) fn is_out_of_time(&self) -> bool {
         self.cancelled.is_signalled()
@@ -319,17 +407,26 @@ impl Run {
 
     /// Begins the drain: notifies every connection, newcomers a little later. Comes after the last socket was closed,
     /// so no later connection is missed. Returns how many there were.
-    pub(crate) fn begin_drain(&self, newcomer_time: Duration) -> usize {
+    pub(crate) fn begin_drain(&self, newcomer_time: Duration, spread: Duration) -> usize {
         self.advance(Phase::Draining);
         self.draining.signal();
         let records = self.registry.all();
-        self.newcomers.notify_or_spare(&records, newcomer_time, self.deadline());
+        self.newcomers.begin_drain(&records, newcomer_time, spread, self.deadline());
         records.len()
     }
 
     /// Whether no task that this line has spawned was cut before.
     pub(crate) fn is_first_cut_of(&self, line: &Location<'static>) -> bool {
         lock(&self.cut_lines).insert(*line)
+    }
+
+    /// The numbers of now. Looks at all connections.
+    pub(crate) fn counts(&self) -> Counts {
+        let mut counts = self.counters.read();
+        counts.open = self.registry.states();
+        let listening = self.listening.load(Ordering::Acquire);
+        counts.at_limit = if self.limit.admits() { 0 } else { listening };
+        counts
     }
 
     /// The report, once the run is closed.

@@ -7,6 +7,7 @@ mod config;
 mod progress;
 mod scope;
 mod shutdown;
+mod vanished;
 
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;

@@ -29,13 +29,16 @@ use std::time::Instant;
 /// `until_draining(reader.read_line(…))` loses it, and so does a reader of lines over
 /// [`eof_on_drain`](Connection::eof_on_drain) if half a line has come: use [`lines`](Connection::lines).
 impl Connection {
-    /// Returns whether the drain has begun.
+    /// Returns whether the drain has begun: the server's, or one of this connection alone
+    /// ([`Handle::drain_connection`](crate::Handle::drain_connection),
+    /// [`Server::max_connection_age`](crate::Server::max_connection_age)).
     ///
     /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
     /// come to an end before [`deadline`](Self::deadline).
     pub fn is_draining(&self) -> bool {
         // The event is given to a connection that has ended, too.
-        self.record.draining.is_signalled() && self.run().phase() >= Phase::Draining
+        let drains = || self.record.alone().is_some() || self.run().phase() >= Phase::Draining;
+        self.record.draining.is_signalled() && drains()
     }
 
     /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
@@ -84,10 +87,11 @@ impl Connection {
         self.record.draining.until(future)
     }
 
-    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, and
-    /// if the grace period has no limit.
+    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, or a
+    /// drain of this connection alone, and if the grace period has no limit.
     pub fn deadline(&self) -> Option<Instant> {
-        self.run().deadline()
+        let own = self.record.alone().map(|alone| alone.deadline);
+        [own, self.run().deadline()].into_iter().flatten().min()
     }
 
     /// Waits for the next message, without taking a byte: true once bytes have arrived, which the next read finds.

@@ -7,7 +7,7 @@
 use super::linger::{self, Discarded, Ending};
 use crate::run::Run;
 use crate::run::name::run_line;
-use crate::run::record::ConnectionRecord;
+use crate::run::record::{ConnectionRecord, DrainAlone};
 use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::span::Span;
@@ -16,7 +16,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many tasks of one connection are looked at when they are cut.
 const LOOKED_AT: usize = 100;
@@ -33,6 +33,8 @@ pub(super) fn last_words(
         record.set_state(ConnectionState::Finishing);
         record.end_reads();
         tasks.background.cancel();
+        let left = |alone: DrainAlone| alone.deadline.saturating_duration_since(Instant::now());
+        let grace = record.alone().map_or(grace, |alone| grace.min(left(alone)));
         let cut = CutUnlessDone { run: &run, record: &record, tasks: &tasks };
         finish(&record, &tasks, grace, cut).await;
         record.end(true);

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | that all is acknowledged (Linux, TCP and TLS over it; elsewhere it is not seen) | 10 s without progress | 2 s without progress |
 //! | then the peer's end | 2 s, or 4 s if the peer goes on sending | not at all if nothing is unread; else until it has been quiet for 100 ms, at most 2 s |
-//! | all of it | 5 minutes | the same, and the server's deadline |
+//! | all of it | 5 minutes, and the deadline of a drain of this connection alone | the same, and the server's deadline |
 //!
 //! What was not delivered is logged and counted.
 
@@ -192,7 +192,7 @@ async fn half(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
             if armed.is_none_or(|armed| armed <= now) {
                 progress.look();
                 note_drain(run, &mut drain);
-                let end = progress.end(drain).min(start + LONGEST);
+                let end = latest(record, start).min(progress.end(drain));
                 if end <= now {
                     return Poll::Ready(false);
                 }
@@ -246,7 +246,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
                     Some(last) => (start + LINGER).min(last + QUIET),
                 },
             };
-            let end = end.min(longest_from + LONGEST);
+            let end = latest(record, longest_from).min(end);
             if end <= Instant::now() {
                 return Poll::Ready(false);
             }
@@ -273,6 +273,12 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
     if !progress.is_done() {
         log_undelivered(run, record, progress.unsent());
     }
+}
+
+/// When it must be over, however well it gets on.
+fn latest(record: &ConnectionRecord, start: Instant) -> Instant {
+    let longest = start + LONGEST;
+    record.alone().map_or(longest, |alone| longest.min(alone.deadline))
 }
 
 /// The peer has not taken all that was written to it.

@@ -8,6 +8,7 @@ use crate::limits::Counted;
 use crate::listener::Protocols;
 use crate::panic::{Payload, catch_future};
 use crate::run::Run;
+use crate::run::end_reason::EndReason;
 use crate::run::record::ConnectionRecord;
 use crate::span::Span;
 use async_io::Timer;
@@ -65,7 +66,17 @@ pub(crate) enum Unopened {
 
 impl Unopened {
     pub(super) fn into_rejection(self) -> Rejection {
-        Rejection { level: self.level(), is_told: self.is_told(), reason: Box::new(self) }
+        Rejection { end: self.end(), level: self.level(), is_told: self.is_told(), reason: Box::new(self) }
+    }
+
+    fn end(&self) -> EndReason {
+        match self {
+            Self::Silent(_) => EndReason::FirstByteTimeout,
+            #[cfg(feature = "tls")]
+            Self::Unsecured(_) | Self::SlowHandshake(_) => EndReason::Handshake,
+            #[cfg(feature = "proxy-protocol")]
+            Self::Unproxied(why) => why.end(),
+        }
     }
 
     fn is_told(&self) -> bool {

@@ -1,6 +1,7 @@
 //! [`Connection`] as a stream: reading from it, and writing to it.
 
 use super::Connection;
+use crate::run::end_reason::EndReason;
 use crate::sync::coop;
 use crate::transport::Transport;
 use futures_io::{AsyncRead, AsyncWrite};
@@ -13,7 +14,11 @@ impl Connection {
         if self.record.has_ended() {
             return Poll::Ready(Ok(()));
         }
-        self.record.transport.poll_close(cx)
+        let poll = self.record.transport.poll_close(cx);
+        if let Poll::Ready(Err(error)) = &poll {
+            self.note_error(error);
+        }
+        poll
     }
 
     /// Ready once bytes have arrived, with how many there are to be read at once; 0: the end. The read that finds them
@@ -48,10 +53,23 @@ impl Connection {
             Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
             // Meanwhile; and its end may have woken us before we waited.
             Poll::Pending | Poll::Ready(Err(_)) if self.record.has_returned() => return Poll::Ready(Ok(0)),
-            Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
+            Poll::Ready(Err(ref error)) => self.note_error(error),
             _ => {}
         }
         result
+    }
+
+    /// After a reset nothing more comes from the peer, and nothing reaches it.
+    #[cold]
+    fn note_error(&self, error: &io::Error) {
+        let kind = error.kind();
+        if kind == io::ErrorKind::ConnectionReset {
+            self.record.note_eof();
+        }
+        // Any error at all may be of that kind; and the panic of a custom stream is.
+        if kind != io::ErrorKind::Other {
+            self.record.note_given(kind, EndReason::Disconnected);
+        }
     }
 
     fn poll_write_with(&self, write: impl FnOnce(&Transport) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -62,18 +80,13 @@ impl Connection {
         let result = write(&self.record.transport);
         match result {
             Poll::Ready(Ok(1..)) => self.record.note_written(),
-            Poll::Ready(Err(ref error)) if is_reset(error) => self.record.note_eof(),
+            Poll::Ready(Err(ref error)) => self.note_error(error),
             Poll::Pending if self.record.has_ended() => return Poll::Ready(Err(broken_pipe())),
             Poll::Pending if coop::yields() == yields => self.record.note_write_waits(),
             _ => {}
         }
         result
     }
-}
-
-/// Whether the peer is gone: nothing more comes from it, and nothing reaches it.
-fn is_reset(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 fn broken_pipe() -> io::Error {
@@ -116,8 +129,13 @@ impl AsyncWrite for &Connection {
         }
         let yields = coop::yields();
         let poll = self.record.transport.poll_flush(cx);
-        match poll {
-            Poll::Ready(_) => self.record.note_write_done(),
+        match &poll {
+            Poll::Ready(result) => {
+                self.record.note_write_done();
+                if let Err(error) = result {
+                    self.note_error(error);
+                }
+            }
             Poll::Pending if coop::yields() == yields => self.record.note_write_waits(),
             Poll::Pending => {}
         }

@@ -16,23 +16,23 @@
 //! processor's cache.
 
 use super::Connection;
-use super::idle::Idle;
+use super::blame;
 use super::last_words::last_words;
 use super::linger::{self, End, Ending, How};
 use super::open::{self, Opening};
+use super::timeouts::{Passed, Timeouts, cut_text};
 use crate::error::OnFailure;
-use crate::handler::{HandlerOutput, Outcome, TimedOut, level_of};
+use crate::handler::{HandlerOutput, Outcome, TimedOut};
 use crate::limits::{Counted, Permit};
 use crate::listener::{Accepted, Protocols};
 use crate::panic::{self, Chain, Kept};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, inside};
+use crate::run::end_reason::EndReason;
 use crate::run::name::run_line;
 use crate::run::record::{AbortReason, ConnectionRecord};
-use crate::run::registry::Bucket;
 use crate::run::report::{Cause, Failure};
 use crate::run::state::ConnectionState;
-use crate::span::Span;
 use log::Level;
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
@@ -55,6 +55,12 @@ pub(crate) struct Policy {
     pub(crate) opening: open::Limits,
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) write_timeout: Option<Duration>,
+    pub(crate) ack_timeout: Option<Duration>,
+    /// How old a connection may be before it is drained.
+    pub(crate) max_age: Option<Duration>,
+    /// How long a drain of one connection may last.
+    pub(crate) own_grace: Duration,
+    pub(crate) newcomer_time: Duration,
     /// How long tasks may go on when their handler has returned.
     pub(crate) task_grace: Duration,
 }
@@ -66,7 +72,7 @@ pin_project! {
     pub(crate) struct ConnectionTask<H, Fut> {
         #[pin]
         stage: Stage<Fut>,
-        idle: Option<Box<Idle>>,
+        timeouts: Option<Box<Timeouts>>,
         service: Arc<Service<H>>,
         guard: ConnectionGuard,
     }
@@ -91,28 +97,42 @@ where
     Fut: Future<Output: HandlerOutput>,
 {
     pub(crate) fn new(service: Arc<Service<H>>, guard: ConnectionGuard) -> Self {
-        let idle = Idle::new(service.policy.idle_timeout, service.policy.write_timeout);
-        Self { stage: Stage::Start, idle, service, guard }
+        let timeouts = Timeouts::new(&service.policy, guard.record());
+        Self { stage: Stage::Start, timeouts, service, guard }
     }
 
-    /// Polls until the handler has ended by itself, or must end (`None`: it is cancelled).
-    fn poll_outcome(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outcome>> {
-        let record = self.guard.record();
+    /// Polls until the handler has ended by itself, or must end (the error: it is cut, and why).
+    fn poll_outcome(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Outcome, EndReason>> {
         // First, so that no poll of the handler begins once it is to be aborted.
-        if record.is_aborted() {
-            return Poll::Ready(match record.abort_reason() {
-                Some(AbortReason::TaskPanicked(message)) => Some(Outcome::TaskPanicked(message)),
-                Some(AbortReason::Cancelled) | None => None,
-            });
+        if self.guard.record().is_aborted() {
+            if let Some(end) = self.as_mut().aborted() {
+                return Poll::Ready(end);
+            }
         }
         if let Poll::Ready(outcome) = self.as_mut().poll_handler(cx) {
-            return Poll::Ready(Some(outcome));
+            return Poll::Ready(Ok(outcome));
         }
         let this = self.project();
-        match this.idle.as_mut().map(|idle| idle.poll(this.guard.record(), cx)) {
-            Some(Poll::Ready(passed)) => Poll::Ready(Some(Outcome::TimedOut(passed))),
+        match this.timeouts.as_mut().map(|it| it.poll(this.guard.record(), &this.service.policy, cx)) {
+            Some(Poll::Ready(Passed::TimedOut(passed))) => Poll::Ready(Ok(Outcome::TimedOut(passed))),
+            Some(Poll::Ready(Passed::Cut(reason))) => Poll::Ready(Err(reason)),
             _ => Poll::Pending,
         }
+    }
+
+    /// Somebody else wants something of this connection: that it ends, or (`None`) that it is drained.
+    fn aborted(self: Pin<&mut Self>) -> Option<Result<Outcome, EndReason>> {
+        let this = self.project();
+        let (record, policy) = (this.guard.record(), &this.service.policy);
+        if record.take_look() {
+            this.timeouts.get_or_insert_with(Timeouts::none).begin_drain(record, policy);
+        }
+        Some(match record.abort_reason()? {
+            AbortReason::TaskPanicked(message) => Ok(Outcome::TaskPanicked(message)),
+            AbortReason::Vanished => Ok(Outcome::TimedOut(TimedOut::Ack(policy.ack_timeout.unwrap_or_default()))),
+            AbortReason::CancelledById => Err(EndReason::CancelledById),
+            AbortReason::Exit => Err(EndReason::Shutdown),
+        })
     }
 
     fn poll_handler(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
@@ -137,10 +157,13 @@ where
             if let StageProjected::Start = this.stage.as_mut().project() {
                 // Where handlers block the threads, the supervisor may come to its turn later than the deadline.
                 if this.guard.run().is_out_of_time() {
-                    this.guard.record().abort(AbortReason::Cancelled); // which wakes this task
+                    this.guard.record().abort(AbortReason::Exit); // which wakes this task
                     return Poll::Pending;
                 }
                 this.guard.begin_to_serve();
+                if let Some(timeouts) = this.timeouts {
+                    timeouts.be_newcomer(this.guard.record(), Instant::now(), &this.service.policy);
+                }
                 let connection = this.guard.connection().clone();
                 match panic::catch(|| (this.service.handler.get())(connection)) {
                     Ok(handler) => this.stage.set(Stage::Handling { handler }),
@@ -205,6 +228,8 @@ pub(crate) struct ConnectionGuard {
     /// Its place in the registry.
     key: usize,
     on_failure: OnFailure,
+    /// Why it was cut; `None`: it was not, or by the exit.
+    cut: Option<EndReason>,
     /// It ended by itself after the drain had begun.
     drained: bool,
     /// Its end was counted and logged.
@@ -241,6 +266,7 @@ impl ConnectionGuard {
             connection: Some(Connection::new(record, Arc::clone(run))),
             key,
             on_failure: policy.on_failure,
+            cut: None,
             drained: false,
             reported: false,
             failure: None,
@@ -281,7 +307,7 @@ impl ConnectionGuard {
     fn begin_to_serve(&self) {
         let record = self.record();
         record.set_state(ConnectionState::Serving);
-        if record.is_spared() {
+        if record.is_spared() && self.run().draining.is_signalled() {
             self.run().newcomers.enter(record, Instant::now());
         }
     }
@@ -293,10 +319,13 @@ impl ConnectionGuard {
     }
 
     /// From here on this is how the handler ended, whatever else may come: also if a destructor of it panics.
-    fn set_outcome(&mut self, outcome: Option<Outcome>) {
-        self.drained = outcome.is_some() && self.run().draining.is_signalled();
+    fn set_outcome(&mut self, outcome: Result<Outcome, EndReason>) {
+        self.drained = outcome.is_ok() && self.run().draining.is_signalled();
         self.record().end_newcomer_time();
-        self.outcome = outcome;
+        match outcome {
+            Ok(outcome) => self.outcome = Some(outcome),
+            Err(reason) => self.cut = Some(reason),
+        }
     }
 
     /// And how long the tasks may go on: `task_grace` after an orderly end.
@@ -336,38 +365,37 @@ impl ConnectionGuard {
             return None;
         }
         let (record, run) = (Arc::clone(self.record()), Arc::clone(self.run()));
-        let bucket = match &self.outcome {
-            Some(outcome) => outcome.bucket(),
-            None => {
-                if run.requested.is_signalled() {
-                    run.counters.cut(&record); // by the exit, and not by `cancel_connection`
-                }
-                Bucket::Cancelled
-            }
+        let reason = match &self.outcome {
+            Some(Outcome::Failed(error)) => blame::reason_of(error, &record),
+            Some(outcome) => outcome.reason(),
+            None => self.cut.unwrap_or(EndReason::Shutdown),
         };
-        run.counters.ended(bucket, self.drained);
+        if reason == EndReason::Shutdown {
+            run.counters.cut(&record);
+        }
+        run.counters.ended(reason, self.drained);
         let peer = || record.peer().clone();
         let name = || format!("the connection from `{}`{}", record.peer(), record.shown_label());
         let (failure, line) = match self.outcome.take() {
+            None if matches!(reason, EndReason::Age | EndReason::DrainedById) => {
+                return EndLine::new(Level::Warn, format!("cut {}: {}", name(), cut_text(reason)));
+            }
             None => return EndLine::new(Level::Debug, "cancelled"),
             Some(Outcome::Completed) => return EndLine::new(Level::Debug, "closed"),
             // The peer's fault, which never stops the server.
             Some(Outcome::Rejected(why)) => {
                 return EndLine::new(why.level, format!("closed {}: {}", name(), why.reason));
             }
-            Some(Outcome::TimedOut(TimedOut::Idle(limit))) => {
-                let text = format!("closed the connection: no byte went either way for {}", Span(limit));
-                return EndLine::new(Level::Debug, text);
-            }
-            Some(Outcome::TimedOut(TimedOut::Write(limit))) => {
-                let text = format!("closed the connection: the peer has taken nothing of a write for {}", Span(limit));
-                return EndLine::new(Level::Debug, text);
+            Some(Outcome::TimedOut(limit)) => {
+                return EndLine::new(Level::Debug, format!("closed {}: {limit}", name()));
             }
             Some(Outcome::Failed(source)) => {
                 let why = panic::text(|| Chain(source.as_ref()).to_string());
-                let text = format!("the handler of {} failed: {why}", name());
-                let line = EndLine::new(level_of(&source), text);
-                (Failure::Handler { peer: peer(), source }, line)
+                let (level, text) = match reason {
+                    EndReason::Failed => (Level::Warn, format!("the handler of {} failed: {why}", name())),
+                    _ => (Level::Debug, format!("closed {}: {why}", name())),
+                };
+                (Failure::Handler { peer: peer(), source }, EndLine::new(level, text))
             }
             Some(Outcome::Panicked(message)) => {
                 let text = format!("the handler of {} panicked: {message}", name());
@@ -377,8 +405,8 @@ impl ConnectionGuard {
             Some(Outcome::TaskPanicked(message)) => (Failure::HandlerPanicked { peer: peer(), message }, None),
         };
         match self.on_failure {
-            OnFailure::Shutdown => run.fail(Cause::HandlerFailed, failure),
-            OnFailure::Isolate => self.failure = Some(Box::new(Kept::new(failure))),
+            OnFailure::Shutdown if reason.is_a_fault() => run.fail(Cause::HandlerFailed, failure),
+            _ => self.failure = Some(Box::new(Kept::new(failure))),
         }
         line
     }

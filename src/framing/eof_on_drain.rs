@@ -70,7 +70,10 @@ impl EofOnDrain {
         other.give_up(&record.draining); // of another task that reads at the same time
         match ready!(poll) {
             Some(read) => Poll::Ready(read),
-            None => record.poll_answered(cx).map(|()| Ok(0)),
+            None => record.poll_answered(cx).map(|()| {
+                record.note_given_eof();
+                Ok(0)
+            }),
         }
     }
 }

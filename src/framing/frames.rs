@@ -123,7 +123,7 @@ impl Frames {
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Vec<u8>>>> {
         loop {
-            let (have, total) = (self.ahead.len(), self.total()?);
+            let (have, total) = (self.ahead.len(), self.total().map_err(|error| self.ahead.note_bad_input(error))?);
             let missing = match total {
                 Some(total) if have >= total => {
                     ready!(self.ahead.poll_budget(cx));

@@ -106,18 +106,19 @@ impl Lines {
             return Err(self.too_long());
         }
         self.searched = 0;
-        self.ahead.take(with_end, |bytes| match std::str::from_utf8(&bytes[..length]) {
+        let line = self.ahead.take(with_end, |bytes| match std::str::from_utf8(&bytes[..length]) {
             Ok(line) => Ok(line.to_owned()),
             Err(error) => {
                 let what = format!("a line of {length} bytes is not UTF-8 from byte {} on", error.valid_up_to());
                 Err(io::Error::new(ErrorKind::InvalidData, what))
             }
-        })
+        });
+        line.map_err(|error| self.ahead.note_bad_input(error))
     }
 
     fn too_long(&self) -> io::Error {
         let what = format!("a line is longer than {} bytes; if that is right, raise `max_len`", self.max_len);
-        io::Error::new(ErrorKind::InvalidData, what)
+        self.ahead.note_bad_input(io::Error::new(ErrorKind::InvalidData, what))
     }
 }
 

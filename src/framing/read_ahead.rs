@@ -1,6 +1,7 @@
 //! What a reader of messages has read and not handed out yet.
 
 use crate::connection::Connection;
+use crate::run::end_reason::EndReason;
 use crate::sync::coop::Budget;
 use crate::sync::event::EventPlace;
 use crate::transport::with_scratch;
@@ -78,6 +79,12 @@ impl ReadAhead {
             Some(Ok(_)) => Ok(Filled::More),
             Some(Err(error)) => Err(error),
         })
+    }
+
+    /// What has come is no message: the peer's fault, should the handler end by this error.
+    pub(super) fn note_bad_input(&self, error: io::Error) -> io::Error {
+        self.connection.record().note_given(error.kind(), EndReason::BadInput);
+        error
     }
 
     /// To be asked before each message that is handed out without a read: so many in a row, and other tasks get their

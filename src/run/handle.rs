@@ -1,8 +1,10 @@
 //! [`Handle`] and [`Closed`]: requests to a run, waiting for its end, and looking at it.
 
 use super::completion::{TaskGuard, is_inside};
+use super::counts::Counts;
+use super::end_reason::EndReason;
 use super::name::run_line;
-use super::record::AbortReason;
+use super::record::{AbortReason, DrainAlone};
 use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
 use super::{Run, phase::Phase};
@@ -15,6 +17,7 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 /// Handle of a server: requests its end, waits for it, and looks at the server, from anywhere.
 ///
@@ -60,6 +63,36 @@ impl Handle {
     #[doc(alias = "graceful_shutdown")]
     pub fn shutdown(&self) -> Closed {
         self.run.request(Cause::Shutdown);
+        self.closed()
+    }
+
+    /// Requests a graceful shutdown that is over within `limit` from now, lame duck and grace together: a `Duration`, or
+    /// `None` for no limit. What is left then is cancelled.
+    ///
+    /// It takes the place of the server's own limits if it is the first request, be it longer or shorter; then a
+    /// [lame duck](crate::Server::lame_duck) lasts at most half of it. After another request it only brings the deadline
+    /// nearer, and skips what is left of the lame duck. Zero cancels.
+    ///
+    /// The request is made whether or not the returned [`Closed`] is awaited.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Server};
+    /// use std::future::pending;
+    /// use std::time::Duration;
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let handle = server.handle();
+    /// let serving = async_std::task::spawn(server.serve(|_: Connection| pending::<()>()));
+    /// let report = handle.shutdown_within(Duration::from_millis(50)).await;
+    /// assert!(report.elapsed() < Duration::from_secs(8)); // the grace period
+    /// # serving.await?;
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn shutdown_within(&self, limit: impl Into<Option<Duration>>) -> Closed {
+        self.run.request_within(limit.into());
         self.closed()
     }
 
@@ -115,6 +148,16 @@ impl Handle {
         self.run.limit.set_paused(false);
     }
 
+    /// Returns the numbers of now: all that a [`Report`] has, and how many connections are in which state. It looks at
+    /// each connection: meant for a metrics page, not for each request. See [`Counts`].
+    ///
+    /// Those of a closed server stay as they are in its report.
+    #[doc(alias = "metrics")]
+    #[doc(alias = "stats")]
+    pub fn counts(&self) -> Counts {
+        self.run.counts()
+    }
+
     /// Returns how many times accepting a client has failed, whether the client or a lack of resources was the reason.
     pub fn accept_errors(&self) -> u64 {
         self.run.counters.accept_errors()
@@ -127,7 +170,39 @@ impl Handle {
     pub fn cancel_connection(&self, id: ConnectionId) -> bool {
         match self.run.registry.find(id) {
             Some(record) => {
-                record.abort(AbortReason::Cancelled);
+                record.abort(AbortReason::CancelledById);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Drains one connection: its handler is notified as in a shutdown, has the
+    /// [grace period](crate::Server::grace) (8 seconds if that has no limit), and is cut after it, with a warning. It
+    /// never outlasts a shutdown of the server. Returns whether there is such a connection.
+    ///
+    /// As in a shutdown a [newcomer](crate::Server::newcomer_time) is notified with its first read. A handler that has
+    /// ended, and whose last bytes are still on their way, is let be.
+    ///
+    /// It searches all connections: meant for people, not for each request.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn example(server: ebbtide::Handle) {
+    /// // Let those go that have been here for a day.
+    /// for connection in server.connections() {
+    ///     if connection.age().as_secs() > 24 * 60 * 60 {
+    ///         server.drain_connection(connection.id());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    pub fn drain_connection(&self, id: ConnectionId) -> bool {
+        match self.run.registry.find(id) {
+            Some(record) => {
+                let deadline = Instant::now() + self.run.own_grace();
+                record.drain_alone(DrainAlone { deadline, reason: EndReason::DrainedById });
                 true
             }
             None => false,

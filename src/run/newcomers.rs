@@ -1,9 +1,10 @@
-//! Newcomers: connections whose handlers are notified of the drain later than the others.
+//! Connections whose handlers are notified of the drain later than others: newcomers, and all if it is spread.
 //!
 //! A client that has just connected is about to send, and an end of input is the wrong answer to its first request. So
 //! a connection that was accepted, or opened, less than the newcomer time ago, and of which the handler has read no
 //! byte, is notified with its first read, or when that time is over. The first read notifies by itself; here is the
-//! queue of those whose time is still to come, with one timer for all, which runs only in a drain.
+//! queue of those whose time is still to come, with one timer for all, which runs only in a drain. If the drain is to
+//! be spread over some time, the others have their turns in it too.
 
 use super::record::ConnectionRecord;
 use super::registry::ConnectionId;
@@ -16,6 +17,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker, ready};
 use std::time::{Duration, Instant};
+
+/// Longer than any drain.
+const LONGEST_SPREAD: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// See the module. Empty before a drain.
 #[derive(Debug, Default)]
@@ -30,24 +34,78 @@ struct Queue {
     /// When the drain must be over.
     deadline: Option<Instant>,
     /// By their times.
-    due: BTreeMap<(Instant, ConnectionId), Weak<ConnectionRecord>>,
+    due: BTreeMap<(Instant, ConnectionId), Entry>,
     /// Of the task that waits for the first of them.
     waker: Option<Waker>,
 }
 
+#[derive(Debug)]
+struct Entry {
+    record: Weak<ConnectionRecord>,
+    /// It is no newcomer, and waits for its turn of a drain that is spread.
+    is_turn: bool,
+}
+
+impl Entry {
+    fn notify(self) {
+        match (self.record.upgrade(), self.is_turn) {
+            (Some(record), true) => record.notify_of_drain(),
+            (Some(record), false) => record.end_newcomer_time(),
+            (None, _) => {}
+        }
+    }
+}
+
 impl Newcomers {
-    /// Notifies a connection of the drain that has just begun, or lets it wait if it is a newcomer.
-    pub(super) fn notify_or_spare(&self, records: &[Arc<ConnectionRecord>], time: Duration, deadline: Option<Instant>) {
+    /// Notifies connections of the drain that has just begun: newcomers later, and the others evenly over `spread`.
+    pub(super) fn begin_drain(
+        &self,
+        records: &[Arc<ConnectionRecord>],
+        time: Duration,
+        spread: Duration,
+        deadline: Option<Instant>,
+    ) {
         {
             let mut queue = lock(&self.queue);
             (queue.time, queue.deadline) = (time, deadline);
         }
-        for record in records {
-            if time.is_zero() || !record.spare() {
+        let start = Instant::now();
+        let half = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(start) / 2);
+        // Each turn is a fraction of that; a length that no drain has would not fit.
+        let spread = spread.min(half).min(LONGEST_SPREAD);
+        for (turn, record) in records.iter().enumerate() {
+            let is_new = record.state() == ConnectionState::Opening
+                || record.opened_at().checked_add(time).is_none_or(|end| end > start);
+            if is_new && !time.is_zero() && record.spare() {
+                if record.state() != ConnectionState::Opening {
+                    self.enter(record, record.opened_at());
+                } // else its own task enters it, when its handler begins
+            } else if spread.is_zero() || turn == 0 {
                 record.notify_of_drain();
-            } else if record.state() != ConnectionState::Opening {
-                self.enter(record, record.opened_at());
-            } // else its own task enters it, when its handler begins
+            } else {
+                let at = start + spread.mul_f64(turn as f64 / records.len() as f64);
+                self.put(at, record, true);
+            }
+        }
+    }
+
+    /// There is less time than was thought: everyone's turn is now.
+    pub(super) fn hurry(&self) {
+        let mut queue = lock(&self.queue);
+        let (turns, rest) = std::mem::take(&mut queue.due).into_iter().partition(|(_, entry)| entry.is_turn);
+        queue.due = rest;
+        drop(queue);
+        let turns: BTreeMap<_, Entry> = turns;
+        turns.into_values().for_each(Entry::notify);
+    }
+
+    fn put(&self, at: Instant, record: &Arc<ConnectionRecord>, is_turn: bool) {
+        let mut queue = lock(&self.queue);
+        queue.due.insert((at, record.id), Entry { record: Arc::downgrade(record), is_turn });
+        let waker = queue.waker.take();
+        drop(queue);
+        if let Some(waker) = waker {
+            waker.wake();
         }
     }
 
@@ -55,22 +113,19 @@ impl Newcomers {
     /// the grace, so that most of it is left to answer in.
     pub(crate) fn enter(&self, record: &Arc<ConnectionRecord>, start: Instant) {
         let now = Instant::now();
-        let mut queue = lock(&self.queue);
-        let quarter = queue.deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 4);
-        let end = match (start.checked_add(queue.time), quarter) {
+        let (time, deadline) = {
+            let queue = lock(&self.queue);
+            (queue.time, queue.deadline)
+        };
+        let quarter = deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 4);
+        let end = match (start.checked_add(time), quarter) {
             (Some(end), Some(quarter)) => end.min(quarter),
             (Some(end), None) | (None, Some(end)) => end,
             (None, None) => return, // for ever, as was asked for
         };
-        if end <= now {
-            drop(queue);
-            return record.end_newcomer_time();
-        }
-        queue.due.insert((end, record.id), Arc::downgrade(record));
-        let waker = queue.waker.take();
-        drop(queue);
-        if let Some(waker) = waker {
-            waker.wake();
+        match end <= now {
+            true => record.end_newcomer_time(),
+            false => self.put(end, record, false),
         }
     }
 
@@ -96,17 +151,15 @@ impl Newcomers {
                 }
                 ready!(Pin::new(&mut timer).poll(cx));
                 armed = None;
-                while let Some(record) = self.pop_due(end) {
-                    if let Some(record) = record.upgrade() {
-                        record.end_newcomer_time();
-                    }
+                while let Some(entry) = self.pop_due(end) {
+                    entry.notify();
                 }
             }
         })
         .await
     }
 
-    fn pop_due(&self, now: Instant) -> Option<Weak<ConnectionRecord>> {
+    fn pop_due(&self, now: Instant) -> Option<Entry> {
         let mut queue = lock(&self.queue);
         let first = queue.due.first_entry().filter(|first| first.key().0 <= now);
         first.map(|first| first.remove())

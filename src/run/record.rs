@@ -6,7 +6,8 @@
 //! | flag | set by | means |
 //! |---|---|---|
 //! | `state` | the task alone | what the connection is doing: opening, serving, finishing, lingering. For lists and logs; decides nothing |
-//! | `abort_reason` | anyone; a cancel counts more than a panic | the handler is to be dropped before its next poll; the task is woken |
+//! | `abort_reason` | anyone; a cancel counts more than a panic | the handler is to be dropped before its next poll, or the task is to look at `alone`; it is woken |
+//! | `alone` | a drain of this connection alone | it has been notified, or will be, and until when it may last |
 //! | `end` | the task, when the handler has ended | what clones may still do ([`EndState`]). Set before the socket is shut down; never goes back |
 //! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the drain is told later, and whether an answer is due ([`Dialogue`]) |
 //! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
@@ -14,6 +15,7 @@
 //! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
 //! | `uses`: `UNDELIVERED` | the end of its task grace, and of its linger | something has not reached the peer. For the count, which has each connection once |
 //! | `uses`: `WATCHED_WRITES` | `new` | there is a write timeout, so `write_waits` is kept |
+//! | `uses`: `GAVE_EOF` | a read that gave EOF for a drain | an unexpected end is no fault of the handler's |
 //! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
@@ -22,6 +24,7 @@
 //! the peer still sends; then `shut_down`; then the record leaves the registry. `draining` may come at any time.
 
 use super::dialogue::Dialogue;
+use super::end_reason::EndReason;
 use super::registry::ConnectionId;
 use super::state::ConnectionState;
 use super::tasks::Tasks;
@@ -99,6 +102,18 @@ struct Rare {
     label: Mutex<Option<Cow<'static, str>>>,
     /// The message of the task whose panic ends the connection.
     task_panic: OnceLock<Box<str>>,
+    /// What kinds of errors its reads and writes have given, and how an end by one of them is counted.
+    given: Mutex<Vec<(io::ErrorKind, EndReason)>>,
+    /// It is drained, and not the whole server.
+    alone: OnceLock<DrainAlone>,
+}
+
+/// The drain of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DrainAlone {
+    pub(crate) deadline: Instant,
+    /// How it is counted if it is cut then.
+    pub(crate) reason: EndReason,
 }
 
 /// Why a handler is dropped before its end.
@@ -106,15 +121,23 @@ struct Rare {
 pub(crate) enum AbortReason {
     /// A task of the connection has panicked, with this message.
     TaskPanicked(String),
-    /// This connection was cancelled, or the whole server.
-    Cancelled,
+    /// The peer has acknowledged nothing for too long.
+    Vanished,
+    /// This connection alone was cancelled.
+    CancelledById,
+    /// The whole server was.
+    Exit,
 }
 
-/// An abort reason in one byte.
+/// An abort reason in one byte. What counts more is larger; of the cancels the first counts.
 impl AbortReason {
     const NONE: u8 = 0;
-    const TASK_PANICKED: u8 = 1;
-    const CANCELLED: u8 = 2;
+    /// None, but the task is to look at `alone`.
+    const LOOK: u8 = 1;
+    const TASK_PANICKED: u8 = 2;
+    const VANISHED: u8 = 3;
+    const CANCELLED_BY_ID: u8 = 4;
+    const EXIT: u8 = 5;
 }
 
 /// What has been made of a connection, as bits: see the module.
@@ -125,6 +148,7 @@ impl Use {
     const FRAMED: u8 = 2;
     const UNDELIVERED: u8 = 4;
     const WATCHED_WRITES: u8 = 8;
+    const GAVE_EOF: u8 = 16;
 }
 
 /// What clones may still do, in one byte.
@@ -363,6 +387,31 @@ impl ConnectionRecord {
         self.saw_eof.load(Ordering::Relaxed)
     }
 
+    /// A read gives EOF because of a drain.
+    pub(crate) fn note_given_eof(&self) {
+        self.uses.fetch_or(Use::GAVE_EOF, Ordering::Relaxed);
+    }
+
+    /// A read or a write gives an error of this kind: so that it is known again in what the handler returns.
+    #[cold]
+    pub(crate) fn note_given(&self, kind: io::ErrorKind, reason: EndReason) {
+        let mut given = lock(&self.rare().given);
+        if !given.iter().any(|(known, _)| *known == kind) {
+            given.push((kind, reason));
+        }
+    }
+
+    /// Whether its stream has given an error of this kind, and how an end by it is counted.
+    pub(crate) fn given(&self, kind: io::ErrorKind) -> Option<EndReason> {
+        // What reads a whole message makes this of an end of input.
+        let ended = self.saw_eof() || self.uses.load(Ordering::Relaxed) & Use::GAVE_EOF != 0;
+        if kind == io::ErrorKind::UnexpectedEof && ended {
+            return Some(EndReason::Disconnected);
+        }
+        let given = lock(&self.rare.get()?.given);
+        given.iter().find(|(known, _)| *known == kind).map(|(_, reason)| *reason)
+    }
+
     /// The handler has read bytes.
     #[inline]
     pub(crate) fn note_read(&self) {
@@ -460,13 +509,36 @@ impl ConnectionRecord {
                 let _ = self.rare().task_panic.set(message.into());
                 AbortReason::TASK_PANICKED
             }
-            AbortReason::Cancelled => AbortReason::CANCELLED,
+            AbortReason::Vanished => AbortReason::VANISHED,
+            AbortReason::CancelledById => AbortReason::CANCELLED_BY_ID,
+            AbortReason::Exit => AbortReason::EXIT,
         };
-        self.abort_reason.fetch_max(reason, Ordering::AcqRel);
+        let counts_more = |before| (before < reason && before < AbortReason::CANCELLED_BY_ID).then_some(reason);
+        let _ = self.abort_reason.fetch_update(Ordering::AcqRel, Ordering::Acquire, counts_more);
         self.draining.wake_primary();
     }
 
-    /// To be asked by the connection's own task, once it is the event's primary task.
+    /// Drains this connection alone: its task notifies the handler, and cuts it at the deadline. The first such drain
+    /// counts.
+    pub(crate) fn drain_alone(&self, drain: DrainAlone) {
+        let _ = self.rare().alone.set(drain);
+        let look = AbortReason::LOOK;
+        let _ = self.abort_reason.compare_exchange(AbortReason::NONE, look, Ordering::AcqRel, Ordering::Acquire);
+        self.draining.wake_primary();
+    }
+
+    pub(crate) fn alone(&self) -> Option<DrainAlone> {
+        self.rare.get()?.alone.get().copied()
+    }
+
+    /// To be asked by the connection's own task, before it looks at `alone`.
+    pub(crate) fn take_look(&self) -> bool {
+        let look = AbortReason::LOOK;
+        self.abort_reason.compare_exchange(look, AbortReason::NONE, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Whether its task has something to do about it, or about `alone`. To be asked by the connection's own task, once it
+    /// is the event's primary task.
     #[inline]
     pub(crate) fn is_aborted(&self) -> bool {
         self.abort_reason.load(Ordering::Acquire) != AbortReason::NONE
@@ -474,17 +546,19 @@ impl ConnectionRecord {
 
     /// The same for a cancel alone: a task's panic ends the handler, and nothing that comes after it.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.abort_reason.load(Ordering::Acquire) == AbortReason::CANCELLED
+        self.abort_reason.load(Ordering::Acquire) >= AbortReason::CANCELLED_BY_ID
     }
 
     pub(crate) fn abort_reason(&self) -> Option<AbortReason> {
         match self.abort_reason.load(Ordering::Acquire) {
-            AbortReason::NONE => None,
+            AbortReason::NONE | AbortReason::LOOK => None,
             AbortReason::TASK_PANICKED => {
                 let message = self.rare.get().and_then(|rare| rare.task_panic.get());
                 Some(AbortReason::TaskPanicked(message.cloned().unwrap_or_default().into()))
             }
-            _ => Some(AbortReason::Cancelled),
+            AbortReason::VANISHED => Some(AbortReason::Vanished),
+            AbortReason::CANCELLED_BY_ID => Some(AbortReason::CancelledById),
+            _ => Some(AbortReason::Exit),
         }
     }
 }

@@ -1,7 +1,6 @@
-//! The open connections of a run and the counts of those that ended: the registry, the counters, and what lists show.
+//! The open connections of a run: the registry, and what lists show of each.
 
 use super::record::{ConnectionRecord, Label};
-use super::report::Counts;
 use super::state::ConnectionState;
 use crate::address::Address;
 use crate::listener::Accepted;
@@ -56,6 +55,15 @@ impl Registry {
     /// The connection of this number. Looks at all of them: for a person's request.
     pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<ConnectionRecord>> {
         lock(&self.records).iter().map(|(_, record)| record).find(|record| record.id == id).cloned()
+    }
+
+    /// How many are in each state.
+    pub(crate) fn states(&self) -> [usize; ConnectionState::ALL.len()] {
+        let mut states = [0; ConnectionState::ALL.len()];
+        for (_, record) in lock(&self.records).iter() {
+            states[record.state() as usize] += 1;
+        }
+        states
     }
 
     pub(crate) fn oldest(&self) -> Option<Arc<ConnectionRecord>> {
@@ -180,122 +188,5 @@ impl FromStr for ConnectionId {
 
     fn from_str(text: &str) -> Result<Self, ParseIntError> {
         text.parse().map(Self)
-    }
-}
-
-/// How many of those that were cancelled a report names.
-const CUT_LISTED: usize = 32;
-
-/// Where a connection's end is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bucket {
-    Completed,
-    Failed,
-    Panicked,
-    Cancelled,
-}
-
-/// The numbers while they still move.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    accepted: AtomicU64,
-    completed: AtomicU64,
-    failed: AtomicU64,
-    panicked: AtomicU64,
-    cancelled: AtomicU64,
-    refused: AtomicU64,
-    accept_errors: AtomicU64,
-    drained: AtomicU64,
-    undelivered: AtomicU64,
-    /// The first of those that were cancelled.
-    cut: Mutex<Vec<ConnectionInfo>>,
-}
-
-impl Counters {
-    pub(crate) fn accepted(&self) {
-        self.accepted.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// A connection was closed before its peer had all that it should.
-    pub(crate) fn undelivered(&self) {
-        self.undelivered.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn accept_failed(&self) {
-        self.accept_errors.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn accept_errors(&self) -> u64 {
-        self.accept_errors.load(Ordering::Relaxed)
-    }
-
-    /// Remembers one that was cancelled, for the report.
-    pub(crate) fn cut(&self, record: &ConnectionRecord) {
-        if lock(&self.cut).len() < CUT_LISTED {
-            let info = ConnectionInfo::of(record); // may ask the system
-            let mut cut = lock(&self.cut);
-            if cut.len() < CUT_LISTED {
-                cut.push(info);
-            }
-        }
-    }
-
-    pub(crate) fn take_cut(&self) -> Vec<ConnectionInfo> {
-        std::mem::take(&mut *lock(&self.cut))
-    }
-
-    /// A connection has ended; `drained`: by itself, after the drain had begun.
-    pub(crate) fn ended(&self, bucket: Bucket, drained: bool) {
-        let counter = match bucket {
-            Bucket::Completed => &self.completed,
-            Bucket::Failed => &self.failed,
-            Bucket::Panicked => &self.panicked,
-            Bucket::Cancelled => &self.cancelled,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        if drained {
-            self.drained.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Exact once every connection has ended: what ended them also ordered these counts before the reader.
-    pub(crate) fn read(&self) -> Counts {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            accepted: read(&self.accepted),
-            completed: read(&self.completed),
-            failed: read(&self.failed),
-            panicked: read(&self.panicked),
-            cancelled: read(&self.cancelled),
-            refused: read(&self.refused),
-            accept_errors: read(&self.accept_errors),
-            drained: read(&self.drained),
-            undelivered: read(&self.undelivered),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn each_end_is_counted_in_one_bucket_and_only_survivors_of_a_drain_as_drained() {
-        let counters = Counters::default();
-        for bucket in [Bucket::Completed, Bucket::Failed, Bucket::Panicked, Bucket::Cancelled] {
-            counters.accepted();
-            counters.ended(bucket, bucket != Bucket::Cancelled);
-        }
-        counters.accepted();
-        counters.ended(Bucket::Completed, false);
-        let counts = counters.read();
-        assert_eq!(
-            counts,
-            Counts { accepted: 5, completed: 2, failed: 1, panicked: 1, cancelled: 1, drained: 3, ..Counts::default() }
-        );
     }
 }

@@ -30,9 +30,11 @@ impl fmt::Display for ConnectionState {
 }
 
 impl ConnectionState {
+    /// Each once, in the order of their declaration.
+    pub(super) const ALL: [Self; 4] = [Self::Opening, Self::Serving, Self::Finishing, Self::Lingering];
+
     /// From its number, as the record keeps it.
     pub(super) fn of(number: u8) -> Self {
-        let all = [Self::Opening, Self::Serving, Self::Finishing, Self::Lingering];
-        all.into_iter().find(|state| *state as u8 == number).unwrap_or(Self::Opening)
+        Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Opening)
     }
 }

@@ -103,6 +103,7 @@ where
                 AcceptErrorClass::Skip if skipped.is_harmless(Instant::now()) => self.log_skipped(&error),
                 AcceptErrorClass::Skip | AcceptErrorClass::BackOff => {
                     self.log_pause(&error, pause);
+                    let _resting = self.run.counters.rest();
                     self.stop.until(Timer::after(pause)).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -136,7 +137,7 @@ where
         let counted = match ip.map_or(Ok(None), |ip| self.run.limit.count(ip)) {
             Ok(counted) => counted,
             Err(TooMany { max }) => {
-                self.run.counters.refused();
+                self.run.counters.refused_by_address();
                 run_line!(
                     debug,
                     self.run,

@@ -19,6 +19,10 @@ pub(crate) const GRACE: Duration = Duration::from_secs(8);
 /// How long a connection is a newcomer: the client is about to send.
 const NEWCOMER_TIME: Duration = Duration::from_millis(500);
 
+/// How long a peer may acknowledge nothing of what is on its way to it. A live one whose window is shut acknowledges
+/// the kernel's probes, which are at most 2 minutes apart.
+const ACK_TIMEOUT: Duration = Duration::from_secs(300);
+
 /// How long tasks may go on when their handler has returned. A loss cannot be found, and a late end is bounded and
 /// seen; with the whole grace, a heartbeat would hold each exit for it.
 const TASK_GRACE: Duration = Duration::from_secs(1);
@@ -30,7 +34,7 @@ pub(crate) struct Config {
     pub(crate) grace: Option<Duration>,
     /// None by default: set it to the time that the load balancer takes to notice.
     pub(crate) lame_duck: Duration,
-    pub(crate) newcomer_time: Duration,
+    pub(crate) drain_spread: Duration,
     pub(crate) policy: Policy,
 }
 
@@ -39,12 +43,16 @@ impl Default for Config {
         Self {
             grace: Some(GRACE),
             lame_duck: Duration::ZERO,
-            newcomer_time: NEWCOMER_TIME,
+            drain_spread: Duration::ZERO,
             policy: Policy {
                 on_failure: OnFailure::default(),
                 opening: Limits::default(),
                 idle_timeout: None,
                 write_timeout: None,
+                ack_timeout: Some(ACK_TIMEOUT),
+                max_age: None,
+                own_grace: GRACE,
+                newcomer_time: NEWCOMER_TIME,
                 task_grace: TASK_GRACE,
             },
         }
@@ -66,6 +74,7 @@ impl Server {
     #[doc(alias = "graceful_shutdown")]
     pub fn grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.config.grace = grace.into();
+        self.config.policy.own_grace = self.config.grace.unwrap_or(GRACE);
         self
     }
 
@@ -92,7 +101,7 @@ impl Server {
     /// Between two generations of a server on one address this is what keeps the restart from losing the clients that
     /// connect in its moment.
     pub fn newcomer_time(mut self, time: Duration) -> Self {
-        self.config.newcomer_time = time;
+        self.config.policy.newcomer_time = time;
         self
     }
 
@@ -127,14 +136,14 @@ impl Server {
     /// Behind a proxy all clients have the proxy's address, and would be counted together. If the proxy names them
     /// (`ProxyProtocol`, feature `proxy-protocol`), each of their addresses is counted for itself, from the moment when
     /// the proxy's header has been read: one more is closed then, before its handler is called, and counted as
-    /// [`failed`](crate::Report::failed), since it was accepted.
+    /// [`rejected`](crate::Counts::rejected), since it was accepted.
     pub fn max_connections_per_ip(self, max: usize) -> Self {
         self.bound.run().limit.set_max_per_ip(max);
         self
     }
 
     /// Sets how long a client may be silent before its first byte: a `Duration`, or `None` for no limit. Then it is
-    /// closed and counted as failed, and the handler is never called for it. The byte stays to be read. Default: no
+    /// closed, counted as [`rejected`](crate::Counts::rejected), and no handler is called. The byte stays to be read. Default: no
     /// limit. In a drain it is at most 1 second.
     ///
     /// Not for protocols in which the server speaks first.
@@ -144,7 +153,7 @@ impl Server {
     }
 
     /// Sets how long a client may take for its TLS handshake (feature `tls`): a `Duration`, or `None` for no limit.
-    /// Then it is closed and counted as failed, and the handler is never called for it. Default: 10 seconds. In a drain
+    /// Then it is closed, counted as [`rejected`](crate::Counts::rejected), and no handler is called. Default: 10 seconds. In a drain
     /// it is at most 1 second.
     #[cfg(feature = "tls")]
     pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -153,7 +162,7 @@ impl Server {
     }
 
     /// Sets how long no byte may go either way: a `Duration`, or `None` for no limit. Then the connection is closed,
-    /// its handler dropped, and counted as failed, so that idle clients cannot fill
+    /// its handler dropped, and counted as [`disconnected`](crate::Counts::disconnected), so that idle clients cannot fill
     /// [`max_connections`](Self::max_connections) for ever. Default: no limit.
     ///
     /// A handler that works for longer than this without reading or writing is ended too. The bytes of a TLS handshake
@@ -164,7 +173,8 @@ impl Server {
     }
 
     /// Sets how long a write may wait without the peer taking anything of it: a `Duration`, or `None` for no limit.
-    /// Then the connection is closed, its handler dropped, and counted as failed: at the latest after twice this time.
+    /// Then the connection is closed, its handler dropped, and counted as [`disconnected`](crate::Counts::disconnected): at
+    /// the latest after twice this time.
     /// For peers that take a byte a minute, which the [`idle_timeout`](Self::idle_timeout) does not end. Default: no
     /// limit, since a client that reads nothing for long may be busy, or paused.
     ///
@@ -172,6 +182,46 @@ impl Server {
     /// free: so a slow peer that does read may need many seconds between two steps.
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.write_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how long a peer may acknowledge nothing of what is on its way to it: a `Duration`, or `None` for no limit.
+    /// Then it has vanished (a cut cable, a machine that lost its power): the connection is closed, its handler dropped,
+    /// and counted as [`disconnected`](crate::Counts::disconnected). Default: 5 minutes. Looked at once a minute, or
+    /// every fifth of a shorter time. For TCP, and TLS over it, on Linux; elsewhere only the kernel's own limit holds,
+    /// some 15 minutes.
+    ///
+    /// [`Keepalive`](crate::Keepalive) finds peers that vanish while nothing is on its way to them, and does not work
+    /// while something is. A live client that reads nothing is not ended by either: its kernel acknowledges the probes
+    /// of ours, at most 2 minutes apart. So a time below 3 minutes also ends such clients, as `TCP_USER_TIMEOUT` does.
+    #[doc(alias = "TCP_USER_TIMEOUT")]
+    pub fn ack_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.config.policy.ack_timeout = timeout.into();
+        self
+    }
+
+    /// Sets how old a connection may be: a `Duration`, or `None` for no limit. Then it is drained, and no other: its
+    /// handler is notified as in a shutdown ([`Connection::until_draining`](crate::Connection::until_draining),
+    /// [`more`](crate::Connection::more)), has the [grace period](Self::grace) (8 seconds if that has no limit), and is
+    /// cut after it, with a warning. Each connection's age is up to a tenth more or less than this, so that those that
+    /// came together do not go together. Default: no limit.
+    ///
+    /// For clients behind a load balancer: they come again, and to the instance that now has the fewest. Counted from
+    /// the accept, for any protocol, upgraded connections too. (gRPC's `MAX_CONNECTION_AGE` and its grace.)
+    #[doc(alias = "max_connection_lifetime")]
+    pub fn max_connection_age(mut self, age: impl Into<Option<Duration>>) -> Self {
+        self.config.policy.max_age = age.into();
+        self
+    }
+
+    /// Sets over how long a drain notifies its handlers: evenly, the oldest connection first, so that thousands of
+    /// clients do not all come again at once. Default: 0, all at once. Never more than half of what is left of the
+    /// [grace period](Self::grace).
+    ///
+    /// The listeners are closed at once all the same, and a drain with idle clients lasts so much longer. A connection
+    /// that has not been notified yet goes on as before. (HAProxy's `close-spread-time`.)
+    pub fn drain_spread(mut self, time: Duration) -> Self {
+        self.config.drain_spread = time;
         self
     }
 

@@ -16,6 +16,7 @@ use super::body::{self, BodyEnd, BodyOutput};
 use super::config::Config;
 use super::progress::Progress;
 use super::shutdown::{RunTasks, ShutdownStream, follow_shutdown_stream};
+use super::vanished::end_vanished;
 use crate::connection::Connection;
 use crate::connection::task::Service;
 use crate::error::Error;
@@ -50,7 +51,8 @@ impl RunGuard {
     {
         let (run, config, streams) = server.into_parts();
         let guard = Self { run, group: TaskGroup::new() };
-        if let Some((unserved, listeners)) = guard.run.start(config.grace, config.lame_duck) {
+        if let Some((unserved, listeners)) = guard.run.start((config.grace, config.policy.own_grace), config.lame_duck)
+        {
             let addresses: Vec<_> = guard.run.name.addresses.iter().map(ToString::to_string).collect();
             run_line!(info, guard.run, [phase:% = Phase::Serving], "serving on {}", addresses.join(", "));
             let tasks = spawn_all(&guard.run, (unserved, listeners), &config, streams, handler);
@@ -137,13 +139,13 @@ where
 {
     let Unserved { connections, tasks, background, completion } = unserved;
     let all = RunTasks {
-        lame_duck: config.lame_duck,
-        newcomer_time: config.newcomer_time,
+        newcomer_time: config.policy.newcomer_time,
+        drain_spread: config.drain_spread,
         accept_loops: TaskGroup::new(),
         connections,
         tasks,
         background,
-        shutdown_streams: TaskGroup::new(),
+        to_the_end: TaskGroup::new(),
         progress: Progress::new(run),
         stop_accepting: Arc::new(Event::default()),
         run: Arc::clone(run),
@@ -160,10 +162,13 @@ where
         };
         all.accept_loops.spawn(watch(Arc::clone(run), accept_loop));
     }
+    if let (true, Some(limit)) = (cfg!(any(target_os = "linux", target_os = "android")), config.policy.ack_timeout) {
+        all.to_the_end.spawn(end_vanished(Arc::clone(run), limit));
+    }
     for stream in streams {
         let name = Arc::new("a shutdown stream");
         let follow = follow_shutdown_stream(Arc::clone(run), all.progress.clone(), stream);
-        all.shutdown_streams.spawner().spawn_own(Arc::downgrade(&name) as Name, async move {
+        all.to_the_end.spawner().spawn_own(Arc::downgrade(&name) as Name, async move {
             let _name = name;
             follow.await;
         });

@@ -35,16 +35,16 @@ const NAMED: usize = 10;
 /// the accept loops, so that no connection begins when the handlers go; the completion guard last.
 #[derive(Debug)]
 pub(super) struct RunTasks {
-    pub(super) lame_duck: Duration,
     pub(super) newcomer_time: Duration,
+    pub(super) drain_spread: Duration,
     pub(super) accept_loops: TaskGroup,
     pub(super) connections: TaskGroup,
     /// What users have spawned on the server.
     pub(super) tasks: TaskGroup,
     /// The same for those that a drain does not wait for.
     pub(super) background: TaskGroup,
-    /// The shutdown streams. Alive to the end, so that a second signal can still cancel.
-    pub(super) shutdown_streams: TaskGroup,
+    /// The shutdown streams, so that a second signal can still cancel, and the watch for vanished peers.
+    pub(super) to_the_end: TaskGroup,
     /// What the log is told.
     pub(super) progress: Progress,
     /// Signalled to stop the accept loops.
@@ -67,8 +67,8 @@ impl RunTasks {
         }
         self.background.cancel();
         (self.background.settled(), self.warn_of_blocked()).race().await;
-        self.shutdown_streams.cancel();
-        self.shutdown_streams.settled().await;
+        self.to_the_end.cancel();
+        self.to_the_end.settled().await;
         self.progress.finish().await;
     }
 
@@ -86,13 +86,14 @@ impl RunTasks {
 
     /// Clients are still accepted while the load balancer notices; a second request skips that.
     async fn lame_duck(&self) {
-        if self.lame_duck.is_zero() || self.run.cancelled.is_signalled() || self.accept_loops.is_empty() {
+        let lame_duck = self.run.lame_duck();
+        if lame_duck.is_zero() || self.run.cancelled.is_signalled() || self.accept_loops.is_empty() {
             return;
         }
         self.run.advance(Phase::LameDuck);
-        let time = Span(self.lame_duck);
+        let time = Span(lame_duck);
         self.say(Level::Info, Phase::LameDuck, format!("not ready any more; still accepting for {time}"));
-        let over = sleep_until(Instant::now().checked_add(self.lame_duck));
+        let over = sleep_until(Instant::now().checked_add(lame_duck));
         // Without listeners there is nothing left to accept.
         (over, self.run.again.wait(), self.run.cancelled.wait(), self.accept_loops.settled()).race().await;
     }
@@ -109,15 +110,17 @@ impl RunTasks {
 
     /// Until the last connection and task have ended, the deadline is over, or a cancel is requested.
     async fn drain(&self) {
-        let connections = self.run.begin_drain(self.newcomer_time);
+        let connections = self.run.begin_drain(self.newcomer_time, self.drain_spread);
+        let deadline = self.run.deadline();
+        if connections > 0 || self.is_anything_left() {
+            self.say_drain(connections, deadline); // also if they have all gone by now
+        }
         if !self.is_anything_left() {
             return;
         }
-        let deadline = self.run.deadline();
-        self.say_drain(connections, deadline);
         let newcomers = self.run.newcomers.notify_when_due();
         let log = (self.say_progress(), self.warn_at_half(deadline)).race();
-        (self.all_ended(), sleep_until(deadline), self.run.cancelled.wait(), newcomers, log).race().await;
+        (self.all_ended(), self.run.deadline_passed(), self.run.cancelled.wait(), newcomers, log).race().await;
     }
 
     /// Until the last handler's and the last task's future is destroyed.
@@ -127,7 +130,7 @@ impl RunTasks {
         // A connection ends itself, so that it waits for its tasks without keeping a thread; a task is destroyed.
         self.connections.close();
         for record in self.run.registry.all() {
-            record.abort(AbortReason::Cancelled);
+            record.abort(AbortReason::Exit);
         }
         self.tasks.cancel();
         self.background.cancel();

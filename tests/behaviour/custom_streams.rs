@@ -160,7 +160,7 @@ fn a_peer_that_has_reset_the_connection_is_not_listened_to_any_more() {
             Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }));
         let (_, report) = server.scope(read, async |server| survives(&server, &script).await).await.unwrap();
-        assert_eq!((report.failed(), report.completed()), (1, 1), "{report}");
+        assert_eq!((report.disconnected(), report.completed()), (1, 1), "{report}");
         assert_eq!(reads.load(SeqCst), 1, "nothing more comes, so nothing is waited for");
     });
 }
@@ -471,6 +471,6 @@ fn a_first_byte_and_a_peers_end_are_noticed_on_streams_too() {
             drop(client);
         };
         let (_, report) = server.scope(handler, body).await.unwrap();
-        assert_eq!((report.failed(), report.completed(), report.panicked()), (1, 1, 0), "{report}");
+        assert_eq!((report.rejected(), report.completed(), report.panicked()), (1, 1, 0), "{report}");
     });
 }

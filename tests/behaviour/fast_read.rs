@@ -91,7 +91,7 @@ fn a_reset_is_noticed_by_one_who_waits() {
             )
             .await
             .unwrap();
-        assert_eq!(report.failed(), 1, "{report}");
+        assert_eq!(report.disconnected(), 1, "{report}");
     });
 }
 

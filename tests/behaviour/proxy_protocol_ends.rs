@@ -49,7 +49,7 @@ fn a_drain_waits_a_second_for_headers_and_whoever_is_quick_is_served() {
             };
             let start = Instant::now();
             let (_, report) = server.scope(who, body).await.unwrap();
-            assert_eq!((report.failed(), report.completed(), report.cancelled()), (3, 1, 0), "{way:?}: {report}");
+            assert_eq!((report.rejected(), report.completed(), report.cancelled()), (3, 1, 0), "{way:?}: {report}");
             assert!(
                 report.elapsed() < Duration::from_secs(10) && start.elapsed() >= Duration::from_secs(1),
                 "{report}"
@@ -152,7 +152,7 @@ fn the_limit_of_one_address_counts_clients_and_not_their_proxy() {
             },
         );
         assert_eq!((report.completed(), report.refused()), (5, 0), "{way:?}: {report}");
-        assert!(report.failed() >= 1 && report.accepted() == report.completed() + report.failed(), "{report}");
+        assert!(report.rejected() >= 1 && report.accepted() == report.completed() + report.rejected(), "{report}");
         assert!(
             !logs
                 .lines_with("there are 2 connections already from its client, whose address is `192.0.2.1`")
@@ -180,7 +180,7 @@ fn the_limit_counts_the_peer_itself_where_no_proxy_speaks_for_another() {
                 assert_ne!(first.ask(b""), "");
             },
         );
-        assert_eq!((report.completed(), report.failed(), report.refused()), (1, failed, refused), "{report}");
+        assert_eq!((report.completed(), report.rejected(), report.refused()), (1, failed, refused), "{report}");
     }
 }
 
@@ -208,5 +208,5 @@ fn nothing_is_lost_under_a_flood_of_clients_of_few_addresses() {
         }
     });
     assert_eq!(report.accepted(), 203, "{report}");
-    assert_eq!(report.accepted(), report.completed() + report.failed(), "{report}");
+    assert_eq!(report.accepted(), report.completed() + report.rejected(), "{report}");
 }

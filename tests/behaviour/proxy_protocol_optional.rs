@@ -113,7 +113,7 @@ fn what_begins_as_a_header_has_to_be_a_good_one() {
                 assert!(handle.is_serving());
             },
         );
-        assert_eq!((report.accepted(), report.failed()), (4, 4), "{way:?}: {report}");
+        assert_eq!((report.accepted(), report.rejected()), (4, 4), "{way:?}: {report}");
     }
 }
 

@@ -35,7 +35,7 @@ fn logged_again(logs: &logs::Logs, line: &str, before: usize) {
 }
 
 fn all_failed_but_one(report: &Report, failed: u64) {
-    let counts = (report.accepted(), report.failed(), report.completed(), report.cancelled(), report.panicked());
+    let counts = (report.accepted(), report.rejected(), report.completed(), report.cancelled(), report.panicked());
     assert_eq!(counts, (failed + 1, failed, 1, 0, 0), "{report}");
 }
 
@@ -122,7 +122,7 @@ fn a_header_that_stops_anywhere_is_given_up_in_time() {
                 silent.iter_mut().for_each(|client| assert_eq!(client.rest(), "", "{way:?}"));
                 assert!(handle.is_serving());
             });
-            assert_eq!((report.accepted(), report.failed()), (header.len() as u64, header.len() as u64), "{report}");
+            assert_eq!((report.accepted(), report.rejected()), (header.len() as u64, header.len() as u64), "{report}");
         }
     }
     for line in
@@ -160,7 +160,7 @@ fn whoever_is_not_trusted_is_closed_although_its_header_is_good() {
             assert_eq!(silent.rest(), "");
             assert!(handle.is_serving());
         });
-        assert_eq!((report.accepted(), report.failed()), (4, 4), "{report}");
+        assert_eq!((report.accepted(), report.rejected()), (4, 4), "{report}");
         let lines = logs.lines_with(line);
         assert!(!lines.is_empty() && lines.iter().all(|(level, _)| *level == Level::Debug), "{lines:?}");
     }

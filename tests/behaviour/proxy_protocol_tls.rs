@@ -50,7 +50,7 @@ fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it(
             .await;
         };
         let (_, report) = server.scope(who, body).await.unwrap();
-        assert_eq!((report.accepted(), report.completed(), report.failed()), (6, 4, 2), "{report}");
+        assert_eq!((report.accepted(), report.completed(), report.rejected()), (6, 4, 2), "{report}");
     });
 }
 

@@ -74,20 +74,6 @@ fn r07_a_panic_before_the_first_await_is_the_handlers_own() {
 }
 
 #[test]
-fn r07_what_a_peer_caused_is_logged_at_debug() {
-    test_alone(async {
-        let logs = logs::remember();
-        let server = bind().await;
-        let client = connect(server.local_addr());
-        let peer = client.local_addr().unwrap();
-        let handler = |_: Connection| async { Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionReset)) };
-        server.scope(handler, async |_| ()).await.unwrap();
-        let lines = logs.lines_with(&format!("`{peer}`"));
-        assert!(lines.len() == 1 && lines[0].0 == Level::Debug, "{lines:?}");
-    });
-}
-
-#[test]
 fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_count() {
     test(async {
         let handlers = Handlers::new();

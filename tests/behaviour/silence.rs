@@ -38,7 +38,7 @@ fn a_client_that_never_speaks_is_closed_and_its_handler_never_called() {
             assert!(server.is_serving(), "a peer's silence stops no server");
         };
         let (_, report) = server.scope(echo(&calls), body).await.unwrap();
-        assert_eq!((report.failed(), report.cancelled(), calls.load(Ordering::SeqCst)), (1, 0, 0), "{report}");
+        assert_eq!((report.rejected(), report.cancelled(), calls.load(Ordering::SeqCst)), (1, 0, 0), "{report}");
     });
 }
 
@@ -84,7 +84,7 @@ fn in_a_drain_a_silent_client_holds_nobody_up_and_a_quick_one_is_served() {
             .await;
         };
         let (_, report) = server.scope(echo(&calls), body).await.unwrap();
-        assert_eq!((report.failed(), report.completed()), (1, 1), "{report}");
+        assert_eq!((report.rejected(), report.completed()), (1, 1), "{report}");
         assert_eq!(rest(&mut silent), "");
     });
 }
@@ -126,7 +126,7 @@ fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
             assert!(server.is_serving());
         };
         let (_, report) = server.scope(handler, body).await.unwrap();
-        assert_eq!((report.failed(), report.completed(), live.count()), (1, 1, 0), "{report}");
+        assert_eq!((report.disconnected(), report.completed(), live.count()), (1, 1, 0), "{report}");
     });
 }
 

@@ -138,6 +138,7 @@ fn only_two_places_look_again_after_a_sleep() {
         "server/progress.rs: ",
         "server/shutdown.rs: ",
         "server/shutdown.rs: ",
+        "server/vanished.rs: ",
         "transport/peek.rs: ",
     ];
     assert_eq!(awaited.len(), expected.len(), "{awaited:#?}");

@@ -23,7 +23,7 @@ fn a_client_that_shakes_no_hands_is_closed() {
             })
             .await
             .unwrap();
-        assert_eq!((report.completed(), report.failed()), (0, 1), "{report}");
+        assert_eq!((report.completed(), report.rejected()), (0, 1), "{report}");
     });
 }
 
@@ -62,7 +62,7 @@ fn without_a_limit_a_silent_client_waits_until_the_drain_and_then_at_most_a_seco
             })
             .await
             .unwrap();
-        assert_eq!((report.failed(), report.cancelled()), (1, 0), "{report}");
+        assert_eq!((report.rejected(), report.cancelled()), (1, 0), "{report}");
         assert!(report.elapsed() < NET, "{report}");
         adds_up(&report);
     });
@@ -127,7 +127,7 @@ fn who_does_not_speak_tls_is_told_and_logged() {
             })
             .await
             .unwrap();
-        assert_eq!(report.failed(), 1, "{report}");
+        assert_eq!(report.rejected(), 1, "{report}");
         adds_up(&report);
         let lines = logs.lines_with("it does not speak TLS");
         assert_eq!(lines.len(), 1, "{lines:?}");
@@ -168,7 +168,7 @@ fn a_client_without_the_certificate_that_it_must_have_never_reaches_the_handler(
                 .await
                 .unwrap();
             let expected = let_in.iter().filter(|&&is_in| is_in).count() as u64;
-            assert_eq!((report.completed(), report.failed()), (expected, 3 - expected), "{report}");
+            assert_eq!((report.completed(), report.rejected()), (expected, 3 - expected), "{report}");
         }
     });
 }

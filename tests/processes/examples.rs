@@ -92,7 +92,7 @@ const OUTPUTS: &[(&str, &[&str])] = &[
             "Resumed, and 5 are served",
             "All have their answer",
             "One that said nothing has been closed",
-            "10 completed, 1 failed, 0 cancelled",
+            "10 completed, 1 rejected, 0 cancelled",
         ],
     ),
     (
@@ -149,7 +149,7 @@ const OUTPUTS: &[(&str, &[&str])] = &[
         &[
             r#"A client that says `hello` and `world` hears "HELLO\nWORLD\n""#,
             "100 clients at a time all hear it: true; 100 completed",
-            r#"One that stops in the middle of a line hears ""; 1 failed"#,
+            r#"One that stops in the middle of a line hears ""; 1 disconnected"#,
             "One that comes after the end is refused: true",
         ],
     ),
@@ -161,7 +161,7 @@ const OUTPUTS: &[(&str, &[&str])] = &[
             "HELLO! says localhost",
             "HELLO! says localhost",
             "Who trusts only the old certificate does not trust the new one",
-            "2 completed, 1 failed",
+            "2 completed, 1 rejected",
         ],
     ),
     #[cfg(feature = "proxy-protocol")]
@@ -173,7 +173,7 @@ const OUTPUTS: &[(&str, &[&str])] = &[
             "version 2: you are 192.0.2.1:56324, and asked `who am I now`",
             "a health check: you are 127.0.0.1, and asked `who am I now`",
             "no header: the answer is ``",
-            "3 completed, 1 failed",
+            "3 completed, 1 rejected",
         ],
     ),
 ];

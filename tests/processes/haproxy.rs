@@ -152,7 +152,7 @@ fn without_its_header_nobody_is_served_and_the_log_says_what_to_do() {
             .await;
         };
         let (_, report) = server.scope(who, body).await.unwrap();
-        assert_eq!((report.accepted(), report.failed()), (1, 1), "{report}");
+        assert_eq!((report.accepted(), report.rejected()), (1, 1), "{report}");
     });
     let lines = logs.lines_with("it sent no PROXY header, but `hello, is there `; let the proxy send one");
     assert!(lines.len() == 1 && lines[0].0 == log::Level::Warn, "{lines:?}");

@@ -41,7 +41,12 @@ pub async fn speaks(mut conn: Connection) -> io::Result<()> {
 
 /// Every accepted connection is in one bucket of the report.
 pub fn adds_up(report: &Report) {
-    let ends = report.completed() + report.failed() + report.panicked() + report.cancelled();
+    let ends = report.completed()
+        + report.failed()
+        + report.panicked()
+        + report.cancelled()
+        + report.disconnected()
+        + report.rejected();
     assert_eq!(report.accepted(), ends, "{report}");
 }
 

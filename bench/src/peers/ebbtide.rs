@@ -55,6 +55,11 @@ pub(super) async fn echo_until_draining(conn: Connection, size: usize) -> io::Re
 }
 
 fn ended(control: &Control, stop: Stop, report: &Report) -> ! {
-    let ends = report.completed() + report.failed() + report.panicked() + report.cancelled();
+    let ends = report.completed()
+        + report.failed()
+        + report.panicked()
+        + report.cancelled()
+        + report.disconnected()
+        + report.rejected();
     control.closed(stop, format_args!("{} {ends}", report.accepted()))
 }

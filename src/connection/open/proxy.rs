@@ -4,6 +4,7 @@ use super::Clock;
 use crate::limits::{ConnectionLimit, Counted, TooMany};
 use crate::proxy::parse::{Flaw, Parsed, is_begun, parse};
 use crate::proxy::{ProxyHeader, ProxyProtocol};
+use crate::run::end_reason::EndReason;
 use crate::run::record::ConnectionRecord;
 use crate::span::Span;
 use log::Level;
@@ -120,6 +121,13 @@ pub(crate) enum Unproxied {
 }
 
 impl Unproxied {
+    pub(super) fn end(&self) -> EndReason {
+        match self {
+            Self::TooMany { .. } => EndReason::AddressLimit,
+            _ => EndReason::ProxyHeader,
+        }
+    }
+
     /// A proxy that is set up wrongly is news; what a peer may do at any time is not.
     pub(super) fn level(&self) -> Level {
         match self {

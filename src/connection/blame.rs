@@ -1,0 +1,104 @@
+//! Whose fault a handler's error is: the peer's, if it is the one that the connection's own stream gave.
+
+use crate::panic;
+use crate::run::end_reason::EndReason;
+use crate::run::record::ConnectionRecord;
+use crate::run::report::BoxError;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+
+/// How far an error is followed to its source. A chain that is longer is one that bites its own tail.
+const DEEPEST: usize = 64;
+
+/// How the end of a handler that returned `error` is counted.
+///
+/// The stream remembers what kinds of errors it has given, and an end of input. An error of such a kind is taken for
+/// it, wherever in the chain of sources it is, so that a library may wrap it, or make its own of the kind. A reset of
+/// some other connection, a database's say, is not the peer's: this stream has given none.
+pub(super) fn reason_of(error: &BoxError, record: &ConnectionRecord) -> EndReason {
+    // The chain is user code.
+    let found = panic::catch(|| kinds(error.as_ref()).find_map(|kind| record.given(kind)));
+    match found {
+        Ok(Some(reason)) => reason,
+        Ok(None) => EndReason::Failed,
+        Err(payload) => {
+            panic::discard(payload);
+            EndReason::Failed
+        }
+    }
+}
+
+/// The kinds of the `io::Error`s in the chain.
+fn kinds<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = io::ErrorKind> + 'a {
+    std::iter::successors(Some(error), |error| next(*error)).take(DEEPEST).filter_map(|error| {
+        let shared = || error.downcast_ref::<Arc<io::Error>>().map(Arc::as_ref);
+        error.downcast_ref::<io::Error>().or_else(shared).map(io::Error::kind)
+    })
+}
+
+/// What is behind it: an `io::Error` skips the error that it was made of.
+fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        return Some(inner);
+    }
+    error.source()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, InvalidData, Other};
+    use std::fmt;
+
+    #[derive(Debug)]
+    struct Wrapped(Option<BoxError>);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("wrapped")
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.0.as_deref().map(|error| error as &(dyn Error + 'static))
+        }
+    }
+
+    #[derive(Debug)]
+    struct Endless;
+
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("endless")
+        }
+    }
+
+    impl Error for Endless {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(self)
+        }
+    }
+
+    fn found(error: &(dyn Error + 'static)) -> Vec<io::ErrorKind> {
+        kinds(error).collect()
+    }
+
+    #[test]
+    fn every_io_error_of_the_chain_is_found() {
+        let reset = || io::Error::from(ConnectionReset);
+        assert_eq!(found(&reset()), [ConnectionReset]);
+        assert_eq!(found(&Wrapped(Some(Box::new(Wrapped(Some(Box::new(reset()))))))), [ConnectionReset]);
+        assert_eq!(
+            found(&io::Error::other(reset())),
+            [Other, ConnectionReset],
+            "an io::Error hides what it is made of"
+        );
+        let deep = io::Error::new(InvalidData, Wrapped(Some(Box::new(io::Error::other(io::Error::from(BrokenPipe))))));
+        assert_eq!(found(&deep), [InvalidData, Other, BrokenPipe]);
+        assert_eq!(found(&Wrapped(Some(Box::new(Arc::new(reset()))))), [ConnectionReset], "shared");
+        assert_eq!(found(&Wrapped(None)), []);
+        assert_eq!(found(&Endless), [], "and it ends");
+    }
+}

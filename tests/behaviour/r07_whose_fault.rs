@@ -1,0 +1,198 @@
+//! R7: whose fault an error is. The peer's is the one that the connection's own stream gave, however it is wrapped: it is
+//! logged at debug, counted apart, and never stops the server. Any other is the handler's. Behaviour 72.
+
+use crate::support::logs;
+use crate::support::ways::Kind;
+use crate::support::*;
+use async_std::channel::bounded;
+use async_std::io::ReadExt;
+use async_std::prelude::*;
+use ebbtide::{BoxError, Connection, EndReason, ErrorKind, Handle, OnFailure, Server};
+use log::Level;
+use std::error::Error;
+use std::fmt;
+use std::io::{self, Write as _};
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a library makes of an error.
+#[derive(Debug)]
+struct Library(io::Error);
+
+impl fmt::Display for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the library gave up")
+    }
+}
+
+impl Error for Library {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// An error whose source panics, as any code may.
+#[derive(Debug)]
+struct Trap;
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a trap")
+    }
+}
+
+impl Error for Trap {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        panic!("no source")
+    }
+}
+
+/// The ways in which a handler may pass an error on.
+const WRAPPINGS: [fn(io::Error) -> BoxError; 6] = [
+    |error| error.into(),
+    |error| Library(error).into(),
+    |error| io::Error::other(Library(error)).into(),
+    |error| io::Error::other(error).into(),
+    |error| Arc::new(error).into(),
+    |error| io::Error::new(error.kind(), "made anew").into(),
+];
+
+#[test]
+fn r07_an_error_of_its_own_stream_is_the_peers_however_it_is_wrapped() {
+    test_alone(async {
+        let logs = logs::remember();
+        let (reading, is_reading) = bounded(WRAPPINGS.len());
+        let server = bind().await.on_failure(OnFailure::Shutdown);
+        let address = server.local_addr().clone();
+        let handler = move |mut conn: Connection| {
+            let reading = reading.clone();
+            async move {
+                conn.read_exact(&mut [0]).await?;
+                reading.send(()).await?;
+                let wrap = WRAPPINGS[conn.id().as_u64() as usize];
+                conn.read_exact(&mut [0]).await.map_err(wrap)
+            }
+        };
+        let body = async |server: Handle| {
+            for _ in WRAPPINGS {
+                let mut client = connect(&address);
+                client.write_all(b"x")?;
+                is_reading.recv().await?;
+                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
+                drop(client); // which resets the connection
+            }
+            until(|| server.counts().disconnected() == WRAPPINGS.len() as u64).await;
+            assert!(server.is_serving(), "a peer's doing stops nothing");
+            Ok(())
+        };
+        let ((), report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(report.counts().ended(EndReason::Disconnected), WRAPPINGS.len() as u64, "{report}");
+        adds_up(&report);
+        let closed = logs.lines_with("closed the connection from `127.0.0.1:");
+        assert_eq!(closed.len(), WRAPPINGS.len(), "{closed:?}");
+        assert!(closed.iter().all(|(level, _)| *level == Level::Debug), "{closed:?}");
+    });
+}
+
+#[test]
+fn r07_the_same_error_of_something_else_is_the_handlers() {
+    test_alone(async {
+        let logs = logs::remember();
+        let kinds = [
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::BrokenPipe,
+            io::ErrorKind::UnexpectedEof,
+            io::ErrorKind::TimedOut,
+            io::ErrorKind::InvalidData,
+        ];
+        let errors: Vec<fn(io::ErrorKind) -> BoxError> =
+            vec![|kind| io::Error::from(kind).into(), |kind| Library(kind.into()).into(), |_| Trap.into()];
+        let number = kinds.len() * errors.len();
+        let server = bind().await;
+        let clients: Vec<_> = (0..number).map(|_| connect(server.local_addr())).collect();
+        let handler = move |conn: Connection| {
+            let (error, kind) = (conn.id().as_u64() as usize / kinds.len(), conn.id().as_u64() as usize % kinds.len());
+            let error = errors[error](kinds[kind]);
+            async move { Err::<(), _>(error) } // of its database, say: its stream is well
+        };
+        let body = async |server: Handle| {
+            until(|| server.counts().failed() == number as u64).await;
+            Ok(())
+        };
+        let ((), report) = server.scope(handler, body).await.unwrap();
+        adds_up(&report);
+        let lines = logs.lines_with("the handler of the connection from");
+        assert!(lines.len() == number && lines.iter().all(|(level, _)| *level == Level::Warn), "{lines:?}");
+        drop(clients);
+
+        let server = bind().await.on_failure(OnFailure::Shutdown);
+        let _client = connect(server.local_addr());
+        let handler = async |_: Connection| Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionReset));
+        assert_eq!(server.serve(handler).await.unwrap_err().kind(), ErrorKind::Handler);
+    });
+}
+
+/// `read_exact` makes an error of the peer's end.
+#[test]
+fn r07_an_end_in_the_middle_of_a_message_is_the_peers_on_streams_of_every_kind() {
+    for &kind in Kind::ALL {
+        test(async move {
+            let (listener, place) = kind.open();
+            let server = Server::new(listener).on_failure(OnFailure::Shutdown);
+            let body = async |server: Handle| {
+                let mut client = place.connect().await?;
+                client.write_all(b"x").await?;
+                std::future::poll_fn(|cx| client.as_mut().poll_close(cx)).await?;
+                until(|| server.counts().ended(EndReason::Disconnected) == 1).await;
+                Ok(())
+            };
+            let handler = async |mut conn: Connection| conn.read_exact(&mut [0; 2]).await;
+            let ((), report) = server.scope(handler, body).await.unwrap();
+            assert_eq!((report.accepted(), report.disconnected()), (1, 1), "{kind:?}: {report}");
+        });
+    }
+}
+
+#[test]
+fn r07_input_that_is_no_message_is_the_peers() {
+    test(async {
+        let handlers: [fn(Connection) -> BoxFuture; 3] = [
+            |conn| Box::pin(async move { conn.lines().max_len(4).next().await.map(drop) }),
+            |conn| Box::pin(async move { conn.lines().next().await.map(drop) }),
+            |conn| Box::pin(async move { conn.frames().max_len(4).next().await.map(drop) }),
+        ];
+        for (handler, input) in
+            handlers.into_iter().zip([b"too long\n" as &[u8], b"\xff\xff\xff\n_____", b"\xff\xff\xff\xff_____"])
+        {
+            let server = bind().await.on_failure(OnFailure::Shutdown);
+            let mut client = connect(server.local_addr());
+            let body = async |server: Handle| {
+                client.write_all(input)?;
+                until(|| server.counts().ended(EndReason::BadInput) == 1).await;
+                Ok(())
+            };
+            let ((), report) = server.scope(handler, body).await.unwrap();
+            assert_eq!((report.accepted(), report.disconnected()), (1, 1), "{report}");
+        }
+    });
+}
+
+type BoxFuture = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// A library that knows nothing of drains takes the end for an error where it waits for a message.
+#[test]
+fn r07_the_end_that_a_drain_makes_is_no_fault_of_the_handlers() {
+    test(async {
+        let server = bind().await;
+        let client = connect(server.local_addr());
+        let handler = async |conn: Connection| conn.eof_on_drain().read_exact(&mut [0]).await;
+        let body = async |server: Handle| {
+            until(|| server.connection_count() == 1).await;
+            Ok(())
+        };
+        let ((), report) = server.newcomer_time(Duration::ZERO).scope(handler, body).await.unwrap();
+        assert_eq!((report.disconnected(), report.failed()), (1, 0), "{report}");
+        let _ = client.shutdown(Shutdown::Both);
+    });
+}

@@ -15,3 +15,4 @@ mod stuck_logger;
 mod support;
 mod tls_clients;
 mod unix_processes;
+mod vanished_peers;

@@ -162,6 +162,13 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, self.drained > 0)
+    }
+}
+
+impl Counts {
+    /// As a line for a person; `has_drained`: with how many ended during the drain, be it none.
+    pub(super) fn write(&self, f: &mut fmt::Formatter<'_>, has_drained: bool) -> fmt::Result {
         let ends = (self.completed(), self.failed(), self.panicked(), self.cancelled());
         let (completed, failed, panicked, cancelled) = ends;
         write!(
@@ -169,17 +176,19 @@ impl fmt::Display for Counts {
             "{} accepted, {completed} completed, {failed} failed, {panicked} panicked, {cancelled} cancelled",
             self.accepted
         )?;
-        let if_any = [
-            (self.disconnected(), ", ", "disconnected"),
-            (self.rejected(), ", ", "rejected"),
-            (self.drained, "; ", "ended during the drain"),
-            (self.undelivered, "; ", "undelivered"),
-            (self.refused, "; ", "refused"),
-            (self.accept_errors, "; ", "accept errors"),
-            (self.open() as u64, "; ", "open"),
+        let others = [
+            (self.disconnected(), ", ", "disconnected", false),
+            (self.rejected(), ", ", "rejected", false),
+            (self.drained, "; ", "ended during the drain", has_drained),
+            (self.undelivered, "; ", "undelivered", false),
+            (self.refused, "; ", "refused", false),
+            (self.accept_errors, "; ", "accept errors", false),
+            (self.open() as u64, "; ", "open", false),
         ];
-        for (number, before, what) in if_any.into_iter().filter(|(number, ..)| *number > 0) {
-            write!(f, "{before}{number} {what}")?;
+        for (number, before, what, always) in others {
+            if number > 0 || always {
+                write!(f, "{before}{number} {what}")?;
+            }
         }
         Ok(())
     }

@@ -135,7 +135,8 @@ numbers!(refused, accept_errors, drained, undelivered);
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "closed in {} because {}: {}", Span(self.elapsed), self.cause, self.counts)
+        write!(f, "closed in {} because {}: ", Span(self.elapsed), self.cause)?;
+        self.counts.write(f, true)
     }
 }
 

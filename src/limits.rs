@@ -121,6 +121,11 @@ impl ConnectionLimit {
         Ok(Some(Box::new(Counted { limit: Arc::clone(self), ip })))
     }
 
+    /// How many permits are out.
+    pub(crate) fn used(&self) -> usize {
+        lock(&self.state).used
+    }
+
     /// Whether a client that comes now is accepted.
     pub(crate) fn admits(&self) -> bool {
         lock(&self.state).admits()

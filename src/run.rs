@@ -26,10 +26,13 @@ pub(crate) mod completion;
 pub(crate) mod counts;
 mod dialogue;
 pub(crate) mod end_reason;
+pub(crate) mod event;
 pub(crate) mod handle;
+pub(crate) mod limit_warning;
 pub(crate) mod name;
 pub(crate) mod newcomers;
 pub(crate) mod phase;
+pub(crate) mod phases;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod report;
@@ -47,6 +50,8 @@ use crate::sync::{Mutex, lock};
 use async_io::Timer;
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
 use counts::{Counters, Counts};
+use event::{Observer, What};
+use limit_warning::LimitWarning;
 use name::{ServerName, run_line};
 use newcomers::Newcomers;
 use phase::Phase;
@@ -69,6 +74,7 @@ pub(crate) struct Run {
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) limit: Arc<ConnectionLimit>,
+    pub(crate) limit_warning: LimitWarning,
     /// Starts connections.
     pub(crate) connections: Spawner,
     /// Starts tasks of the server, which users spawn.
@@ -87,6 +93,9 @@ pub(crate) struct Run {
     /// own.
     pub(crate) draining: Event,
     pub(crate) newcomers: Newcomers,
+    /// Those that wait for a phase.
+    phase_changed: BroadcastWaker,
+    pub(crate) observer: Observer,
     /// The run is closed, and the report is there.
     pub(crate) closed: Event,
     /// The same, signalled after `closed`: by then a task that waits in a body for `closed` has been woken, so that the
@@ -110,6 +119,8 @@ pub(crate) struct Run {
 #[derive(Debug)]
 struct RunState {
     phase: Phase,
+    /// Those that it has entered, as bits.
+    entered: u8,
     request: Option<Request>,
     /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
     allowance: Option<Duration>,
@@ -127,6 +138,11 @@ struct RunState {
 }
 
 impl RunState {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.entered |= 1 << phase as u8;
+    }
+
     /// Of a limit that a request has set, half at least is left to the drain.
     fn limit_lame_duck(&mut self) {
         let half = self.allowance.map_or(Duration::MAX, |allowance| allowance / 2);
@@ -165,6 +181,7 @@ impl Run {
             registry: Registry::default(),
             counters: Counters::default(),
             limit: ConnectionLimit::new(),
+            limit_warning: LimitWarning::default(),
             connections: connections.spawner(),
             tasks: tasks.spawner(),
             background: background.spawner(),
@@ -174,6 +191,8 @@ impl Run {
             cancelled: Event::default(),
             draining: Event::default(),
             newcomers: Newcomers::default(),
+            phase_changed: BroadcastWaker::default(),
+            observer: Observer::default(),
             closed: Event::default(),
             over: Event::default(),
             started: AtomicBool::new(false),
@@ -184,6 +203,7 @@ impl Run {
             cut_lines: Mutex::default(),
             state: Mutex::new(RunState {
                 phase: Phase::Bound,
+                entered: 1 << Phase::Bound as u8,
                 request: None,
                 allowance: Some(Duration::ZERO),
                 lame_duck: Duration::ZERO,
@@ -225,7 +245,7 @@ impl Run {
     ) -> Option<(Unserved, Vec<OpenListener>)> {
         let mut state = lock(&self.state);
         let unserved = state.unserved.take()?;
-        state.phase = Phase::Serving;
+        state.enter(Phase::Serving);
         (state.lame_duck, state.own_grace) = (lame_duck, own_grace);
         match state.is_limited {
             true => state.limit_lame_duck(),
@@ -238,6 +258,7 @@ impl Run {
         }
         drop(state);
         self.started.store(true, Ordering::Release);
+        self.announce(Phase::Serving);
         Some((unserved, std::mem::take(&mut *lock(&self.listeners))))
     }
 
@@ -344,10 +365,25 @@ impl Run {
 
     /// Moves on to a later phase.
     pub(crate) fn advance(&self, phase: Phase) {
-        let mut state = lock(&self.state);
-        if state.phase.may_become(phase) {
-            state.phase = phase;
+        {
+            let mut state = lock(&self.state);
+            if !state.phase.may_become(phase) {
+                return;
+            }
+            state.enter(phase);
         }
+        self.announce(phase);
+    }
+
+    fn announce(&self, phase: Phase) {
+        self.phase_changed.wake_all();
+        self.observer.tell(self, What::Phase(phase));
+    }
+
+    /// The phases that it has entered so far.
+    fn entered(&self) -> impl Iterator<Item = Phase> {
+        let entered = lock(&self.state).entered;
+        Phase::ALL.into_iter().filter(move |phase| entered & 1 << *phase as u8 != 0)
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -442,7 +478,7 @@ impl Run {
     /// The last completion guard is gone: nothing is left of the run.
     fn close(&self) {
         let mut state = lock(&self.state);
-        state.phase = Phase::Closed;
+        state.enter(Phase::Closed);
         let (cause, at) = match &state.request {
             Some(request) => (request.cause, request.at),
             None => (Cause::Dropped, Instant::now()), // not reached: every way out is a request
@@ -453,6 +489,7 @@ impl Run {
         self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
         self.closed.signal();
         self.over.signal();
+        self.announce(Phase::Closed);
         if !self.logger_is_stuck.load(Ordering::Relaxed) {
             run_line!(info, self, [phase:% = Phase::Closed, accepted = report.accepted()], "{report}");
         }

@@ -87,6 +87,16 @@ impl Connection {
         self.record.draining.until(future)
     }
 
+    /// Runs `future` until a shutdown of the server is requested: `None` where it is pending and one was, or where this
+    /// connection drains, or has ended. With a [lame duck](crate::Server::lame_duck) that comes before the drain, while
+    /// clients are still accepted: so a handler can say goodbye early (`Connection: close`, GOAWAY) and go on.
+    ///
+    /// The future is polled first. What is said of [`until_draining`](Self::until_draining) goes for it, too.
+    pub fn until_shutdown<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
+        let until = self.record.draining.until(self.run().requested.until(future));
+        async { until.await.flatten() }
+    }
+
     /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, or a
     /// drain of this connection alone, and if the grace period has no limit.
     pub fn deadline(&self) -> Option<Instant> {

@@ -33,8 +33,8 @@ impl Connection {
         read: impl FnOnce(&Transport) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let result = self.poll_unless_ended(wants_some, read);
-        if let Poll::Ready(Ok(1..)) = result {
-            self.record.note_read();
+        if let Poll::Ready(Ok(n @ 1..)) = result {
+            self.record.note_read(n);
         }
         result
     }
@@ -79,7 +79,7 @@ impl Connection {
         let yields = coop::yields();
         let result = write(&self.record.transport);
         match result {
-            Poll::Ready(Ok(1..)) => self.record.note_written(),
+            Poll::Ready(Ok(n @ 1..)) => self.record.note_written(n),
             Poll::Ready(Err(ref error)) => self.note_error(error),
             Poll::Pending if self.record.has_ended() => return Poll::Ready(Err(broken_pipe())),
             Poll::Pending if coop::yields() == yields => self.record.note_write_waits(),

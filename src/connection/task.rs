@@ -29,8 +29,9 @@ use crate::panic::{self, Chain, Kept};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, inside};
 use crate::run::end_reason::EndReason;
+use crate::run::event::What;
 use crate::run::name::run_line;
-use crate::run::record::{AbortReason, ConnectionRecord};
+use crate::run::record::{AbortReason, ConnectionRecord, Watch};
 use crate::run::report::{Cause, Failure};
 use crate::run::state::ConnectionState;
 use log::Level;
@@ -63,6 +64,7 @@ pub(crate) struct Policy {
     pub(crate) newcomer_time: Duration,
     /// How long tasks may go on when their handler has returned.
     pub(crate) task_grace: Duration,
+    pub(crate) watch: Watch,
 }
 
 pin_project! {
@@ -228,8 +230,8 @@ pub(crate) struct ConnectionGuard {
     /// Its place in the registry.
     key: usize,
     on_failure: OnFailure,
-    /// Why it was cut; `None`: it was not, or by the exit.
-    cut: Option<EndReason>,
+    /// Why it was cut, or in the end, why it has ended.
+    end: Option<EndReason>,
     /// It ended by itself after the drain had begun.
     drained: bool,
     /// Its end was counted and logged.
@@ -259,14 +261,15 @@ impl ConnectionGuard {
         completion: CompletionGuard,
     ) -> Self {
         let protocols = std::mem::take(&mut accepted.protocols);
-        let (key, record) = run.registry.enter(accepted, policy.idle_timeout.is_some(), policy.write_timeout.is_some());
+        let (key, record) = run.registry.enter(accepted, policy.watch);
         run.counters.accepted();
         run_line!(debug, run, [connection = record.id.as_u64(), peer:% = record.peer()], "opened");
+        run.observer.tell(run, What::Accepted(&record));
         Self {
             connection: Some(Connection::new(record, Arc::clone(run))),
             key,
             on_failure: policy.on_failure,
-            cut: None,
+            end: None,
             drained: false,
             reported: false,
             failure: None,
@@ -324,7 +327,7 @@ impl ConnectionGuard {
         self.record().end_newcomer_time();
         match outcome {
             Ok(outcome) => self.outcome = Some(outcome),
-            Err(reason) => self.cut = Some(reason),
+            Err(reason) => self.end = Some(reason),
         }
     }
 
@@ -368,8 +371,9 @@ impl ConnectionGuard {
         let reason = match &self.outcome {
             Some(Outcome::Failed(error)) => blame::reason_of(error, &record),
             Some(outcome) => outcome.reason(),
-            None => self.cut.unwrap_or(EndReason::Shutdown),
+            None => self.end.unwrap_or(EndReason::Shutdown),
         };
+        self.end = Some(reason);
         if reason == EndReason::Shutdown {
             run.counters.cut(&record);
         }
@@ -448,6 +452,7 @@ impl Drop for ConnectionGuard {
         // Before it is out of the registry: a client that sees it gone may come again at once.
         self.counted = None;
         server.run().registry.leave(self.key);
+        server.run().observer.tell(server.run(), What::Ended(&record, self.end.unwrap_or(EndReason::Shutdown)));
         // If the error's destructor blocks its thread, the log line of a waiting drop can name the connection.
         let _named = self.failure.is_some().then(|| Arc::clone(&record));
         // Nearly always there is no clone: then the descriptor is closed here, and no task has to be woken.

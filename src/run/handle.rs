@@ -4,6 +4,7 @@ use super::completion::{TaskGuard, is_inside};
 use super::counts::Counts;
 use super::end_reason::EndReason;
 use super::name::run_line;
+use super::phases::{Phases, Reached};
 use super::record::{AbortReason, DrainAlone};
 use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
@@ -207,6 +208,61 @@ impl Handle {
             }
             None => false,
         }
+    }
+
+    /// Returns a future that is ready once the server is in this phase, or in a later one. It owns what it needs, so it
+    /// fits into a `select` or a `race`, a struct, or another task.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost by dropping it, or by polling a reference to it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Phase, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let handle = server.handle();
+    /// let serving = async_std::task::spawn(server.serve(async |_: Connection| {}));
+    /// handle.reached(Phase::Serving).await; // clients are accepted
+    /// handle.shutdown();
+    /// handle.reached(Phase::Draining).await; // the port refuses
+    /// # serving.await?;
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn reached(&self, phase: Phase) -> Reached {
+        Reached::new(Arc::clone(&self.run), phase)
+    }
+
+    /// Returns the phases of the server as a stream: the one that it is in, and then each that it enters, the last of
+    /// which is [`Closed`](Phase::Closed). None that it enters is left out, however late the stream is polled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use async_std::prelude::*;
+    /// use ebbtide::{Connection, Phase, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let mut phases = server.handle().phases();
+    /// server.scope(async |_: Connection| {}, async |_| ()).await?;
+    /// for phase in [Phase::Bound, Phase::Serving, Phase::Draining, Phase::Closed] {
+    ///     assert_eq!(phases.next().await, Some(phase));
+    /// }
+    /// assert_eq!(phases.next().await, None);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn phases(&self) -> Phases {
+        Phases::new(Arc::clone(&self.run))
+    }
+
+    /// Runs `future` until a shutdown or a cancel is requested: `None` if it is pending and one was. Comes before the
+    /// drain by the [lame duck](crate::Server::lame_duck), if there is one.
+    pub fn until_shutdown<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
+        self.run.requested.until(future)
     }
 
     /// Returns the phase that the server is in.

@@ -28,6 +28,10 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// Each once, in their order.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Bound, Self::Serving, Self::LameDuck, Self::Draining, Self::Cancelling, Self::Closed];
+
     /// Whether `next` may come after this one.
     pub(crate) fn may_become(self, next: Self) -> bool {
         // There is nothing to drain before a client was accepted.
@@ -54,7 +58,6 @@ mod tests {
 
     #[test]
     fn a_phase_never_goes_back() {
-        let phases = [Bound, Serving, LameDuck, Draining, Cancelling, Closed];
         let allowed: &[(Phase, &[Phase])] = &[
             (Bound, &[Serving, Cancelling, Closed]),
             (Serving, &[LameDuck, Draining, Cancelling, Closed]),
@@ -64,7 +67,7 @@ mod tests {
             (Closed, &[]),
         ];
         for (from, to) in allowed {
-            for next in phases {
+            for next in Phase::ALL {
                 assert_eq!(from.may_become(next), to.contains(&next), "{from} to {next}");
             }
         }

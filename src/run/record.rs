@@ -14,7 +14,7 @@
 //! | `shut_down` | the first thread to do it | the socket is shut down both ways |
 //! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
 //! | `uses`: `UNDELIVERED` | the end of its task grace, and of its linger | something has not reached the peer. For the count, which has each connection once |
-//! | `uses`: `WATCHED_WRITES` | `new` | there is a write timeout, so `write_waits` is kept |
+//! | `watch` | `new` | for which limits, and whether for counts, reads and writes are noted ([`Watch`]) |
 //! | `uses`: `GAVE_EOF` | a read that gave EOF for a drain | an unexpected end is no fault of the handler's |
 //! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
@@ -62,8 +62,7 @@ pub(crate) struct ConnectionRecord {
     shut_down: AtomicBool,
     /// Bits, of [`Use`].
     uses: AtomicU8,
-    /// There is an idle timeout, so `last_byte` is kept.
-    watch_idle: bool,
+    watch: Watch,
     /// An [`AbortReason`], or `NONE`.
     abort_reason: AtomicU8,
     dialogue: Dialogue,
@@ -98,6 +97,8 @@ struct Rare {
     returned: OnceLock<Event>,
     /// Since when a write has waited, in nanoseconds since `since`; 0: none waits.
     write_waits: AtomicU64,
+    bytes_read: AtomicU64,
+    bytes_written: AtomicU64,
     /// What it is doing, in its handler's words.
     label: Mutex<Option<Cow<'static, str>>>,
     /// The message of the task whose panic ends the connection.
@@ -140,6 +141,17 @@ impl AbortReason {
     const EXIT: u8 = 5;
 }
 
+/// What is noted of the reads and writes of a server's connections, beside what they need.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watch {
+    /// There is an idle timeout, so `last_byte` is kept.
+    pub(crate) idle: bool,
+    /// There is a write timeout, so `write_waits` is kept.
+    pub(crate) writes: bool,
+    /// The bytes are counted.
+    pub(crate) bytes: bool,
+}
+
 /// What has been made of a connection, as bits: see the module.
 struct Use;
 
@@ -147,8 +159,7 @@ impl Use {
     const LENT: u8 = 1;
     const FRAMED: u8 = 2;
     const UNDELIVERED: u8 = 4;
-    const WATCHED_WRITES: u8 = 8;
-    const GAVE_EOF: u8 = 16;
+    const GAVE_EOF: u8 = 8;
 }
 
 /// What clones may still do, in one byte.
@@ -163,7 +174,7 @@ impl EndState {
 }
 
 impl ConnectionRecord {
-    pub(crate) fn new(id: ConnectionId, accepted: Accepted, watch_idle: bool, watch_writes: bool) -> Self {
+    pub(crate) fn new(id: ConnectionId, accepted: Accepted, watch: Watch) -> Self {
         let Accepted { transport, peer, local, protocols: _ } = accepted;
         let rare = local.map(|local| Box::new(Rare { local: OnceLock::from(Some(local)), ..Rare::default() }));
         Self {
@@ -177,10 +188,10 @@ impl ConnectionRecord {
             dialogue: Dialogue::default(),
             state: AtomicU8::new(ConnectionState::Opening as u8),
             shut_down: AtomicBool::new(false),
-            uses: AtomicU8::new(if watch_writes { Use::WATCHED_WRITES } else { 0 }),
+            uses: AtomicU8::new(0),
             end: AtomicU8::new(EndState::OPEN),
             saw_eof: AtomicBool::new(false),
-            watch_idle,
+            watch,
             last_byte: AtomicU64::new(0),
             tasks: Tasks::default(),
         }
@@ -248,7 +259,7 @@ impl ConnectionRecord {
 
     /// For how long no byte has gone either way, as far as that is known.
     pub(crate) fn silence(&self) -> Option<Duration> {
-        match self.watch_idle {
+        match self.watch.idle {
             true => Some(self.last_byte().elapsed()),
             false => self.transport.silence(),
         }
@@ -414,16 +425,22 @@ impl ConnectionRecord {
 
     /// The handler has read bytes.
     #[inline]
-    pub(crate) fn note_read(&self) {
+    pub(crate) fn note_read(&self, bytes: usize) {
         if self.dialogue.ask() {
             self.notify_of_drain();
+        }
+        if self.watch.bytes {
+            self.rare().bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         self.note_bytes();
     }
 
     /// The handler has written bytes.
     #[inline]
-    pub(crate) fn note_written(&self) {
+    pub(crate) fn note_written(&self, bytes: usize) {
+        if self.watch.bytes {
+            self.rare().bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
+        }
         if self.dialogue.answer() && self.draining.is_signalled() {
             if let Some(rare) = self.rare.get() {
                 rare.awaiting_answer.wake_all();
@@ -435,7 +452,7 @@ impl ConnectionRecord {
 
     /// A write has to wait.
     pub(crate) fn note_write_waits(&self) {
-        if self.watches_writes() {
+        if self.watch.writes {
             let now = self.elapsed().max(1);
             let _ = self.rare().write_waits.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -444,7 +461,7 @@ impl ConnectionRecord {
     /// No write waits.
     #[inline]
     pub(crate) fn note_write_done(&self) {
-        if self.watches_writes() {
+        if self.watch.writes {
             self.rare().write_waits.store(0, Ordering::Relaxed);
         }
     }
@@ -457,10 +474,6 @@ impl ConnectionRecord {
         }
     }
 
-    fn watches_writes(&self) -> bool {
-        self.uses.load(Ordering::Relaxed) & Use::WATCHED_WRITES != 0
-    }
-
     /// In nanoseconds since it was accepted.
     fn elapsed(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
@@ -468,9 +481,18 @@ impl ConnectionRecord {
 
     /// Bytes went over the connection.
     pub(crate) fn note_bytes(&self) {
-        if self.watch_idle {
+        if self.watch.idle {
             self.last_byte.store(self.elapsed(), Ordering::Relaxed);
         }
+    }
+
+    /// How many the handler has read, and written, if that is counted.
+    pub(crate) fn bytes(&self) -> Option<(u64, u64)> {
+        if !self.watch.bytes {
+            return None;
+        }
+        let read = |rare: &Rare| (rare.bytes_read.load(Ordering::Relaxed), rare.bytes_written.load(Ordering::Relaxed));
+        Some(self.rare.get().map_or((0, 0), |rare| read(rare)))
     }
 
     /// When the last byte went either way; at first, when the connection was accepted.

@@ -1,6 +1,6 @@
 //! The open connections of a run: the registry, and what lists show of each.
 
-use super::record::{ConnectionRecord, Label};
+use super::record::{ConnectionRecord, Label, Watch};
 use super::state::ConnectionState;
 use crate::address::Address;
 use crate::listener::Accepted;
@@ -24,14 +24,9 @@ pub(crate) struct Registry {
 
 impl Registry {
     /// Enters a connection; the key is for [`leave`](Self::leave).
-    pub(crate) fn enter(
-        &self,
-        accepted: Accepted,
-        watch_idle: bool,
-        watch_writes: bool,
-    ) -> (usize, Arc<ConnectionRecord>) {
+    pub(crate) fn enter(&self, accepted: Accepted, watch: Watch) -> (usize, Arc<ConnectionRecord>) {
         let id = ConnectionId::new(self.next_id.fetch_add(1, Ordering::Relaxed));
-        let record = Arc::new(ConnectionRecord::new(id, accepted, watch_idle, watch_writes));
+        let record = Arc::new(ConnectionRecord::new(id, accepted, watch));
         let key = lock(&self.records).insert(Arc::clone(&record));
         (key, record)
     }
@@ -82,6 +77,7 @@ pub struct ConnectionInfo {
     state: ConnectionState,
     label: Option<Cow<'static, str>>,
     silence: Option<Duration>,
+    bytes: Option<(u64, u64)>,
 }
 
 impl ConnectionInfo {
@@ -94,6 +90,7 @@ impl ConnectionInfo {
             state: record.state(),
             label: record.label(),
             silence: record.silence(),
+            bytes: record.bytes(),
         }
     }
 
@@ -126,6 +123,17 @@ impl ConnectionInfo {
     /// [`idle_timeout`](crate::Server::idle_timeout). `None` elsewhere.
     pub fn silent_for(&self) -> Option<Duration> {
         self.silence
+    }
+
+    /// Returns how many bytes the handler has read, if they are [counted](crate::Server::count_bytes).
+    pub fn bytes_read(&self) -> Option<u64> {
+        self.bytes.map(|(read, _)| read)
+    }
+
+    /// Returns how many bytes the handler and its tasks have written, if they are
+    /// [counted](crate::Server::count_bytes).
+    pub fn bytes_written(&self) -> Option<u64> {
+        self.bytes.map(|(_, written)| written)
     }
 
     /// Returns what it is doing.

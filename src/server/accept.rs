@@ -10,6 +10,7 @@ use crate::listener::{self, Listener};
 use crate::panic::{self, Chain, drop_caught};
 use crate::run::Run;
 use crate::run::completion::{CompletionGuard, OpenListener};
+use crate::run::event::What;
 use crate::run::name::run_line;
 use crate::run::report::{Cause, Failure};
 use crate::span::Span;
@@ -93,6 +94,7 @@ where
             let error = match accepted {
                 Ok((client, permit)) => {
                     self.admit(client, permit);
+                    note_room(&self.run);
                     (pause, skipped) = (SHORTEST_PAUSE, Skipped::default());
                     continue;
                 }
@@ -119,11 +121,16 @@ where
         let listener = self.listener.get_mut();
         let mut stop = self.stop.listen();
         let mut turn = PermitWait { limit: &self.run.limit, key: None };
+        let run = &self.run;
         poll_fn(|cx| {
             if stop.poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            poll_accept(listener, cx, &mut turn).map(Some)
+            let poll = poll_accept(listener, cx, &mut turn).map(Some);
+            if poll.is_pending() && turn.key.is_some() {
+                warn_of_limit(run);
+            }
+            poll
         })
         .await
     }
@@ -138,6 +145,7 @@ where
             Ok(counted) => counted,
             Err(TooMany { max }) => {
                 self.run.counters.refused_by_address();
+                self.run.observer.tell(&self.run, What::Refused(peer));
                 run_line!(
                     debug,
                     self.run,
@@ -286,6 +294,36 @@ where
             [listener:% = listener],
             "cannot accept the clients that still wait on `{listener}`: {error}{hint}"
         );
+    }
+}
+
+/// There is no permit. Unless accepting is paused: all are out, which is logged once.
+fn warn_of_limit(run: &Run) {
+    let limit = &run.limit;
+    if !limit.is_paused() && !limit.admits() && run.limit_warning.is_new(Instant::now()) {
+        let max = limit.max();
+        run_line!(
+            warn,
+            run,
+            [connections = max],
+            "all {max} of `max_connections` are in use: further clients wait in the backlog. To serve more at a time raise \
+             it, and the limit on open files with it (`ulimit -n`, systemd's `LimitNOFILE=`); to free places sooner set \
+             `idle_timeout`"
+        );
+    }
+}
+
+fn note_room(run: &Run) {
+    if run.limit_warning.is_set() {
+        let (used, max) = (run.limit.used(), run.limit.max());
+        if run.limit_warning.is_over(used, max, Instant::now()) {
+            run_line!(
+                info,
+                run,
+                [connections = used],
+                "{used} of {max} of `max_connections` are in use: clients wait no more"
+            );
+        }
     }
 }
 

@@ -6,6 +6,8 @@ use crate::connection::open::Limits;
 use crate::connection::task::Policy;
 use crate::error::OnFailure;
 use crate::panic::Kept;
+use crate::run::event::Event;
+use crate::run::record::Watch;
 use async_std::stream::Stream;
 use std::borrow::Cow;
 use std::future::Future;
@@ -54,6 +56,7 @@ impl Default for Config {
                 own_grace: GRACE,
                 newcomer_time: NEWCOMER_TIME,
                 task_grace: TASK_GRACE,
+                watch: Watch::default(),
             },
         }
     }
@@ -169,6 +172,7 @@ impl Server {
     /// do not count, so set it longer than a handshake takes.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.idle_timeout = timeout.into();
+        self.config.policy.watch.idle = self.config.policy.idle_timeout.is_some();
         self
     }
 
@@ -182,6 +186,7 @@ impl Server {
     /// free: so a slow peer that does read may need many seconds between two steps.
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.write_timeout = timeout.into();
+        self.config.policy.watch.writes = self.config.policy.write_timeout.is_some();
         self
     }
 
@@ -222,6 +227,43 @@ impl Server {
     /// that has not been notified yet goes on as before. (HAProxy's `close-spread-time`.)
     pub fn drain_spread(mut self, time: Duration) -> Self {
         self.config.drain_spread = time;
+        self
+    }
+
+    /// Calls `observe` with what happens to the server: each connection that is accepted or has ended, with the reason,
+    /// its age, and its bytes if they are [counted](Self::count_bytes); each client that is refused; each phase. For
+    /// metrics, an access log, or a test. Costs nothing where it is not set. The first one that is set stays.
+    ///
+    /// It is called from the accept loop and from the connections' tasks, which wait for it: let it be quick, and hand
+    /// what takes longer to a channel. A panic of it is caught and logged, the first one.
+    ///
+    /// The connection's end is told when it is closed, after its last bytes; [`Handle::counts`](crate::Handle::counts)
+    /// counts it when its handler ends.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, EventKind, Phase, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?.count_bytes(true).on_event(|event| {
+    ///     if event.kind() == EventKind::Ended {
+    ///         println!("{event}"); // connection 0 from 127.0.0.1:40312 ended after 1.5s: completed; 5 bytes read, …
+    ///     }
+    /// });
+    /// server.scope(async |_: Connection| {}, async |_| ()).await?;
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn on_event(self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
+        self.bound.run().observer.set(Box::new(observe));
+        self
+    }
+
+    /// Sets whether the bytes of each connection are counted, as its handler reads and writes them: for
+    /// [`ConnectionInfo`](crate::ConnectionInfo) and for [events](Self::on_event). Default: they are not, which saves
+    /// some time with each read and write.
+    pub fn count_bytes(mut self, count: bool) -> Self {
+        self.config.policy.watch.bytes = count;
         self
     }
 

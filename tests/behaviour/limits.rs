@@ -1,5 +1,6 @@
 //! Limits: how many connections at a time, in all and from one address; moved while serving. Behaviour 31.
 
+use crate::support::logs;
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
@@ -215,5 +216,28 @@ fn the_default_limit_leaves_descriptors_to_the_rest_of_the_program() {
             assert!((max as u64) < soft && max >= 1, "{max} of {soft}");
         }
         assert!(max >= 1);
+    });
+}
+
+#[test]
+fn that_the_limit_is_reached_is_logged_once_with_its_number_and_the_remedy() {
+    test(async {
+        let logs = logs::remember();
+        let server = bind().await.name("at its limit").max_connections(2);
+        let clients: Vec<_> = (0..9).map(|_| connect(server.local_addr())).collect();
+        let body = async |server: Handle| {
+            for client in &clients {
+                begun(client).await;
+                client.shutdown(std::net::Shutdown::Both).unwrap();
+            }
+            until(|| server.connection_count() == 0).await;
+            server.pause(); // which is no limit that is reached
+            let _waits = connect(server.local_addr());
+            server.resume();
+        };
+        server.scope(hold, body).await.unwrap();
+        let lines = logs.lines_with("at its limit: all 2 of `max_connections` are in use: ");
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        assert!(lines[0].0 == log::Level::Warn && lines[0].1.contains("raise it"), "{lines:?}");
     });
 }

@@ -5,6 +5,7 @@ mod custom_streams;
 mod destructors;
 mod documents;
 mod drain_alone;
+mod events;
 mod every_way_in;
 mod fast_read;
 mod floods;

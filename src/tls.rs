@@ -35,6 +35,9 @@ use std::sync::Arc;
 /// What is written is on its way at once if the socket takes it. Where the client does not read, up to 64 KiB stay with
 /// us until the handler writes again, reads, flushes or ends: flush before waiting for something else.
 ///
+/// A client that only writes, and closes without reading, arrives whole: the session tickets of TLS 1.3 are sent with the
+/// first bytes that the handler writes ([`TlsFiles::session_tickets`]).
+///
 /// # Examples
 ///
 /// ```no_run
@@ -81,6 +84,7 @@ impl Tls {
             key: key.as_ref().into(),
             alpn: Vec::new(),
             clients: Clients::Anybody,
+            session_tickets: None,
         }
     }
 
@@ -139,6 +143,8 @@ pub struct TlsFiles {
     key: PathBuf,
     alpn: Vec<Vec<u8>>,
     clients: Clients,
+    /// `None`: as many as rustls sends.
+    session_tickets: Option<usize>,
 }
 
 /// Who may connect.
@@ -175,6 +181,22 @@ impl TlsFiles {
         self
     }
 
+    /// How many session tickets a client of TLS 1.3 is sent. Each lets it resume its session once: the next handshake
+    /// then needs no certificate. 0: none. Default: 2, as rustls does.
+    ///
+    /// They go out with the first bytes that the handler writes, or with the end of the connection. So a client that
+    /// only writes, and closes without reading, loses nothing: with a ticket unread in its receive buffer its kernel
+    /// would reset the connection, and what the handler has not read yet would be gone. Where a handler writes to such
+    /// clients after all (a greeting, an acknowledgement that they do not read), no setting helps: any byte that the
+    /// client leaves unread resets the connection.
+    ///
+    /// TLS 1.2 is not concerned: its clients resume by a session number.
+    #[doc(alias = "send_tls13_tickets")]
+    pub fn session_tickets(mut self, number: usize) -> Self {
+        self.session_tickets = Some(number);
+        self
+    }
+
     /// Reads the files. It takes a moment, in which the thread is blocked.
     ///
     /// # Errors
@@ -200,6 +222,9 @@ impl TlsFiles {
         };
         let mut config = builder.with_single_cert(chain, key).map_err(|error| self.unusable(&error))?;
         config.alpn_protocols.clone_from(&self.alpn);
+        if let Some(number) = self.session_tickets {
+            config.send_tls13_tickets = number;
+        }
         Ok(Arc::new(config))
     }
 

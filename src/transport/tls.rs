@@ -11,10 +11,12 @@ use futures_rustls::pki_types::CertificateDer;
 use futures_rustls::rustls::{ProtocolVersion, ServerConnection, SupportedCipherSuite};
 use futures_rustls::server::TlsStream;
 use std::fmt;
-use std::io::{self, IoSlice};
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::iter;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 /// A stream that is, or is to be, encrypted.
 pub(super) struct Secured {
@@ -43,7 +45,21 @@ impl Secured {
     }
 
     pub(super) async fn handshake(&self, acceptor: TlsAcceptor) -> io::Result<()> {
-        let stream = acceptor.accept(PlainStream(Arc::clone(&self.plain))).await?;
+        let plain = PlainStream { plain: Arc::clone(&self.plain), held: Vec::new(), handshaking: true };
+        let mut stream = match acceptor.accept(plain).into_fallible().await {
+            Ok(stream) => stream,
+            Err((error, mut plain)) => {
+                // The alert goes if the socket takes it at once: a peer that failed is not waited for.
+                let _ = poll_fn(|cx| Poll::Ready(plain.poll_send(cx))).await;
+                return Err(error);
+            }
+        };
+        let tickets = stream.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3);
+        let plain = stream.get_mut().0;
+        plain.handshaking = false;
+        if !tickets {
+            poll_fn(|cx| plain.poll_send(cx)).await?; // the handshake's last message: the client waits for it
+        }
         let info = TlsInfo::of(stream.get_ref().1);
         let stream = Boxed::new(Box::pin(Encrypted(stream)));
         let _ = self.over.set(Over { stream, info }); // there is one handshake
@@ -51,34 +67,88 @@ impl Secured {
     }
 }
 
-/// The plain stream, as what lies over it reads and writes it.
-struct PlainStream(Arc<Transport>);
+/// The plain stream below the encryption. It holds back the session tickets of TLS 1.3 until the handler first writes.
+///
+/// rustls sends them as the end of the handshake. A client that only writes, and closes without reading, would have
+/// them unread in its receive buffer: its kernel then resets the connection, and what the server has not read yet is
+/// lost.
+///
+/// During the handshake every flight is held until rustls reads again, which it does after each but the last. The last
+/// flight of TLS 1.3 is the tickets; that of older versions belongs to the handshake.
+struct PlainStream {
+    plain: Arc<Transport>,
+    /// What goes out before anything else.
+    held: Vec<u8>,
+    /// Set until the handshake is done: what is written is held.
+    handshaking: bool,
+}
+
+impl PlainStream {
+    /// Sends what is held.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.held.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_write_after_held(cx, &[]))?;
+        self.plain.poll_flush(cx)
+    }
+
+    /// Writes what is held, and with it as much of `bufs` as the stream takes: one system call, and mostly one packet.
+    fn poll_write_after_held(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        while !self.held.is_empty() {
+            let slices: Vec<_> = iter::once(IoSlice::new(&self.held)).chain(bufs.iter().copied()).collect();
+            let written = ready!(self.plain.poll_write_vectored(cx, &slices))?;
+            let (held, more) = (written.min(self.held.len()), written.saturating_sub(self.held.len()));
+            if held == 0 {
+                return Poll::Ready(Err(ErrorKind::WriteZero.into()));
+            }
+            self.held.drain(..held);
+            if more > 0 {
+                return Poll::Ready(Ok(more));
+            }
+        }
+        self.held = Vec::new();
+        match bufs {
+            [] => Poll::Ready(Ok(0)),
+            [buf] => self.plain.poll_write(cx, buf),
+            _ => self.plain.poll_write_vectored(cx, bufs),
+        }
+    }
+}
 
 impl AsyncRead for PlainStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_read(cx, buf)
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        if self.handshaking {
+            ready!(self.poll_send(cx))?;
+        }
+        self.plain.poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for PlainStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, buf)
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.poll_write_vectored(cx, bufs)
+        if self.handshaking {
+            let before = self.held.len();
+            bufs.iter().for_each(|buf| self.held.extend_from_slice(buf));
+            return Poll::Ready(Ok(self.held.len() - before));
+        }
+        self.poll_write_after_held(cx, bufs)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_flush(cx)
+        if self.handshaking { Poll::Ready(Ok(())) } else { self.plain.poll_flush(cx) }
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.poll_close(cx)
+        self.plain.poll_close(cx)
     }
 }
 

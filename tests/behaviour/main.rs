@@ -64,6 +64,7 @@ mod tls;
 mod tls_certificates;
 mod tls_ends;
 mod tls_handshakes;
+mod tls_tickets;
 mod unix_sockets;
 mod unix_stale;
 mod who_is_there;

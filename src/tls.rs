@@ -2,15 +2,19 @@
 //!
 //! The encrypted bytes are in `transport/tls.rs`.
 
+mod der;
+mod files;
+mod pem;
+
+use self::files::Certificate;
 use crate::sync::{Mutex, lock};
 use futures_rustls::TlsAcceptor;
-use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject};
 use futures_rustls::rustls::crypto::{CryptoProvider, ring};
 use futures_rustls::rustls::server::WebPkiClientVerifier;
 use futures_rustls::rustls::server::danger::ClientCertVerifier;
+use futures_rustls::rustls::sign::{CertifiedKey, SigningKey, SingleCertAndKey};
 use futures_rustls::rustls::{self, InconsistentKeys, RootCertStore, ServerConfig};
 use std::fmt;
-use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -66,12 +70,16 @@ impl Tls {
     /// A certificate and its private key, from PEM files: the same as `Tls::files(..).load()`.
     ///
     /// The first file has the server's certificate, and after it those of the authorities between it and the root
-    /// (`fullchain.pem`); the second has the key (PKCS #8, PKCS #1 or SEC 1).
+    /// (`fullchain.pem`); the second has the key, unencrypted (PKCS #8, PKCS #1 or SEC 1): ECDSA with P-256 or P-384,
+    /// Ed25519, or RSA with 2048 to 4096 bits. Both may be one file. What stands between the sections of PEM is passed
+    /// over, as are line ends of other systems and a byte order mark.
     ///
     /// # Errors
     ///
-    /// Where a file cannot be read, does not have what it should, or the key is not the certificate's. The error names
-    /// the file and the reason.
+    /// If a file cannot be read, or not as a whole: cut off, glued together without a line break, indented, encrypted, in
+    /// UTF-16, in another format; if there is no certificate in the one, or not one key in the other, or if the key is
+    /// not the first certificate's. The error names the file, the line, the reason, and what to do, such as a command of
+    /// openssl. It has nothing of the key in it.
     pub fn from_pem_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> io::Result<Self> {
         Self::files(certificates, key).load()
     }
@@ -97,7 +105,7 @@ impl Tls {
     }
 
     /// Reads the files again, for the connections that are accepted from now on. On an error everything stays as it
-    /// was.
+    /// was, and the error says so.
     ///
     /// Reading takes a moment, in which the thread is blocked.
     ///
@@ -110,7 +118,11 @@ impl Tls {
             let text = "cannot reload TLS: it was made of a configuration and not of files; use `Tls::replace`";
             return Err(io::Error::new(ErrorKind::Unsupported, text));
         };
-        self.replace(files.config()?);
+        let config = files.config().map_err(|error| {
+            let text = format!("cannot reload TLS, and what was loaded before stays in use: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
+        self.replace(config);
         Ok(())
     }
 
@@ -169,6 +181,9 @@ impl TlsFiles {
 
     /// Every client must show a certificate that one of the authorities in this PEM file has issued. Default: none is
     /// asked for. What it has shown is had from [`TlsInfo::peer_certificates`](crate::TlsInfo::peer_certificates).
+    ///
+    /// The dates of the clients' certificates are checked, those of the authorities' own are not. A file with a
+    /// revocation list is refused, since none is looked at.
     pub fn client_ca(mut self, authorities: impl AsRef<Path>) -> Self {
         self.clients = Clients::Certified(authorities.as_ref().into());
         self
@@ -210,8 +225,8 @@ impl TlsFiles {
     fn config(&self) -> io::Result<Arc<ServerConfig>> {
         // By name: a program whose other parts use another provider too has no default one, and rustls would panic.
         let provider = Arc::new(ring::default_provider());
-        let chain = certificates(&self.certificates)?;
-        let key = private_key(&self.key)?;
+        let chain = files::certificates(&self.certificates)?;
+        let key = files::private_key(&self.key, &provider)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(io::Error::other)?;
@@ -220,7 +235,8 @@ impl TlsFiles {
             Clients::Asked(path) => builder.with_client_cert_verifier(verifier(path, true, provider)?),
             Clients::Certified(path) => builder.with_client_cert_verifier(verifier(path, false, provider)?),
         };
-        let mut config = builder.with_single_cert(chain, key).map_err(|error| self.unusable(&error))?;
+        let certified = self.certified(&chain, key)?;
+        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols.clone_from(&self.alpn);
         if let Some(number) = self.session_tickets {
             config.send_tls13_tickets = number;
@@ -228,62 +244,49 @@ impl TlsFiles {
         Ok(Arc::new(config))
     }
 
-    fn unusable(&self, error: &rustls::Error) -> io::Error {
-        let (certificates, key) = (self.certificates.display(), self.key.display());
-        let text = match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                format!("the private key in `{key}` is not the one of the first certificate in `{certificates}`")
+    /// The certificates and their key; an error if the key is not that of the first.
+    fn certified(&self, chain: &[Certificate], key: Arc<dyn SigningKey>) -> io::Result<CertifiedKey> {
+        let matches =
+            |certificate: &Certificate| CertifiedKey::new(vec![certificate.der.clone()], Arc::clone(&key)).keys_match();
+        let (certificates, file) = (self.certificates.display(), self.key.display());
+        let text = match chain.first().map(matches) {
+            // Not every key tells.
+            Some(Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown))) => {
+                let chain = chain.iter().map(|certificate| certificate.der.clone()).collect();
+                return Ok(CertifiedKey::new(chain, key));
             }
-            _ => format!("cannot use the certificate in `{certificates}` with the private key in `{key}`: {error}"),
+            Some(Err(rustls::Error::InconsistentKeys(_))) => {
+                match chain.iter().enumerate().find(|(_, certificate)| matches(certificate).is_ok()) {
+                    Some((n, Certificate { line, .. })) => format!(
+                        "the certificates in `{certificates}` are in the wrong order: the one of the private key in \
+                         `{file}` is number {}, in line {line}; put it first, and after each the one of its issuer",
+                        n + 1
+                    ),
+                    None => format!(
+                        "the private key in `{file}` does not belong to the first certificate in `{certificates}`, or \
+                         only one of the files has been renewed yet; \
+                         `openssl pkey -in {file} -pubout` and `openssl x509 -in {certificates} -noout -pubkey` must \
+                         print the same"
+                    ),
+                }
+            }
+            Some(Err(error)) => {
+                format!("cannot use the certificate in `{certificates}` with the key in `{file}`: {error}")
+            }
+            None => format!("there is no certificate in `{certificates}`"),
         };
-        io::Error::new(ErrorKind::InvalidData, text)
+        Err(io::Error::new(ErrorKind::InvalidData, text))
     }
-}
-
-fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let text = read(path, "certificate")?;
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-    match found {
-        Ok(chain) if chain.is_empty() => Err(malformed(path, "certificate", "there is no `BEGIN CERTIFICATE` in it")),
-        Ok(chain) => Ok(chain),
-        Err(error) => Err(malformed(path, "certificate", error)),
-    }
-}
-
-fn private_key(path: &Path) -> io::Result<PrivateKeyDer<'static>> {
-    let text = read(path, "private key")?;
-    PrivateKeyDer::from_pem_slice(&text).map_err(|error| match error {
-        pem::Error::NoItemsFound if is_encrypted(&text) => {
-            malformed(path, "private key", "it is encrypted; decrypt it first (`openssl pkey -in … -out …`)")
-        }
-        pem::Error::NoItemsFound => malformed(path, "private key", "there is no `BEGIN PRIVATE KEY` in it"),
-        error => malformed(path, "private key", error),
-    })
-}
-
-fn is_encrypted(text: &[u8]) -> bool {
-    let mark = b"BEGIN ENCRYPTED PRIVATE KEY";
-    text.windows(mark.len()).any(|window| window == mark)
 }
 
 fn verifier(path: &Path, optional: bool, provider: Arc<CryptoProvider>) -> io::Result<Arc<dyn ClientCertVerifier>> {
     let mut roots = RootCertStore::empty();
-    for authority in certificates(path)? {
-        roots.add(authority).map_err(|error| malformed(path, "certificate", error))?;
+    for authority in files::authorities(path)? {
+        roots
+            .add(authority.der.clone())
+            .map_err(|error| files::no_authority(path, files::no_certificate(path, &authority, &error)))?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
     let builder = if optional { builder.allow_unauthenticated() } else { builder };
-    builder.build().map_err(|error| malformed(path, "certificate", error))
-}
-
-fn read(path: &Path, what: &str) -> io::Result<Vec<u8>> {
-    fs::read(path).map_err(|error| {
-        let text = format!("cannot read the {what} file `{}`: {error}", path.display());
-        io::Error::new(error.kind(), text)
-    })
-}
-
-fn malformed(path: &Path, what: &str, reason: impl fmt::Display) -> io::Error {
-    let text = format!("cannot use the {what} file `{}`: {reason}", path.display());
-    io::Error::new(ErrorKind::InvalidData, text)
+    builder.build().map_err(|error| files::no_authority(path, error))
 }

@@ -63,6 +63,7 @@ mod task_set;
 mod tls;
 mod tls_certificates;
 mod tls_ends;
+mod tls_files;
 mod tls_handshakes;
 mod tls_tickets;
 mod unix_sockets;

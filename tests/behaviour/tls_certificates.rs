@@ -9,36 +9,6 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 #[test]
-fn an_error_names_the_file_and_the_reason() {
-    let house = House::new();
-    let (folder, server) = (&house.folder, &house.server);
-    let other = house.authority.issue(folder, "other", &["localhost"]);
-    let nowhere = folder.path("nowhere.pem");
-    let empty = folder.write("empty.pem", "");
-    let garbage = folder.write("garbage.pem", "-----BEGIN CERTIFICATE-----\n????\n-----END CERTIFICATE-----\n");
-    let no_certificate = folder.write("no.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
-    let encrypted = folder
-        .write("encrypted.key", "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n");
-    let table = [
-        ((&nowhere, &server.key), &nowhere, "No such file"),
-        ((&server.certificates, &nowhere), &nowhere, "No such file"),
-        ((&empty, &server.key), &empty, "no `BEGIN CERTIFICATE`"),
-        ((&server.key, &server.key), &server.key, "no `BEGIN CERTIFICATE`"),
-        ((&garbage, &server.key), &garbage, "base64"),
-        ((&no_certificate, &server.key), &no_certificate, "cannot use the certificate"),
-        ((&server.certificates, &empty), &empty, "no `BEGIN PRIVATE KEY`"),
-        ((&server.certificates, &encrypted), &encrypted, "it is encrypted"),
-        ((&server.certificates, &other.key), &other.key, "is not the one of the first certificate"),
-    ];
-    for ((certificates, key), named, reason) in table {
-        let error = Tls::from_pem_files(certificates, key).unwrap_err().to_string();
-        assert!(error.contains(&format!("`{}`", named.display())) && error.contains(reason), "{error}");
-    }
-    let error = Tls::files(&server.certificates, &server.key).client_ca(&empty).load().unwrap_err().to_string();
-    assert!(error.contains("empty.pem"), "{error}");
-}
-
-#[test]
 fn a_certificate_is_changed_while_serving() {
     test(async {
         let house = House::new();

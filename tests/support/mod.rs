@@ -11,6 +11,8 @@ pub mod gate;
 #[cfg(target_os = "linux")]
 pub mod launcher;
 pub mod logs;
+#[cfg(feature = "tls")]
+pub mod pem_files;
 pub mod probe;
 pub mod process;
 #[cfg(feature = "proxy-protocol")]

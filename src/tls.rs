@@ -5,6 +5,7 @@
 mod der;
 mod files;
 mod pem;
+mod validity;
 
 use self::files::Certificate;
 use crate::sync::{Mutex, lock};
@@ -39,8 +40,8 @@ use std::sync::Arc;
 /// What is written is on its way at once if the socket takes it. Where the client does not read, up to 64 KiB stay with
 /// us until the handler writes again, reads, flushes or ends: flush before waiting for something else.
 ///
-/// A client that only writes, and closes without reading, arrives whole: the session tickets of TLS 1.3 are sent with the
-/// first bytes that the handler writes ([`TlsFiles::session_tickets`]).
+/// A client that only writes, and closes without reading, arrives whole: the session tickets of TLS 1.3 are sent with
+/// the first bytes that the handler writes ([`TlsFiles::session_tickets`]).
 ///
 /// # Examples
 ///
@@ -74,12 +75,18 @@ impl Tls {
     /// Ed25519, or RSA with 2048 to 4096 bits. Both may be one file. What stands between the sections of PEM is passed
     /// over, as are line ends of other systems and a byte order mark.
     ///
+    /// A certificate that has expired, is not valid yet, or expires soon (in less than 7 days, and less than a quarter
+    /// of its life) is used with a warning in the log.
+    ///
     /// # Errors
     ///
-    /// If a file cannot be read, or not as a whole: cut off, glued together without a line break, indented, encrypted, in
-    /// UTF-16, in another format; if there is no certificate in the one, or not one key in the other, or if the key is
-    /// not the first certificate's. The error names the file, the line, the reason, and what to do, such as a command of
-    /// openssl. It has nothing of the key in it.
+    /// - A file cannot be read, or not as a whole: it is cut off, glued together without a line break, indented,
+    ///   encrypted, UTF-16, or in another format.
+    /// - There is no certificate in the one, or not exactly one key in the other.
+    /// - The key is of an unsupported kind, or does not belong to the first certificate.
+    ///
+    /// The error names the file, the line, the reason, and what to do, such as a command of openssl. It contains
+    /// nothing of the key.
     pub fn from_pem_files(certificates: impl AsRef<Path>, key: impl AsRef<Path>) -> io::Result<Self> {
         Self::files(certificates, key).load()
     }
@@ -241,6 +248,7 @@ impl TlsFiles {
         if let Some(number) = self.session_tickets {
             config.send_tls13_tickets = number;
         }
+        validity::warn(&self.certificates, &chain);
         Ok(Arc::new(config))
     }
 

@@ -1,5 +1,5 @@
-//! What the files of a [`Tls`](super::Tls) have: certificates and a key, each of them read whole, or an error that names
-//! the file, the reason and the remedy.
+//! The files of a [`Tls`](super::Tls): certificates and a key, each read whole, or an error that names the file, the
+//! reason and the remedy.
 
 use super::der;
 use super::pem::{self, Section};

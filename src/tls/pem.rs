@@ -32,8 +32,8 @@ pub(super) fn sections<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<V
             }
             (Marker::Begin(label), Some(section)) => {
                 return Err(format!(
-                    "`-----BEGIN {}-----` in line {} has no `END` before `-----BEGIN {label}-----` in line {n}: its end \
-                     is missing; copy the file again, whole",
+                    "`-----BEGIN {}-----` in line {} has no `END` before `-----BEGIN {label}-----` in line {n}: its \
+                     end is missing; copy the file again, whole",
                     section.label, section.line
                 ));
             }
@@ -49,8 +49,8 @@ pub(super) fn sections<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<V
             }
             (Marker::End(label), None) => {
                 return Err(format!(
-                    "`-----END {label}-----` in line {n} has no `BEGIN` before it: the file's beginning is missing; copy \
-                     it again, whole"
+                    "`-----END {label}-----` in line {n} has no `BEGIN` before it: the file's beginning is missing; \
+                     copy it again, whole"
                 ));
             }
             (Marker::Broken(why), _) => return Err(format!("line {n}: {}", why.explain(line, path, secret))),
@@ -59,8 +59,8 @@ pub(super) fn sections<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<V
     match open {
         None => Ok(sections),
         Some(Section { label, line, .. }) => Err(format!(
-            "it is cut off: `-----BEGIN {label}-----` in line {line} has no `-----END {label}-----`; copy the file again, \
-             whole"
+            "it is cut off: `-----BEGIN {label}-----` in line {line} has no `-----END {label}-----`; copy the file \
+             again, whole"
         )),
     }
 }
@@ -219,7 +219,7 @@ impl Broken {
     }
 }
 
-/// What is known of the marker in a broken line. The rest of the line stays out of messages: it may be of a private key.
+/// What is known of the marker in a broken line. The rest stays out of messages: it may be of a private key.
 fn shown(line: &[u8]) -> String {
     let (word, at) = match (after_a_dash(line, b"BEGIN "), after_a_dash(line, b"END ")) {
         (Some(begin), end) if end.is_none_or(|end| begin < end) => ("BEGIN ", begin),

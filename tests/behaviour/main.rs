@@ -62,6 +62,7 @@ mod support;
 mod task_set;
 mod tls;
 mod tls_certificates;
+mod tls_dates;
 mod tls_ends;
 mod tls_files;
 mod tls_handshakes;

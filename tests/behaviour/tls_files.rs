@@ -1,4 +1,5 @@
-//! A PEM file is read whole, or refused with its name, the reason and the remedy. Nothing in it is passed over in silence.
+//! A PEM file is read whole, or refused with its name, the reason and the remedy. Nothing in it is passed over in
+//! silence.
 //!
 //! Libraries pass over what is not quite a section: of two certificates that `cat` has glued together, of an indented
 //! one, or of one after a byte order mark, they see nothing, and a server serves an incomplete chain.
@@ -398,7 +399,8 @@ fn a_reload_of_a_damaged_file_says_that_what_was_loaded_stays() {
     println!("{error}");
     assert_eq!(error.kind(), ErrorKind::InvalidData);
     let start = format!(
-        "cannot reload TLS, and what was loaded before stays in use: cannot use the certificate file `{}`: it is cut off",
+        "cannot reload TLS, and what was loaded before stays in use: \
+         cannot use the certificate file `{}`: it is cut off",
         path.display()
     );
     assert!(error.to_string().starts_with(&start), "{error}");

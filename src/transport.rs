@@ -219,6 +219,15 @@ impl Transport {
         None
     }
 
+    /// Acknowledges what has come without waiting for something to send along. Nothing on other systems than Linux.
+    #[cfg(feature = "tls")]
+    fn acknowledge(&self) {
+        #[cfg(target_os = "linux")]
+        if let Some(socket) = self.as_tcp() {
+            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true); // it would go later
+        }
+    }
+
     /// Whether ending a direction is a matter of a moment.
     pub(crate) fn closes_at_once(&self) -> bool {
         each!(self, _socket => true, _shared => false)

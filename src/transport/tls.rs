@@ -57,7 +57,11 @@ impl Secured {
         let tickets = stream.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let plain = stream.get_mut().0;
         plain.handshaking = false;
-        if !tickets {
+        if tickets {
+            // They would have carried it. A client with Nagle's algorithm sends its first message only then, and the
+            // kernel may take 40 ms to acknowledge by itself.
+            self.plain.acknowledge();
+        } else {
             poll_fn(|cx| plain.poll_send(cx)).await?; // the handshake's last message: the client waits for it
         }
         let info = TlsInfo::of(stream.get_ref().1);

@@ -1,4 +1,4 @@
-//! R9: `accepted == completed + failed + panicked + cancelled`, whatever happens at the same moment.
+//! R9: every accepted connection is in exactly one of the six counts, whatever happens at the same moment.
 
 use crate::support::*;
 use async_std::{prelude::*, task};

@@ -3,6 +3,7 @@
 mod children;
 mod future;
 mod join_handle;
+mod large;
 #[cfg(all(test, ebbtide_loom))]
 mod loom_tests;
 mod named;
@@ -15,6 +16,7 @@ pub(crate) use children::{ChildName, Label, Name, Owner};
 use children::{Children, Shell};
 pub(crate) use future::Guard;
 pub use join_handle::{JoinError, JoinHandle};
+pub(crate) use large::{LargeFuture, boxed_if_large, is_large};
 pub(crate) use named::named;
 use std::borrow::Cow;
 use std::fmt;
@@ -99,13 +101,18 @@ impl TaskGroup {
     ///
     /// A child that panics ends alone; its siblings are not touched. If its handle is gone, the panic waits for
     /// [`join`](Self::join).
+    ///
+    /// # Large futures
+    ///
+    /// A future of more than 16 KiB is moved to the heap before anything else. How large it may be: see
+    /// "Large handlers" at [`Server::serve`](crate::Server::serve).
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        start_with_result(&self.children, Label::At(at), at, future, |(): &mut ()| true)
+        boxed_if_large!(future: F => start_with_result(&self.children, Label::At(at), at, future, |(): &mut ()| true))
     }
 
     /// The same with a name, which log lines show beside the line of this call.
@@ -115,8 +122,10 @@ impl TaskGroup {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        let (label, future) = named(name.into(), at, future);
-        start_with_result(&self.children, label, at, future, |(): &mut ()| true)
+        boxed_if_large!(future: F => {
+            let (label, future) = named(name.into(), at, future);
+            start_with_result(&self.children, label, at, future, |(): &mut ()| true)
+        })
     }
 
     /// Starts a child without a handle.
@@ -224,7 +233,7 @@ impl Spawner {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        self.spawn_guarded(Label::At(at), at, future, |(): &mut ()| true)
+        boxed_if_large!(future: F => self.spawn_guarded(Label::At(at), at, future, |(): &mut ()| true))
     }
 
     /// The same with a name: see [`TaskGroup::spawn_named`].
@@ -234,8 +243,10 @@ impl Spawner {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        let (label, future) = named(name.into(), at, future);
-        self.spawn_guarded(label, at, future, |(): &mut ()| true)
+        boxed_if_large!(future: F => {
+            let (label, future) = named(name.into(), at, future);
+            self.spawn_guarded(label, at, future, |(): &mut ()| true)
+        })
     }
 
     /// The same for a child that holds a guard until its end. The guard is armed when the child is admitted; if it

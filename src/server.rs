@@ -224,6 +224,19 @@ impl Server {
     /// If a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown):
     /// after the drain, with the report in the error.
     ///
+    /// # Large handlers
+    ///
+    /// A handler may hold up to 512 KiB across an `.await`, such as `let mut buf = [0; 64 * 1024]`. A future of more than
+    /// 16 KiB is moved to the heap before anything else, so it is not copied onto the stacks of the executor's threads,
+    /// which have 2 MiB each unless `RUST_MIN_STACK` (in bytes) says otherwise. Beyond 512 KiB an unoptimised program may
+    /// overflow such a stack, which ends the process. A `Vec` or a `Box` has no such limit, and costs a connection its
+    /// memory only once it is made.
+    ///
+    /// The same holds for the body of [`scope`](Self::scope) on such a thread, and for the tasks of
+    /// [`Connection::spawn`], [`Handle::spawn`], [`TaskGroup::spawn`](crate::TaskGroup::spawn) and
+    /// [`TaskSet::spawn`](crate::TaskSet::spawn). Unoptimised, a function that makes such a future has it on its own
+    /// stack until then: one that starts several of them is better split.
+    ///
     /// # Cancel safety
     ///
     /// Dropping the future cancels: when the drop returns, every handler's future has been dropped, every connection is
@@ -259,6 +272,11 @@ impl Server {
     /// # Panics
     ///
     /// With the body's panic, after the drain.
+    ///
+    /// # Large bodies
+    ///
+    /// The body's future is on the heap, so that of `scope` is small. How large it may be: see "Large
+    /// handlers" at [`serve`](Self::serve).
     ///
     /// # Cancel safety
     ///

@@ -1,7 +1,7 @@
 //! Tasks of a connection, as its handler starts them.
 
 use super::Connection;
-use crate::group::{JoinHandle, Label, named};
+use crate::group::{JoinHandle, Label, boxed_if_large, named};
 use crate::run::completion::TaskGuard;
 use crate::run::tasks::TaskKind;
 use std::borrow::Cow;
@@ -28,6 +28,10 @@ impl Connection {
     /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
     /// connection: the handler is dropped, and counted as panicked. If the handler returns with the handle of a task
     /// that has panicked, without having awaited it, the panic is logged, and the handler counts by what it returned.
+    ///
+    /// # Large futures
+    ///
+    /// As for a handler: see "Large handlers" at [`Server::serve`](crate::Server::serve).
     ///
     /// # Examples
     ///
@@ -62,7 +66,7 @@ impl Connection {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        self.spawn_as(TaskKind::Awaited, (Label::At(at), at), future)
+        boxed_if_large!(future: F => self.spawn_as(TaskKind::Awaited, (Label::At(at), at), future))
     }
 
     /// The same with a name, which log lines show beside the line of this call.
@@ -72,8 +76,10 @@ impl Connection {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        let (label, future) = named(name.into(), at, future);
-        self.spawn_as(TaskKind::Awaited, (label, at), future)
+        boxed_if_large!(future: F => {
+            let (label, future) = named(name.into(), at, future);
+            self.spawn_as(TaskKind::Awaited, (label, at), future)
+        })
     }
 
     /// Starts a task that ends with the handler: it is cancelled when the handler returns, without the task grace, and
@@ -105,7 +111,7 @@ impl Connection {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        self.spawn_as(TaskKind::Background, (Label::At(at), at), future)
+        boxed_if_large!(future: F => self.spawn_as(TaskKind::Background, (Label::At(at), at), future))
     }
 
     fn spawn_as<F>(

@@ -1,6 +1,7 @@
 //! Children with results, in the order in which they end.
 
 use super::join_handle::JoinError;
+use super::large::boxed_if_large;
 use super::{Spawner, TaskGroup};
 use crate::panic::{self, drop_caught};
 use crate::sync::waker_set::wake;
@@ -123,12 +124,23 @@ impl<T: Send + 'static> TaskSet<T> {
     /// refused, and counts as cancelled.
     ///
     /// A child that panics ends alone: its result is a [`JoinError`] with the panic in it.
+    ///
+    /// # Large futures
+    ///
+    /// As for a handler: see "Large handlers" at [`Server::serve`](crate::Server::serve).
     #[track_caller]
     pub fn spawn<F>(&mut self, future: F)
     where
         F: Future<Output = T> + Send + 'static,
     {
         let at = Location::caller();
+        boxed_if_large!(future: F => self.spawn_child(at, future));
+    }
+
+    fn spawn_child<F>(&self, at: &'static Location<'static>, future: F)
+    where
+        F: Future<Output = T> + Send + 'static,
+    {
         let ending = ChildEnd { result: None, shared: Arc::clone(&self.shared), at };
         let child = SetChild { future, ending };
         let mut state = lock(&self.shared.state);

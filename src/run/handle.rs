@@ -10,7 +10,7 @@ use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
 use super::{Run, phase::Phase};
 use crate::address::Address;
-use crate::group::{JoinHandle, Label, Spawner, named};
+use crate::group::{JoinHandle, Label, Spawner, boxed_if_large, named};
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
@@ -309,13 +309,17 @@ impl Handle {
     /// and the handle gives a [cancelled](crate::JoinError::is_cancelled) error.
     /// A server that does not serve yet takes tasks too. A panic of a task whose handle is gone is logged, and ends
     /// nothing else.
+    ///
+    /// # Large futures
+    ///
+    /// As for a handler: see "Large handlers" at [`Server::serve`](crate::Server::serve).
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        self.spawn_in(&self.run.tasks, (Label::At(at), at), future)
+        boxed_if_large!(future: F => self.spawn_in(&self.run.tasks, (Label::At(at), at), future))
     }
 
     /// The same with a name, which log lines show beside the line of this call: so that a drain that waits for it says
@@ -326,8 +330,10 @@ impl Handle {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        let (label, future) = named(name.into(), at, future);
-        self.spawn_in(&self.run.tasks, (label, at), future)
+        boxed_if_large!(future: F => {
+            let (label, future) = named(name.into(), at, future);
+            self.spawn_in(&self.run.tasks, (label, at), future)
+        })
     }
 
     /// Starts a task that no drain waits for: it is cancelled and joined when the last connection and the last task of
@@ -362,7 +368,7 @@ impl Handle {
         F: Future<Output: Send + 'static> + Send + 'static,
     {
         let at = Location::caller();
-        self.spawn_in(&self.run.background, (Label::At(at), at), future)
+        boxed_if_large!(future: F => self.spawn_in(&self.run.background, (Label::At(at), at), future))
     }
 
     fn spawn_in<F>(

@@ -127,7 +127,8 @@ where
     F: Future<Output = O>,
     O: BodyOutput<T>,
 {
-    let mut body = pin!(Some(catch_future(body)));
+    // On the heap, whatever its size: there is one for each scope, whose own future is small then.
+    let mut body = pin!(Some(catch_future(|| Box::pin(body()))));
     let mut over = run.over.listen();
     let mut cancelled = run.cancelled.listen();
     let mut rest: Option<Rest> = None;

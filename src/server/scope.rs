@@ -20,7 +20,7 @@ use super::vanished::end_vanished;
 use crate::connection::Connection;
 use crate::connection::task::Service;
 use crate::error::Error;
-use crate::group::{Name, TaskGroup};
+use crate::group::{LargeFuture, Name, TaskGroup, is_large};
 use crate::handler::HandlerOutput;
 use crate::panic::{self, Kept, catch_future, drop_caught};
 use crate::run::completion::OpenListener;
@@ -45,6 +45,19 @@ pub(super) struct RunGuard {
 impl RunGuard {
     /// Begins to serve, unless the server was closed before.
     pub(super) fn start<H, Fut>(server: Server, handler: H) -> Self
+    where
+        H: Fn(Connection) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output: HandlerOutput> + Send + 'static,
+    {
+        if const { is_large::<Fut>() } {
+            let boxed = move |conn| -> LargeFuture<Fut::Output> { Box::pin(handler(conn)) };
+            Self::start_as_it_is(server, Box::new(boxed) as LargeHandler<Fut::Output>)
+        } else {
+            Self::start_as_it_is(server, handler)
+        }
+    }
+
+    fn start_as_it_is<H, Fut>(server: Server, handler: H) -> Self
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
@@ -124,6 +137,9 @@ impl Drop for RunGuard {
         // dropped with the last handle.
     }
 }
+
+/// A handler whose futures are large.
+type LargeHandler<T> = Box<dyn Fn(Connection) -> LargeFuture<T> + Send + Sync>;
 
 /// Starts everything that a run consists of, except the supervisor.
 fn spawn_all<H, Fut>(

@@ -5,6 +5,7 @@ mod examples;
 mod hand_over;
 mod haproxy;
 mod lacking_addresses;
+mod large_futures;
 mod peer_credentials;
 mod restart_under_load;
 mod second_panics;

@@ -10,6 +10,7 @@ mod scratch;
 mod tcp_info;
 #[cfg(feature = "tls")]
 mod tls;
+mod vain;
 
 use crate::address::Address;
 use crate::sync::coop::{Budget, Direction};
@@ -31,6 +32,7 @@ use pushback::Pushback;
 pub(crate) use scratch::with_scratch;
 #[cfg(feature = "tls")]
 pub use tls::TlsInfo;
+use vain::InVain;
 
 /// The bytes of one connection.
 #[repr(C)] // what is looked at with every message comes first
@@ -42,6 +44,8 @@ pub(crate) struct Transport {
     read_policy: ReadPolicy,
     /// Of writes, for sockets.
     write_budget: Budget,
+    /// Of writes, for sockets.
+    writes_in_vain: InVain,
     readers: Readiness,
     writers: Readiness,
 }
@@ -122,6 +126,7 @@ impl Transport {
             pushback: OnceLock::new(),
             read_policy: ReadPolicy::default(),
             write_budget: Budget::default(),
+            writes_in_vain: InVain::default(),
             readers: Readiness::default(),
             writers: Readiness::default(),
         }
@@ -272,7 +277,9 @@ impl Transport {
         len: usize,
         read: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        let poll = self.read_policy.poll(cx, len, read, |cx| self.readers.poll(cx, |cx| socket.poll_readable(cx)));
+        let wait =
+            |cx: &mut Context<'_>| self.readers.poll(cx, self.read_policy.in_vain(), |cx| socket.poll_readable(cx));
+        let poll = self.read_policy.poll(cx, len, read, wait);
         if len > 0 && poll.is_ready() {
             self.readers.forget();
         }
@@ -338,10 +345,12 @@ impl Transport {
         loop {
             if let Some(result) = read::attempt(&mut write) {
                 self.write_budget.spend();
+                self.writes_in_vain.end();
                 return Poll::Ready(result);
             }
             self.write_budget.reset();
-            ready!(self.writers.poll(cx, |cx| socket.poll_writable(cx)))?;
+            self.writes_in_vain.note();
+            ready!(self.writers.poll(cx, &self.writes_in_vain, |cx| socket.poll_writable(cx)))?;
         }
     }
 
@@ -380,6 +389,7 @@ impl Transport {
     pub(crate) fn wake_readers(&self) {
         let mut nothing = Context::from_waker(Waker::noop());
         each!(self.plain(), socket => drop(socket.poll_readable(&mut nothing)), _shared => {});
+        self.plain().readers.wake_resting();
         each!(self, _socket => {}, shared => shared.wake());
     }
 
@@ -388,6 +398,7 @@ impl Transport {
         self.wake_readers();
         let mut nothing = Context::from_waker(Waker::noop());
         each!(self.plain(), socket => drop(socket.poll_writable(&mut nothing)), _shared => {});
+        self.plain().writers.wake_resting();
     }
 }
 

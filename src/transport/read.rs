@@ -28,9 +28,11 @@
 //! 5. A read that is dropped between its self-wake and its retry leaves the mark of it, and the next read, in whichever
 //!    task, tries.
 //! 6. Two tasks may read through clones: see `readiness`.
+//! 7. A cause of readiness that no read consumes makes no task spin: see `vain`.
 
 mod unseen;
 
+use super::vain::InVain;
 use crate::sync::coop::Budget;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -123,12 +125,17 @@ pub(super) struct ReadPolicy {
     /// See condition 4. Never reset.
     eager: AtomicBool,
     budget: Budget,
+    in_vain: InVain,
 }
 
 impl ReadPolicy {
     /// From now on the socket is always tried.
     pub(super) fn be_eager(&self) {
         self.eager.store(true, Ordering::Release);
+    }
+
+    pub(super) fn in_vain(&self) -> &InVain {
+        &self.in_vain
     }
 
     /// Reads up to `len` bytes with `read`, or waits with `poll_ready` until the socket is readable.
@@ -168,18 +175,20 @@ impl ReadPolicy {
             return self.yield_now(cx);
         }
         self.budget.reset();
-        self.wait(cx, len, read, poll_ready, look != Look::No && !tries)
+        self.wait(cx, len, read, poll_ready, look, tries)
     }
 
-    /// Asks the reactor. If it `looks`, it tries the socket also without an answer.
+    /// Asks the reactor. If it is to look, and has not `tried`, it tries the socket also without an answer.
     fn wait(
         &self,
         cx: &mut Context<'_>,
         len: usize,
         mut read: impl FnMut() -> io::Result<usize>,
         mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
-        looks: bool,
+        look: Look,
+        tried: bool,
     ) -> Poll<io::Result<usize>> {
+        let looks = look != Look::No && !tried;
         loop {
             let answer = poll_ready(cx)?;
             if answer.is_ready() || looks {
@@ -193,10 +202,14 @@ impl ReadPolicy {
                 if looks {
                     self.unseen.looked_in_vain();
                 }
+                if look != Look::No {
+                    self.in_vain.note(); // the reactor may have woken it
+                }
                 self.unseen.note_question();
                 return Poll::Pending;
             }
             self.unseen.answer_was_old();
+            self.in_vain.note();
         }
     }
 
@@ -211,6 +224,7 @@ impl ReadPolicy {
             self.short.note(n, len);
             self.retry.fresh.store(true, Ordering::Relaxed);
             self.budget.spend();
+            self.in_vain.end();
             if was_retry {
                 self.retry.pause.end();
             }

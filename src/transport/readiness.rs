@@ -8,48 +8,62 @@
 //! 2. When another task waits, all of them wait behind a broadcast waker from then on, which wakes each of them. The
 //!    first registration of that waker displaces, and so wakes, the task that was registered itself; it is polled
 //!    again, and joins them.
+//! 3. So does a task whose looks are in vain again and again: that waker can tell what the reactor has caused, and the
+//!    wait can rest (`vain`).
 //!
 //! An identity is only compared, so a wrong guess costs speed and nothing else: a task may be taken for another (once
 //! the connection was handed from one to the other), but not two tasks for one, since the reactor keeps the waker of
 //! the first, and with it its address, for as long as it waits.
 
+use super::vain::{InVain, Rest};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::identity;
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 /// One direction.
 #[derive(Debug, Default)]
 pub(super) struct Readiness {
     /// The identity of the task that is registered itself, or was; 0: none, as far as is known.
     last: AtomicUsize,
-    /// There once several tasks have waited.
+    /// There once several tasks have waited, or one has been woken in vain again and again.
     common: OnceLock<Box<Common>>,
 }
 
 #[derive(Debug)]
 struct Common {
-    waiters: Arc<BroadcastWaker>,
+    waiters: Arc<Waiters>,
     /// Wakes the waiters.
     waker: Waker,
 }
 
+#[derive(Debug, Default)]
+struct Waiters {
+    tasks: BroadcastWaker,
+    rest: Rest,
+}
+
 impl Readiness {
-    /// Waits, with `poll_ready`, until the reactor says that something has come.
+    /// Waits, with `poll_ready`, until the reactor says that something has come; not before the end of a pause, if that
+    /// was in vain too often.
     pub(super) fn poll(
         &self,
         cx: &mut Context<'_>,
+        in_vain: &InVain,
         mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         if let Some(common) = self.common.get() {
-            return common.poll(cx, poll_ready);
+            return common.poll(cx, in_vain, poll_ready);
+        }
+        if in_vain.is_suspicious() {
+            return self.common.get_or_init(Common::new).poll(cx, in_vain, poll_ready);
         }
         let me = identity(cx.waker());
         let before = self.last.swap(me, Ordering::Relaxed);
         if before != 0 && before != me {
-            return self.common.get_or_init(Common::new).poll(cx, poll_ready);
+            return self.common.get_or_init(Common::new).poll(cx, in_vain, poll_ready);
         }
         let poll = poll_ready(cx);
         if poll.is_ready() {
@@ -63,21 +77,42 @@ impl Readiness {
     pub(super) fn forget(&self) {
         self.last.store(0, Ordering::Relaxed);
     }
+
+    /// Wakes the tasks that rest: the reactor does not know them.
+    pub(super) fn wake_resting(&self) {
+        if let Some(common) = self.common.get() {
+            common.waiters.tasks.wake_all();
+        }
+    }
 }
 
 impl Common {
     fn new() -> Box<Self> {
-        let waiters = Arc::<BroadcastWaker>::default();
+        let waiters = Arc::<Waiters>::default();
         Box::new(Self { waker: Waker::from(Arc::clone(&waiters)), waiters })
     }
 
     fn poll(
         &self,
         cx: &mut Context<'_>,
+        in_vain: &InVain,
         mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
-        self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
-        poll_ready(&mut Context::from_waker(&self.waker))
+        self.waiters.tasks.add(cx.waker()); // first, so that no wake-up comes too early
+        let mut common = Context::from_waker(&self.waker);
+        ready!(self.waiters.rest.poll(in_vain, &mut common));
+        poll_ready(&mut common)
+    }
+}
+
+impl Wake for Waiters {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rest.note_wakeup(); // before a task that is woken looks
+        self.tasks.wake_all();
     }
 }
 
@@ -114,7 +149,7 @@ mod tests {
         let wakers = [tasks[0].waker(), tasks[1].waker()];
         let woken = || [tasks[0].woken(), tasks[1].woken()];
         let wait = |n: usize| {
-            let poll = side.poll(&mut Context::from_waker(&wakers[n]), |cx| reactor.poll(cx));
+            let poll = side.poll(&mut Context::from_waker(&wakers[n]), &InVain::default(), |cx| reactor.poll(cx));
             assert!(poll.is_pending());
         };
         wait(0);

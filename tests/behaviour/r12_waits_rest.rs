@@ -1,5 +1,5 @@
 //! R12: every wait for readiness consumes its cause or rests. An urgent byte, which no read of ours ever asks for, costs no
-//! CPU, and neither does a stream that another task is polling.
+//! CPU, and neither does a stream that another task is polling, or a cause of readiness that nothing consumes.
 #![cfg(target_os = "linux")]
 
 use crate::support::executor::alone_with_threads;
@@ -8,6 +8,7 @@ use crate::support::*;
 use async_std::prelude::*;
 use async_std::{channel::bounded, io, task};
 use ebbtide::{Accept, Address, Connection, Handle, Listener, MemoryStream, Server};
+use futures_concurrency::future::Race;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 use socket2::SockRef;
@@ -221,5 +222,61 @@ fn r12_in_a_drain_a_wait_rests_while_another_task_has_its_turn() {
             let polled = polls.load(Ordering::SeqCst);
             assert!(polled < 50 && report.completed() == 1, "{polled} polls, {report}");
         });
+    });
+}
+
+/// A listener whose connections have time stamps of what they send put into their queue of errors. As long as one lies
+/// there, which is until it is fetched, the kernel says that the connection is ready, in both directions.
+fn with_time_stamps() -> Listener {
+    use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
+    let socket = std::net::TcpListener::bind(loopback()).unwrap();
+    let stamps = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+    setsockopt(&socket, Timestamping, &stamps).unwrap(); // its connections inherit it
+    Listener::try_from(socket).unwrap()
+}
+
+#[test]
+fn r12_a_wait_rests_whose_readiness_is_in_vain_again_and_again_for_a_reason_that_it_does_not_know() {
+    alone_with_threads(2, || ["read", "write", "two reads"].into_iter().for_each(rests_with_time_stamps));
+}
+
+fn rests_with_time_stamps(wait: &'static str) {
+    test_alone(async move {
+        let server = Server::new(with_time_stamps());
+        let polls = Arc::new(AtomicUsize::new(0));
+        let (waits, has_begun) = bounded(1);
+        let handler = {
+            let polls = Arc::clone(&polls);
+            move |mut conn: Connection| {
+                let (polls, waits) = (Arc::clone(&polls), waits.clone());
+                async move {
+                    conn.write_all(b"x").await?; // the stamp of which stays
+                    waits.send(()).await.unwrap();
+                    if wait == "write" {
+                        return counted(conn.write_all(&vec![b'x'; 16 << 20]), &polls).await;
+                    }
+                    let mut clone = conn.clone();
+                    let other =
+                        async { if wait == "two reads" { clone.read(&mut [0]).await } else { pending().await } };
+                    let mut buf = [0];
+                    let read = counted(conn.read(&mut buf), &polls);
+                    (read, other).race().await.map(|n| assert_eq!(n, 1))
+                }
+            }
+        };
+        let body = async |server: Handle| {
+            let mut client = connect(server.local_addr());
+            has_begun.recv().await?;
+            task::sleep(WHILE / 5).await;
+            let before = cpu();
+            task::sleep(WHILE).await;
+            let (used, polled) = (cpu() - before, polls.load(Ordering::SeqCst));
+            client.write_all(b"!")?;
+            task::spawn_blocking(move || std::io::copy(&mut client, &mut std::io::sink())).await?;
+            Ok((used, polled))
+        };
+        let ((used, polled), report) = server.scope(handler, body).await.unwrap();
+        assert!(used < 150 && polled < 150, "{wait}: {used} ms of CPU, {polled} polls in {WHILE:?}: {report}");
+        assert_eq!(report.completed(), 1, "{report}");
     });
 }

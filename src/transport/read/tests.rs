@@ -3,10 +3,15 @@
 use super::*;
 use crate::sync::coop::BUDGET;
 use crate::sync::waker_set::counting::Count;
+use crate::transport::readiness::Readiness;
+use async_io::Timer;
+use futures_concurrency::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 enum Tells {
@@ -232,5 +237,41 @@ fn who_is_polled_again_and_again_for_other_reasons_seldom_looks() {
         }
         let looks: usize = (0..1600).map(|_| socket.wait()).sum();
         assert!((50..=110).contains(&looks), "{looks}");
+    }
+}
+
+/// Says `readable` at once whenever it is asked to watch, whatever there is: as a socket does with errors in its queue.
+struct Vain {
+    /// An event that no task has seen. With several threads a reactor's answer may never be seen as one.
+    event: Cell<bool>,
+    is_seen: bool,
+    polls: Cell<usize>,
+}
+
+impl Vain {
+    fn poll(&self, fast: &ReadPolicy, readers: &Readiness, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.polls.set(self.polls.get() + 1);
+        let ask = |cx: &mut Context<'_>| {
+            if self.event.take() && self.is_seen {
+                return Poll::Ready(Ok(()));
+            }
+            self.event.set(true);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        };
+        fast.poll(cx, 8, || Err(ErrorKind::WouldBlock.into()), |cx| readers.poll(cx, fast.in_vain(), ask))
+    }
+}
+
+#[test]
+fn a_reactor_that_is_always_wrong_makes_no_task_spin_whether_or_not_its_answer_is_seen() {
+    const WHILE: Duration = Duration::from_millis(400);
+    for is_seen in [true, false] {
+        let (fast, readers) = (ReadPolicy::default(), Readiness::default());
+        let vain = Vain { event: Cell::default(), is_seen, polls: Cell::default() };
+        let read = async { poll_fn(|cx| vain.poll(&fast, &readers, cx)).await.map(drop) };
+        let end = async { _ = Timer::after(WHILE).await };
+        async_io::block_on((async { drop(read.await) }, end).race());
+        assert!(vain.polls.get() < 400, "{} polls, {is_seen}", vain.polls.get());
     }
 }

@@ -121,6 +121,9 @@ mod tests {
     use super::*;
     use crate::sync::waker_set::counting::Count;
     use crate::sync::{Mutex, lock};
+    use std::cell::Cell;
+    use std::thread;
+    use std::time::{Duration, Instant};
 
     /// Does with wakers as the reactor does.
     #[derive(Default)]
@@ -163,5 +166,37 @@ mod tests {
         assert_eq!(woken(), [1, 0]);
         reactor.event();
         assert_eq!(woken(), [2, 1]);
+    }
+
+    /// An end of the wait by others, such as the handler's, is not late by the length of a pause.
+    #[test]
+    fn a_task_that_rests_can_be_woken_and_is_woken_at_the_end_of_its_pause() {
+        let (side, in_vain) = (Readiness::default(), InVain::default());
+        let task = Arc::new(Count::default());
+        let (waker, asked) = (task.waker(), Cell::new(0));
+        let wait = || {
+            // Always ready, and always in vain.
+            let poll = side.poll(&mut Context::from_waker(&waker), &in_vain, |cx| {
+                asked.set(asked.get() + 1);
+                cx.waker().wake_by_ref();
+                Poll::Ready(Ok(()))
+            });
+            in_vain.note();
+            poll.is_ready()
+        };
+        let mut pauses = 0;
+        while pauses < 8 {
+            pauses += usize::from(!wait());
+            assert!(asked.get() < 1000, "it never rests");
+        }
+        let (woken, before) = (task.woken(), asked.get());
+        side.wake_resting();
+        assert_eq!(task.woken(), woken + 1);
+        assert!(!wait() && asked.get() == before, "it rests still");
+        let patience = Instant::now() + Duration::from_secs(60);
+        while task.woken() == woken + 1 {
+            assert!(Instant::now() < patience, "its pause does not end");
+            thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -49,6 +49,7 @@ mod r09_counts;
 mod r09_nothing_vanishes;
 mod r10_last_bytes;
 mod r10_slow_readers;
+mod r12_polls;
 mod r12_waits_rest;
 mod rebind;
 mod requests;

@@ -72,7 +72,7 @@ async fn counted<F: Future>(future: F, polls: &AtomicUsize) -> F::Output {
 }
 
 /// What all of the process has used, in milliseconds.
-fn cpu() -> i64 {
+pub(crate) fn cpu() -> i64 {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
     usage.user_time().num_milliseconds() + usage.system_time().num_milliseconds()
 }

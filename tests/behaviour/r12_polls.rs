@@ -17,6 +17,7 @@ use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
 
 /// How long the waits are looked at, once they have come to rest.
@@ -430,5 +431,87 @@ fn r12_accept_loops_openings_and_lingering_connections_use_no_cpu_while_nothing_
             server.cancel().await;
         }
         assert!(used < 60, "{used} ms of CPU in {:?}", 2 * WHILE);
+    });
+}
+
+/// A task that is woken by none of its wakers any more.
+struct Gone;
+
+impl Wake for Gone {
+    fn wake(self: Arc<Self>) {}
+}
+
+/// A combinator makes a waker for each of its futures, anew each time: so one wait may be polled with a new waker again
+/// and again.
+#[test]
+fn r12_no_wait_keeps_more_than_64_of_10_000_wakers_that_it_is_polled_with() {
+    test(async {
+        let (done, kept) = unbounded();
+        for way in Kind::ALL.iter().copied().map(Way::Usual).chain([Way::Custom]) {
+            let (listener, to) = way.open();
+            let done = done.clone();
+            let handler = move |mut conn: Connection| {
+                let done = done.clone();
+                async move {
+                    let mut which = [0];
+                    conn.read_exact(&mut which).await?;
+                    let wait = &WAITS[usize::from(which[0])];
+                    let mut future = (wait.begin)(conn.clone());
+                    let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(Gone)).collect();
+                    for task in &tasks {
+                        let waker = Waker::from(Arc::clone(task));
+                        if future.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_ready() {
+                            break;
+                        }
+                    }
+                    let kept = tasks.iter().filter(|task| Arc::strong_count(task) > 1).count();
+                    done.send((wait.name, kept)).await.unwrap();
+                    io::Result::Ok(())
+                }
+            };
+            let body = async |server: Handle| {
+                let mut clients = Vec::new();
+                for which in 0..WAITS.len() {
+                    let mut client = to.connect().await;
+                    client.write_all(&[u8::try_from(which).unwrap()]).await.unwrap();
+                    client.flush().await.unwrap();
+                    clients.push(client);
+                }
+                for _ in WAITS {
+                    let (name, kept) = kept.recv().await.unwrap();
+                    assert!(kept <= 64, "{way:?}: {name} keeps {kept} wakers");
+                }
+                server.cancel();
+            };
+            Server::new(listener).grace(Duration::ZERO).scope(handler, body).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn r12_groups_and_sets_keep_one_waker_for_each_wait() {
+    fn kept(wait: impl Future) -> usize {
+        let mut wait = pin!(wait);
+        let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(Gone)).collect();
+        for task in &tasks {
+            let waker = Waker::from(Arc::clone(task));
+            assert!(wait.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_pending());
+        }
+        tasks.iter().filter(|task| Arc::strong_count(task) > 1).count()
+    }
+    test(async {
+        let (group, mut set) = (TaskGroup::new(), TaskSet::new());
+        let handle = group.spawn(pending::<()>());
+        set.spawn(pending::<()>());
+        assert_eq!([kept(group.join()), kept(handle), kept(set.next())], [1, 1, 1]);
+        let (_listener, connector) = Listener::memory();
+        let (mut reader, _silent) = MemoryStream::pair();
+        let mut connected = Vec::new();
+        let full = async {
+            loop {
+                connected.push(connector.connect().await);
+            }
+        };
+        assert!(kept(full) <= 64 && kept(reader.read(&mut [0])) <= 64);
     });
 }

@@ -8,7 +8,7 @@ use crate::support::*;
 use async_std::channel::{Sender, unbounded};
 use async_std::{io, prelude::*, task};
 use ebbtide::{
-    Accept, Address, Connection, ConnectionState, Handle, Listener, MemoryStream, Server, TaskGroup, TaskSet,
+    Accept, Address, Connection, ConnectionState, Handle, Listener, MemoryStream, Phase, Server, TaskGroup, TaskSet,
 };
 use futures_concurrency::future::Join;
 use socket2::SockRef;
@@ -94,6 +94,17 @@ const WAITS: &[Wait] = &[
     wait("until_draining", |conn| Box::pin(async move { _ = conn.until_draining(pending::<()>()).await })),
     wait("Handle::until_draining", |conn| {
         Box::pin(async move { _ = conn.server().until_draining(pending::<()>()).await })
+    }),
+    wait("until_shutdown", |conn| Box::pin(async move { _ = conn.until_shutdown(pending::<()>()).await })),
+    wait("Handle::until_shutdown", |conn| {
+        Box::pin(async move { _ = conn.server().until_shutdown(pending::<()>()).await })
+    }),
+    wait("reached", |conn| Box::pin(async move { conn.server().reached(Phase::Closed).await })),
+    wait("phases", |conn| {
+        Box::pin(async move {
+            let mut phases = conn.server().phases();
+            while phases.next().await.is_some_and(|phase| phase != Phase::Closed) {}
+        })
     }),
     wait("Handle::closed", |conn| Box::pin(async move { drop(conn.server().closed().await) })),
     wait("join_tasks", |conn| {
@@ -235,7 +246,7 @@ async fn rest_beside(beside: Beside, way: Way) {
     let skips = |wait: &Wait| match beside {
         Beside::Unread | Beside::HalfClosed => wait.reads,
         // It ends them.
-        Beside::Drain => wait.reads || wait.name.contains("draining"),
+        Beside::Drain => wait.reads || wait.name.contains("draining") || wait.name.contains("until_shutdown"),
         _ => false,
     };
     let body = async |server: Handle| {

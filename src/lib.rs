@@ -22,10 +22,11 @@
 //!
 //! fn main() -> io::Result<()> {
 //!     task::block_on(async {
+//!         let signals = signal::termination()?; // first: a signal that comes before the bind is remembered
 //!         let report = Server::bind("127.0.0.1:8888")
 //!             .await?
 //!             .grace(Duration::from_secs(5))
-//!             .shutdown_on(signal::ctrl_c()?) // the first Ctrl-C drains, a second cancels
+//!             .shutdown_on(signals) // the first Ctrl-C or SIGTERM drains, a second cancels
 //!             .serve(echo)
 //!             .await?;
 //!         println!("{report}");

@@ -313,7 +313,7 @@ impl Run {
     }
 
     fn request_end(&self, cause: Cause, failure: Option<Failure>) {
-        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::Stream) {
+        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::Signal(_) | Cause::Stream) {
             self.again.signal(); // what fails, or returns, in a lame duck does not end it
         }
         self.requested.signal();

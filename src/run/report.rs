@@ -3,6 +3,7 @@
 use super::counts::Counts;
 use super::registry::ConnectionInfo;
 use crate::address::Address;
+use crate::signal::Signal;
 use crate::span::Span;
 use std::fmt;
 use std::io;
@@ -20,7 +21,9 @@ pub enum Cause {
     BodyPanicked,
     /// [`Handle::shutdown`](crate::Handle::shutdown).
     Shutdown,
-    /// The first item of a [shutdown stream](crate::Server::shutdown_on), such as Ctrl-C, or the end of a
+    /// The first item of a [shutdown stream](crate::Server::shutdown_on) was this signal.
+    Signal(Signal),
+    /// The first item of another [shutdown stream](crate::Server::shutdown_on), or the end of a
     /// [shutdown future](crate::Server::shutdown_when).
     Stream,
     /// [`Handle::cancel`](crate::Handle::cancel).
@@ -36,6 +39,7 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Signal(signal) => return f.pad(&format!("{signal} came")),
             Self::BodyReturned => "the body returned",
             Self::BodyFailed => "the body failed",
             Self::BodyPanicked => "the body panicked",

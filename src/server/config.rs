@@ -8,9 +8,13 @@ use crate::error::OnFailure;
 use crate::panic::Kept;
 use crate::run::event::Event;
 use crate::run::record::Watch;
-use async_std::stream::Stream;
+use crate::signal::sealed::Trigger as _;
+use crate::signal::{Signals, Trigger};
+use async_std::stream::{Stream, StreamExt};
+use std::any::Any;
 use std::borrow::Cow;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -273,8 +277,9 @@ impl Server {
         self
     }
 
-    /// Stops on the items of a stream: the first shuts down, the second cancels. Can be called several times; each
-    /// stream counts for itself. The stream is polled while the server serves, in a task of its own.
+    /// Stops on the items of a stream: the first shuts down, the second cancels. The items are signals
+    /// ([`signal::termination`](crate::signal::termination)), or `()` from any other stream. Can be called several times;
+    /// each stream counts for itself. The stream is polled while the server serves, in a task of its own.
     ///
     /// # Examples
     ///
@@ -282,18 +287,19 @@ impl Server {
     /// # async fn example() -> std::io::Result<()> {
     /// use ebbtide::{Connection, Server, signal};
     ///
-    /// Server::bind("127.0.0.1:8888")
-    ///     .await?
-    ///     .shutdown_on(signal::ctrl_c()?)
-    ///     .serve(|_: Connection| async {})
-    ///     .await?;
+    /// let signals = signal::termination()?; // before the bind: a signal that comes meanwhile is remembered
+    /// Server::bind("127.0.0.1:8888").await?.shutdown_on(signals).serve(|_: Connection| async {}).await?;
     /// # Ok(()) }
     /// ```
     pub fn shutdown_on<S>(mut self, stream: S) -> Self
     where
-        S: Stream<Item = ()> + Send + 'static,
+        S: Stream<Item: Trigger> + Send + 'static,
     {
-        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(Kept::new(Box::pin(stream)));
+        if let Some(signals) = (&stream as &dyn Any).downcast_ref::<Signals>() {
+            signals.ask_to_stop();
+        }
+        let stream = Kept::new(Box::pin(stream.map(|item| item.signal())) as Pin<Box<_>>);
+        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(stream);
         self
     }
 

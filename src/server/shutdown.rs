@@ -13,6 +13,7 @@ use crate::run::phase::Phase;
 use crate::run::record::AbortReason;
 use crate::run::registry::ConnectionInfo;
 use crate::run::report::Cause;
+use crate::signal::Signal;
 use crate::span::Span;
 use crate::sync::event::Event;
 use async_io::Timer;
@@ -152,7 +153,7 @@ impl RunTasks {
             None => "without a limit".to_owned(),
         };
         let hint = match self.run.cause() {
-            Some(Cause::Stream) => "; a second request of the kind stops now",
+            Some(Cause::Signal(_)) => "; a second signal stops now",
             _ => "",
         };
         let what = count(connections, self.tasks.len());
@@ -239,8 +240,8 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// A stream of requests to stop.
-pub(super) type ShutdownStream = Kept<Pin<Box<dyn Stream<Item = ()> + Send>>>;
+/// A stream of requests to stop: by a signal, or by something else.
+pub(super) type ShutdownStream = Kept<Pin<Box<dyn Stream<Item = Option<Signal>> + Send>>>;
 
 /// A future as a stream of one item.
 pub(super) struct Once<F> {
@@ -273,13 +274,18 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
 /// A stream that panics counts as a request: it is better to stop than to run on without a way to be stopped.
 pub(super) async fn follow_shutdown_stream(run: Arc<Run>, progress: Progress, mut stream: ShutdownStream) {
     let say = |level, text| progress.say(level, run.phase(), run.registry.len(), text);
+    let cause = |by: Option<Signal>| by.map_or(Cause::Stream, Cause::Signal);
     let following = async {
-        if stream.get_mut().next().await.is_some() {
-            run.request(Cause::Stream);
-            say(Level::Info, "asked to shut down".to_owned());
-            if stream.get_mut().next().await.is_some() {
-                run.cancel(Cause::Stream);
-                say(Level::Info, "asked again: stopping now".to_owned());
+        if let Some(first) = stream.get_mut().next().await {
+            run.request(cause(first));
+            say(
+                Level::Info,
+                first.map_or("asked to shut down".to_owned(), |signal| format!("{signal} came: shutting down")),
+            );
+            if let Some(second) = stream.get_mut().next().await {
+                run.cancel(cause(second));
+                let again = |signal| format!("{signal} came, the second signal: stopping now");
+                say(Level::Info, second.map_or("asked again: stopping now".to_owned(), again));
             }
         }
     };

@@ -2,6 +2,7 @@
 
 use crate::support::*;
 use async_std::{future, prelude::*, task};
+use ebbtide::signal::Signal;
 use ebbtide::{Cause, Connection, Handle};
 use std::future::{Future, pending};
 use std::pin::Pin;
@@ -286,6 +287,44 @@ fn a_shutdown_stream_that_panics_counts_as_a_request() {
     });
 }
 
+/// What asked was no signal, so no line speaks of one.
+#[test]
+fn a_server_that_a_future_stops_says_nothing_of_signals() {
+    let logs = logs::remember();
+    test(async move {
+        let handlers = Handlers::new();
+        let server = bind().await.name("stopped by a future").grace(Duration::from_millis(50));
+        let mut client = order(server.local_addr(), STUBBORN);
+        let inner = handlers.clone();
+        let server = server.shutdown_when(async move { inner.started(1).await });
+        let report = server.serve(handlers.handler()).await.unwrap();
+        assert_eq!((report.cause(), report.cancelled()), (Cause::Stream, 1));
+        assert_eq!(rest(&mut client), "");
+        let lines = logs.lines_with("stopped by a future");
+        assert!(lines.iter().any(|(_, line)| line.contains("asked to shut down")), "{lines:?}");
+        assert!(lines.iter().any(|(_, line)| line.contains("draining 1 connection")), "{lines:?}");
+        for (_, line) in lines {
+            assert!(["signal", "SIG", "Ctrl"].iter().all(|word| !line.contains(word)), "{line}");
+        }
+    });
+}
+
+/// Neither kind of stream needs an annotation.
+#[test]
+fn streams_of_nothing_and_of_signals_are_shutdown_streams() {
+    test(async {
+        let (ask, asked) = async_std::channel::bounded(1);
+        let server = bind().await.shutdown_on(asked);
+        ask.send(()).await.unwrap();
+        assert_eq!(server.serve(async |_: ebbtide::Connection| {}).await.unwrap().cause(), Cause::Stream);
+
+        let signals = async_std::stream::once(Signal::Terminate);
+        let report = bind().await.shutdown_on(signals).serve(async |_: ebbtide::Connection| {}).await.unwrap();
+        assert_eq!(report.cause(), Cause::Signal(Signal::Terminate));
+        assert!(report.to_string().contains(" because SIGTERM came: 0 accepted"), "{report}");
+    });
+}
+
 #[test]
 fn each_shutdown_stream_counts_for_itself() {
     test(async {
@@ -329,7 +368,7 @@ fn a_drain_says_at_once_how_many_are_open_and_how_long_at_most() {
         server.scope(handlers.handler(), body).await.unwrap();
         let lines = logs.lines_with("draining 7 connections for at most 2.");
         assert!(lines.len() == 1 && lines[0].0 == log::Level::Info, "{lines:?}");
-        assert!(lines[0].1.contains("a second request of the kind stops now") && lines[0].1.contains("connections=7"));
+        assert!(lines[0].1.contains("connections=7") && !lines[0].1.contains("a second"), "{lines:?}");
         // Then once a second, with the oldest.
         let lines = logs.lines_with(&format!("draining: 7 connections left, the oldest from `{peer}`"));
         assert!(lines.len() == 2 && lines[0].1.contains(&format!("peer={peer}")), "{lines:?}");

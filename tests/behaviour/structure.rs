@@ -110,7 +110,7 @@ fn modules_use_only_what_is_below_them() {
 }
 
 #[test]
-fn one_line_spawns_tasks_and_one_starts_a_thread() {
+fn one_line_spawns_tasks_and_signals_alone_start_threads() {
     let spawns = lines_with(&["task::spawn(", "spawn_local", "spawn_blocking("]);
     let expected = ["group.rs: ", "server/progress.rs: "]; // the second for a logger that may block
     assert_eq!(spawns.len(), expected.len(), "{spawns:#?}");
@@ -118,8 +118,8 @@ fn one_line_spawns_tasks_and_one_starts_a_thread() {
         assert!(line.starts_with(file), "{line}");
     }
     let threads = lines_with(&["thread::spawn", "thread::Builder", "thread::scope"]);
-    assert_eq!(threads.len(), 1, "{threads:#?}");
-    assert!(threads[0].starts_with("signal.rs: "), "{threads:?}");
+    assert_eq!(threads.len(), 2, "{threads:#?}");
+    assert!(threads[0].starts_with("signal/take.rs: ") && threads[1].starts_with("signal.rs: "), "{threads:?}");
 }
 
 /// A timer is a deadline, an interval of the log, or a pause that an event ends. What sleeps until something has

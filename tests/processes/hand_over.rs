@@ -124,7 +124,7 @@ fn generation(address: &str) -> Command {
 fn is_a_generation() {
     let Some(address) = part_to_play() else { return };
     let served: io::Result<()> = task::block_on(async {
-        let signals = signal::ctrl_c()?;
+        let signals = signal::termination()?;
         let options = ListenOptions::new().reuse_port(true);
         let server = Server::bind_with(address.as_str(), &options).await?.shutdown_on(signals);
         println!("{server}");

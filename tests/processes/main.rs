@@ -1,5 +1,6 @@
 //! What starts programs: the examples, the tools of others, and this binary once more in another part.
 
+mod ctrlc_termination;
 mod diagnostics;
 mod examples;
 mod hand_over;

@@ -1,15 +1,18 @@
-//! Signals to a server, as a process: the first drains, the second cancels, the third exits with status 130.
+//! Signals to a server, as a process: the first drains, the second cancels, the third exits with status 128 + its
+//! number. What the environment has ignored stays ignored, what it has blocked is heard, and SIGHUP is the program's.
 //!
-//! The programs are in this file too: the test binary, run once more, plays their parts. Signals within 100
+//! The programs are in this file too: the test binary, run once more, plays their parts. Requests within 100
 //! milliseconds count once, so a test waits until the last one has shown its effect, and 150 milliseconds more.
 #![cfg(unix)]
 
+use crate::support::files::Folder;
 use crate::support::process;
-use crate::support::process::{ANY_PORT, Ended, PATIENCE, Process, this_binary, with_each_executor};
+use crate::support::process::{ANY_PORT, Ended, PATIENCE, Process, print_log, this_binary, with_each_executor};
 use async_std::prelude::*;
 use async_std::{io, task};
-use ebbtide::{Connection, Server, signal};
-use nix::sys::signal::Signal;
+use ebbtide::signal::{self, Signals};
+use ebbtide::{Connection, Server};
+use nix::sys::signal::{SigSet, Signal};
 use std::future::pending;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -34,30 +37,46 @@ const SOON: Duration = Duration::from_secs(10);
 
 #[test]
 fn sigint_lets_a_busy_client_have_its_whole_reply_and_an_idle_one_the_end() {
-    drains_at(Signal::SIGINT);
+    drains_at("server", Signal::SIGINT);
 }
 
 #[test]
 fn sigterm_lets_a_busy_client_have_its_whole_reply_and_an_idle_one_the_end() {
-    drains_at(Signal::SIGTERM);
+    drains_at("server", Signal::SIGTERM);
 }
 
 #[test]
-fn sighup_lets_a_busy_client_have_its_whole_reply_and_an_idle_one_the_end() {
-    drains_at(Signal::SIGHUP);
+fn sighup_stops_a_server_that_was_told_to_stop_on_it() {
+    drains_at("server until SIGHUP", Signal::SIGHUP);
 }
 
-fn drains_at(signal: Signal) {
+/// Three signals at once are one request, not an exit.
+#[test]
+fn a_burst_of_signals_is_one_request() {
+    drains_after("server", Signal::SIGTERM, |server| {
+        for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGTERM] {
+            server.send(signal);
+        }
+    });
+}
+
+fn drains_at(part: &str, signal: Signal) {
+    drains_after(part, signal, |server| server.send(signal));
+}
+
+fn drains_after(part: &str, signal: Signal, ask: impl Fn(&Process) + Sync) {
     with_each_executor(|start| {
-        let server = start(&mut program("server"));
+        let server = start(&mut program(part));
         let port = server.port();
         let (busy, idle) = (client(port, BUSY), client(port, IDLE));
         server.wait_for("busy");
         server.wait_for("idle");
-        server.send(signal);
+        ask(&server);
         assert_eq!(read_to_end(idle), b"", "{server}");
         assert!(read_to_end(busy) == REPLY, "the reply is not whole: {server}");
-        assert_closed(&server.wait(), "2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled; 2 ended");
+        server.wait_for(&format!(": {signal} came: shutting down"));
+        server.wait_for("; a second signal stops now");
+        assert_closed(&server.wait(), signal, "2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled; 2 ended");
     });
 }
 
@@ -76,91 +95,255 @@ fn a_second_signal_cancels_a_handler_that_never_ends() {
             let asked = Instant::now();
             server.send(second);
             assert_eq!(read_to_end(endless), b"", "{server}");
-            assert_closed(&server.wait(), "1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled; 0 ended");
+            server.wait_for(&format!(": {second} came, the second signal: stopping now"));
+            let ended = server.wait();
+            assert_closed(&ended, first, "1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled; 0 ended");
             assert!(asked.elapsed() < SOON, "closed after {:.1?}", asked.elapsed());
         });
     }
 }
 
 #[test]
-fn a_third_signal_exits_with_status_130_though_a_handler_blocks_its_thread() {
-    with_each_executor(|start| {
-        let mut server = start(&mut program("watched server"));
-        let _blocking = client(server.port(), BLOCKING);
-        server.wait_for("blocking");
-        server.send(Signal::SIGINT);
-        server.wait_for("signal 1");
+fn a_third_signal_exits_with_its_status_though_a_handler_blocks_its_thread() {
+    for (first, second, status) in [(Signal::SIGINT, Signal::SIGTERM, 130), (Signal::SIGTERM, Signal::SIGINT, 143)] {
+        with_each_executor(|start| {
+            let server = start(&mut program("watched server"));
+            exits_at_the_third(server, [first, second, first], ["signal 1", "signal 2"], status);
+        });
+    }
+}
+
+#[test]
+fn a_third_sighup_exits_with_its_status_where_it_is_to_stop() {
+    let server = Process::start(program("server until SIGHUP").env("ASYNC_STD_THREAD_COUNT", "2"));
+    exits_at_the_third(server, [Signal::SIGHUP; 3], ["shutting down", "stopping now"], 129);
+}
+
+fn exits_at_the_third(mut server: Process, signals: [Signal; 3], effects: [&str; 2], status: i32) {
+    let _blocking = client(server.port(), BLOCKING);
+    server.wait_for("blocking");
+    for (signal, effect) in signals.into_iter().zip(effects) {
+        server.send(signal);
+        server.wait_for(effect);
         server.wait_for("blocked");
         thread::sleep(APART);
-        server.send(Signal::SIGTERM);
-        server.wait_for("signal 2");
-        thread::sleep(APART);
-        assert!(server.is_running(), "two signals were enough: {server}");
+    }
+    assert!(server.is_running(), "two signals were enough: {server}");
 
-        let asked = Instant::now();
-        server.send(Signal::SIGINT);
-        let ended = server.wait();
-        assert_eq!(ended.status.code(), Some(130), "{ended:?}");
-        assert!(asked.elapsed() < SOON, "ended after {:.1?}", asked.elapsed());
-        assert!(!ended.stdout.iter().any(|line| line.starts_with("closed in")), "{ended:?}");
-    });
+    let asked = Instant::now();
+    server.send(signals[2]);
+    let ended = server.wait();
+    assert_eq!(ended.status.code(), Some(status), "{ended:?}");
+    assert!(asked.elapsed() < SOON, "ended after {:.1?}", asked.elapsed());
+    let last = format!("WARN {} came after an earlier request to stop: exiting now with status {status}", signals[2]);
+    assert!(ended.stdout.contains(&last), "{ended:?}");
+    assert!(!ended.stdout.iter().any(|line| line.starts_with("closed in")), "{ended:?}");
 }
 
 #[test]
-fn under_nohup_a_closing_terminal_drains_all_the_same() {
+fn under_nohup_a_closing_terminal_has_no_effect() {
     with_each_executor(|start| {
-        let server = start(&mut inside("nohup", &[], program("server")));
-        let idle = client(server.port(), IDLE);
-        server.wait_for("idle");
-        server.send(Signal::SIGHUP); // `nohup` has become the program, so this is its id
-        assert_eq!(read_to_end(idle), b"", "{server}");
-        assert_closed(&server.wait(), "1 accepted, 1 completed");
+        let server = start(&mut inside("nohup", &[], program("server and reload")));
+        server.wait_for("INFO SIGHUP stays ignored: ");
+        lives_through(&server, server.id(), Signal::SIGHUP); // `nohup` has become the program, so this is its id
+        server.send(Signal::SIGTERM);
+        let ended = server.wait();
+        assert!(!ended.stdout.iter().any(|line| line == "reload"), "{ended:?}");
+        assert_closed(&ended, Signal::SIGTERM, "1 accepted, 1 completed");
     });
 }
 
 #[test]
-fn in_the_background_of_a_shell_script_ctrl_c_drains_all_the_same() {
+fn in_the_background_of_a_shell_script_ctrl_c_has_no_effect() {
     with_each_executor(|start| {
         let script = r#""$@" & echo "process $!"; wait "$!""#;
         let shell = start(&mut inside("sh", &["-c", script, "sh"], program("server")));
         let line = shell.wait_for("process ");
         let id = line.trim_start_matches("process ").parse().expect("the shell says its child's id");
-        let idle = client(shell.port(), IDLE);
-        shell.wait_for("idle");
-        process::send(id, Signal::SIGINT);
-        assert_eq!(read_to_end(idle), b"", "{shell}");
-        assert_closed(&shell.wait(), "1 accepted, 1 completed"); // the shell ends with the program's status
+        shell.wait_for("INFO SIGINT stays ignored: the program that started this one has set it so");
+        lives_through(&shell, id, Signal::SIGINT);
+        process::send(id, Signal::SIGTERM);
+        assert_closed(&shell.wait(), Signal::SIGTERM, "1 accepted, 1 completed"); // the shell has the program's status
     });
 }
 
+/// The signal is sent, and a client that comes afterwards is served.
+fn lives_through(server: &Process, id: u32, signal: Signal) {
+    let port = server.port();
+    process::send(id, signal);
+    let mut client = client(port, GREET);
+    let mut greeting = [0; 5];
+    client.read_exact(&mut greeting).unwrap_or_else(|error| panic!("{error}: {server}"));
+    assert_eq!(&greeting, b"hello");
+}
+
+/// The terminal of a session goes away: its leader, the server, gets a SIGHUP from the kernel.
 #[test]
-fn a_program_with_a_handler_of_its_own_is_told_so() {
-    with_each_executor(|start| {
-        let ended = start(&mut program("own handler")).wait();
-        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
-        let error = ended.stdout.last().map_or("", String::as_str);
-        assert!(error.starts_with("AlreadyExists: could not handle SIGINT, SIGTERM and SIGHUP"), "{ended:?}");
-        assert!(error.contains("the program already has a handler for"), "{ended:?}");
-        if cfg!(target_os = "linux") {
-            assert!(error.contains("`SIGHUP`, `SIGINT`, `SIGTERM`"), "{ended:?}");
+fn a_terminal_that_closes_ends_a_server_that_did_not_ask_for_sighup() {
+    let Some((terminal, _leader, server)) = in_a_terminal(program("server")) else { return };
+    server.port();
+    drop(terminal);
+    let ended = server.wait();
+    assert!(!ended.stdout.iter().any(|line| line.contains("SIGHUP")), "{ended:?}");
+    assert!(!ended.status.success(), "{ended:?}");
+    assert!(!ended.stdout.iter().any(|line| line.starts_with("closed in")), "{ended:?}");
+}
+
+#[test]
+fn a_terminal_that_closes_makes_a_server_reload_that_asked_for_sighup() {
+    let Some((terminal, leader, server)) = in_a_terminal(program("server and reload")) else { return };
+    let port = server.port();
+    drop(terminal);
+    server.wait_for("reload");
+    let _idle = client(port, IDLE);
+    server.wait_for("idle");
+    process::send(leader.0, Signal::SIGTERM);
+    assert_closed(&server.wait(), Signal::SIGTERM, "1 accepted, 1 completed");
+}
+
+#[test]
+fn under_nohup_a_server_outlives_its_terminal() {
+    let Some((terminal, leader, server)) = in_a_terminal(inside("nohup", &[], program("server"))) else { return };
+    let port = server.port();
+    drop(terminal);
+    let _idle = client(port, IDLE);
+    server.wait_for("idle");
+    process::send(leader.0, Signal::SIGTERM);
+    let ended = server.wait();
+    assert!(ended.stdout.last().unwrap().contains("because SIGTERM came: 1 accepted, 1 completed"), "{ended:?}");
+}
+
+/// The program as the leader of a session with a terminal of its own, which hangs up when the first is dropped.
+fn in_a_terminal(program: Command) -> Option<(impl Sized, Leader, Process)> {
+    use nix::fcntl::OFlag;
+    use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+    use std::os::unix::fs::OpenOptionsExt;
+    let found = Command::new("setsid").arg("--version").output();
+    if !cfg!(target_os = "linux") || !found.is_ok_and(|found| found.status.success()) {
+        println!("skipped: there is no `setsid` (util-linux)");
+        return None;
+    }
+    // No other program that a test starts at this moment may inherit it, or it would stay open.
+    let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal can be made");
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("it is ours");
+    let slave = ptsname_r(&terminal).expect("it has a name");
+    let open = std::fs::OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(slave);
+    let server = Process::start_with(&mut inside("setsid", &["--ctty", "--wait"], program), open.expect("it is ours"));
+    let leader = server.wait_for("process ").trim_start_matches("process ").parse().unwrap();
+    Some((terminal, Leader(leader), server))
+}
+
+/// The id of a program that is not in the group of the one that has started it. It does not outlive a test that fails.
+struct Leader(u32);
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let id = i32::try_from(self.0).expect("process ids are small");
+            let _gone = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), Signal::SIGKILL);
         }
-        assert!(error.contains("remove it, or let it feed a stream of your own"), "{ended:?}");
+    }
+}
+
+#[test]
+fn a_server_that_did_not_ask_for_sighup_ends_by_it_as_ever() {
+    with_each_executor(|start| {
+        let server = start(&mut program("server"));
+        server.port();
+        server.send(Signal::SIGHUP);
+        let ended = server.wait();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), Some(1), "{ended:?}");
     });
 }
 
-/// A terminal that closes sends SIGHUP twice. If they counted as two, the next signal would end the process.
 #[test]
-fn two_sighups_within_100_ms_count_once() {
+fn a_programs_own_handler_for_sighup_keeps_it() {
+    with_each_executor(|start| {
+        let server = start(&mut program("server with a handler for SIGHUP"));
+        server.port();
+        for n in 1..=3 {
+            server.send(Signal::SIGHUP);
+            server.wait_for(&format!("own SIGHUP {n}"));
+        }
+        lives_through(&server, server.id(), Signal::SIGHUP);
+        server.send(Signal::SIGTERM);
+        assert_closed(&server.wait(), Signal::SIGTERM, "1 accepted, 1 completed");
+    });
+}
+
+#[test]
+fn a_reload_comes_as_often_as_sighup_and_stops_nothing() {
+    with_each_executor(|start| {
+        let server = start(&mut program("server and reload"));
+        server.port();
+        for n in 1..=5 {
+            server.send(Signal::SIGHUP);
+            server.wait_for_nth(n, "reload");
+        }
+        server.send(Signal::SIGTERM);
+        assert_closed(&server.wait(), Signal::SIGTERM, "0 accepted");
+    });
+}
+
+#[test]
+fn every_stream_of_a_signal_gets_it() {
+    with_each_executor(|start| {
+        let program = start(&mut program("three streams"));
+        program.wait_for("waiting");
+        program.send(Signal::SIGUSR1);
+        let ended = program.wait();
+        assert_eq!(ended.stdout[2..], ["waiting", "User1 SIGUSR1", "User1 SIGUSR1", "User1 SIGUSR1"], "{ended:?}");
+    });
+}
+
+/// A mask is inherited by every program that is started.
+#[test]
+fn signals_that_the_parent_has_blocked_are_heard() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        with_each_executor(|start| {
+            let server = start(&mut program("a parent that blocks signals"));
+            server.port();
+            let line = format!(
+                "WARN {signal} is heard on a thread that unblocks it: the program that started this one, or this \
+                 thread, has blocked it, and it would have no effect"
+            );
+            assert_eq!(server.wait_for(&format!("WARN {signal}")), line);
+            server.send(signal);
+            assert_closed(&server.wait(), signal, "0 accepted");
+        });
+    }
+}
+
+#[test]
+fn a_handler_of_the_programs_own_is_called_too() {
+    for part in ["own handler by ctrlc", "own handler"] {
+        with_each_executor(|start| {
+            let server = start(&mut program(part));
+            if cfg!(target_os = "linux") {
+                let text = "INFO SIGINT has a handler already, of another part of this program: it is called first";
+                assert_eq!(server.wait_for("INFO SIGINT"), text);
+            }
+            server.port();
+            server.send(Signal::SIGINT);
+            server.wait_for("own SIGINT");
+            assert_closed(&server.wait(), Signal::SIGINT, "0 accepted");
+        });
+    }
+}
+
+/// A terminal may send a signal twice. If they counted as two, the next signal would end the process.
+#[test]
+fn two_signals_within_100_ms_count_once() {
     with_each_executor(|start| {
         for _ in 0..20 {
             let counter = start(&mut program("counter"));
-            if !two_sighups_count_once(&counter) {
+            if !two_signals_count_once(&counter) {
                 continue;
             }
             thread::sleep(APART);
             counter.send(Signal::SIGTERM);
             let ended = counter.wait();
-            assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+            assert_eq!(ended.status.code(), Some(143), "{ended:?}");
             return;
         }
         panic!("in 20 tries this machine never handled two signals within 100 ms");
@@ -168,12 +351,12 @@ fn two_sighups_within_100_ms_count_once() {
 }
 
 /// `false` where the machine was too slow to tell.
-fn two_sighups_count_once(program: &Process) -> bool {
+fn two_signals_count_once(program: &Process) -> bool {
     program.wait_for("counting");
     let first = Instant::now();
-    program.send(Signal::SIGHUP);
+    program.send(Signal::SIGTERM);
     program.wait_for("signal 1"); // or the kernel may make one of the two
-    program.send(Signal::SIGHUP);
+    program.send(Signal::SIGTERM);
     if program.prints_within(APART, "signal 2") {
         let both = first.elapsed();
         assert!(both >= Duration::from_millis(100), "two signals within {both:.1?} count twice: {program}");
@@ -184,26 +367,91 @@ fn two_sighups_count_once(program: &Process) -> bool {
     true
 }
 
+#[test]
+fn a_signal_between_the_bind_and_serve_leaves_no_socket_file() {
+    with_each_executor(|start| {
+        let folder = Folder::new();
+        let path = folder.path("between.sock");
+        let mut server = start(program("bound").env(SOCKET, &path));
+        server.wait_for("bound");
+        assert!(path.exists());
+        server.send(Signal::SIGTERM);
+        server.say("go on");
+        assert_closed(&server.wait(), Signal::SIGTERM, "0 accepted");
+        assert!(!path.exists());
+    });
+}
+
+/// The kernel gives the first process of a container only the signals that it has a handler for.
+#[cfg(target_os = "linux")]
+#[test]
+fn as_process_1_a_signal_before_the_bind_is_not_lost() {
+    let tries: [&[&str]; 2] =
+        [&["--pid", "--fork", "--mount-proc"], &["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]];
+    let may = |arguments: &&&[&str]| {
+        Command::new("unshare").args(**arguments).arg("true").output().is_ok_and(|output| output.status.success())
+    };
+    let Some(arguments) = tries.iter().find(may) else {
+        return println!("skipped: the kernel, or the container of this test, allows no `unshare --pid`");
+    };
+    with_each_executor(|start| {
+        let folder = Folder::new();
+        let path = folder.path("process-1.sock");
+        let arguments: Vec<_> = arguments.iter().copied().chain(["--kill-child"]).collect();
+        let mut server = start(inside("unshare", &arguments, program("taken")).env(SOCKET, &path));
+        assert_eq!(server.wait_for("process "), "process 1");
+        server.wait_for("taken");
+        let children = format!("/proc/{0}/task/{0}/children", server.id());
+        let id = std::fs::read_to_string(children).unwrap().trim().parse().expect("it has one child");
+        process::send(id, Signal::SIGTERM);
+        server.say("go on");
+        assert_closed(&server.wait(), Signal::SIGTERM, "0 accepted");
+        assert!(!path.exists());
+    });
+}
+
 /// Plays a part, if this process is one of the programs above. As a test of its own it has nothing to say.
 #[test]
 fn plays_its_part() {
-    let played = match process::part_to_play().as_deref() {
-        None => return,
-        Some("server") => task::block_on(serve_until_told()),
-        Some("watched server") => {
-            watch_signals();
-            task::block_on(serve_until_told())
+    let Some(part) = process::part_to_play() else { return };
+    print_log();
+    let played = match part.as_str() {
+        "server" => serve_until(signal::termination),
+        "server until SIGHUP" => serve_until(signal::hangup),
+        "watched server" => {
+            count_signals();
+            serve_until(signal::termination)
         }
-        Some("counter") => {
-            watch_signals();
+        "server and reload" => {
+            reload_when_told();
+            serve_until(signal::termination)
+        }
+        "server with a handler for SIGHUP" => {
+            handle("SIGHUP", signal_hook::consts::SIGHUP);
+            serve_until(signal::termination)
+        }
+        "own handler" => {
+            handle("SIGINT", signal_hook::consts::SIGINT);
+            serve_until(signal::termination)
+        }
+        "own handler by ctrlc" => {
+            ctrlc::set_handler(|| println!("own SIGINT 1")).expect("it is the first");
+            serve_until(signal::ctrl_c)
+        }
+        "a parent that blocks signals" => {
+            let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
+            blocked.thread_block().unwrap();
+            become_program("server")
+        }
+        "three streams" => three_streams(),
+        "counter" => {
+            count_signals();
             println!("counting");
             park()
         }
-        Some("own handler") => {
-            ctrlc::set_handler(|| ()).expect("it is the first");
-            signal::ctrl_c().map(drop)
-        }
-        Some(other) => panic!("there is no part `{other}`"),
+        "bound" => task::block_on(serve_at_a_socket(false)),
+        "taken" => task::block_on(serve_at_a_socket(true)),
+        other => panic!("there is no part `{other}`"),
     };
     if let Err(error) = &played {
         println!("{:?}: {error}", error.kind());
@@ -215,19 +463,94 @@ fn program(part: &str) -> Command {
     this_binary(module_path!(), "plays_its_part", part)
 }
 
-async fn serve_until_told() -> io::Result<()> {
-    let server = Server::bind(ANY_PORT).await?.grace(GRACE).shutdown_on(signal::ctrl_c()?);
-    println!("{server}");
+/// This process goes on as another program, which inherits its mask. (`Command` would empty that.)
+fn become_program(part: &str) -> ! {
+    use std::ffi::CString;
+    let text = |text: &std::ffi::OsStr| CString::new(text.as_encoded_bytes()).unwrap();
+    let program = program(part);
+    let arguments: Vec<_> = [program.get_program()].into_iter().chain(program.get_args()).map(text).collect();
+    let new = program.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())));
+    let variables = std::env::vars_os().filter(|(name, _)| program.get_envs().all(|(new, _)| new != name)).chain(new);
+    let variables: Vec<_> = variables
+        .map(|(name, value)| [&text(&name).into_string().unwrap(), "=", &text(&value).into_string().unwrap()].concat())
+        .map(|pair| CString::new(pair).unwrap())
+        .collect();
+    let Err(error) = nix::unistd::execve(&arguments[0], &arguments, &variables);
+    panic!("cannot become {program:?}: {error}");
+}
+
+fn serve_until(signals: fn() -> io::Result<Signals>) -> io::Result<()> {
+    println!("process {}", std::process::id());
+    task::block_on(async {
+        let signals = signals()?;
+        let server = Server::bind(ANY_PORT).await?.grace(GRACE).shutdown_on(signals);
+        println!("{server}");
+        let report = server.serve(as_asked).await?;
+        println!("{report}");
+        Ok(())
+    })
+}
+
+/// Takes the signals, binds, and serves, with a pause before one of these.
+async fn serve_at_a_socket(before_the_bind: bool) -> io::Result<()> {
+    let pause = |what| {
+        println!("{what}");
+        std::io::stdin().lines().next();
+    };
+    println!("process {}", std::process::id());
+    let signals = signal::termination()?;
+    if before_the_bind {
+        pause("taken");
+    }
+    let server = Server::bind_unix(std::env::var_os(SOCKET).expect("it is told where")).await?.shutdown_on(signals);
+    if !before_the_bind {
+        pause("bound");
+    }
     let report = server.serve(as_asked).await?;
     println!("{report}");
     Ok(())
 }
+
+fn reload_when_told() {
+    let mut hangups = signal::hangup().unwrap();
+    thread::spawn(move || {
+        while async_io::block_on(hangups.next()).is_some() {
+            println!("reload");
+        }
+    });
+}
+
+/// A handler that has nothing to do with this crate.
+fn handle(name: &'static str, number: i32) {
+    let mut signals = signal_hook::iterator::Signals::new([number]).unwrap();
+    thread::spawn(move || {
+        for (n, _) in signals.forever().enumerate() {
+            println!("own {name} {}", n + 1);
+        }
+    });
+}
+
+fn three_streams() -> io::Result<()> {
+    let streams: [_; 3] = std::array::from_fn(|_| signal::user1().unwrap());
+    println!("waiting");
+    task::block_on(async {
+        for mut stream in streams {
+            let signal = stream.next().await.expect("it never ends");
+            println!("{signal:?} {signal}");
+        }
+    });
+    Ok(())
+}
+
+/// Where a program listens.
+const SOCKET: &str = "EBBTIDE_TEST_SOCKET";
 
 // What a client asks for, with its first byte.
 const BUSY: u8 = b'b';
 const IDLE: u8 = b'i';
 const ENDLESS: u8 = b'e';
 const BLOCKING: u8 = b't';
+const GREET: u8 = b'g';
 
 async fn as_asked(conn: Connection) -> io::Result<()> {
     let mut stream = &conn;
@@ -250,6 +573,7 @@ async fn as_asked(conn: Connection) -> io::Result<()> {
             println!("draining");
             pending().await
         }
+        GREET => stream.write_all(b"hello").await,
         BLOCKING => {
             println!("blocking");
             conn.until_draining(pending::<()>()).await;
@@ -260,9 +584,9 @@ async fn as_asked(conn: Connection) -> io::Result<()> {
     }
 }
 
-/// Says which signals have counted, from a thread that no handler can block.
-fn watch_signals() {
-    let mut signals = signal::ctrl_c().expect("there is no other handler");
+/// Says which requests have counted, from a thread that no handler can block.
+fn count_signals() {
+    let mut signals = signal::termination().expect("the system allows it");
     thread::spawn(move || {
         for n in 1.. {
             async_io::block_on(signals.next());
@@ -286,11 +610,11 @@ fn inside(outer: &str, arguments: &[&str], program: Command) -> Command {
 }
 
 /// Status 0, and the report as the last line.
-fn assert_closed(ended: &Ended, counts: &str) {
+fn assert_closed(ended: &Ended, cause: Signal, counts: &str) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
-    assert!(report.contains(&format!("because a shutdown stream asked for it: {counts}")), "{ended:?}");
+    assert!(report.contains(&format!("because {cause} came: {counts}")), "{ended:?}");
 }
 
 fn client(port: u16, ask: u8) -> TcpStream {

@@ -64,7 +64,8 @@ fn serves() {
     log::set_max_level(log::LevelFilter::Info);
     let grace = Duration::from_millis(grace.parse().unwrap());
     let served: io::Result<()> = task::block_on(async {
-        let server = Server::bind(ANY_PORT).await?.grace(grace).shutdown_on(signal::ctrl_c()?);
+        let signals = signal::termination()?;
+        let server = Server::bind(ANY_PORT).await?.grace(grace).shutdown_on(signals);
         println!("{server}");
         let report = server.newcomer_time(Duration::ZERO).serve(|_| async {
             println!("handling");

@@ -39,6 +39,41 @@ pub fn example(name: &str) -> Command {
     command
 }
 
+/// A program of `tests/programs`, which is built first, beside the rest of what this build has made.
+///
+/// The packages are those of this crate's Cargo.lock, which are here already: nothing is fetched.
+pub fn other_program(name: &str) -> Command {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        let deps = env::current_exe().expect("a test knows its own path");
+        let package = deps.ancestors().nth(3).expect("a test lies in `deps`, in a profile's folder").join("programs");
+        let copy = |from: &str, to: &str| {
+            let (from, to) = (root.join(from), package.join(to));
+            std::fs::create_dir_all(to.parent().expect("it is in the package")).unwrap();
+            let text = std::fs::read_to_string(&from).unwrap().replace("../..", &root.display().to_string());
+            if std::fs::read_to_string(&to).ok().as_ref() != Some(&text) {
+                std::fs::write(&to, text).unwrap(); // what has not changed keeps its time, and is not built again
+            }
+        };
+        copy("Cargo.lock", "Cargo.lock");
+        copy("tests/programs/Cargo.toml", "Cargo.toml");
+        copy("tests/programs/src/lib.rs", "src/lib.rs");
+        for program in std::fs::read_dir(root.join("tests/programs/src/bin")).unwrap() {
+            let name = program.unwrap().file_name().into_string().unwrap();
+            copy(&format!("tests/programs/src/bin/{name}"), &format!("src/bin/{name}"));
+        }
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--offline", "--manifest-path"]).arg(package.join("Cargo.toml"));
+        let built = cargo.arg("--target-dir").arg(package.join("target")).output().expect("cargo runs");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        package.join("target").join("debug")
+    });
+    let mut command = Command::new(folder.join(format!("{name}{}", env::consts::EXE_SUFFIX)));
+    command.env("RUST_BACKTRACE", "0");
+    command
+}
+
 /// The running test binary once more, to run only `test` of `module`, which plays the part that `program` names. It has
 /// to end the process itself, or the test harness adds its lines.
 pub fn this_binary(module: &str, test: &str, program: &str) -> Command {
@@ -56,6 +91,26 @@ pub fn part_to_play() -> Option<String> {
 }
 
 const PROGRAM: &str = "EBBTIDE_TEST_PROGRAM";
+
+/// From now on this process prints what the crate logs, from level info on: `WARN text`.
+pub fn print_log() {
+    struct Print;
+    impl log::Log for Print {
+        fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+            metadata.target() == "ebbtide"
+        }
+
+        fn log(&self, record: &log::Record<'_>) {
+            if self.enabled(record.metadata()) {
+                println!("{} {}", record.level(), record.args());
+            }
+        }
+
+        fn flush(&self) {}
+    }
+    log::set_logger(&Print).expect("it is the only logger of this process");
+    log::set_max_level(log::LevelFilter::Info);
+}
 
 /// Runs the same test with the executor's usual threads and with one, side by side. The test is given the function that
 /// starts its programs.

@@ -1,0 +1,132 @@
+//! Takes signals from the system, one by one, for the life of the process.
+//!
+//! A thread reads each signal: it needs no executor and no reactor, so that the third signal exits though all of those
+//! hang. And a thread can unblock a signal for itself, which is enough for the process to get it.
+//!
+//! SIGINT goes through `ctrlc`, and the rest through `signal-hook`, whose handlers call those that were there before.
+//! `ctrlc` may have been built with its feature `termination`, which nothing tells at compile time:
+//!
+//! - Where SIGTERM is wanted as well, it is taken first. `ctrlc` with the feature then finds a handler, changes nothing,
+//!   and returns an error; without it, it takes SIGINT.
+//! - Where SIGINT alone is wanted, the dispositions are compared. If `ctrlc` has taken more, its callback is made void,
+//!   and `signal-hook` takes these signals, to give them their default effect.
+
+use super::disposition::{Disposition, Dispositions};
+use super::{Note, Signal, lock, on_signal};
+use log::Level;
+use nix::sys::signal::{SigSet, Signal as Number};
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+
+/// The signals that are taken. Held during an installation, so that there is one at a time.
+static TAKEN: Mutex<Vec<Signal>> = Mutex::new(Vec::new());
+
+/// What `ctrlc` reports is not counted: `signal-hook` has SIGINT.
+static CTRLC_IS_VOID: AtomicBool = AtomicBool::new(false);
+
+/// Takes those that are not taken yet. The notes are for the log, once no lock is held.
+pub(super) fn take(signals: &[Signal]) -> (io::Result<()>, Vec<Note>) {
+    let mut notes = Vec::new();
+    let mut taken = lock(&TAKEN);
+    let wanted: Vec<_> = signals.iter().copied().filter(|signal| !taken.contains(signal)).collect();
+    (wanted.into_iter().try_for_each(|signal| take_one(signal, &mut taken, &mut notes)), notes)
+}
+
+fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> io::Result<()> {
+    let mut note = |level, signal, text| notes.push(Note { level, signal, text });
+    let before = Dispositions::now();
+    let disposition = before.as_ref().map(|found| found.of(signal));
+    if disposition == Some(Disposition::Ignored) {
+        let by = "the program that started this one has set it so (`nohup`, or `&` in a shell script)";
+        note(Level::Info, signal, format!("{signal} stays ignored: {by}"));
+        return Ok(());
+    }
+    if disposition == Some(Disposition::Caught) {
+        let text = format!("{signal} has a handler already, of another part of this program: it is called first");
+        note(Level::Info, signal, text);
+    }
+    let blocked = is_blocked_here(signal);
+    if blocked {
+        let why = "the program that started this one, or this thread, has blocked it";
+        let text = format!("{signal} is heard on a thread that unblocks it: {why}, and it would have no effect");
+        note(Level::Warn, signal, text);
+    }
+    let is_plain = !blocked && disposition != Some(Disposition::Caught);
+    if signal == Signal::Interrupt && is_plain && ctrlc::try_set_handler(on_ctrl_c).is_ok() {
+        let more: Vec<_> = match (before, Dispositions::now()) {
+            (Some(before), Some(after)) => Signal::ALL
+                .into_iter()
+                .filter(|other| *other != signal && !taken.contains(other) && before.of(*other) != after.of(*other))
+                .collect(),
+            _ => Vec::new(),
+        };
+        if more.is_empty() {
+            taken.push(signal);
+            return Ok(());
+        }
+        for other in more {
+            read_on_a_thread(other)?;
+            taken.push(other);
+            let text = format!(
+                "{other} keeps its effect, though the crate `ctrlc` has a handler for it: another crate of this \
+                 program turns on its feature `termination`"
+            );
+            note(Level::Info, other, text);
+        }
+    }
+    // Also if `ctrlc` failed: it has its feature, or the program uses it for itself.
+    read_on_a_thread(signal)?;
+    if signal == Signal::Interrupt {
+        CTRLC_IS_VOID.store(true, Ordering::SeqCst);
+    }
+    taken.push(signal);
+    Ok(())
+}
+
+/// Called by the thread of `ctrlc`.
+fn on_ctrl_c() {
+    if !CTRLC_IS_VOID.load(Ordering::SeqCst) {
+        on_signal(Signal::Interrupt);
+    }
+}
+
+/// Starts a thread that reads this signal for ever. When this returns, the handler is installed.
+fn read_on_a_thread(signal: Signal) -> io::Result<()> {
+    let (installed, result) = mpsc::sync_channel(1);
+    let read = move || {
+        let mut signals = match signal_hook::iterator::Signals::new([signal.number()]) {
+            Ok(signals) => signals,
+            Err(error) => return drop(installed.send(Err(error))),
+        };
+        let unblocked = set_of(signal).thread_unblock().map_err(io::Error::from);
+        drop(installed.send(unblocked));
+        for _ in signals.forever() {
+            on_signal(signal);
+        }
+    };
+    let started = thread::Builder::new().name(format!("ebbtide-{signal}")).spawn(read);
+    let installed = started.and_then(|_detached| result.recv().unwrap_or_else(|closed| Err(io::Error::other(closed))));
+    installed.map_err(|error| io::Error::new(error.kind(), format!("cannot take {signal}: {error}")))
+}
+
+/// What the signal does to a program that has no handler: it ends, by that signal.
+pub(super) fn default_effect(signal: Signal) {
+    let _ended = signal_hook::low_level::emulate_default_handler(signal.number());
+}
+
+/// In this thread, and so, unless the program sets a mask itself, in all.
+fn is_blocked_here(signal: Signal) -> bool {
+    SigSet::thread_get_mask().is_ok_and(|mask| set_of(signal).iter().any(|number| mask.contains(number)))
+}
+
+fn set_of(signal: Signal) -> SigSet {
+    SigSet::from(match signal {
+        Signal::Interrupt => Number::SIGINT,
+        Signal::Terminate => Number::SIGTERM,
+        Signal::Hangup => Number::SIGHUP,
+        Signal::User1 => Number::SIGUSR1,
+    })
+}

@@ -35,7 +35,7 @@ async fn commonest_mistake(address: String) -> io::Result<()> {
 }
 
 /// The server has no task of its own. It ends by what was given to it: here by a timer, in a real program by
-/// `.shutdown_on(signal::ctrl_c()?)`.
+/// `.shutdown_on(signals)`, with the `signal::termination()?` that it has taken first.
 async fn right_by_awaiting(address: &str) -> io::Result<()> {
     let server = Server::bind(address).await?.shutdown_when(task::sleep(A_WHILE));
     let client = connect(&server).await?;

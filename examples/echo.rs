@@ -1,4 +1,4 @@
-//! A real echo server. It runs until Ctrl-C, lets its clients finish, and reports what came of it.
+//! A real echo server. It runs until Ctrl-C or SIGTERM, lets its clients finish, and reports what came of it.
 //!
 //! ```text
 //! cargo run --example echo
@@ -16,14 +16,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    shared::run(LevelFilter::Info, serve_until_ctrl_c)
+    shared::run(LevelFilter::Info, serve_until_told)
 }
 
-async fn serve_until_ctrl_c(address: String) -> io::Result<()> {
+async fn serve_until_told(address: String) -> io::Result<()> {
+    let signals = signal::termination()?; // first: one that comes before the bind is remembered
     let server = Server::bind(address)
         .await?
         .grace(Duration::from_secs(5)) // for handlers that are in the middle of something
-        .shutdown_on(signal::ctrl_c()?); // a second Ctrl-C does not wait for them
+        .shutdown_on(signals); // a second signal does not wait for them
     println!("{server}");
 
     let report = server.serve(echo).await?;

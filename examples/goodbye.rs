@@ -22,7 +22,8 @@ fn main() -> ExitCode {
 }
 
 async fn chat(address: String) -> io::Result<()> {
-    let server = Server::bind(address).await?.shutdown_on(signal::ctrl_c()?);
+    let signals = signal::termination()?;
+    let server = Server::bind(address).await?.shutdown_on(signals);
     println!("{server}");
 
     let room = Arc::new(Room::default());

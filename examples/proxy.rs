@@ -28,7 +28,8 @@ fn main() -> ExitCode {
 }
 
 async fn proxy(address: String, upstream: Option<String>) -> io::Result<()> {
-    let server = Server::bind(address).await?.shutdown_on(signal::ctrl_c()?);
+    let signals = signal::termination()?;
+    let server = Server::bind(address).await?.shutdown_on(signals);
     println!("{server}");
 
     let report = match upstream {

@@ -18,9 +18,10 @@ fn main() -> ExitCode {
 }
 
 async fn sigint(address: String) -> io::Result<()> {
-    // The first Ctrl-C (or SIGTERM) shuts the server down, a second one cancels what is still running, and a third one
-    // ends the process whatever happens.
-    let server = Server::bind(address).await?.shutdown_on(signal::ctrl_c()?);
+    // First, so that one that comes before the server listens is not lost. The first Ctrl-C (or SIGTERM) shuts the
+    // server down, a second one cancels what is still running, and a third one ends the process whatever happens.
+    let signals = signal::termination()?;
+    let server = Server::bind(address).await?.shutdown_on(signals);
     println!("{server}");
     let handle = server.handle();
 

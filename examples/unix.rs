@@ -12,7 +12,7 @@ mod shared;
 
 use async_std::prelude::*;
 use async_std::{io, task};
-use ebbtide::{Connection, ListenOptions, Server};
+use ebbtide::{Connection, ListenOptions, Server, signal};
 use femme::LevelFilter;
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,11 +31,13 @@ fn main() -> ExitCode {
 
 #[cfg(unix)]
 async fn serve(path: String) -> io::Result<()> {
+    // First, so that a SIGTERM that comes once the file is there does not leave it behind.
+    let signals = signal::termination()?;
     // Nobody but this user may write to the file, and so connect. It is set before anybody can.
     let options = ListenOptions::new().mode(0o600);
     // A file that an earlier run has left, because it was killed, is in no server's way: it is removed, unless a
     // server listens.
-    let server = Server::bind_unix_with(&path, &options).await?;
+    let server = Server::bind_unix_with(&path, &options).await?.shutdown_on(signals);
     println!("{server}");
     println!("The file is there: {}", Path::new(&path).exists());
 

@@ -24,9 +24,10 @@ fn main() -> ExitCode {
 }
 
 async fn serve_until_sigterm() -> io::Result<()> {
+    let signals = signal::termination()?; // systemd stops a service with SIGTERM
     let server = server()?
         .grace(Duration::from_secs(5)) // less than `TimeoutStopSec=` in the unit
-        .shutdown_on(signal::ctrl_c()?); // systemd stops a service with SIGTERM
+        .shutdown_on(signals);
     println!("{server}");
 
     // From here on accepting is our part; until then clients have waited in the queue, and after us they do again.

@@ -164,6 +164,17 @@ const OUTPUTS: &[(&str, &[&str])] = &[
             "2 completed, 1 rejected",
         ],
     ),
+    #[cfg(all(unix, feature = "tls"))]
+    (
+        "reload",
+        &[
+            "Server listening on 127.0.0.1:8888",
+            "The certificate is renewed, and SIGHUP is sent",
+            "The files are read again: new connections get the new certificate",
+            "Shutting down...",
+            "Server closed",
+        ],
+    ),
     #[cfg(feature = "proxy-protocol")]
     (
         "proxy_protocol",
@@ -197,6 +208,8 @@ const SERVERS: &[&str] = &[
     "many_listeners",
     #[cfg(feature = "tls")]
     "tls",
+    #[cfg(all(unix, feature = "tls"))]
+    "reload",
     #[cfg(feature = "proxy-protocol")]
     "proxy_protocol",
 ];
@@ -263,6 +276,66 @@ fn lame_duck_accepts_until_it_is_over() {
 #[test]
 fn tls_changes_its_certificate_while_it_serves() {
     runs_to_its_end("tls", 0, Duration::ZERO);
+}
+
+#[cfg(all(unix, feature = "tls"))]
+#[test]
+fn reload_reads_its_files_again_at_sighup() {
+    runs_to_its_end("reload", 0, seconds(2));
+}
+
+#[cfg(all(unix, feature = "tls"))]
+#[test]
+fn reload_serves_the_new_certificate_after_a_sighup_and_keeps_the_old_one_if_it_cannot() {
+    use crate::support::certificates::{Authority, secure};
+    let issue = |folder: &files::Folder| {
+        let authority = Authority::new("a test's own");
+        let identity = authority.issue(folder, "cert", &["localhost"]);
+        std::fs::rename(identity.key, folder.path("key.pem")).unwrap();
+        authority
+    };
+    let greets = |server: &Process, authority: &Authority| {
+        let mut greeting = String::new();
+        let mut client = secure(connect(server.port()), authority.client(None));
+        client.read_to_string(&mut greeting).is_ok_and(|_| greeting == "hello\n")
+    };
+    with_each_executor(|start| {
+        let folder = files::Folder::new();
+        let old = issue(&folder);
+        let server = start(example("reload").arg(ANY_PORT).arg(folder.itself()));
+        assert!(greets(&server, &old), "{server}");
+
+        let new = issue(&folder);
+        assert!(greets(&server, &old) && !greets(&server, &new), "nobody has told it yet: {server}");
+        server.send(nix::sys::signal::Signal::SIGHUP);
+        server.wait_for("The files are read again");
+        assert!(greets(&server, &new) && !greets(&server, &old), "{server}");
+
+        folder.write("cert.pem", "no certificate");
+        server.send(nix::sys::signal::Signal::SIGHUP);
+        server.wait_for("The old certificate stays: ");
+        assert!(greets(&server, &new), "{server}");
+        server.send(nix::sys::signal::Signal::SIGTERM);
+        let ended = server.wait();
+        let last = ended.stdout.last().map(String::as_str);
+        assert_eq!((ended.status.code(), last), (Some(0), Some("Server closed")), "{ended:?}");
+    });
+}
+
+/// An example that has made a socket file removes it, whenever it is told to stop.
+#[cfg(unix)]
+#[test]
+fn unix_leaves_no_file_behind_at_a_sigterm() {
+    with_each_executor(|start| {
+        let folder = files::Folder::new();
+        let path = folder.path("example.sock");
+        let server = start(example("unix").arg(&path));
+        server.wait_for("Server listening on "); // it does not serve yet, or has just begun to
+        server.send(nix::sys::signal::Signal::SIGTERM);
+        let ended = server.wait();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), None, "{ended:?}");
+        assert!(!path.exists(), "{ended:?}");
+    });
 }
 
 #[cfg(feature = "proxy-protocol")]
@@ -624,7 +697,7 @@ fn assert_reports(ended: &Ended, counts: &str) {
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
     assert!(report.starts_with("closed in "), "{ended:?}");
-    assert!(report.contains(&format!("because a shutdown stream asked for it: {counts}")), "{ended:?}");
+    assert!(report.contains(&format!("because SIGINT came: {counts}")), "{ended:?}");
     assert!(ended.stdout[1].contains("serving on 127.0.0.1:"), "it logs: {ended:?}");
 }
 

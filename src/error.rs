@@ -41,7 +41,7 @@ struct ErrorParts {
     kind: ErrorKind,
     /// Of the listener or of the peer.
     address: Option<Address>,
-    /// What a panic said.
+    /// What a panic said, or why there is nothing to be served here.
     message: String,
     source: Option<BoxError>,
     report: Report,
@@ -51,7 +51,8 @@ struct ErrorParts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A listener failed for good. The [address](Error::address) is the listener's.
+    /// A listener failed for good, or cannot be served in this process, which was forked after the bind. The
+    /// [address](Error::address) is the listener's.
     Listener,
     /// A handler returned an error under [`OnFailure::Shutdown`]. The [address](Error::address) is the peer's.
     Handler,
@@ -72,6 +73,7 @@ impl Error {
             Failure::Listener { address, source } => {
                 ErrorParts { address: Some(address), source: Some(source.into()), ..inner }
             }
+            Failure::Forked { address, why } => ErrorParts { address: Some(address), message: why, ..inner },
             Failure::Handler { peer, source } => {
                 ErrorParts { kind: ErrorKind::Handler, address: Some(peer), source: Some(source), ..inner }
             }
@@ -126,6 +128,7 @@ impl fmt::Display for Error {
         let ErrorParts { kind, address, message, report, .. } = &*self.0;
         let address = address.as_ref().map(|address| format!(" `{address}`")).unwrap_or_default();
         match kind {
+            ErrorKind::Listener if !message.is_empty() => write!(f, "cannot serve on{address}: {message}"),
             ErrorKind::Listener => write!(f, "cannot accept connections on{address} any more"),
             ErrorKind::Handler => write!(f, "the handler of the connection from{address} failed"),
             ErrorKind::HandlerPanicked => {

@@ -128,6 +128,7 @@ mod group;
 mod handler;
 mod limits;
 mod listener;
+mod origin;
 mod panic;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;

@@ -6,23 +6,25 @@ mod inherited;
 mod keepalive;
 mod memory;
 mod options;
+mod socket;
 mod tcp;
 #[cfg(unix)]
 mod unix;
 
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
+use crate::origin::{self, Origin};
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::transport::Transport;
-use async_io::Async;
 pub use custom::Accept;
 use custom::Custom;
 pub use keepalive::Keepalive;
 pub use memory::{Connector, MemoryStream};
 pub use options::ListenOptions;
+use socket::Socket;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -62,12 +64,14 @@ pub struct Listener {
     inherited: Option<Inherited>,
     /// The protocols that its connections begin with.
     protocols: Protocols,
+    /// Where it was made.
+    origin: Origin,
 }
 
 enum Source {
-    Tcp(Async<TcpListener>),
+    Tcp(Socket<TcpListener>),
     #[cfg(unix)]
-    Unix(Async<UnixListener>),
+    Unix(Socket<UnixListener>),
     Custom(Custom),
 }
 
@@ -206,12 +210,13 @@ impl Listener {
             backlog: ListenOptions::new().backlog,
             inherited: None,
             protocols: Protocols::default(),
+            origin: Origin::here(),
         }
     }
 
     fn over_tcp(socket: TcpListener, options: &ListenOptions, inherited: Option<Inherited>) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
-        let source = Source::Tcp(Async::new(socket)?);
+        let source = Source::Tcp(Socket::new(socket)?);
         Ok(Self {
             #[cfg(unix)]
             file: None,
@@ -220,15 +225,16 @@ impl Listener {
             backlog: options.backlog,
             inherited,
             protocols: options.protocols.clone(),
+            origin: Origin::here(),
         })
     }
 
     #[cfg(unix)]
     fn over_unix(socket: UnixListener, options: &ListenOptions, inherited: Option<Inherited>) -> io::Result<Self> {
         let address = Address::from(socket.local_addr()?);
-        let source = Source::Unix(Async::new(socket)?);
+        let source = Source::Unix(Socket::new(socket)?);
         let (backlog, protocols) = (options.backlog, options.protocols.clone());
-        Ok(Self { file: None, source, address, backlog, inherited, protocols })
+        Ok(Self { file: None, source, address, backlog, inherited, protocols, origin: Origin::here() })
     }
 
     /// Its connections are encrypted: see [`Tls`] (feature `tls`). For any listener, also one in memory.
@@ -266,6 +272,11 @@ impl Listener {
         &self.address
     }
 
+    /// Where it was made.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
     pub(crate) fn backlog(&self) -> u32 {
         self.backlog
     }
@@ -284,7 +295,7 @@ impl Listener {
             if let Some(accepted) = self.accept_now() {
                 return Poll::Ready(accepted);
             }
-            match &self.source {
+            match &mut self.source {
                 Source::Tcp(socket) => ready!(socket.poll_readable(cx))?,
                 #[cfg(unix)]
                 Source::Unix(socket) => ready!(socket.poll_readable(cx))?,
@@ -342,7 +353,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.retire(); // before the socket is closed: until then no other file can have its inode
         #[cfg(unix)]
-        if let Some(Inherited { was_blocking: true }) = self.inherited {
+        if let (Some(Inherited { was_blocking: true }), false) = (self.inherited, self.origin.is_elsewhere()) {
             inherited::make_blocking(&self.source, &self.address);
         }
     }
@@ -351,6 +362,7 @@ impl Drop for Listener {
 /// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
 pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
     let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
+    origin::runtime_is_here();
     let resolved = addresses.resolve().await.map_err(tcp::explain_resolving)?;
     tcp::bind_each(&resolved, options)
 }

@@ -237,6 +237,14 @@ impl Run {
         CompletionGuard::of(self.completion.get()?)
     }
 
+    /// The failure of a server that this process cannot serve, since it was forked after the bind.
+    pub(crate) fn why_not_here(&self) -> Option<Failure> {
+        let listeners = lock(&self.listeners);
+        let failed = listeners.iter().find_map(|open| Some((open.get().origin().why_not_here()?, open.get())));
+        let (why, listener) = failed?;
+        Some(Failure::Forked { address: listener.local_addr().clone(), why })
+    }
+
     /// Begins to serve. `None`: the server was closed before.
     pub(crate) fn start(
         &self,

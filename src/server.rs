@@ -222,7 +222,9 @@ impl Server {
     /// # Errors
     ///
     /// If a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown):
-    /// after the drain, with the report in the error.
+    /// after the drain, with the report in the error. And in a process that was forked after the bind: the threads of
+    /// the runtime are not in it. A forked process that drops its copy of the server, or of this future, closes nothing
+    /// of its parent's, and removes no socket file.
     ///
     /// # Large handlers
     ///
@@ -248,7 +250,7 @@ impl Server {
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        Serve { future: Box::pin(async move { RunGuard::start(self, handler).finish().await }) }
+        Serve { future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }) }
     }
 
     /// Serves while `body` runs: Python's `async with server:`. The body ends the server by returning.
@@ -305,7 +307,7 @@ impl Server {
         B: AsyncFnOnce(Handle) -> O,
         O: BodyOutput<T>,
     {
-        let guard = RunGuard::start(self, handler);
+        let guard = RunGuard::start(self, handler)?;
         let end = guard.drive::<_, O, T>(|| body(guard.handle())).await;
         guard.finish_with::<O, T>(end).await
     }

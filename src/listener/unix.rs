@@ -2,6 +2,7 @@
 
 use super::ListenOptions;
 use crate::address::Address;
+use crate::origin::Origin;
 use crate::panic::log_line;
 use crate::transport::Transport;
 use rustix::fs::{FlockOperation, flock};
@@ -137,12 +138,14 @@ pub(super) struct SocketFile {
     /// Which file it is, whatever its name: the device and the inode. No other file can get the inode while the socket
     /// is open.
     identity: (u64, u64),
+    /// A process that is forked from this one has a copy, and the file is not its own.
+    origin: Origin,
 }
 
 impl SocketFile {
     fn made(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&fs::symlink_metadata(&path)?);
-        Ok(Self { path, identity })
+        Ok(Self { path, identity, origin: Origin::here() })
     }
 }
 
@@ -152,6 +155,9 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        if self.origin.is_elsewhere() {
+            return;
+        }
         let _lock = FolderLock::of(&self.path, LOCK_PATIENCE_OF_AN_EXIT);
         let path = self.path.display();
         let result = match fs::symlink_metadata(&self.path) {

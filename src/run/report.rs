@@ -60,6 +60,11 @@ pub(crate) enum Failure {
         address: Address,
         source: io::Error,
     },
+    /// The server was bound in the process from which this one was forked.
+    Forked {
+        address: Address,
+        why: String,
+    },
     Handler {
         peer: Address,
         source: BoxError,

@@ -22,6 +22,7 @@ use crate::connection::task::Service;
 use crate::error::Error;
 use crate::group::{LargeFuture, Name, TaskGroup, is_large};
 use crate::handler::HandlerOutput;
+use crate::origin::{self, Origin};
 use crate::panic::{self, Kept, catch_future, drop_caught};
 use crate::run::completion::OpenListener;
 use crate::run::handle::Handle;
@@ -38,13 +39,18 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct RunGuard {
     run: Arc<Run>,
+    origin: Origin,
     /// Has the supervisor.
     group: TaskGroup,
 }
 
 impl RunGuard {
     /// Begins to serve, unless the server was closed before.
-    pub(super) fn start<H, Fut>(server: Server, handler: H) -> Self
+    ///
+    /// # Errors
+    ///
+    /// In a process that was forked after the bind: nothing would run.
+    pub(super) fn start<H, Fut>(server: Server, handler: H) -> Result<Self, Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
@@ -57,13 +63,20 @@ impl RunGuard {
         }
     }
 
-    fn start_as_it_is<H, Fut>(server: Server, handler: H) -> Self
+    fn start_as_it_is<H, Fut>(server: Server, handler: H) -> Result<Self, Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
         let (run, config, streams) = server.into_parts();
-        let guard = Self { run, group: TaskGroup::new() };
+        if let Some(failure) = run.why_not_here() {
+            drop_caught(streams);
+            run.fail(Cause::ListenerFailed, failure);
+            let source = run.take_failure().map(Kept::into_inner);
+            return Err(Error::new(source.unwrap_or(Failure::Stopped), run.report()));
+        }
+        origin::runtime_is_here();
+        let guard = Self { run, origin: Origin::here(), group: TaskGroup::new() };
         if let Some((unserved, listeners)) = guard.run.start((config.grace, config.policy.own_grace), config.lame_duck)
         {
             let addresses: Vec<_> = guard.run.name.addresses.iter().map(ToString::to_string).collect();
@@ -71,7 +84,7 @@ impl RunGuard {
             let tasks = spawn_all(&guard.run, (unserved, listeners), &config, streams, handler);
             guard.group.spawn(tasks.supervise());
         }
-        guard
+        Ok(guard)
     }
 
     pub(super) fn handle(&self) -> Handle {
@@ -129,6 +142,11 @@ impl RunGuard {
 
 impl Drop for RunGuard {
     fn drop(&mut self) {
+        if self.origin.is_elsewhere() {
+            // A copy in a forked process. The connections are the parent's: to shut them down would do it for both.
+            std::mem::forget(std::mem::take(&mut self.group));
+            return;
+        }
         if !self.run.over.is_signalled() {
             self.run.cancel(Cause::Dropped);
             self.run.advance(Phase::Cancelling);

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["transport", "limits", "tls", "group"],
     &["proxy", "bind_addrs", "signal"],
     &["address", "sync", "span"],
-    &["panic"],
+    &["panic", "origin"],
 ];
 
 /// The crate's source without its comments, by file.

@@ -3,6 +3,7 @@
 mod ctrlc_termination;
 mod diagnostics;
 mod examples;
+mod fork;
 mod hand_over;
 mod haproxy;
 mod lacking_addresses;

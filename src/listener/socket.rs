@@ -1,0 +1,59 @@
+//! A listening socket, and its place in the reactor.
+
+use crate::origin::Origin;
+use async_io::Async;
+use socket2::SockRef;
+use std::io;
+#[cfg(unix)]
+use std::os::fd::AsFd as AsSocket;
+#[cfg(windows)]
+use std::os::windows::io::AsSocket;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+/// Registered with the reactor by the first wait, and not when it is bound: a process that is forked in between shares
+/// the reactor's epoll set with its parent, and would remove the parent's entry when it closes its copy.
+pub(super) struct Socket<T> {
+    socket: Arc<T>,
+    /// `None` before the first wait.
+    registered: Option<Registered<T>>,
+}
+
+/// The entry in the reactor.
+struct Registered<T> {
+    /// `None` once it is dropped.
+    entry: Option<Async<Arc<T>>>,
+    origin: Origin,
+}
+
+impl<T: AsSocket> Socket<T> {
+    /// Makes the socket non-blocking.
+    pub(super) fn new(socket: T) -> io::Result<Self> {
+        SockRef::from(&socket).set_nonblocking(true)?;
+        Ok(Self { socket: Arc::new(socket), registered: None })
+    }
+
+    pub(super) fn get_ref(&self) -> &T {
+        &self.socket
+    }
+
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let registered = match &mut self.registered {
+            Some(registered) => registered,
+            none => none.insert(Registered {
+                entry: Some(Async::new_nonblocking(Arc::clone(&self.socket))?),
+                origin: Origin::here(),
+            }),
+        };
+        registered.entry.as_ref().expect("it is there until its drop").poll_readable(cx)
+    }
+}
+
+impl<T> Drop for Registered<T> {
+    fn drop(&mut self) {
+        if self.origin.is_elsewhere() {
+            // The entry is the parent's. Its descriptor stays open here, until this process ends.
+            std::mem::forget(self.entry.take());
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A server, and a process that is forked from it: what the child does with its copy must not be felt by the parent.
+//!
+//! Arguments: what the child does, and the path of a socket. The parent goes on when the child has ended, and serves
+//! until SIGTERM.
+
+use async_std::prelude::*;
+use async_std::{future, io, task};
+use ebbtide::{Connection, Listener, Server, signal};
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, fork};
+use std::env;
+use std::os::unix::net::UnixStream;
+use std::pin::pin;
+use std::time::Duration;
+
+/// Does this in a forked process, which then ends. What it uses up there, the parent still has.
+macro_rules! in_a_child {
+    ($work:expr) => {
+        if is_child() {
+            $work;
+            std::process::exit(0);
+        }
+    };
+}
+
+fn main() -> io::Result<()> {
+    ebbtide_test_programs::print_log();
+    let [child, path] = [1, 2].map(|n| env::args().nth(n).expect("two arguments"));
+    match child.as_str() {
+        "serves" => {
+            let server = task::block_on(bind(&path))?;
+            in_a_child!(println!("child: {}", task::block_on(server.serve(greet)).unwrap_err()));
+            task::block_on(server_until_told(server))
+        }
+        "runs the body" => {
+            let server = task::block_on(bind(&path))?;
+            in_a_child!({
+                let scope = server.scope(greet, async |_| println!("child: the body runs"));
+                println!("child: {}", task::block_on(scope).unwrap_err());
+            });
+            task::block_on(server_until_told(server))
+        }
+        "drops the server" => {
+            let server = task::block_on(bind(&path))?;
+            in_a_child!(drop(server));
+            task::block_on(server_until_told(server))
+        }
+        "drops an inherited socket" => {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let listener = Listener::try_from(socket.try_clone()?)?;
+            in_a_child!(drop(listener));
+            println!("non-blocking: {}", socket2::SockRef::from(&socket).nonblocking()?);
+            Ok(())
+        }
+        "drops the future" => task::block_on(async {
+            let signals = signal::termination()?;
+            let server = bind(&path).await?.shutdown_on(signals);
+            let mut serving = Box::pin(server.serve(greet));
+            assert!(future::timeout(Duration::from_millis(100), &mut serving).await.is_err());
+            let client = task::spawn_blocking(move || hear(&path)).await?; // so it is accepting, and in the reactor
+            println!("greeted: {client}");
+            in_a_child!(drop(serving));
+            println!("Server listening on a socket");
+            println!("{}", serving.await?);
+            Ok(())
+        }),
+        "serves a socket of its own" => {
+            println!("{}", task::block_on(task::block_on(bind(&path))?.shutdown_when(async {}).serve(greet))?);
+            in_a_child!({
+                let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+                let server = Server::new(Listener::try_from(socket).unwrap());
+                println!("child: {}", task::block_on(server.serve(greet)).unwrap_err());
+            });
+            Ok(())
+        }
+        "forks first" => {
+            let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+            in_a_child!({
+                let server = Server::new(Listener::try_from(socket).unwrap()).shutdown_when(async {});
+                println!("child: {}", task::block_on(server.serve(greet)).unwrap());
+            });
+            Ok(())
+        }
+        other => panic!("the child cannot `{other}`"),
+    }
+}
+
+async fn bind(path: &str) -> io::Result<Server> {
+    Ok(Server::bind("127.0.0.1:0").await?.add_listener(Listener::unix(path)?))
+}
+
+async fn server_until_told(server: Server) -> io::Result<()> {
+    let signals = signal::termination()?;
+    let mut serving = pin!(server.shutdown_on(signals).serve(greet));
+    assert!(future::timeout(Duration::from_millis(1), &mut serving).await.is_err());
+    println!("Server listening on a socket");
+    println!("{}", serving.await?);
+    Ok(())
+}
+
+async fn greet(mut conn: Connection) -> io::Result<()> {
+    conn.write_all(b"hello").await
+}
+
+fn hear(path: &str) -> io::Result<String> {
+    std::io::read_to_string(UnixStream::connect(path)?)
+}
+
+/// Forks. In the child it returns; the parent waits until the child has ended.
+fn is_child() -> bool {
+    // SAFETY: a program with threads may do little in a forked child. This one does more, to see what comes of it: it
+    // runs when the other threads are idle.
+    match unsafe { fork() }.expect("a process can be forked") {
+        ForkResult::Child => true,
+        ForkResult::Parent { child } => {
+            println!("{:?}", waitpid(child, None).expect("it ends"));
+            false
+        }
+    }
+}

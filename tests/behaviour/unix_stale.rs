@@ -12,6 +12,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 /// As a process leaves it that was killed.
 fn leave_stale(path: &Path) {
@@ -133,45 +134,113 @@ fn a_socket_that_may_not_be_tried_is_left_alone() {
 #[test]
 fn of_many_threads_that_find_a_stale_file_exactly_one_wins() {
     on_thread(|| {
-        const THREADS: usize = 8;
         let folder = Folder::new();
-        for round in 0..100 {
-            let path = folder.path(&format!("{round}.sock"));
-            leave_stale(&path);
-            let start = Barrier::new(THREADS);
-            let results: Vec<_> = std::thread::scope(|scope| {
-                let bind = || {
-                    start.wait();
-                    Listener::unix(&path)
-                };
-                let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(bind)).collect();
-                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
-            });
-            let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
-            assert_eq!((won.len(), lost.len()), (1, THREADS - 1), "{lost:?}");
-            assert!(lost.iter().all(|error| error.as_ref().unwrap_err().kind() == ErrorKind::AddrInUse), "{lost:?}");
-            UnixStream::connect(&path).expect("the winner listens where it said");
-            drop(won);
-            assert!(!path.exists());
-        }
+        exactly_one_wins(&folder, 100);
+    });
+}
+
+/// Where none of them gets the lock, they look twice before they remove a file.
+#[test]
+fn of_many_threads_without_the_lock_exactly_one_wins() {
+    on_thread(|| {
+        let folder = Folder::new();
+        let _locked = lock(&folder);
+        exactly_one_wins(&folder, 10);
+    });
+}
+
+fn exactly_one_wins(folder: &Folder, rounds: usize) {
+    const THREADS: usize = 8;
+    for round in 0..rounds {
+        let path = folder.path(&format!("{round}.sock"));
+        leave_stale(&path);
+        let start = Barrier::new(THREADS);
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let bind = || {
+                start.wait();
+                Listener::unix(&path)
+            };
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(bind)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
+        assert_eq!((won.len(), lost.len()), (1, THREADS - 1), "{lost:?}");
+        assert!(lost.iter().all(|error| error.as_ref().unwrap_err().kind() == ErrorKind::AddrInUse), "{lost:?}");
+        UnixStream::connect(&path).expect("the winner listens where it said");
+        drop(won);
+        assert!(!path.exists());
+    }
+}
+
+/// As another program may keep it, for whatever it means by that.
+fn lock(folder: &Folder) -> nix::fcntl::Flock<std::fs::File> {
+    let file = std::fs::File::open(folder.itself()).unwrap();
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap()
+}
+
+#[test]
+fn a_folder_that_another_keeps_locked_keeps_nobody_from_starting_or_stopping() {
+    on_thread(|| {
+        let logs = logs::remember();
+        let folder = Folder::new();
+        let path = folder.path("locked.sock");
+        let _locked = lock(&folder);
+        let warnings = || {
+            let text = format!("another program keeps the folder of `{}` locked (`flock`)", path.display());
+            logs.lines_with(&text).into_iter().map(|(level, _)| level).collect::<Vec<_>>()
+        };
+        let (start, at_most) = (Instant::now(), Duration::from_secs(5)); // it takes 0.1 s, and 0.3 s if one is stale
+        let listener = Listener::unix(&path).unwrap();
+        assert_eq!(warnings(), [log::Level::Warn]);
+        is_taken(&path, "something listens there already");
+        drop(listener);
+        assert_eq!(folder.names(), [""; 0]);
+
+        leave_stale(&path);
+        drop(Listener::unix(&path).unwrap());
+        assert_eq!(folder.names(), [""; 0]);
+        assert_eq!(warnings(), [log::Level::Warn; 3]);
+        assert!(start.elapsed() < at_most, "{:?}", start.elapsed());
+    });
+}
+
+/// Between a bind and the call that listens a socket refuses, as a stale one does.
+#[test]
+fn a_server_that_is_just_starting_is_not_taken_for_a_stale_one_without_the_lock() {
+    on_thread(|| {
+        let folder = Folder::new();
+        let path = folder.path("starting.sock");
+        let _locked = lock(&folder);
+        let starting = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        starting.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        let tried = std::thread::scope(|scope| {
+            let trying = scope.spawn(|| Listener::unix(&path));
+            // It has tried for the lock 100 ms, sees a socket that refuses, and waits 100 ms more.
+            std::thread::sleep(Duration::from_millis(150));
+            starting.listen(1).unwrap();
+            trying.join().unwrap()
+        });
+        // On a slow machine it has begun after the call, and sees the same.
+        let error = tried.unwrap_err();
+        assert!(error.to_string().contains("something listens there already"), "{error}");
     });
 }
 
 #[test]
-fn a_folder_that_another_keeps_locked_is_an_error_that_says_so() {
-    on_thread(|| {
-        let folder = Folder::new();
-        let lock = std::fs::File::open(folder.itself()).unwrap();
-        let bound = Listener::unix(folder.path("before.sock")).unwrap();
-        let locked = nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).unwrap();
-        let error = Listener::unix(folder.path("a.sock")).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::ResourceBusy);
-        assert!(error.to_string().contains("locked"), "{error}");
-        let start = std::time::Instant::now();
-        drop(bound);
-        assert!(start.elapsed() < std::time::Duration::from_millis(900), "who leaves has no time for that");
-        assert_eq!(folder.names(), [""; 0], "who leaves removes its file all the same");
-        drop(locked);
-        drop(Listener::unix(folder.path("a.sock")).unwrap());
-    });
+fn a_file_below_a_link_that_is_moved_on_is_removed() {
+    let folder = Folder::new();
+    let [old, new, link] = ["old", "new", "current"].map(|name| folder.path(name));
+    std::fs::create_dir(&old).unwrap();
+    std::fs::create_dir(&new).unwrap();
+    std::os::unix::fs::symlink(&old, &link).unwrap();
+    let listener = Listener::unix(link.join("linked.sock")).unwrap();
+    assert_eq!(listener.local_addr().path(), Some(link.join("linked.sock").as_path()), "as it was given");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(&new, &link).unwrap();
+    let next = Listener::unix(link.join("linked.sock")).unwrap();
+    drop(listener);
+    assert!(!old.join("linked.sock").exists(), "it was left behind");
+    assert!(new.join("linked.sock").exists(), "that of the next release was removed");
+    drop(next);
+    assert!(!new.join("linked.sock").exists());
 }

@@ -7,6 +7,7 @@ use crate::support::process::{PATIENCE, Process, part_to_play, this_binary};
 use ebbtide::Listener;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::Command;
 use std::time::Duration;
 
 /// Not a test by itself: the program that the tests run. It is told where to bind, and again where to wait.
@@ -62,6 +63,30 @@ fn of_many_processes_that_find_a_stale_file_exactly_one_wins() {
         won[0].say("stop");
         won[0].wait_for("LEFT");
         assert!(!path.exists(), "found though its path was a relative one");
+    });
+}
+
+/// `flock` is a lock of nobody's in particular: another program may have one on the folder for its own ends.
+#[test]
+fn a_process_that_keeps_the_folder_locked_keeps_no_other_from_starting() {
+    on_thread(|| {
+        let folder = Folder::new();
+        let path = folder.path("locked.sock");
+        drop(UnixListener::bind(&path).unwrap());
+        let mut locking =
+            Process::start(Command::new("flock").arg(folder.itself()).args(["sh", "-c", "echo ON; read off"]));
+        if !locking.prints_within(PATIENCE, "ON") {
+            return println!("skipped: there is no `flock` (util-linux): {locking}");
+        }
+        let [mut program] = programs(&folder, "locked.sock");
+        program.say("go");
+        program.wait_for("WON");
+        UnixStream::connect(&path).expect("it listens where it said");
+        program.say("stop");
+        program.wait_for("LEFT");
+        assert!(!path.exists(), "it stops, too");
+        assert!(locking.is_running());
+        locking.say("off");
     });
 }
 

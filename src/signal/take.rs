@@ -50,8 +50,9 @@ fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> i
     }
     let blocked = is_blocked_here(signal);
     if blocked {
-        let why = "the program that started this one, or this thread, has blocked it";
-        let text = format!("{signal} is heard on a thread that unblocks it: {why}, and it would have no effect");
+        let by = "by the program that started this one, or by this thread";
+        let text =
+            format!("{signal} was blocked, {by}, and would have had no effect: a thread unblocks it and listens");
         note(Level::Warn, signal, text);
     }
     let is_plain = !blocked && disposition != Some(Disposition::Caught);

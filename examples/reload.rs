@@ -5,9 +5,9 @@
 //! cargo run --example reload --features tls -- 127.0.0.1:8888 FOLDER
 //! ```
 //!
-//! With a folder it serves the certificate `cert.pem` and the key `key.pem` in there until Ctrl-C or SIGTERM; renew them,
-//! and `kill -HUP` it (systemd: `ExecReload=kill -HUP $MAINPID`). Without one it makes its own, and does all of that
-//! itself. See what a client sees with `openssl s_client -connect 127.0.0.1:8888 -CAfile FOLDER/cert.pem`.
+//! With a folder it serves the certificate `cert.pem` and the key `key.pem` in there until Ctrl-C or SIGTERM; renew
+//! them, and `kill -HUP` it (systemd: `ExecReload=kill -HUP $MAINPID`). Without one it makes its own, and does all of
+//! that itself. See what a client sees with `openssl s_client -connect 127.0.0.1:8888 -CAfile FOLDER/cert.pem`.
 #![cfg_attr(not(unix), allow(dead_code, unused_imports))]
 
 mod shared;

@@ -38,8 +38,8 @@ impl Origin {
             }
         };
         Some(format!(
-            "{what}: the threads of async-std do not survive a fork; fork first and bind in the child, or bind a socket of \
-             the standard library, fork, and take it over in the child with `Listener::try_from`"
+            "{what}: the threads of async-std do not survive a fork; fork first and bind in the child, or bind a \
+             socket of the standard library, fork, and take it over in the child with `Listener::try_from`"
         ))
     }
 }

@@ -278,8 +278,8 @@ impl Server {
     }
 
     /// Stops on the items of a stream: the first shuts down, the second cancels. The items are signals
-    /// ([`signal::termination`](crate::signal::termination)), or `()` from any other stream. Can be called several times;
-    /// each stream counts for itself. The stream is polled while the server serves, in a task of its own.
+    /// ([`signal::termination`](crate::signal::termination)), or `()` from any other stream. Can be called several
+    /// times; each stream counts for itself. The stream is polled while the server serves, in a task of its own.
     ///
     /// # Examples
     ///

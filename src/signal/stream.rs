@@ -17,11 +17,12 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// The live streams and what each has had. Written by the threads that take signals, and by the streams.
 static FANOUT: Mutex<Fanout> = Mutex::new(Fanout::new());
 
-/// Stream of the signals that came, made by [`ctrl_c`], [`termination`], `hangup` and `user1`. It never ends.
+/// Stream of the signals that came, made by [`ctrl_c`](super::ctrl_c), [`termination`](super::termination), `hangup` and
+/// `user1`. It never ends.
 ///
 /// A signal that comes before the stream is polled is remembered. Every live stream of a signal gets it.
 ///
-/// The streams of [`ctrl_c`] and [`termination`] ask to stop, and count:
+/// The streams of `ctrl_c` and `termination` ask to stop, and count:
 ///
 /// - Signals within 100 milliseconds of the last counted one count once: `timeout` and some terminals send a signal
 ///   twice, and a supervisor may send SIGTERM right after SIGINT. So a burst is one request.

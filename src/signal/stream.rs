@@ -17,8 +17,8 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// The live streams and what each has had. Written by the threads that take signals, and by the streams.
 static FANOUT: Mutex<Fanout> = Mutex::new(Fanout::new());
 
-/// Stream of the signals that came, made by [`ctrl_c`](super::ctrl_c), [`termination`](super::termination), `hangup` and
-/// `user1`. It never ends.
+/// Stream of the signals that came, made by [`ctrl_c`](super::ctrl_c), [`termination`](super::termination), `hangup`
+/// and `user1`. It never ends.
 ///
 /// A signal that comes before the stream is polled is remembered. Every live stream of a signal gets it.
 ///

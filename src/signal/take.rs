@@ -6,8 +6,8 @@
 //! SIGINT goes through `ctrlc`, and the rest through `signal-hook`, whose handlers call those that were there before.
 //! `ctrlc` may have been built with its feature `termination`, which nothing tells at compile time:
 //!
-//! - Where SIGTERM is wanted as well, it is taken first. `ctrlc` with the feature then finds a handler, changes nothing,
-//!   and returns an error; without it, it takes SIGINT.
+//! - Where SIGTERM is wanted as well, it is taken first. `ctrlc` with the feature then finds a handler, changes
+//!   nothing, and returns an error; without it, it takes SIGINT.
 //! - Where SIGINT alone is wanted, the dispositions are compared. If `ctrlc` has taken more, its callback is made void,
 //!   and `signal-hook` takes these signals, to give them their default effect.
 

@@ -304,8 +304,8 @@ fn signals_that_the_parent_has_blocked_are_heard() {
             let server = start(&mut program("a parent that blocks signals"));
             server.port();
             let line = format!(
-                "WARN {signal} was blocked, by the program that started this one, or by this thread, and would have had \
-                 no effect: a thread unblocks it and listens"
+                "WARN {signal} was blocked, by the program that started this one, or by this thread, and would have \
+                 had no effect: a thread unblocks it and listens"
             );
             assert_eq!(server.wait_for(&format!("WARN {signal}")), line);
             server.send(signal);

@@ -1,6 +1,6 @@
 //! [`Address`]: the address of a listener or of a peer.
 
-use std::borrow::Cow;
+use crate::text::{escape, explained};
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -80,7 +80,7 @@ impl Address {
     /// ```
     pub fn tcp(&self) -> io::Result<SocketAddr> {
         self.socket_addr()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("`{self}` is not a TCP address")))
+            .ok_or_else(|| explained(io::ErrorKind::InvalidInput, format_args!("`{self}` is not a TCP address")))
     }
 
     /// Returns the IP address and port; `None` if it is not a TCP address.
@@ -162,21 +162,12 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             AddressKind::Tcp(address) => address.fmt(f),
-            AddressKind::Unix(path) => escaped(&path.to_string_lossy()).fmt(f),
+            AddressKind::Unix(path) => f.pad(&escape(&path.to_string_lossy())),
             AddressKind::UnixAbstract(name) => write!(f, "@{}", name.escape_ascii()),
             AddressKind::UnixUnnamed => f.pad("unix:unnamed"),
-            AddressKind::Named(name) => f.pad(&escaped(name)),
+            AddressKind::Named(name) => f.pad(&escape(name)),
         }
     }
-}
-
-/// A peer may choose its name: control characters must not forge a log line, or reach a terminal.
-fn escaped(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(char::is_control) {
-        return text.into();
-    }
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect::<String>().into()
 }
 
 /// The same text as `Display`, in quotes unless it is a TCP address.

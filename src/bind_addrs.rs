@@ -1,5 +1,7 @@
 //! [`ToBindAddrs`]: the addresses that a server can be bound to.
 
+mod host_port;
+
 use crate::address::Address;
 use async_std::net::ToSocketAddrs;
 use std::io;
@@ -13,10 +15,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 /// | a name and a port | `("localhost", port)`, `("::1", port)` |
 /// | an IP address and a port | `(Ipv4Addr::LOCALHOST, port)`, `([127, 0, 0, 1], port)` |
 /// | socket addresses | one [`SocketAddr`], or a slice, an array or a `Vec` of them |
+/// | several texts | `["0.0.0.0:80", "[::]:80"]`, a slice or a `Vec<String>` |
 /// | the address of another server | its [`Address`], by reference |
 ///
 /// You do not implement this trait: it is sealed. Names are resolved when the server is bound, without blocking the
-/// executor.
+/// executor. A link-local IPv6 address needs its interface, by number or, where the system's resolver knows it, by
+/// name: `"[fe80::1%eth0]:80"`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an address to listen on",
     label = "not an address",
@@ -39,8 +43,8 @@ pub struct BindAddrs(AddrsKind);
 
 #[derive(Debug)]
 enum AddrsKind {
-    /// `host:port`.
-    Text(String),
+    /// `host:port` each.
+    Texts(Vec<String>),
     HostAndPort(String, u16),
     Resolved(Vec<SocketAddr>),
     Wrong(io::Error),
@@ -51,14 +55,38 @@ impl BindAddrs {
         Self(AddrsKind::Resolved(addresses.into()))
     }
 
+    fn texts<T: Into<String>>(texts: impl IntoIterator<Item = T>) -> Self {
+        Self(AddrsKind::Texts(texts.into_iter().map(Into::into).collect()))
+    }
+
+    /// The error says what was to be bound, what is wrong with it, and what to write.
     pub(crate) async fn resolve(self) -> io::Result<Vec<SocketAddr>> {
         match self.0 {
-            AddrsKind::Text(text) => Ok(text.as_str().to_socket_addrs().await?.collect()),
-            AddrsKind::HostAndPort(host, port) => Ok((host.as_str(), port).to_socket_addrs().await?.collect()),
+            AddrsKind::Texts(texts) => {
+                let mut addresses = Vec::new();
+                for text in texts {
+                    match text.parse::<SocketAddr>() {
+                        Ok(address) => addresses.push(address),
+                        Err(_) => {
+                            let (host, port) = host_port::split(&text)?;
+                            addresses.extend(look_up(&host, port).await?);
+                        }
+                    }
+                }
+                Ok(addresses)
+            }
+            AddrsKind::HostAndPort(host, port) => {
+                host_port::check_host(&host, port)?;
+                Ok(look_up(&host, port).await?.collect())
+            }
             AddrsKind::Resolved(addresses) => Ok(addresses),
             AddrsKind::Wrong(error) => Err(error),
         }
     }
+}
+
+async fn look_up(host: &str, port: u16) -> io::Result<impl Iterator<Item = SocketAddr>> {
+    (host, port).to_socket_addrs().await.map_err(|error| host_port::unresolved(host, port, &error))
 }
 
 /// `$value`, of type `$from`, as what is to be bound.
@@ -76,9 +104,16 @@ macro_rules! to_bind_addrs {
 }
 
 to_bind_addrs! {
-    &str: text => BindAddrs(AddrsKind::Text(text.to_owned()));
-    String: text => BindAddrs(AddrsKind::Text(text));
-    &String: text => BindAddrs(AddrsKind::Text(text.clone()));
+    &str: text => BindAddrs::texts([text]);
+    String: text => BindAddrs::texts([text]);
+    &String: text => BindAddrs::texts([text]);
+    &[&str]: texts => BindAddrs::texts(texts.iter().copied());
+    [&str; N] where [const N: usize]: texts => BindAddrs::texts(texts);
+    &[&str; N] where [const N: usize]: texts => BindAddrs::texts(texts.iter().copied());
+    Vec<&str>: texts => BindAddrs::texts(texts);
+    &[String]: texts => BindAddrs::texts(texts);
+    Vec<String>: texts => BindAddrs::texts(texts);
+    &Vec<String>: texts => BindAddrs::texts(texts);
     (&str, u16): (host, port) => BindAddrs(AddrsKind::HostAndPort(host.to_owned(), port));
     (String, u16): (host, port) => BindAddrs(AddrsKind::HostAndPort(host, port));
     (IpAddr, u16): address => BindAddrs::resolved([address.into()]);
@@ -134,11 +169,34 @@ mod tests {
         let array = &expected;
         assert_eq!(resolve(array), expected);
         assert_eq!(resolve(&Address::from(expected[0])), expected);
+        let texts = ["127.0.0.1:80"];
+        assert_eq!(resolve(texts), expected);
+        assert_eq!((resolve(&texts[..]), resolve(texts.to_vec())), (expected.to_vec(), expected.to_vec()));
+        let by_reference = &texts;
+        assert_eq!(resolve(by_reference), expected);
+        let texts = vec![text.clone()];
+        assert_eq!(
+            (resolve(&texts), resolve(&texts[..]), resolve(texts)),
+            (vec![expected[0]; 1], expected.to_vec(), expected.to_vec())
+        );
 
         let v6 = [SocketAddr::from((Ipv6Addr::LOCALHOST, 80))];
         assert_eq!(resolve(("::1", 80)), v6); // without brackets, as `std` has it
         assert_eq!(resolve((Ipv6Addr::LOCALHOST, 80)), v6);
         assert_eq!(resolve(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 0, 0)), v6);
+    }
+
+    #[test]
+    fn an_interface_can_be_given_by_its_number_and_by_its_name() {
+        let scope = |text: &str| match resolve(text)[..] {
+            [SocketAddr::V6(address)] => address.scope_id(),
+            ref other => panic!("{other:?}"),
+        };
+        assert_eq!(scope("[fe80::1%3]:80"), 3);
+        #[cfg(target_os = "linux")]
+        assert_eq!(scope("[fe80::1%lo]:80"), 1);
+        let error = async_std::task::block_on("[fe80::1%no-such]:80".into_bind_addrs().resolve()).unwrap_err();
+        assert!(error.to_string().contains("an interface of this machine"), "{error}");
     }
 
     #[test]

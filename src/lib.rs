@@ -139,6 +139,7 @@ mod span;
 mod sync;
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 pub mod systemd;
+mod text;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;

@@ -1,11 +1,14 @@
 //! [`Listener`]: where connections come from.
 
 mod custom;
+#[cfg(target_os = "linux")]
+mod in_use;
 #[cfg(unix)]
 mod inherited;
 mod keepalive;
 mod memory;
 mod options;
+mod refused;
 mod socket;
 mod tcp;
 #[cfg(unix)]
@@ -109,7 +112,7 @@ impl Listener {
     pub fn tcp_with(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
         tcp::bind(address, options)
             .and_then(|socket| Self::over_tcp(socket, options, None))
-            .map_err(|error| tcp::explain(address, error))
+            .map_err(|error| refused::explain(address, options, error))
     }
 
     /// Listens on a Unix socket, with the default [`ListenOptions`].
@@ -368,7 +371,7 @@ impl Drop for Listener {
 pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
     let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
     origin::runtime_is_here();
-    let resolved = addresses.resolve().await.map_err(tcp::explain_resolving)?;
+    let resolved = addresses.resolve().await?;
     tcp::bind_each(&resolved, options)
 }
 

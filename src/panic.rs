@@ -13,16 +13,44 @@ use std::task::Poll;
 
 /// Logs with target `ebbtide`: `log_line!(info, phase:% = phase; "text {value}")`. The first argument is the level, by
 /// its name or as an expression; what follows is as in the `log` crate's macros.
+///
+/// The text, and every value with `:%`, is [`Escaped`](crate::text::Escaped): there may be a stranger's text in it.
 macro_rules! log_line {
-    ($level:ident, $($line:tt)+) => {
-        $crate::panic::shielded(|| ::log::$level!(target: "ebbtide", $($line)+))
+    ($level:ident, $text:literal $($arguments:tt)*) => {
+        $crate::panic::shielded(|| ::log::$level!(
+            target: "ebbtide", "{}", $crate::text::Escaped(::std::format_args!($text $($arguments)*))
+        ))
     };
-    ($level:expr, $($line:tt)+) => {
-        $crate::panic::shielded(|| ::log::log!(target: "ebbtide", $level, $($line)+))
+    ($level:ident, $($key:ident $(: $as:tt)? = $value:expr),+; $($text:tt)+) => {
+        $crate::panic::shielded(|| ::log::$level!(
+            target: "ebbtide", $($key $(: $as)? = $crate::panic::log_value!($($as)? $value)),+;
+            "{}", $crate::text::Escaped(::std::format_args!($($text)+))
+        ))
+    };
+    ($level:expr, $text:literal $($arguments:tt)*) => {
+        $crate::panic::shielded(|| ::log::log!(
+            target: "ebbtide", $level, "{}", $crate::text::Escaped(::std::format_args!($text $($arguments)*))
+        ))
+    };
+    ($level:expr, $($key:ident $(: $as:tt)? = $value:expr),+; $($text:tt)+) => {
+        $crate::panic::shielded(|| ::log::log!(
+            target: "ebbtide", $level, $($key $(: $as)? = $crate::panic::log_value!($($as)? $value)),+;
+            "{}", $crate::text::Escaped(::std::format_args!($($text)+))
+        ))
     };
 }
 
-pub(crate) use log_line;
+/// The value of a pair of a log line.
+macro_rules! log_value {
+    (% $value:expr) => {
+        $crate::text::Escaped(&$value)
+    };
+    ($value:expr) => {
+        $value
+    };
+}
+
+pub(crate) use {log_line, log_value};
 
 /// What a panic carries.
 pub(crate) type Payload = Box<dyn Any + Send>;
@@ -132,10 +160,15 @@ pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut said = self.0.to_string();
+        f.write_str(&said)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let text = error.to_string();
+            if !said.contains(&text) {
+                write!(f, ": {text}")?; // many errors have the text of their cause in their own
+                said = text;
+            }
             cause = error.source();
         }
         Ok(())

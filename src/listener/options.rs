@@ -39,8 +39,8 @@ pub struct ListenOptions {
     /// The permissions of a Unix socket's file; `None`: what the process's umask leaves.
     #[cfg(unix)]
     pub(crate) mode: Option<u32>,
-    /// Leave IPv4 to another socket. Set where one is bound beside; else the system's default stands.
-    pub(crate) only_v6: bool,
+    /// Leave IPv4 to another socket. `None`: if one is bound beside; else as the system's default is.
+    pub(crate) only_v6: Option<bool>,
     /// What its connections begin with.
     pub(crate) protocols: Protocols,
 }
@@ -57,7 +57,7 @@ impl ListenOptions {
             reuse_port: false,
             #[cfg(unix)]
             mode: None,
-            only_v6: false,
+            only_v6: None,
             protocols: Protocols::default(),
         }
     }
@@ -96,6 +96,34 @@ impl ListenOptions {
     #[cfg(unix)]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode & 0o7777);
+        self
+    }
+
+    /// `IPV6_V6ONLY`: whether an IPv6 socket on `[::]` leaves IPv4 clients to another socket. `true`: it takes IPv6 clients
+    /// alone, so that a listener with other options can have `0.0.0.0` and the same port. `false`: it takes both, also
+    /// on systems whose default is not so. For IPv4 addresses it means nothing.
+    ///
+    /// Default: true for an address of a list that has an IPv4 address with the same port in it, as
+    /// `["0.0.0.0:80", "[::]:80"]`; in all other cases the system's default, which is to take
+    /// both on Linux (`net.ipv6.bindv6only`) and macOS, and IPv6 alone on Windows, FreeBSD and OpenBSD.
+    /// (nginx's `ipv6only=on`, systemd's `BindIPv6Only=ipv6-only`.)
+    ///
+    /// # Examples
+    ///
+    /// One listener for each family, each with options of its own, on one port:
+    ///
+    /// ```no_run
+    /// # async fn example() -> std::io::Result<ebbtide::Server> {
+    /// use ebbtide::{ListenOptions, Server};
+    ///
+    /// let v4 = Server::bind_with("0.0.0.0:8888", &ListenOptions::new().backlog(64)).await?;
+    /// let v6 = ebbtide::Listener::tcp_with(([0u16; 8], 8888).into(), &ListenOptions::new().only_v6(true))?;
+    /// let server = v4.add_listener(v6);
+    /// # Ok(server) }
+    /// ```
+    #[doc(alias = "v6only")]
+    pub fn only_v6(mut self, only_v6: bool) -> Self {
+        self.only_v6 = Some(only_v6);
         self
     }
 

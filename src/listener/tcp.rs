@@ -1,10 +1,12 @@
-//! TCP sockets that listen: their options, and what to say when one cannot be had.
+//! TCP sockets that listen, and their options.
 
 #[cfg(not(unix))]
 use super::Inherited;
+use super::refused::{explain, is_every_machines, is_unsupported_family};
 use super::{ListenOptions, Listener};
 use crate::address::Address;
-use crate::panic::{Chain, log_line};
+use crate::panic::log_line;
+use crate::text::explained;
 use crate::transport::Transport;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -52,8 +54,8 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
         socket.set_reuse_port(true)?;
     }
     let is_mapped = matches!(address, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some());
-    if address.is_ipv6() && !is_mapped && options.only_v6 {
-        socket.set_only_v6(true)?;
+    if let (SocketAddr::V6(_), false, Some(only_v6)) = (address, is_mapped, options.only_v6) {
+        socket.set_only_v6(only_v6)?;
     }
     // Set here once instead of on each connection: the kernel lets them inherit it.
     socket.set_tcp_nodelay(options.nodelay)?;
@@ -72,8 +74,6 @@ pub(super) fn bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> io
             distinct.push(*address); // a name may be listed twice
         }
     }
-    let only_v6 = distinct.iter().any(SocketAddr::is_ipv4); // else `[::]` would take the port of `0.0.0.0` too
-    let options = &ListenOptions { only_v6, ..options.clone() };
     let mut tries = 0;
     loop {
         tries += 1;
@@ -96,6 +96,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
     let mut chosen = None;
     let mut lacking = None;
     for &address in addresses {
+        let options = &for_one_of(addresses, address, options);
         let mut wanted = address;
         if let (0, Some(port)) = (address.port(), chosen) {
             wanted.set_port(port);
@@ -108,76 +109,38 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
                 listeners.push(listener);
             }
             Err(error) if error.kind() == ErrorKind::AddrInUse && wanted != address => {
-                return Err(Taken::ByChance(explain(wanted, error)));
+                return Err(Taken::ByChance(explain(wanted, options, error)));
             }
             Err(error) if addresses.len() > 1 && is_lacking_family(address, &error) => {
-                let error = explain(wanted, error);
+                let error = explain(wanted, options, error);
                 log_line!(debug, "passed over an address that this machine lacks: {error}");
                 lacking = Some(error);
             }
-            Err(error) => return Err(Taken::Truly(explain(wanted, error))),
+            Err(error) => return Err(Taken::Truly(explain(wanted, options, error))),
         }
     }
     match (listeners.is_empty(), lacking) {
         (false, _) => Ok(listeners),
         (true, Some(error)) => Err(Taken::Truly(error)),
-        (true, None) => Err(Taken::Truly(io::Error::new(
+        (true, None) => Err(Taken::Truly(explained(
             ErrorKind::InvalidInput,
-            "cannot listen: the address resolves to nothing; give one as `host:port`, such as `127.0.0.1:8888`",
+            "cannot listen: the list of addresses is empty; give one as `host:port`, such as `127.0.0.1:8888`",
         ))),
     }
+}
+
+/// The options for one address of a list. `[::]` takes IPv4 clients too on most systems, so it would take the port of a
+/// `0.0.0.0` beside it: who lists both means one socket for each family.
+fn for_one_of(all: &[SocketAddr], address: SocketAddr, options: &ListenOptions) -> ListenOptions {
+    let has_ipv4_beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+    ListenOptions { only_v6: options.only_v6.or(has_ipv4_beside.then_some(true)), ..options.clone() }
 }
 
 /// Whether the machine has no such kind of address, as one without IPv6 has no `::1`. A particular address that is
 /// another machine's is not lacking but wrong.
 fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
-    #[cfg(unix)]
-    let unsupported = rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::AFNOSUPPORT);
-    #[cfg(not(unix))]
-    let unsupported = error.kind() == ErrorKind::Unsupported;
-    let every_machines = address.ip().is_loopback() || address.ip().is_unspecified();
-    unsupported || (error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() && every_machines)
-}
-
-/// Says what was attempted, with which address, and what to do.
-pub(super) fn explain(address: SocketAddr, source: io::Error) -> io::Error {
-    io::Error::new(source.kind(), Explained { address, source })
-}
-
-/// The error names what could not be resolved; this says what for, and what to do.
-pub(super) fn explain_resolving(source: io::Error) -> io::Error {
-    let hint = match source.kind() {
-        ErrorKind::InvalidInput => "give an address as `host:port`, such as `127.0.0.1:8888`",
-        _ => "is the name right, and does this machine resolve it? (an IPv6 address in a pair has no brackets: `::1`)",
-    };
-    io::Error::new(source.kind(), format!("cannot listen: {}; {hint}", Chain(&source)))
-}
-
-#[derive(Debug)]
-struct Explained {
-    address: SocketAddr,
-    source: io::Error,
-}
-
-impl std::fmt::Display for Explained {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { address, source } = self;
-        write!(f, "cannot listen on `{address}`: {source}")?;
-        f.write_str(match source.kind() {
-            ErrorKind::AddrInUse => {
-                "; something listens there already: stop it, or choose another port (0: any free one)"
-            }
-            ErrorKind::AddrNotAvailable => "; it is no address of this machine (`0.0.0.0` or `[::]` means all of them)",
-            ErrorKind::PermissionDenied => "; ports below 1024 need a privilege: choose a higher one",
-            _ => "",
-        })
-    }
-}
-
-impl std::error::Error for Explained {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        Some(&self.source)
-    }
+    let is_absent = error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() && is_every_machines(address);
+    is_unsupported_family(error) || is_absent
 }
 
 /// Takes over a socket that listens already: see [inherited sockets](Listener#sockets-that-are-inherited).

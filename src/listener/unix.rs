@@ -6,6 +6,7 @@ use super::ListenOptions;
 use crate::address::Address;
 use crate::origin::Origin;
 use crate::panic::log_line;
+use crate::text::{explained, explained_by};
 use crate::transport::Transport;
 use socket2::{Domain, SockAddr, Socket, Type};
 use stale::{FolderLock, remove_stale, taken};
@@ -18,6 +19,9 @@ use std::path::{Path, PathBuf};
 /// How often a start looks again at what lies in its place, while others put something there and take it away.
 const TRIES: usize = 8;
 
+/// What a `sockaddr_un` has room for, without the zero byte at its end.
+const LONGEST_PATH: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
+
 /// A client's stream and address.
 pub(super) fn accept(socket: &UnixListener) -> io::Result<(Transport, Address)> {
     let (stream, peer) = socket.accept()?;
@@ -26,11 +30,14 @@ pub(super) fn accept(socket: &UnixListener) -> io::Result<(Transport, Address)> 
 
 pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixListener, SocketFile)> {
     let text = path.as_os_str().as_encoded_bytes();
-    if text.is_empty() || text.contains(&0) {
-        let error =
-            "a path must not be empty, nor contain a zero byte (for a name without a file: `Listener::unix_abstract`)";
-        return Err(io::Error::new(ErrorKind::InvalidInput, error));
+    if text.is_empty() {
+        return Err(explained(ErrorKind::InvalidInput, "the path is empty: give the path of a file to make"));
     }
+    if text.contains(&0) {
+        let error = "there is a zero byte in the path (for a name without a file: `Listener::unix_abstract`)";
+        return Err(explained(ErrorKind::InvalidInput, error));
+    }
+    check_length("path", text)?;
     let address = SockAddr::unix(path)?;
     let full_path = resolve(path)?;
     let lock = FolderLock::of(&full_path);
@@ -78,13 +85,25 @@ fn bind_in_place(path: &Path, address: &SockAddr, locked: bool) -> io::Result<So
 pub(super) fn bind_abstract(name: &[u8], options: &ListenOptions) -> io::Result<UnixListener> {
     use std::os::unix::ffi::OsStrExt;
     if name.is_empty() {
-        return Err(io::Error::new(ErrorKind::InvalidInput, "the name is empty"));
+        return Err(explained(ErrorKind::InvalidInput, "the name is empty"));
     }
+    check_length("name", name)?;
     let name = [b"\0", name].concat();
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(std::ffi::OsStr::from_bytes(&name))?)?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+}
+
+fn check_length(what: &str, text: &[u8]) -> io::Result<()> {
+    if text.len() <= LONGEST_PATH {
+        return Ok(());
+    }
+    let length = text.len();
+    let text = format_args!(
+        "its {what} is {length} bytes long, and this system takes at most {LONGEST_PATH}: choose a shorter one"
+    );
+    Err(explained(ErrorKind::InvalidInput, text))
 }
 
 /// The file of a socket that we made. Removed by its drop, if it is still the same.
@@ -141,14 +160,22 @@ impl Drop for SocketFile {
 
 /// Says what was attempted, with which address, and what to do.
 pub(super) fn explain(address: &Address, source: io::Error) -> io::Error {
-    let hint = match source.kind() {
-        ErrorKind::NotFound => "; its folder does not exist: make it first",
-        ErrorKind::PermissionDenied => "; this user may not make files in its folder",
-        ErrorKind::AddrInUse if source.raw_os_error().is_some() => "; something listens there already",
-        ErrorKind::InvalidInput if address.to_string().len() > 100 => {
-            "; the system takes at most 107 bytes (Linux) or 103 (others)"
-        }
-        _ => "",
+    let folder = match address.path().and_then(Path::parent) {
+        Some(folder) if folder.as_os_str().is_empty() => Address::unix(Path::new(".")),
+        Some(folder) => Address::unix(folder),
+        None => address.clone(),
     };
-    io::Error::new(source.kind(), format!("cannot listen on `{address}`: {source}{hint}"))
+    let hint = match source.kind() {
+        ErrorKind::NotFound => format!("; its folder `{folder}` does not exist: make it first"),
+        ErrorKind::NotADirectory => format!("; `{folder}` is no folder"),
+        ErrorKind::PermissionDenied => {
+            format!("; this user may not make files in `{folder}`: change its permissions, or choose another folder")
+        }
+        ErrorKind::AddrInUse if source.raw_os_error().is_some() => {
+            "; something listens there already: stop it, or choose another name".to_owned()
+        }
+        _ => String::new(),
+    };
+    let text = format!("cannot listen on `{address}`: {source}{hint}");
+    explained_by(source, text)
 }

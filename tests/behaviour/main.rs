@@ -1,5 +1,7 @@
 //! What the crate does, a module for each behaviour. The tests share one process and one executor.
 
+mod bind_errors;
+mod both_families;
 mod custom_listeners;
 mod custom_streams;
 mod destructors;

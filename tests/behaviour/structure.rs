@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy", "bind_addrs", "signal"],
     &["address", "sync", "span"],
     &["panic", "origin"],
+    &["text"],
 ];
 
 /// The crate's source without its comments, by file.

@@ -104,7 +104,7 @@ fn what_is_no_socket_of_ours_is_left_alone() {
 
     let directory = folder.path("directory");
     std::fs::create_dir(&directory).unwrap();
-    is_taken(&directory, "a file that is no socket");
+    is_taken(&directory, "it is a folder");
 
     // A link to a stale socket, too: neither the link nor what it leads to is removed.
     let (stale, link) = (folder.path("stale.sock"), folder.path("link"));

@@ -18,4 +18,5 @@ mod stuck_logger;
 mod support;
 mod tls_clients;
 mod unix_processes;
+mod unprivileged;
 mod vanished_peers;

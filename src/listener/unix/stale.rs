@@ -1,8 +1,10 @@
 //! What lies in the place of a Unix socket that is to be bound: it is removed if nothing listens behind it.
 
 use super::{Identity, identity};
+use crate::address::Address;
 use crate::panic::log_line;
 use crate::span::Span;
+use crate::text::explained;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -24,7 +26,7 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 const BETWEEN_BIND_AND_LISTEN: Duration = Duration::from_millis(100);
 
 pub(super) fn taken(text: &str) -> io::Error {
-    io::Error::new(ErrorKind::AddrInUse, text.to_owned())
+    explained(ErrorKind::AddrInUse, text)
 }
 
 /// Removes what a process that was killed has left behind, and nothing else.
@@ -47,6 +49,11 @@ fn stale(path: &Path, address: &SockAddr) -> io::Result<Option<Stale>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
         Ok(found) if found.file_type().is_socket() => Stale::new(&found),
+        Ok(found) if found.is_dir() => {
+            let inside = Address::unix(&path.join("server.sock"));
+            let text = format!("it is a folder: give the path of a file to make in it, such as `{inside}`");
+            return Err(taken(&text));
+        }
         Ok(_) => {
             let text = "there is a file that is no socket, which is left alone: remove it, or choose another path";
             return Err(taken(text));

@@ -1,11 +1,17 @@
-//! Permits: how many connections there may be at a time, in all and from one address.
+//! Permits: how many connections there may be at a time, in all and from one client.
 
-use crate::sync::waker_set::{WakerSet, wake_all};
+mod clients;
+mod turns;
+
+use crate::sync::waker_set::wake_all;
 use crate::sync::{Mutex, lock};
-use std::collections::HashMap;
+pub(crate) use clients::Client;
+use clients::Clients;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+pub(crate) use turns::Turn;
+use turns::Turns;
 
 /// Where the system does not tell how many files may be open.
 const UNKNOWN: usize = usize::MAX;
@@ -19,16 +25,16 @@ pub(crate) struct ConnectionLimit {
 #[derive(Debug)]
 struct LimitState {
     max: usize,
-    max_per_ip: usize,
+    max_per_client: usize,
     paused: bool,
     /// Permits that are out.
     used: usize,
     /// Those of them that are out on trial: only until a listener has said whether it has a client.
     on_trial: usize,
-    /// Permits that are out, by address; only while there is a limit on that.
-    by_ip: HashMap<IpAddr, usize>,
+    /// Permits that are out, by client; only while there is a limit on that.
+    clients: Clients,
     /// Accept loops that wait for a permit.
-    waiters: WakerSet,
+    turns: Turns,
 }
 
 impl LimitState {
@@ -54,31 +60,37 @@ impl ConnectionLimit {
     pub(crate) fn new() -> Arc<Self> {
         let state = LimitState {
             max: from_open_file_limit(open_file_limit()),
-            max_per_ip: usize::MAX,
+            max_per_client: usize::MAX,
             paused: false,
             used: 0,
             on_trial: 0,
-            by_ip: HashMap::new(),
-            waiters: WakerSet::default(),
+            clients: Clients::default(),
+            turns: Turns::default(),
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// A permit on trial, as soon as there is one. A waiter keeps its `key`, and hands it to [`forget`](Self::forget)
-    /// in the end.
-    pub(crate) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<Trial> {
-        if let Some(trial) = self.try_on_trial(&mut lock(&self.state)) {
-            return Poll::Ready(trial);
-        }
-        let waker = cx.waker().clone(); // user code, so before the lock
+    /// A permit on trial, as soon as there is one and it is this loop's turn. In the end the loop
+    /// [leaves](Self::leave).
+    pub(crate) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Trial> {
         let mut state = lock(&self.state);
-        if let Some(trial) = self.try_on_trial(&mut state) {
+        if let Some(trial) = self.try_on_trial(&mut state, turn) {
+            let waker = state.turns.leave(turn); // it has come
+            drop(state);
+            drop(waker);
             return Poll::Ready(trial);
         }
-        let displaced = state.waiters.register(key, waker);
+        drop(state);
+        let waker = cx.waker().clone(); // user code, so without the lock
+        let mut state = lock(&self.state);
+        let trial = self.try_on_trial(&mut state, turn);
+        let displaced = match trial {
+            Some(_) => state.turns.leave(turn),
+            None => state.turns.wait(turn, waker),
+        };
         drop(state);
         drop(displaced);
-        Poll::Pending
+        trial.map_or(Poll::Pending, Poll::Ready)
     }
 
     /// A permit for a client that is already there.
@@ -91,8 +103,8 @@ impl ConnectionLimit {
         if state.may_admit() { Attempt::Undecided } else { Attempt::Full }
     }
 
-    fn try_on_trial(self: &Arc<Self>, state: &mut LimitState) -> Option<Trial> {
-        if !state.admits() {
+    fn try_on_trial(self: &Arc<Self>, state: &mut LimitState, turn: &Turn) -> Option<Trial> {
+        if !state.admits() || state.turns.stands_back(turn) {
             return None;
         }
         state.used += 1;
@@ -101,24 +113,16 @@ impl ConnectionLimit {
     }
 
     /// Counts a connection of a client's address; `None` if there is no such limit. Refused if there are as many from
-    /// it as may be.
+    /// that client as may be.
     pub(crate) fn count(self: &Arc<Self>, ip: IpAddr) -> Result<Option<Box<Counted>>, TooMany> {
-        let ip = ip.to_canonical(); // an IPv4 client of an IPv6 socket is the same client
         let mut state = lock(&self.state);
-        let max = state.max_per_ip;
+        let max = state.max_per_client;
         if max == usize::MAX {
             return Ok(None);
         }
-        let count = state.by_ip.entry(ip).or_insert(0);
-        if *count >= max {
-            if *count == 0 {
-                state.by_ip.remove(&ip); // a limit of none at all
-            }
-            return Err(TooMany { max });
-        }
-        *count += 1;
+        let client = state.clients.add(ip, max).map_err(|client| TooMany { max, client })?;
         drop(state);
-        Ok(Some(Box::new(Counted { limit: Arc::clone(self), ip })))
+        Ok(Some(Box::new(Counted { limit: Arc::clone(self), client })))
     }
 
     /// How many permits are out.
@@ -131,9 +135,10 @@ impl ConnectionLimit {
         lock(&self.state).admits()
     }
 
-    pub(crate) fn forget(&self, key: &mut Option<usize>) {
-        if let Some(key) = key.take() {
-            let waker = lock(&self.state).waiters.remove(key);
+    /// Gives a loop's place up: it is not waiting any more.
+    pub(crate) fn leave(&self, turn: &mut Turn) {
+        if turn.is_waiting() {
+            let waker = self.change(|state| state.turns.leave(turn)); // others may have stood back for it
             drop(waker);
         }
     }
@@ -146,8 +151,13 @@ impl ConnectionLimit {
         self.change(|state| state.max = max);
     }
 
-    pub(crate) fn set_max_per_ip(&self, max: usize) {
-        self.change(|state| state.max_per_ip = max);
+    pub(crate) fn set_max_per_client(&self, max: usize) {
+        self.change(|state| state.max_per_client = max);
+    }
+
+    /// How many bits of an IPv6 address name a client.
+    pub(crate) fn set_ipv6_prefix(&self, bits: u8) {
+        self.change(|state| state.clients.set_prefix(bits));
     }
 
     pub(crate) fn is_paused(&self) -> bool {
@@ -158,14 +168,15 @@ impl ConnectionLimit {
         self.change(|state| state.paused = paused);
     }
 
-    /// Every change that may free a permit goes through here, so no wake-up is lost. All waiters are woken: there are
-    /// only as many as listeners, and any of them may have a client.
-    fn change(&self, change: impl FnOnce(&mut LimitState)) {
+    /// Every change that may free a permit, or make it another loop's turn, goes through here, so no wake-up is lost. All
+    /// who wait are called: there are only as many as listeners, and any of them may have a client.
+    fn change<T>(&self, change: impl FnOnce(&mut LimitState) -> T) -> T {
         let mut state = lock(&self.state);
-        change(&mut state);
-        let waiters = if state.admits() { state.waiters.take() } else { Vec::new() };
+        let result = change(&mut state);
+        let called = if state.admits() { state.turns.call() } else { Vec::new() };
         drop(state);
-        wake_all(waiters);
+        wake_all(called);
+        result
     }
 }
 
@@ -189,11 +200,14 @@ pub(crate) struct Trial {
 }
 
 impl Trial {
-    /// There is a client for it.
-    pub(crate) fn keep(mut self) -> Permit {
+    /// There is a client for it, whose number comes with the permit: the loop's next [`Turn`] is since that one.
+    pub(crate) fn keep(mut self) -> (Permit, u64) {
         let limit = self.limit.take().expect("it is kept once");
-        lock(&limit.state).on_trial -= 1;
-        Permit { limit }
+        let number = limit.change(|state| {
+            state.on_trial -= 1;
+            state.turns.count()
+        });
+        (Permit { limit }, number)
     }
 }
 
@@ -208,29 +222,24 @@ impl Drop for Trial {
     }
 }
 
-/// One of the connections that an address has. Given back by its drop.
+/// One of the connections that a client has. Given back by its drop.
 #[derive(Debug)]
 pub(crate) struct Counted {
     limit: Arc<ConnectionLimit>,
-    ip: IpAddr,
+    client: Client,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut state = lock(&self.limit.state);
-        if let Some(count) = state.by_ip.get_mut(&self.ip) {
-            *count -= 1;
-            if *count == 0 {
-                state.by_ip.remove(&self.ip);
-            }
-        }
+        lock(&self.limit.state).clients.remove(self.client);
     }
 }
 
-/// There are as many connections from one address as may be.
+/// There are as many connections from one client as may be.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooMany {
     pub(crate) max: usize,
+    pub(crate) client: Client,
 }
 
 /// So many connections that accept never meets the limit on open files: a tenth of them is left to the rest of the
@@ -299,12 +308,56 @@ mod tests {
             let count = Arc::new(Count::default());
             let waker = count.waker();
             let mut cx = Context::from_waker(&waker);
-            let mut key = None;
-            assert!(limit.poll_acquire(&mut cx, &mut key).is_pending());
+            let mut turn = Turn::default();
+            assert!(limit.poll_acquire(&mut cx, &mut turn).is_pending());
             admit(&limit, &mut out);
             assert_eq!(count.woken(), 1);
-            assert!(limit.poll_acquire(&mut cx, &mut key).is_ready());
-            limit.forget(&mut key);
+            assert!(limit.poll_acquire(&mut cx, &mut turn).is_ready());
+            limit.leave(&mut turn);
+        }
+    }
+
+    fn poll(limit: &Arc<ConnectionLimit>, turn: &mut Turn) -> Poll<Trial> {
+        limit.poll_acquire(&mut Context::from_waker(Waker::noop()), turn)
+    }
+
+    #[test]
+    fn a_loop_that_stands_back_is_woken_whatever_the_other_does() {
+        for permits in [1, 2] {
+            type Other = fn(&Arc<ConnectionLimit>, &mut Turn) -> Option<Permit>;
+            let ways: [Other; 3] = [
+                |limit, other| {
+                    let Poll::Ready(trial) = poll(limit, other) else { panic!("it is its turn: {limit:?}") };
+                    Some(trial.keep().0)
+                },
+                |limit, other| {
+                    assert!(poll(limit, other).is_ready(), "it has no client, and gives it back");
+                    None
+                },
+                |limit, other| {
+                    limit.leave(other);
+                    None
+                },
+            ];
+            for other_does in ways {
+                let limit = ConnectionLimit::new();
+                limit.set_max(0);
+                let (mut old, mut new) = (Turn::since(1), Turn::since(2));
+                let count = Arc::new(Count::default());
+                let waker = count.waker();
+                let mut cx = Context::from_waker(&waker);
+                assert!(poll(&limit, &mut old).is_pending());
+                assert!(limit.poll_acquire(&mut cx, &mut new).is_pending());
+                limit.set_max(permits);
+                assert_eq!(count.woken(), 1);
+                assert!(limit.poll_acquire(&mut cx, &mut new).is_pending(), "it stands back");
+                let kept = other_does(&limit, &mut old);
+                limit.leave(&mut old);
+                let admits = kept.is_none() || permits == 2;
+                assert_eq!(count.woken(), 1 + usize::from(admits));
+                assert_eq!(limit.poll_acquire(&mut cx, &mut new).is_ready(), admits);
+                limit.leave(&mut new);
+            }
         }
     }
 
@@ -321,14 +374,14 @@ mod tests {
         limit.set_max(2);
         let _kept = permit(&limit);
         for keeps in [false, true] {
-            let Poll::Ready(tried) = limit.poll_acquire(&mut Context::from_waker(Waker::noop()), &mut None) else {
+            let Poll::Ready(tried) = poll(&limit, &mut Turn::default()) else {
                 panic!("{limit:?}");
             };
             assert!(matches!(limit.try_acquire(), Attempt::Undecided));
             limit.set_paused(true);
             assert!(matches!(limit.try_acquire(), Attempt::Full));
             limit.set_paused(false);
-            let _kept = keeps.then(|| tried.keep()); // otherwise it is given back
+            let _kept = keeps.then(|| tried.keep().0); // otherwise it is given back
             assert_eq!(matches!(limit.try_acquire(), Attempt::Full), keeps);
             assert_eq!(matches!(limit.try_acquire(), Attempt::Permit(_)), !keeps);
         }
@@ -347,17 +400,17 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_counted_only_as_long_as_it_has_connections() {
+    fn a_client_is_counted_only_as_long_as_it_has_connections() {
         let limit = ConnectionLimit::new();
-        limit.set_max_per_ip(2);
+        limit.set_max_per_client(2);
         let ip: IpAddr = [127, 0, 0, 1].into();
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
         let (one, two) = (limit.count(ip).unwrap(), limit.count(mapped).unwrap());
-        assert_eq!(limit.count(ip).unwrap_err(), TooMany { max: 2 });
+        assert_eq!(limit.count(ip).unwrap_err().max, 2);
         assert!(limit.count([127, 0, 0, 2].into()).is_ok(), "others are not concerned");
         drop(one);
         let again = limit.count(ip).unwrap();
         drop((again, two));
-        assert!(lock(&limit.state).by_ip.is_empty());
+        assert_eq!(format!("{:?}", lock(&limit.state).clients), format!("{:?}", Clients::default()));
     }
 }

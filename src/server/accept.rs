@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::connection::Connection;
 use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
 use crate::handler::HandlerOutput;
-use crate::limits::{Attempt, ConnectionLimit, Permit, TooMany};
+use crate::limits::{Attempt, ConnectionLimit, Permit, TooMany, Turn};
 use crate::listener::{self, Listener};
 use crate::panic::{self, Chain, drop_caught};
 use crate::run::Run;
@@ -80,6 +80,7 @@ where
     pub(super) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         let mut turns = 0;
+        let mut last = 0;
         let mut skipped = Skipped::default();
         loop {
             // Before a client is taken: one that was held here would be lost with a cancel.
@@ -88,7 +89,7 @@ where
                 async_std::task::yield_now().await;
             }
             turns += 1;
-            let Some(accepted) = self.next().await else {
+            let Some(accepted) = self.next(&mut last).await else {
                 break;
             };
             let error = match accepted {
@@ -116,18 +117,19 @@ where
         self.empty_queue().await;
     }
 
-    /// The next client, or `None` when accepting has to end.
-    async fn next(&mut self) -> Option<WithPermit> {
+    /// The next client, or `None` when accepting has to end. `last` is the number of this loop's last client: the lower
+    /// it is, the sooner it is this loop's turn.
+    async fn next(&mut self, last: &mut u64) -> Option<WithPermit> {
         let listener = self.listener.get_mut();
         let mut stop = self.stop.listen();
-        let mut turn = PermitWait { limit: &self.run.limit, key: None };
+        let mut wait = PermitWait { limit: &self.run.limit, turn: Turn::since(*last) };
         let run = &self.run;
         poll_fn(|cx| {
             if stop.poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            let poll = poll_accept(listener, cx, &mut turn).map(Some);
-            if poll.is_pending() && turn.key.is_some() {
+            let poll = poll_accept(listener, cx, &mut wait, last).map(Some);
+            if poll.is_pending() && wait.turn.is_waiting() {
                 warn_of_limit(run);
             }
             poll
@@ -143,14 +145,14 @@ where
         let ip = if client.protocols.name_client_of(peer) { None } else { peer.ip() };
         let counted = match ip.map_or(Ok(None), |ip| self.run.limit.count(ip)) {
             Ok(counted) => counted,
-            Err(TooMany { max }) => {
+            Err(TooMany { max, client }) => {
                 self.run.counters.refused_by_address();
                 self.run.observer.tell(&self.run, What::Refused(peer));
                 run_line!(
                     debug,
                     self.run,
                     [peer:% = peer],
-                    "refused a client: there are {max} connections from its address"
+                    "refused a client: there are {max} connections from `{client}` (`max_connections_per_ip`)"
                 );
                 return;
             }
@@ -353,21 +355,30 @@ impl Drop for Queued {
 ///
 /// A permit is held only for the moment of the accept, and not while the socket has no client. With several listeners
 /// the last permit would otherwise lie with a listener to which no client connects.
-fn poll_accept(listener: &mut Listener, cx: &mut Context<'_>, turn: &mut PermitWait<'_>) -> Poll<WithPermit> {
-    let trial = ready!(turn.limit.poll_acquire(cx, &mut turn.key));
+///
+/// Of several listeners with clients each has its turn: see [`Turn`].
+fn poll_accept(
+    listener: &mut Listener,
+    cx: &mut Context<'_>,
+    wait: &mut PermitWait<'_>,
+    last: &mut u64,
+) -> Poll<WithPermit> {
+    let trial = ready!(wait.limit.poll_acquire(cx, &mut wait.turn));
     let client = ready!(listener.poll_accept(cx))?;
-    Poll::Ready(Ok((client, trial.keep())))
+    let (permit, number) = trial.keep();
+    *last = number;
+    Poll::Ready(Ok((client, permit)))
 }
 
 /// One accept loop's place among those that wait for a permit; given up when dropped.
 struct PermitWait<'a> {
     limit: &'a Arc<ConnectionLimit>,
-    key: Option<usize>,
+    turn: Turn,
 }
 
 impl Drop for PermitWait<'_> {
     fn drop(&mut self) {
-        self.limit.forget(&mut self.key);
+        self.limit.leave(&mut self.turn);
     }
 }
 

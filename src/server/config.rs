@@ -137,15 +137,38 @@ impl Server {
         self
     }
 
-    /// Sets how many connections there may be from one IP address at a time; one more is closed at once and counted as
+    /// Sets how many connections there may be from one client at a time; one more is closed at once and counted as
     /// [`refused`](crate::Report::refused). Default: no limit.
+    ///
+    /// A client is an IPv4 address (also where it comes to an IPv6 socket), or an IPv6 network of the size that
+    /// [`ipv6_prefix`](Self::ipv6_prefix) says: who has an IPv6 address has at least 2^64 of them to choose from.
     ///
     /// Behind a proxy all clients have the proxy's address, and would be counted together. If the proxy names them
     /// (`ProxyProtocol`, feature `proxy-protocol`), each of their addresses is counted for itself, from the moment when
     /// the proxy's header has been read: one more is closed then, before its handler is called, and counted as
     /// [`rejected`](crate::Counts::rejected), since it was accepted.
     pub fn max_connections_per_ip(self, max: usize) -> Self {
-        self.bound.run().limit.set_max_per_ip(max);
+        self.bound.run().limit.set_max_per_client(max);
+        self
+    }
+
+    /// Sets how many bits of an IPv6 address name a client for
+    /// [`max_connections_per_ip`](Self::max_connections_per_ip). Default: 64, the network of one subscriber at least. 56
+    /// or 48 count a site with many such networks as one client; 128 counts each address for itself, and so does
+    /// every larger number.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::Server;
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?.max_connections_per_ip(20).ipv6_prefix(56);
+    /// # drop(server);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn ipv6_prefix(self, bits: u8) -> Self {
+        self.bound.run().limit.set_ipv6_prefix(bits);
         self
     }
 

@@ -241,3 +241,62 @@ fn that_the_limit_is_reached_is_logged_once_with_its_number_and_the_remedy() {
         assert!(lines[0].0 == log::Level::Warn && lines[0].1.contains("raise it"), "{lines:?}");
     });
 }
+/// Each listener has as many clients in its backlog as it is given. Returns the listeners in the order in which their
+/// clients were accepted.
+async fn accepted_in_order(max: usize, queued: &[usize]) -> Vec<usize> {
+    let mut server = bind().await.max_connections(max);
+    for _ in 1..queued.len() {
+        server = server.add_listener(Listener::tcp(loopback()).unwrap());
+    }
+    let addresses: Vec<_> = server.local_addrs().cloned().collect();
+    let client = |address| {
+        let client = connect(address);
+        client.shutdown(std::net::Shutdown::Write).unwrap(); // so that its connection does not linger
+        client
+    };
+    let queues = addresses.iter().zip(queued).map(|(address, n)| (0..*n).map(|_| client(address)).collect::<Vec<_>>());
+    let clients: Vec<_> = queues.collect();
+    let (send, receive) = async_std::channel::unbounded();
+    let handler = move |conn: Connection| {
+        let (send, id, local) = (send.clone(), conn.id(), conn.local_addr().clone());
+        async move { send.send((id, local)).await.unwrap() }
+    };
+    let body = async |_| {
+        let mut order = Vec::new();
+        while order.len() < queued.iter().sum() {
+            let (id, local) = receive.recv().await.unwrap();
+            order.push((id, addresses.iter().position(|address| *address == local).unwrap()));
+        }
+        order.sort();
+        Ok(order.into_iter().map(|(_, listener)| listener).collect::<Vec<_>>())
+    };
+    let (order, report) = server.scope(handler, body).await.unwrap();
+    assert_eq!(report.refused(), 0, "{report}");
+    drop(clients);
+    order
+}
+
+#[test]
+fn a_listener_that_is_busy_does_not_starve_another_at_a_small_limit() {
+    test(async {
+        for max in [1, 2] {
+            for queued in [&[100, 10][..], &[10, 100], &[100, 10, 10]] {
+                // A thread may be held up before its loop has begun, or before an accepted client has its number: then
+                // another round is asked. Without turns no round is in turns.
+                let mut rounds = Vec::new();
+                while !rounds.last().is_some_and(|order| is_in_turns(order, queued)) {
+                    assert!(rounds.len() < 10, "{max} at a time, {queued:?}: {rounds:?}");
+                    rounds.push(accepted_in_order(max, queued).await);
+                }
+            }
+        }
+    });
+}
+
+/// Listeners with few clients have nearly all of them accepted while the others still have some.
+fn is_in_turns(order: &[usize], queued: &[usize]) -> bool {
+    queued.iter().enumerate().filter(|(_, n)| **n == 10).all(|(listener, n)| {
+        let turns: Vec<_> = (0..order.len()).filter(|at| order[*at] == listener).collect();
+        turns[n - 3] < 2 * n * queued.len()
+    })
+}

@@ -155,7 +155,7 @@ fn the_limit_of_one_address_counts_clients_and_not_their_proxy() {
         assert!(report.rejected() >= 1 && report.accepted() == report.completed() + report.rejected(), "{report}");
         assert!(
             !logs
-                .lines_with("there are 2 connections already from its client, whose address is `192.0.2.1`")
+                .lines_with("there are 2 connections already from its client `192.0.2.1` (`max_connections_per_ip`)")
                 .is_empty()
         );
     }

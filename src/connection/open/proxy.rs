@@ -1,7 +1,7 @@
 //! Reads the PROXY header when a connection opens, within its time.
 
 use super::Clock;
-use crate::limits::{ConnectionLimit, Counted, TooMany};
+use crate::limits::{Client, ConnectionLimit, Counted, TooMany};
 use crate::proxy::parse::{Flaw, Parsed, is_begun, parse};
 use crate::proxy::{ProxyHeader, ProxyProtocol};
 use crate::run::end_reason::EndReason;
@@ -11,7 +11,6 @@ use log::Level;
 use std::fmt;
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +41,7 @@ pub(super) async fn receive(
             return count(record, limit);
         }
         Ok(Ok(Heard::Flaw(flaw))) => return Err(Unproxied::Malformed(flaw, Beginning::of(&received))),
-        Ok(Err(error)) => return Err(Unproxied::Pushback(error)),
+        Ok(Err(error)) => return Err(Unproxied::Unreadable(error)),
         Ok(Ok(Heard::Other)) => Unproxied::Missing(Beginning::of(&received)),
         Ok(Ok(Heard::End)) => Unproxied::Left(Beginning::of(&received)),
         Err(after) => {
@@ -98,7 +97,7 @@ fn count(record: &ConnectionRecord, limit: &Arc<ConnectionLimit>) -> Result<Opti
     let Some(client) = record.peer().ip() else {
         return Ok(None);
     };
-    limit.count(client).map_err(|TooMany { max }| Unproxied::TooMany { max, client })
+    limit.count(client).map_err(|TooMany { max, client }| Unproxied::TooMany { max, client })
 }
 
 /// Why a connection has got no further than its PROXY header.
@@ -115,9 +114,9 @@ pub(crate) enum Unproxied {
     /// The peer has closed before it was there.
     Left(Beginning),
     /// It could not be read.
-    Pushback(io::Error),
+    Unreadable(io::Error),
     /// It is there, and from its client come as many connections as may be.
-    TooMany { max: usize, client: IpAddr },
+    TooMany { max: usize, client: Client },
 }
 
 impl Unproxied {
@@ -133,7 +132,7 @@ impl Unproxied {
         match self {
             Self::Missing(_) | Self::Malformed(..) | Self::Late { in_a_drain: false, .. } => Level::Warn,
             Self::Late { in_a_drain: true, .. } => Level::Debug,
-            Self::Untrusted { .. } | Self::Left(_) | Self::Pushback(_) | Self::TooMany { .. } => Level::Debug,
+            Self::Untrusted { .. } | Self::Left(_) | Self::Unreadable(_) | Self::TooMany { .. } => Level::Debug,
         }
     }
 }
@@ -160,9 +159,9 @@ impl fmt::Display for Unproxied {
             }
             Self::Left(received) if received.is_empty() => f.write_str("it left before it sent a PROXY header"),
             Self::Left(received) => write!(f, "it left in the middle of its PROXY header: `{received}`"),
-            Self::Pushback(error) => write!(f, "its PROXY header could not be read: {error}"),
+            Self::Unreadable(error) => write!(f, "its PROXY header could not be read: {error}"),
             Self::TooMany { max, client } => {
-                write!(f, "there are {max} connections already from its client, whose address is `{client}`")
+                write!(f, "there are {max} connections already from its client `{client}` (`max_connections_per_ip`)")
             }
         }
     }

@@ -53,7 +53,7 @@ fn every_malformed_header_closes_its_connection_and_the_log_says_what_was_wrong(
         ),
         (
             b"PROXY TCP4 300.1.1.1 2.2.2.2 3 4\r\n",
-            r"malformed: its source is no address of the family that it names: `PROXY TCP4 300.1.1.1 2.2.2.2 3 4…`",
+            r"malformed: its source is no IP address: `PROXY TCP4 300.1.1.1 2.2.2.2 3 4…`",
         ),
         (&oversized, "it says that 4096 bytes follow, which makes it longer than 4096 bytes: `"),
         (
@@ -164,4 +164,43 @@ fn whoever_is_not_trusted_is_closed_although_its_header_is_good() {
         let lines = logs.lines_with(line);
         assert!(!lines.is_empty() && lines.iter().all(|(level, _)| *level == Level::Debug), "{lines:?}");
     }
+}
+
+/// Behaviour 67: an operator whose log is full of its balancer's checks would not see anything else.
+#[test]
+fn a_balancers_health_check_is_no_news_whichever_way_it_leaves() {
+    test(async {
+        let logs = logs::remember();
+        let options = ebbtide::ListenOptions::new().proxy_protocol(required());
+        let server = strict(Server::bind_with(loopback(), &options).await.unwrap()).name("checked by a balancer");
+        let address = tcp(server.local_addr());
+        let checks = [&b""[..], b"PROXY", &V1[..20], &V2[..14], b"PROXY UNKNOWN\r\n", LOCAL];
+        let body = async |handle: Handle| {
+            async_std::task::spawn_blocking(move || {
+                for check in checks {
+                    for resets in [false, true] {
+                        let mut client = std::net::TcpStream::connect(address).unwrap();
+                        std::io::Write::write_all(&mut client, check).unwrap();
+                        if resets {
+                            // As HAProxy's checks do, which leave no TIME_WAIT behind.
+                            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                        }
+                        drop(client);
+                    }
+                }
+            })
+            .await;
+            until(|| handle.connection_count() == 0 && handle.is_serving()).await;
+        };
+        let idle = async |mut conn: ebbtide::Connection| {
+            // A reset is the peer's doing: what a handler does with it is another matter.
+            let _ = async_std::io::ReadExt::read(&mut conn, &mut [0]).await;
+        };
+        let (_, report) = server.scope(idle, body).await.unwrap();
+        assert!(report.accepted() > 0, "{report}");
+        let lines = logs.lines_with("checked by a balancer");
+        let news: Vec<_> = lines.iter().filter(|(level, _)| *level <= Level::Warn).collect();
+        assert!(news.is_empty() && lines.len() > checks.len(), "{lines:#?}");
+        assert!(lines.iter().any(|(_, line)| line.contains("it left in the middle of its PROXY header")), "{lines:#?}");
+    });
 }

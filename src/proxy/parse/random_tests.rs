@@ -88,6 +88,9 @@ fn compare(bytes: &[u8], parsed: &Parsed) {
     let Parsed::Header(length, header) = parsed else { return };
     let Some((source, destination)) = header.source().zip(header.destination()) else { return };
     let (Some(source), Some(destination)) = (source.socket_addr(), destination.socket_addr()) else { return };
+    if header.version() == 1 && [source, destination].iter().any(|it| it.is_ipv6() != (bytes[9] == b'6')) {
+        return; // mixed families, which only we take
+    }
     let config = proxy_header::ParseConfig::default();
     let (theirs, their_length) = proxy_header::ProxyHeader::parse(bytes, config).expect("the other parser takes it");
     let they = theirs.proxied_address().map(|they| (they.source, they.destination));

@@ -3,8 +3,7 @@
 use super::{Flaw, Parsed};
 use crate::address::Address;
 use crate::proxy::ProxyHeader;
-use ppp::v1::{Addresses, BinaryParseError, Header, ParseError};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
 
@@ -25,7 +24,7 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     };
     match bytes[end..] {
         [b'\r'] => Parsed::Need(1),
-        [b'\r', b'\n', ..] => match addresses(&bytes[..end], &bytes[..end + 2]) {
+        [b'\r', b'\n', ..] => match addresses(&bytes[SIGNATURE.len()..end]) {
             Ok(addresses) => Parsed::Header(end + 2, ProxyHeader { version: 1, addresses, tlvs: Box::default() }),
             Err(text) => Parsed::Bad(Flaw::Line(text)),
         },
@@ -33,43 +32,36 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Of a whole line, which is given without and with its end.
-fn addresses(text: &[u8], line: &[u8]) -> Result<Option<(Address, Address)>, &'static str> {
+/// Of a line, without the signature and its end.
+///
+/// The family is only checked to be one: nginx writes that of its own socket, and after it the client's address as
+/// another header gave it, so that `TCP6` may stand before an IPv4 address, and `TCP4` before an IPv6 one. Each address
+/// tells its own family.
+fn addresses(line: &[u8]) -> Result<Option<(Address, Address)>, &'static str> {
     // Whatever comes after the word is to be ignored.
-    if let Some([] | [b' ', ..]) = text[SIGNATURE.len()..].strip_prefix(b"UNKNOWN") {
+    if let Some([] | [b' ', ..]) = line.strip_prefix(b"UNKNOWN") {
         return Ok(None);
     }
-    if text.contains(&b'+') {
-        return Err("one of its ports is no number from 0 to 65535"); // `+80` is one for the parser
+    let mut fields = std::str::from_utf8(line).map_err(|_| "its line is no text")?.split(' ');
+    if !matches!(fields.next(), Some("TCP4" | "TCP6")) {
+        return Err("its family is none of TCP4, TCP6 and UNKNOWN");
     }
-    let pair = |source: SocketAddr, destination: SocketAddr| Some((source.into(), destination.into()));
-    match Header::try_from(line).map_err(explain)?.addresses {
-        Addresses::Tcp4(tcp) => Ok(pair(
-            (tcp.source_address, tcp.source_port).into(),
-            (tcp.destination_address, tcp.destination_port).into(),
-        )),
-        Addresses::Tcp6(tcp) => Ok(pair(
-            (tcp.source_address, tcp.source_port).into(),
-            (tcp.destination_address, tcp.destination_port).into(),
-        )),
-        Addresses::Unknown => Ok(None),
+    let mut next = || fields.next().ok_or("there is less in its line than two addresses and two ports");
+    let source: IpAddr = next()?.parse().map_err(|_| "its source is no IP address")?;
+    let destination: IpAddr = next()?.parse().map_err(|_| "its destination is no IP address")?;
+    let (source_port, destination_port) = (port(next()?)?, port(next()?)?);
+    if fields.next().is_some() {
+        return Err("there is more in its line than two addresses and two ports");
     }
+    let address = |ip, port| Address::from(SocketAddr::new(ip, port));
+    Ok(Some((address(source, source_port), address(destination, destination_port))))
 }
 
-fn explain(error: BinaryParseError) -> &'static str {
-    match error {
-        BinaryParseError::InvalidUtf8(_) => "its line is no text",
-        BinaryParseError::Parse(error) => match error {
-            ParseError::InvalidSourceAddress(_) => "its source is no address of the family that it names",
-            ParseError::InvalidDestinationAddress(_) => "its destination is no address of the family that it names",
-            ParseError::InvalidSourcePort(_) | ParseError::InvalidDestinationPort(_) => {
-                "one of its ports is no number from 0 to 65535"
-            }
-            ParseError::InvalidProtocol | ParseError::MissingProtocol | ParseError::Partial => {
-                "its family is none of TCP4, TCP6 and UNKNOWN"
-            }
-            ParseError::InvalidSuffix => "there is more in its line than two addresses and two ports",
-            _ => "there is less in its line than two addresses and two ports",
-        },
+/// Digits, without a sign and without a zero before them.
+fn port(text: &str) -> Result<u16, &'static str> {
+    match text.as_bytes() {
+        [b'0'] | [b'1'..=b'9', ..] => text.parse().ok(),
+        _ => None,
     }
+    .ok_or("one of its ports is no number from 0 to 65535")
 }

@@ -3,6 +3,7 @@
 use crate::address::Address;
 use crate::panic::Chain;
 use crate::run::report::{BoxError, Failure, Report};
+use crate::text::{Escaped, escape};
 use std::{fmt, io};
 
 /// Error of [`Server::serve`](crate::Server::serve) and [`Server::scope`](crate::Server::scope).
@@ -132,7 +133,7 @@ impl fmt::Display for Error {
             ErrorKind::Listener => write!(f, "cannot accept connections on{address} any more"),
             ErrorKind::Handler => write!(f, "the handler of the connection from{address} failed"),
             ErrorKind::HandlerPanicked => {
-                write!(f, "the handler of the connection from{address} panicked: {message}")
+                write!(f, "the handler of the connection from{address} panicked: {}", escape(message))
             }
             ErrorKind::Body => f.write_str("the body of the server's scope failed"),
             ErrorKind::Stopped => {
@@ -145,7 +146,7 @@ impl fmt::Display for Error {
 /// One sentence, with the errors behind it and the report: for `main`, and for `unwrap`.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", Chain(self), self.0.report)
+        write!(f, "{} ({})", Escaped(Chain(self)), self.0.report)
     }
 }
 

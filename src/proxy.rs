@@ -11,6 +11,7 @@ pub fn fuzz(bytes: &[u8]) {
 }
 
 use crate::address::Address;
+use crate::text::explained;
 pub use header::ProxyHeader;
 use ipnet::{IpNet, Ipv4Net};
 use std::io;
@@ -124,7 +125,7 @@ impl ProxyProtocol {
             let text = format!(
                 "cannot trust `{network}`: it is no network; give one as `10.0.0.0/8` or `fd00::/8`, or an address as `192.0.2.7`"
             );
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+            return Err(explained(io::ErrorKind::InvalidInput, text));
         };
         self.networks.push(canonical(parsed));
         Ok(self)

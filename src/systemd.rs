@@ -36,6 +36,7 @@ mod variables;
 
 use crate::listener::Listener;
 use crate::server::Server;
+use crate::text::explained;
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
@@ -65,7 +66,7 @@ static TAKEN: Mutex<bool> = Mutex::new(false);
 pub fn sockets() -> io::Result<Sockets> {
     take().map_err(|error| {
         let text = format!("cannot take the sockets of the service manager: {error}");
-        io::Error::new(error.kind(), text)
+        explained(error.kind(), text)
     })
 }
 
@@ -73,12 +74,9 @@ fn take() -> io::Result<Sockets> {
     let names = Variables::of_this_process().names(std::process::id())?;
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     if *taken {
-        return Err(io::Error::new(
-            ErrorKind::ResourceBusy,
-            "they have been taken before; keep what the first call gave",
-        ));
+        return Err(explained(ErrorKind::ResourceBusy, "they have been taken before; keep what the first call gave"));
     }
-    let passed = sd_listen_fds::get().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+    let passed = sd_listen_fds::get().map_err(|error| explained(ErrorKind::InvalidData, error))?;
     let fds: Vec<_> = passed.into_iter().map(|(_, fd)| fd.into_std()).collect();
     let fds = adopt(fds)?;
     *taken = true;
@@ -89,7 +87,7 @@ fn take() -> io::Result<Sockets> {
 fn adopt(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let checked = fds.iter().try_for_each(|fd| {
         let number = fd.as_raw_fd();
-        check(fd).map_err(|text| io::Error::new(ErrorKind::InvalidData, format!("the descriptor {number} {text}")))
+        check(fd).map_err(|text| explained(ErrorKind::InvalidData, format!("the descriptor {number} {text}")))
     });
     let marked = checked.and_then(|()| fds.iter().try_for_each(|fd| Ok(fcntl_setfd(fd, FdFlags::CLOEXEC)?)));
     match marked {
@@ -167,7 +165,7 @@ impl Sockets {
     /// where one is no stream socket that listens. All are closed then.
     pub fn into_server(self) -> io::Result<Server> {
         if self.left.is_empty() {
-            return Err(io::Error::new(ErrorKind::NotFound, "all sockets of the service manager have been taken"));
+            return Err(explained(ErrorKind::NotFound, "all sockets of the service manager have been taken"));
         }
         listeners(self.left).map(serve)
     }
@@ -197,7 +195,7 @@ impl Sockets {
         let text = format!(
             "the service manager has passed no socket `{name}`: {names}; `FileDescriptorName=` in the socket unit names them"
         );
-        io::Error::new(ErrorKind::NotFound, text)
+        explained(ErrorKind::NotFound, text)
     }
 }
 
@@ -216,7 +214,7 @@ fn listeners(sockets: Vec<(String, OwnedFd)>) -> io::Result<Vec<Listener>> {
         Listener::try_from(fd).map_err(|error: io::Error| {
             let text =
                 format!("the socket `{name}`: {error} (a socket unit takes `ListenStream=`, without `Accept=yes`)");
-            io::Error::new(error.kind(), text)
+            explained(error.kind(), text)
         })
     };
     sockets.into_iter().map(listener).collect()

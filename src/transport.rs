@@ -14,6 +14,7 @@ mod vain;
 
 use crate::address::Address;
 use crate::sync::coop::{Budget, Direction};
+use crate::text::explained;
 use async_io::Async;
 use boxed::Boxed;
 pub(crate) use boxed::BoxedStream;
@@ -143,7 +144,7 @@ impl Transport {
     pub(crate) async fn handshake(&self, acceptor: futures_rustls::TlsAcceptor) -> io::Result<()> {
         match &self.kind {
             TransportKind::Secured(secured) => secured.handshake(acceptor).await,
-            _ => Err(io::Error::other("the connection was made without TLS")), // not reached: its listener has seen to it
+            _ => Err(explained(io::ErrorKind::Other, "the connection was made without TLS")), // not reached: its listener has seen to it
         }
     }
 

@@ -135,7 +135,7 @@ pub(super) fn unresolved(host: &str, port: u16, error: &io::Error) -> io::Error 
         "is the name right, and does this machine know it (DNS, `/etc/hosts`)?"
     };
     let address = join(host, port);
-    let text = format!("cannot listen on `{address}`: the name `{host}` was not found ({reason}); {hint}");
+    let text = format!("cannot listen on `{address}`: the name `{host}` cannot be resolved ({reason}); {hint}");
     explained(error.kind(), text)
 }
 

@@ -3,6 +3,7 @@
 use super::Connection;
 use crate::run::end_reason::EndReason;
 use crate::sync::coop;
+use crate::text::explained;
 use crate::transport::Transport;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::io::{self, IoSlice, IoSliceMut};
@@ -90,7 +91,7 @@ impl Connection {
 }
 
 fn broken_pipe() -> io::Error {
-    io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed: its handler has ended")
+    explained(io::ErrorKind::BrokenPipe, "the connection is closed: its handler has ended")
 }
 
 impl AsyncRead for &Connection {

@@ -2,6 +2,7 @@
 
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
+use crate::text::explained;
 use async_std::io::WriteExt;
 use async_std::stream::Stream;
 use std::future::poll_fn;
@@ -110,7 +111,7 @@ impl Frames {
             let (max, bytes) = (self.max_len, self.length_bytes);
             let what =
                 format!("a frame of {length} bytes does not fit: `max_len` is {max}, its length has {bytes} bytes");
-            return Err(io::Error::new(ErrorKind::InvalidInput, what));
+            return Err(explained(ErrorKind::InvalidInput, what));
         }
         let header = &length.to_be_bytes()[8 - self.length_bytes..];
         let mut connection = self.ahead.connection();
@@ -154,7 +155,7 @@ impl Frames {
             _ => {
                 let max = self.max_len;
                 let what = format!("a frame of {length} bytes is longer than {max}; if that is right, raise `max_len`");
-                Err(io::Error::new(ErrorKind::InvalidData, what))
+                Err(explained(ErrorKind::InvalidData, what))
             }
         }
     }
@@ -166,7 +167,7 @@ const JOINED: usize = 64 * 1024;
 fn cut(have: usize, total: Option<usize>) -> io::Error {
     let of = total.map_or_else(String::new, |total| format!(" of {total}"));
     let what = format!("the peer has ended in the middle of a frame, after {have}{of} bytes");
-    io::Error::new(ErrorKind::UnexpectedEof, what)
+    explained(ErrorKind::UnexpectedEof, what)
 }
 
 /// Ends where [`next`](Frames::next) returns `None`. The errors are those of `next`.

@@ -2,6 +2,7 @@
 
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
+use crate::text::explained;
 use async_std::stream::Stream;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -110,7 +111,7 @@ impl Lines {
             Ok(line) => Ok(line.to_owned()),
             Err(error) => {
                 let what = format!("a line of {length} bytes is not UTF-8 from byte {} on", error.valid_up_to());
-                Err(io::Error::new(ErrorKind::InvalidData, what))
+                Err(explained(ErrorKind::InvalidData, what))
             }
         });
         line.map_err(|error| self.ahead.note_bad_input(error))
@@ -118,7 +119,7 @@ impl Lines {
 
     fn too_long(&self) -> io::Error {
         let what = format!("a line is longer than {} bytes; if that is right, raise `max_len`", self.max_len);
-        self.ahead.note_bad_input(io::Error::new(ErrorKind::InvalidData, what))
+        self.ahead.note_bad_input(explained(ErrorKind::InvalidData, what))
     }
 }
 

@@ -4,6 +4,7 @@ use crate::connection::Connection;
 use crate::run::end_reason::EndReason;
 use crate::sync::coop::Budget;
 use crate::sync::event::EventPlace;
+use crate::text::explained;
 use crate::transport::with_scratch;
 use futures_io::AsyncRead;
 use std::fmt;
@@ -62,7 +63,7 @@ impl ReadAhead {
     pub(super) fn poll_fill(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
         if !self.claimed {
             let what = "another `Lines` or `Frames` of this connection has read ahead; drop it first";
-            return Poll::Ready(Err(io::Error::new(ErrorKind::ResourceBusy, what)));
+            return Poll::Ready(Err(explained(ErrorKind::ResourceBusy, what)));
         }
         self.bytes.drain(..std::mem::take(&mut self.start));
         let Self { connection, bytes, place, .. } = self;

@@ -3,6 +3,7 @@
 use super::children::Child;
 use super::future::Panic;
 use crate::panic::{self, Payload, drop_caught};
+use crate::text::escape;
 use std::any::Any;
 use std::fmt;
 use std::future::Future;
@@ -174,7 +175,7 @@ impl fmt::Display for JoinError {
             Some(payload) => {
                 // A copy: the formatter's writer is user code, and may come back here.
                 let message = panic::message(&payload.lock().unwrap_or_else(PoisonError::into_inner)).to_owned();
-                write!(f, "the task spawned at {} panicked: {message}", self.at)
+                write!(f, "the task spawned at {} panicked: {}", self.at, escape(&message))
             }
         }
     }

@@ -3,6 +3,7 @@
 use crate::address::Address;
 use crate::panic::{self, Kept};
 use crate::sync::{Mutex, lock};
+use crate::text::explained;
 use crate::transport::Transport;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::future::{Future, poll_fn};
@@ -106,7 +107,7 @@ impl Custom {
         if let Err(payload) = panic::catch(|| accepting.as_mut().poll(cx).is_ready()) {
             let text = format!("the listener panicked: {}", panic::message(&payload));
             panic::discard(payload);
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidInput, text)));
+            return Poll::Ready(Err(explained(io::ErrorKind::InvalidInput, text)));
         }
         match lock(&self.accepted).take() {
             None => Poll::Pending,

@@ -3,6 +3,7 @@
 use super::{Inherited, ListenOptions, Listener, Source};
 use crate::address::Address;
 use crate::panic::log_line;
+use crate::text::explained;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd, retry_on_intr};
 use socket2::{Domain, SockRef, Type};
@@ -24,7 +25,7 @@ impl TryFrom<OwnedFd> for Listener {
         let number = fd.as_raw_fd();
         adopt(fd).map_err(|error| {
             let text = format!("cannot serve on the inherited descriptor {number}: {error}");
-            io::Error::new(error.kind(), text)
+            explained(error.kind(), text)
         })
     }
 }
@@ -56,7 +57,7 @@ fn adopt(fd: OwnedFd) -> io::Result<Listener> {
 
 /// Accepting from another kind of descriptor would fail only later, and obscurely.
 fn check(fd: &OwnedFd) -> io::Result<Domain> {
-    let wrong = |text: &str| Err(io::Error::new(ErrorKind::InvalidInput, text));
+    let wrong = |text: &str| Err(explained(ErrorKind::InvalidInput, text));
     let socket = SockRef::from(fd);
     let kind = match socket.r#type() {
         Ok(kind) => kind,

@@ -2,6 +2,7 @@
 
 use super::custom::Accept;
 use crate::address::Address;
+use crate::text::explained;
 use async_std::channel::{Receiver, Sender, bounded};
 use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
@@ -46,7 +47,7 @@ impl Connector {
             Ok(()) => Ok(ours),
             Err(_) => {
                 let text = "cannot connect to the listener in memory: it is closed";
-                Err(io::Error::new(io::ErrorKind::ConnectionRefused, text))
+                Err(explained(io::ErrorKind::ConnectionRefused, text))
             }
         }
     }
@@ -135,7 +136,7 @@ impl AsyncRead for MemoryStream {
 
 impl AsyncWrite for MemoryStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let gone = |text: &str| Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, text)));
+        let gone = |text: &str| Poll::Ready(Err(explained(io::ErrorKind::BrokenPipe, text)));
         let Some(writer) = &mut self.writer else {
             return gone("this end was closed before");
         };

@@ -31,6 +31,7 @@ use crate::run::phase::Phase;
 use crate::run::report::{Cause, Failure, Report};
 use crate::run::{Run, Unserved};
 use crate::sync::event::Event;
+use crate::text::explained;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
@@ -220,7 +221,7 @@ where
     if let Err(payload) = catch_future(|| accept_loop.run()).await {
         let text = format!("its accept loop panicked: {}", panic::message(&payload));
         panic::discard(payload);
-        let source = io::Error::other(text.clone());
+        let source = explained(io::ErrorKind::Other, &text);
         run.fail(Cause::ListenerFailed, Failure::Listener { address: address.clone(), source });
         run_line!(error, run, [listener:% = address], "cannot accept connections on `{address}` any more: {text}");
     }

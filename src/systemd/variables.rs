@@ -1,5 +1,6 @@
 //! What `LISTEN_FDS`, `LISTEN_PID` and their like say, and what can be wrong with them.
 
+use crate::text::explained;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, ErrorKind};
@@ -81,11 +82,11 @@ fn number<T: std::str::FromStr>(variable: &str, value: &OsStr) -> io::Result<T> 
 }
 
 fn none<T>(text: String) -> io::Result<T> {
-    Err(io::Error::new(ErrorKind::NotFound, text))
+    Err(explained(ErrorKind::NotFound, text))
 }
 
 fn wrong<T>(text: String) -> io::Result<T> {
-    Err(io::Error::new(ErrorKind::InvalidData, text))
+    Err(explained(ErrorKind::InvalidData, text))
 }
 
 #[cfg(test)]

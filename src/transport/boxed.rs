@@ -21,6 +21,7 @@ use crate::panic::{self, Kept, log_line};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::coop::{self, Budget, Direction};
 use crate::sync::{Mutex, MutexGuard};
+use crate::text::explained;
 use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
 use std::io;
@@ -86,7 +87,7 @@ impl Boxed {
         };
         self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
         let Some(stream) = turn.stream() else {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::BrokenPipe, "the connection is closed")));
+            return Poll::Ready(Err(explained(io::ErrorKind::BrokenPipe, "the connection is closed")));
         };
         match panic::catch(|| poll(stream.get_mut().as_mut(), &mut Context::from_waker(&self.waker))) {
             Ok(poll) => {
@@ -101,7 +102,10 @@ impl Boxed {
                 let message = panic::message(&payload).to_owned();
                 panic::discard(payload);
                 log_line!(error, "the stream of a connection panicked: {message}");
-                Poll::Ready(Err(io::Error::other(format!("the stream of the connection panicked: {message}"))))
+                Poll::Ready(Err(explained(
+                    io::ErrorKind::Other,
+                    format_args!("the stream of the connection panicked: {message}"),
+                )))
             }
         }
     }

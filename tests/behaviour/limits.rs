@@ -283,7 +283,7 @@ fn a_listener_that_is_busy_does_not_starve_another_at_a_small_limit() {
             for queued in [&[100, 10][..], &[10, 100], &[100, 10, 10]] {
                 // A thread may be held up before its loop has begun, or before an accepted client has its number: then
                 // another round is asked. Without turns no round is in turns.
-                let mut rounds = Vec::new();
+                let mut rounds: Vec<Vec<usize>> = Vec::new();
                 while !rounds.last().is_some_and(|order| is_in_turns(order, queued)) {
                     assert!(rounds.len() < 10, "{max} at a time, {queued:?}: {rounds:?}");
                     rounds.push(accepted_in_order(max, queued).await);

@@ -59,6 +59,7 @@ mod reuse_port;
 mod several_addresses;
 mod shutdown_within;
 mod silence;
+mod strangers_text;
 mod structure;
 #[path = "../support/mod.rs"]
 mod support;

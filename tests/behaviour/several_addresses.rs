@@ -78,7 +78,7 @@ fn a_name_that_does_not_resolve_is_an_error_with_the_resolvers_reason() {
             return println!("skipped: the resolver has not answered");
         };
         let shown = bound.unwrap_err().to_string();
-        let start = "cannot listen on `no.such.host.invalid:1`: the name `no.such.host.invalid` was not found (";
+        let start = "cannot listen on `no.such.host.invalid:1`: the name `no.such.host.invalid` cannot be resolved (";
         let rest = shown.strip_prefix(start).unwrap_or_else(|| panic!("{shown}"));
         let (reason, remedy) = rest.split_once("); ").unwrap_or_else(|| panic!("{shown}"));
         assert!(!reason.trim().is_empty() && remedy.contains("DNS"), "{shown}");

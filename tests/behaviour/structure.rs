@@ -123,6 +123,18 @@ fn one_line_spawns_tasks_and_signals_alone_start_threads() {
     assert!(threads.iter().all(|line| line.starts_with("signal/")), "{threads:?}");
 }
 
+/// What `main` prints of an `io::Error` is the `Debug` of what is in it: see `text.rs`.
+#[test]
+fn errors_of_the_system_are_made_in_one_place_where_they_get_a_sentence() {
+    let made = lines_with(&["io::Error::new(", "io::Error::other(", "map_err(io::Error::other)", "Self::other("]);
+    // Of one's own error with a sentence for its `Debug`; of a custom listener's error, as it is; and texts.
+    let expected = ["group/join_handle.rs: ", "listener/custom.rs: ", "signal.rs: ", "text.rs: ", "tls.rs: "];
+    for line in made.iter().filter(|line| !line.contains("assert")) {
+        assert!(expected.iter().any(|file| line.starts_with(file)), "use `text::explained`: {line}");
+    }
+    assert!(made.len() > 3, "they are found: {made:#?}");
+}
+
 /// A timer is a deadline, an interval of the log, or a pause that an event ends. What sleeps until something has
 /// changed is in this list, with its reason in ARCHITECTURE.md.
 #[test]

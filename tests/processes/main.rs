@@ -20,3 +20,4 @@ mod tls_clients;
 mod unix_processes;
 mod unprivileged;
 mod vanished_peers;
+mod what_main_prints;

@@ -9,6 +9,7 @@ mod validity;
 
 use self::files::Certificate;
 use crate::sync::{Mutex, lock};
+use crate::text::explained;
 use futures_rustls::TlsAcceptor;
 use futures_rustls::rustls::crypto::{CryptoProvider, ring};
 use futures_rustls::rustls::server::WebPkiClientVerifier;
@@ -123,11 +124,11 @@ impl Tls {
     pub fn reload(&self) -> io::Result<()> {
         let Some(files) = &self.inner.files else {
             let text = "cannot reload TLS: it was made of a configuration and not of files; use `Tls::replace`";
-            return Err(io::Error::new(ErrorKind::Unsupported, text));
+            return Err(explained(ErrorKind::Unsupported, text));
         };
         let config = files.config().map_err(|error| {
             let text = format!("cannot reload TLS, and what was loaded before stays in use: {error}");
-            io::Error::new(error.kind(), text)
+            explained(error.kind(), text)
         })?;
         self.replace(config);
         Ok(())
@@ -240,7 +241,7 @@ impl TlsFiles {
         let key = files::private_key(&self.key, &provider)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
+            .map_err(|error| explained(ErrorKind::Other, error))?;
         let builder = match &self.clients {
             Clients::Anybody => builder.with_no_client_auth(),
             Clients::Asked(path) => builder.with_client_cert_verifier(verifier(path, true, provider)?),
@@ -287,7 +288,7 @@ impl TlsFiles {
             }
             None => format!("there is no certificate in `{certificates}`"),
         };
-        Err(io::Error::new(ErrorKind::InvalidData, text))
+        Err(explained(ErrorKind::InvalidData, text))
     }
 }
 

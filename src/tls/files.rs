@@ -252,7 +252,7 @@ fn nothing_found(sections: &[Section<'_>], role: Role) -> String {
 fn read(path: &Path, role: Role) -> io::Result<Vec<u8>> {
     fs::read(path).map_err(|error| {
         let text = format!("cannot read the {role} file `{}`: {}", path.display(), unreadable(path, role, &error));
-        io::Error::new(error.kind(), text)
+        crate::text::explained(error.kind(), text)
     })
 }
 
@@ -289,7 +289,7 @@ fn user() -> String {
 
 fn unusable(path: &Path, role: Role, reason: impl fmt::Display) -> io::Error {
     let text = format!("cannot use the {role} file `{}`: {reason}", path.display());
-    io::Error::new(ErrorKind::InvalidData, text)
+    crate::text::explained(ErrorKind::InvalidData, text)
 }
 
 #[cfg(test)]

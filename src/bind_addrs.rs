@@ -24,7 +24,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an address to listen on",
     label = "not an address",
-    note = "give `\"127.0.0.1:8888\"`, `(\"localhost\", 8888)`, a `SocketAddr`, or a slice of them",
+    note = "give `\"127.0.0.1:8888\"`, `(\"localhost\", 8888)` (the port as `u16`), a `SocketAddr`, or a slice of them",
     note = "for a Unix socket: `Server::bind_unix(path)`"
 )]
 pub trait ToBindAddrs: sealed::Sealed {}
@@ -92,6 +92,7 @@ async fn look_up(host: &str, port: u16) -> io::Result<impl Iterator<Item = Socke
 /// `$value`, of type `$from`, as what is to be bound.
 macro_rules! to_bind_addrs {
     ($($from:ty $(where [$($generics:tt)*])?: $value:pat => $bind_addrs:expr;)*) => { $(
+        #[diagnostic::do_not_recommend] // the notes of the trait say what to give, in the order of what is likely
         impl $(<$($generics)*>)? ToBindAddrs for $from {}
 
         impl $(<$($generics)*>)? sealed::Sealed for $from {

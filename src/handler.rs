@@ -62,6 +62,7 @@ pub(crate) mod sealed {
     }
 }
 
+#[diagnostic::do_not_recommend] // the notes of the trait name what there is
 impl HandlerOutput for () {}
 
 impl sealed::Sealed for () {
@@ -88,6 +89,7 @@ impl<R> sealed::FnOutput for fn() -> R {
 }
 
 /// A handler that loops for ever: it ends with its connection.
+#[diagnostic::do_not_recommend]
 impl HandlerOutput for Never {}
 
 impl sealed::Sealed for Never {

@@ -71,6 +71,7 @@ pub(crate) mod sealed {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl BodyOutput<()> for () {}
 
 impl sealed::Sealed<()> for () {
@@ -83,6 +84,7 @@ impl sealed::Sealed<()> for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl BodyOutput<()> for Never {}
 
 impl sealed::Sealed<()> for Never {
@@ -103,6 +105,7 @@ impl sealed::Sealed<()> for Never {
 // This is the only implementation for a `Result`. As long as there is one candidate, the compiler infers the error type
 // of a body from it; with a second, or with one over all error types, every body that uses `?` or ends with `Ok(..)`
 // needs an annotation. `tests/processes/diagnostics.rs` keeps it so.
+#[diagnostic::do_not_recommend]
 impl<T> BodyOutput<T> for Result<T, BoxError> {}
 
 impl<T> sealed::Sealed<T> for Result<T, BoxError> {

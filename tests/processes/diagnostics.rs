@@ -10,13 +10,19 @@ use std::{env, fs};
 fn compile(program: &str) -> String {
     let folder = Folder::new();
     let source = folder.path("program.rs");
-    fs::write(&source, format!("#![allow(dead_code, unused)]\nuse ebbtide::{{Connection, Server}};\n{program}"))
-        .unwrap();
-    let (library, dependencies) = library();
+    fs::write(
+        &source,
+        format!("#![allow(dead_code, unused)]\nuse ebbtide::{{Connection, Handle, Server}};\n{program}"),
+    )
+    .unwrap();
+    let (library, dependencies) = library("ebbtide");
+    let (runtime, _) = self::library("async_std");
     let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(compiler)
         .args(["--edition=2024", "--crate-type=lib", "--emit=metadata", "--color=never", "--extern"])
         .arg(format!("ebbtide={}", library.display()))
+        .arg("--extern")
+        .arg(format!("async_std={}", runtime.display()))
         .arg("-L")
         .arg(format!("dependency={}", dependencies.display()))
         .arg("--out-dir")
@@ -27,12 +33,12 @@ fn compile(program: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// The crate as it was compiled last, beside this test, and the folder of what it depends on.
-fn library() -> (PathBuf, PathBuf) {
+/// A crate as it was compiled last, beside this test, and the folder of what it depends on.
+fn library(crate_name: &str) -> (PathBuf, PathBuf) {
     let folder = env::current_exe().unwrap().parent().unwrap().to_owned();
     let is_library = |path: &PathBuf| {
         let name = path.file_name().unwrap().to_string_lossy();
-        name.starts_with("libebbtide-") && name.ends_with(".rlib")
+        name.starts_with(&format!("lib{crate_name}-")) && name.ends_with(".rlib")
     };
     let age = |path: &PathBuf| path.metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
     let libraries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).filter(is_library);
@@ -122,6 +128,232 @@ fn a_body_that_ends_with_another_error_type_is_told_of_the_question_mark() {
 fn a_port_without_an_address_is_told_how_to_write_one() {
     let program = "async fn run() -> std::io::Result<()> { Server::bind(8080).await?; Ok(()) }";
     says(program, 3, &["is not an address to listen on", "(\"localhost\", 8888)", "Server::bind_unix(path)"]);
+}
+
+/// A mistake: its program, within a function that has a `server`; how many errors there may be; and what the first one
+/// has to say. Of the compiler's own words only names are pinned, since the rest changes from version to version.
+type Mistake<'a> = (&'a str, &'a str, usize, &'a [&'a str]);
+
+/// Functions that the programs use.
+const BESIDE: &str = "
+    async fn handler(_: Connection) {}
+    async fn step() -> std::io::Result<u8> { Ok(1) }
+    struct Mine;
+    async fn fails() -> Result<(), Mine> { Err(Mine) }
+";
+
+/// The first error, up to the next.
+fn first_error(printed: &str) -> &str {
+    let start = printed.find("error").unwrap_or(0);
+    let end = printed[start..].find("\n\nerror").map_or(printed.len(), |end| start + end);
+    &printed[start..end]
+}
+
+#[test]
+fn the_first_error_of_a_common_mistake_names_it_and_there_are_three_at_most() {
+    let wrong_output = "a handler must return `()` or `Result<(), E>`";
+    let mistakes: [Mistake<'_>; 30] = [
+        (
+            "a captured Rc",
+            "let n = std::rc::Rc::new(1); server.serve(move |_: Connection| { let n = n.clone(); async move { drop(n) } }).await.unwrap();",
+            3,
+            &["Rc<i32>", "Server::serve"],
+        ),
+        (
+            "an Rc over an await",
+            "server.serve(|c: Connection| async move { let n = std::rc::Rc::new(1); c.peer_closed().await; drop(n) }).await.unwrap();",
+            1,
+            &["Rc<i32>", "`n`"],
+        ),
+        (
+            "a lock over an await",
+            "let n = std::sync::Arc::new(std::sync::Mutex::new(1)); server.serve(move |c: Connection| { let n = n.clone(); async move { let n = n.lock().unwrap(); c.peer_closed().await; drop(n) } }).await.unwrap();",
+            1,
+            &["MutexGuard", "`n`"],
+        ),
+        (
+            "a handler that borrows",
+            "let text = String::new(); server.serve(|_: Connection| async { drop(&text) }).await.unwrap();",
+            2,
+            &["`text`", "move"],
+        ),
+        (
+            "an async closure that captures",
+            "let text = String::new(); server.serve(async |_: Connection| drop(&text)).await.unwrap();",
+            1,
+            &["`text`", "'static"],
+        ),
+        (
+            "an async move closure that captures",
+            "let text = String::new(); server.serve(async move |_: Connection| drop(&text)).await.unwrap();",
+            1,
+            &["async closure does not implement `Fn`"],
+        ),
+        (
+            "state that is moved out",
+            "let text = String::new(); server.serve(move |_: Connection| async move { drop(text) }).await.unwrap();",
+            1,
+            &["`text`", "`Fn` closure"],
+        ),
+        (
+            "state that is changed",
+            "let mut n = 0; server.serve(move |_: Connection| { n += 1; async {} }).await.unwrap();",
+            1,
+            &["`n`", "`Fn` closure"],
+        ),
+        (
+            "an error type of one's own",
+            "server.serve(|_: Connection| fails()).await.unwrap();",
+            1,
+            &[wrong_output, "implement `std::error::Error` for it"],
+        ),
+        (
+            "a boxed error that cannot be sent",
+            "server.serve(|_: Connection| async { Result::<(), Box<dyn std::error::Error>>::Ok(()) }).await.unwrap();",
+            1,
+            &[wrong_output, "use `ebbtide::BoxError`"],
+        ),
+        (
+            "a handler that returns an option",
+            "server.serve(|_: Connection| async { Some(()) }).await.unwrap();",
+            1,
+            &[wrong_output],
+        ),
+        (
+            "a handler that returns text",
+            "server.serve(|_: Connection| async { \"hello\" }).await.unwrap();",
+            1,
+            &[wrong_output],
+        ),
+        ("a future in place of a function", "server.serve(async {}).await.unwrap();", 1, &["Connection)` closure"]),
+        (
+            "a handler that is not async",
+            "server.serve(|_: Connection| ()).await.unwrap();",
+            1,
+            &["`()` is not a future"],
+        ),
+        (
+            "a handler of another stream",
+            "async fn other(_: std::net::TcpStream) {} server.serve(other).await.unwrap();",
+            1,
+            &["Connection) -> _"],
+        ),
+        (
+            "a handler with two arguments",
+            "async fn other(_: Connection, _: u8) {} server.serve(other).await.unwrap();",
+            1,
+            &["takes 2 arguments", "expected to take 1 argument"],
+        ),
+        (
+            "a closure whose error type is unknown",
+            "server.serve(async |c: Connection| { c.more().await?; Ok(()) }).await.unwrap();",
+            2,
+            &["type annotations needed", "Result"],
+        ),
+        (
+            "no await after bind",
+            "Server::bind(\"127.0.0.1:0\").serve(handler).await.unwrap();",
+            1,
+            &["`serve`", "impl Future<Output"],
+        ),
+        (
+            "no question mark after bind",
+            "Server::bind(\"127.0.0.1:0\").await.serve(handler).await.unwrap();",
+            1,
+            &["`serve`", "Result"],
+        ),
+        (
+            "no await after serve",
+            "async fn other(server: Server) -> std::io::Result<()> { server.serve(handler)?; Ok(()) }",
+            1,
+            &["`?` operator", "Serve", ".await"],
+        ),
+        (
+            "serve that is never awaited",
+            "#[deny(unused_must_use)] fn run(server: Server) { server.serve(handler); }",
+            1,
+            &["a server accepts no client before this is awaited"],
+        ),
+        ("a body that is not async", "server.scope(handler, |_| 42).await.unwrap();", 3, &["is not a future"]),
+        (
+            "a body without its argument",
+            "server.scope(handler, async || {}).await.unwrap();",
+            1,
+            &["takes 0 arguments", "expected to take 1 argument"],
+        ),
+        (
+            "a body whose error is none",
+            "server.scope(handler, async |_| { fails().await?; Ok(()) }).await.unwrap();",
+            1,
+            &["`Mine`", "Error"],
+        ),
+        (
+            "a server that is served twice",
+            "server.serve(handler).await.unwrap(); server.serve(handler).await.unwrap();",
+            1,
+            &["moved value: `server`"],
+        ),
+        (
+            "a connection after its move",
+            "async fn other(c: Connection) { handler(c).await; c.peer_addr(); }",
+            1,
+            &["moved value: `c`", "clone"],
+        ),
+        (
+            "a connection that is not mutable",
+            "use async_std::io::ReadExt; async fn other(c: Connection) { let _ = c.read(&mut [0]).await; }",
+            1,
+            &["`c` as mutable", "mut c"],
+        ),
+        (
+            "reading without the trait",
+            "async fn other(mut c: Connection) { let _ = c.read(&mut [0]).await; }",
+            1,
+            &["`read`", "ReadExt"],
+        ),
+        (
+            "a task that borrows",
+            "async fn other(c: Connection) { let text = String::new(); c.spawn(async { drop(&text) }); }",
+            1,
+            &["`text`", "move"],
+        ),
+        (
+            "a task that cannot be sent",
+            "async fn other(c: Connection) { let n = std::rc::Rc::new(1); c.spawn(async move { drop(n) }); }",
+            1,
+            &["Rc<i32>"],
+        ),
+    ];
+    for (name, program, at_most, parts) in mistakes {
+        let program = format!("{BESIDE} async fn program(server: Server) {{ {program} }}");
+        let printed = compile(&program);
+        let (errors, first) = (errors_in(&printed), first_error(&printed));
+        assert!((1..=at_most).contains(&errors), "{name}: {errors} errors:\n{printed}");
+        for part in parts {
+            assert!(first.contains(part), "{name}: the first error does not say `{part}`:\n{printed}");
+        }
+    }
+}
+
+/// The lists of all that could be given, which some compilers make, are long and in no order.
+#[test]
+fn the_remedies_are_not_buried_under_lists() {
+    let programs = [
+        ("Server::bind(8080).await.unwrap();", "give `\"127.0.0.1:8888\"`"),
+        ("server.serve(|_: Connection| async { 1 }).await.unwrap();", "end the handler with"),
+        ("server.scope(handler, async |_| 1).await.unwrap();", "end the body with"),
+    ];
+    for (program, remedy) in programs {
+        let printed = compile(&format!("{BESIDE} async fn program(server: Server) {{ {program} }}"));
+        let before = printed.split("other types implement trait").next().unwrap();
+        assert!(before.contains(remedy), "{printed}");
+    }
+    // A set of tasks whose result cannot be sent, and a length of time without a unit.
+    let printed =
+        compile("fn run() { let mut set = ebbtide::TaskSet::new(); set.spawn(async { std::rc::Rc::new(1) }); }");
+    assert!(errors_in(&printed) <= 2 && first_error(&printed).contains("cannot be sent"), "{printed}");
+    let printed = compile("fn run(server: Server) -> Server { server.grace(5) }");
+    assert!(errors_in(&printed) == 1 && printed.contains("Option<Duration>"), "{printed}");
 }
 
 /// The error type of a body is inferred, in each of the forms that bodies have. A second implementation of `BodyOutput`

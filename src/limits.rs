@@ -130,9 +130,9 @@ impl ConnectionLimit {
         lock(&self.state).used
     }
 
-    /// Whether a client that comes now is accepted.
+    /// Whether a client that comes now is accepted: now, or as soon as a permit on trial is back.
     pub(crate) fn admits(&self) -> bool {
-        lock(&self.state).admits()
+        lock(&self.state).may_admit()
     }
 
     /// Gives a loop's place up: it is not waiting any more.
@@ -378,6 +378,7 @@ mod tests {
                 panic!("{limit:?}");
             };
             assert!(matches!(limit.try_acquire(), Attempt::Undecided));
+            assert!(limit.admits(), "a client that comes is accepted by the one who tries");
             limit.set_paused(true);
             assert!(matches!(limit.try_acquire(), Attempt::Full));
             limit.set_paused(false);

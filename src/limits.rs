@@ -168,8 +168,8 @@ impl ConnectionLimit {
         self.change(|state| state.paused = paused);
     }
 
-    /// Every change that may free a permit, or make it another loop's turn, goes through here, so no wake-up is lost. All
-    /// who wait are called: there are only as many as listeners, and any of them may have a client.
+    /// Every change that may free a permit, or make it another loop's turn, goes through here, so no wake-up is lost.
+    /// All who wait are called: there are only as many as listeners, and any of them may have a client.
     fn change<T>(&self, change: impl FnOnce(&mut LimitState) -> T) -> T {
         let mut state = lock(&self.state);
         let result = change(&mut state);

@@ -56,8 +56,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// began, since a trusted proxy that sends such things is set up wrongly. Such connections count as
 /// [failed](crate::Report::failed), never stop the server, and their handler is never called.
 ///
-/// Version 1 may name one family and have addresses of another, as nginx wrote it for years (`PROXY TCP6 192.0.2.1 ::1 …`):
-/// each address is taken for what it is.
+/// Version 1 may name one family and have addresses of another, as nginx wrote it for years
+/// (`PROXY TCP6 192.0.2.1 ::1 …`): each address is taken for what it is.
 ///
 /// A peer that leaves before its header is whole, as a load balancer's health check does, is logged with level `debug`.
 ///

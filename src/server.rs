@@ -112,9 +112,9 @@ impl Server {
     /// If the name does not resolve, or if one of the addresses is taken, not this machine's, or not permitted; the
     /// addresses bound before it are closed again. The error names the address and says what to do.
     ///
-    /// That sentence is its `Display` text. `fn main() -> io::Result<()>` prints it within the standard library's form for
-    /// every such error, which no crate can change: `Error: Custom { kind: AddrInUse, error: cannot listen on … }`. For
-    /// the sentence alone print it yourself, and return an `ExitCode`; or return `anyhow::Result`.
+    /// That sentence is its `Display` text. `fn main() -> io::Result<()>` prints it within the standard library's form
+    /// for every such error, which no crate can change: `Error: Custom { kind: AddrInUse, error: cannot listen on … }`.
+    /// For the sentence alone print it yourself, and return an `ExitCode`; or return `anyhow::Result`.
     pub async fn bind(addresses: impl ToBindAddrs) -> io::Result<Self> {
         Self::bind_with(addresses, &ListenOptions::new()).await
     }

@@ -21,8 +21,8 @@ pub(crate) fn explained_by(source: io::Error, text: impl fmt::Display) -> io::Er
 
 /// What is in the `io::Error`s of this crate.
 ///
-/// Its `Debug` is its text as it is. `main` prints an `io::Error` as `Custom { kind: …, error: … }`, which no crate can
-/// change, with the `Debug` of what is inside: so that is where a person looks for the sentence.
+/// Its `Debug` is its text as it is. `main` prints an `io::Error` as `Custom { kind: …, error: … }`, which no crate
+/// can change, with the `Debug` of what is inside: so that is where a person looks for the sentence.
 struct Explained {
     text: String,
     source: Option<io::Error>,

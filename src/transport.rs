@@ -14,7 +14,6 @@ mod vain;
 
 use crate::address::Address;
 use crate::sync::coop::{Budget, Direction};
-use crate::text::explained;
 use async_io::Async;
 use boxed::Boxed;
 pub(crate) use boxed::BoxedStream;
@@ -144,7 +143,8 @@ impl Transport {
     pub(crate) async fn handshake(&self, acceptor: futures_rustls::TlsAcceptor) -> io::Result<()> {
         match &self.kind {
             TransportKind::Secured(secured) => secured.handshake(acceptor).await,
-            _ => Err(explained(io::ErrorKind::Other, "the connection was made without TLS")), // not reached: its listener has seen to it
+            // Not reached: its listener has seen to it.
+            _ => Err(crate::text::explained(io::ErrorKind::Other, "the connection was made without TLS")),
         }
     }
 

@@ -103,7 +103,8 @@ fn check(text: &str) -> io::Result<()> {
 
 fn every_address(port: &str) -> String {
     format!(
-        "`0.0.0.0:{port}` for every IPv4 address of this machine, `[::]:{port}` for every address, `127.0.0.1:{port}` for this machine alone"
+        "`0.0.0.0:{port}` for every IPv4 address of this machine, `[::]:{port}` for every address, `127.0.0.1:{port}` \
+         for this machine alone"
     )
 }
 

@@ -52,7 +52,8 @@ fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     }
     let inode = fields.nth(5)?.parse().ok()?;
     let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-    Some((Address::from(address).socket_addr()?, inode)) // one that is bound to `::ffff:127.0.0.1` is in the table of IPv6
+    // One that is bound to `::ffff:127.0.0.1` is in the table of IPv6.
+    Some((Address::from(address).socket_addr()?, inode))
 }
 
 /// Words of 32 bits, each in this machine's order.

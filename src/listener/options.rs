@@ -99,9 +99,9 @@ impl ListenOptions {
         self
     }
 
-    /// `IPV6_V6ONLY`: whether an IPv6 socket on `[::]` leaves IPv4 clients to another socket. `true`: it takes IPv6 clients
-    /// alone, so that a listener with other options can have `0.0.0.0` and the same port. `false`: it takes both, also
-    /// on systems whose default is not so. For IPv4 addresses it means nothing.
+    /// `IPV6_V6ONLY`: whether an IPv6 socket on `[::]` leaves IPv4 clients to another socket. `true`: it takes IPv6
+    /// clients alone, so that a listener with other options can have `0.0.0.0` and the same port. `false`: it takes
+    /// both, also on systems whose default is not so. For IPv4 addresses it means nothing.
     ///
     /// Default: true for an address of a list that has an IPv4 address with the same port in it, as
     /// `["0.0.0.0:80", "[::]:80"]`; in all other cases the system's default, which is to take

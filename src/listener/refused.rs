@@ -30,11 +30,13 @@ fn remedy(address: SocketAddr, options: &ListenOptions, error: &io::Error) -> St
             "no network interface of this machine has this address; `0.0.0.0` or `[::]` means all that there are".into()
         }
         ErrorKind::PermissionDenied if (1..1024).contains(&address.port()) => {
-            "ports below 1024 need a privilege: choose a higher one, or give the program `CAP_NET_BIND_SERVICE` (Linux), or \
-             let the service manager open the socket"
+            "ports below 1024 need a privilege: choose a higher one, or give the program `CAP_NET_BIND_SERVICE` \
+             (Linux), or let the service manager open the socket"
                 .into()
         }
-        ErrorKind::PermissionDenied => "the system's policy (a sandbox, SELinux) does not let this program listen".into(),
+        ErrorKind::PermissionDenied => {
+            "the system's policy (a sandbox, SELinux) does not let this program listen".into()
+        }
         _ => of_the_system(address, error),
     }
 }

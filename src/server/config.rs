@@ -153,8 +153,8 @@ impl Server {
     }
 
     /// Sets how many bits of an IPv6 address name a client for
-    /// [`max_connections_per_ip`](Self::max_connections_per_ip). Default: 64, the network of one subscriber at least. 56
-    /// or 48 count a site with many such networks as one client; 128 counts each address for itself, and so does
+    /// [`max_connections_per_ip`](Self::max_connections_per_ip). Default: 64, the network of one subscriber at least.
+    /// 56 or 48 count a site with many such networks as one client; 128 counts each address for itself, and so does
     /// every larger number.
     ///
     /// # Examples

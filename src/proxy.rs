@@ -54,7 +54,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// connection, also where headers are optional: once the beginning that headers have (`PROXY` and a space, or the 12
 /// bytes of version 2) is there, it has to be a good one. The log says with level `warn` what was wrong, and how it
 /// began, since a trusted proxy that sends such things is set up wrongly. Such connections count as
-/// [failed](crate::Report::failed), never stop the server, and their handler is never called.
+/// [rejected](crate::Report::rejected), never stop the server, and their handler is never called.
 ///
 /// Version 1 may name one family and have addresses of another, as nginx wrote it for years
 /// (`PROXY TCP6 192.0.2.1 ::1 …`): each address is taken for what it is.

@@ -13,6 +13,7 @@
 
 use super::disposition::{Disposition, Dispositions};
 use super::{Note, Signal, lock, on_signal};
+use crate::text::{explained, explained_by};
 use log::Level;
 use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
@@ -109,8 +110,12 @@ fn read_on_a_thread(signal: Signal) -> io::Result<()> {
         }
     };
     let started = thread::Builder::new().name(format!("ebbtide-{signal}")).spawn(read);
-    let installed = started.and_then(|_detached| result.recv().unwrap_or_else(|closed| Err(io::Error::other(closed))));
-    installed.map_err(|error| io::Error::new(error.kind(), format!("cannot take {signal}: {error}")))
+    let died = |_| Err(explained(io::ErrorKind::Other, "the thread that was to read it has ended"));
+    let installed = started.and_then(|_detached| result.recv().unwrap_or_else(died));
+    installed.map_err(|error| {
+        let text = format!("cannot take {signal}: {error}");
+        explained_by(error, text)
+    })
 }
 
 /// What the signal does to a program that has no handler: it ends, by that signal.

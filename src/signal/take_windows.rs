@@ -1,6 +1,7 @@
 //! Takes Ctrl-C and Ctrl-Break, for the life of the process.
 
 use super::{Note, Signal, lock, on_signal};
+use crate::text::{explained, explained_by};
 use std::io;
 use std::sync::Mutex;
 
@@ -22,10 +23,13 @@ fn explain(error: ctrlc::Error) -> io::Error {
         ctrlc::Error::MultipleHandlers => {
             let text = "cannot take Ctrl-C: the program already has a handler for it, set through the crate `ctrlc`; \
                         remove it, or let it feed a stream of your own";
-            io::Error::new(io::ErrorKind::AlreadyExists, text)
+            explained(io::ErrorKind::AlreadyExists, text)
         }
-        ctrlc::Error::System(error) => io::Error::new(error.kind(), format!("cannot take Ctrl-C: {error}")),
-        error => io::Error::other(error),
+        ctrlc::Error::System(error) => {
+            let text = format!("cannot take Ctrl-C: {error}");
+            explained_by(error, text)
+        }
+        error => explained(io::ErrorKind::Other, error),
     }
 }
 

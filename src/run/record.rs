@@ -141,15 +141,27 @@ impl AbortReason {
     const EXIT: u8 = 5;
 }
 
-/// What is noted of the reads and writes of a server's connections, beside what they need.
+/// What is noted of the reads and writes of a server's connections, beside what they need: bits, to fit into one byte of
+/// each.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Watch {
+pub(crate) struct Watch(u8);
+
+impl Watch {
     /// There is an idle timeout, so `last_byte` is kept.
-    pub(crate) idle: bool,
+    pub(crate) const IDLE: u8 = 1;
     /// There is a write timeout, so `write_waits` is kept.
-    pub(crate) writes: bool,
+    pub(crate) const WRITES: u8 = 2;
     /// The bytes are counted.
-    pub(crate) bytes: bool,
+    pub(crate) const BYTES: u8 = 4;
+
+    pub(crate) fn set(&mut self, what: u8, is_set: bool) {
+        self.0 = if is_set { self.0 | what } else { self.0 & !what };
+    }
+
+    #[inline]
+    fn has(self, what: u8) -> bool {
+        self.0 & what != 0
+    }
 }
 
 /// What has been made of a connection, as bits: see the module.
@@ -259,7 +271,7 @@ impl ConnectionRecord {
 
     /// For how long no byte has gone either way, as far as that is known.
     pub(crate) fn silence(&self) -> Option<Duration> {
-        match self.watch.idle {
+        match self.watch.has(Watch::IDLE) {
             true => Some(self.last_byte().elapsed()),
             false => self.transport.silence(),
         }
@@ -429,7 +441,7 @@ impl ConnectionRecord {
         if self.dialogue.ask() {
             self.notify_of_drain();
         }
-        if self.watch.bytes {
+        if self.watch.has(Watch::BYTES) {
             self.rare().bytes_read.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         self.note_bytes();
@@ -438,7 +450,7 @@ impl ConnectionRecord {
     /// The handler has written bytes.
     #[inline]
     pub(crate) fn note_written(&self, bytes: usize) {
-        if self.watch.bytes {
+        if self.watch.has(Watch::BYTES) {
             self.rare().bytes_written.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         if self.dialogue.answer() && self.draining.is_signalled() {
@@ -452,7 +464,7 @@ impl ConnectionRecord {
 
     /// A write has to wait.
     pub(crate) fn note_write_waits(&self) {
-        if self.watch.writes {
+        if self.watch.has(Watch::WRITES) {
             let now = self.elapsed().max(1);
             let _ = self.rare().write_waits.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
         }
@@ -461,7 +473,7 @@ impl ConnectionRecord {
     /// No write waits.
     #[inline]
     pub(crate) fn note_write_done(&self) {
-        if self.watch.writes {
+        if self.watch.has(Watch::WRITES) {
             self.rare().write_waits.store(0, Ordering::Relaxed);
         }
     }
@@ -481,14 +493,14 @@ impl ConnectionRecord {
 
     /// Bytes went over the connection.
     pub(crate) fn note_bytes(&self) {
-        if self.watch.idle {
+        if self.watch.has(Watch::IDLE) {
             self.last_byte.store(self.elapsed(), Ordering::Relaxed);
         }
     }
 
     /// How many the handler has read, and written, if that is counted.
     pub(crate) fn bytes(&self) -> Option<(u64, u64)> {
-        if !self.watch.bytes {
+        if !self.watch.has(Watch::BYTES) {
             return None;
         }
         let read = |rare: &Rare| (rare.bytes_read.load(Ordering::Relaxed), rare.bytes_written.load(Ordering::Relaxed));

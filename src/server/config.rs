@@ -199,7 +199,7 @@ impl Server {
     /// do not count, so set it longer than a handshake takes.
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.idle_timeout = timeout.into();
-        self.config.policy.watch.idle = self.config.policy.idle_timeout.is_some();
+        self.config.policy.watch.set(Watch::IDLE, self.config.policy.idle_timeout.is_some());
         self
     }
 
@@ -213,7 +213,7 @@ impl Server {
     /// free: so a slow peer that does read may need many seconds between two steps.
     pub fn write_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.write_timeout = timeout.into();
-        self.config.policy.watch.writes = self.config.policy.write_timeout.is_some();
+        self.config.policy.watch.set(Watch::WRITES, self.config.policy.write_timeout.is_some());
         self
     }
 
@@ -290,7 +290,7 @@ impl Server {
     /// [`ConnectionInfo`](crate::ConnectionInfo) and for [events](Self::on_event). Default: they are not, which saves
     /// some time with each read and write.
     pub fn count_bytes(mut self, count: bool) -> Self {
-        self.config.policy.watch.bytes = count;
+        self.config.policy.watch.set(Watch::BYTES, count);
         self
     }
 

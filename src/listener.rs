@@ -203,8 +203,12 @@ impl Listener {
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn memory() -> (Self, Connector) {
-        let (accept, connector) = memory::listener();
-        (Self::custom(Address::named("memory"), accept), connector)
+        let (accept, close_queue, connector) = memory::listener();
+        let mut listener = Self::custom(Address::named("memory"), accept);
+        if let Source::Custom(custom) = &mut listener.source {
+            custom.set_close_queue(close_queue);
+        }
+        (listener, connector)
     }
 
     /// Makes a listener of your own: a transport that this crate does not know, or one that fails as a test wants it
@@ -354,6 +358,9 @@ impl Listener {
     pub(crate) fn retire(&mut self) {
         #[cfg(unix)]
         drop(self.file.take());
+        if let Source::Custom(custom) = &mut self.source {
+            custom.close_queue();
+        }
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Custom {
     accepting: Mutex<Kept<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// What it has accepted in its last poll.
     accepted: Arc<Mutex<Option<AcceptResult>>>,
+    /// Keeps new clients from queueing, where that can be done before those that are queued are accepted.
+    close_queue: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 type AcceptResult = io::Result<(Transport, Address)>;
@@ -99,7 +101,18 @@ impl Custom {
                     .await;
             }
         });
-        Self { accepting: Mutex::new(Kept::new(accepting)), accepted }
+        Self { accepting: Mutex::new(Kept::new(accepting)), accepted, close_queue: None }
+    }
+
+    /// For a listener of this crate's own.
+    pub(super) fn set_close_queue(&mut self, close_queue: impl FnOnce() + Send + Sync + 'static) {
+        self.close_queue = Some(Box::new(close_queue));
+    }
+
+    pub(super) fn close_queue(&mut self) {
+        if let Some(close_queue) = self.close_queue.take() {
+            close_queue();
+        }
     }
 
     pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<AcceptResult> {

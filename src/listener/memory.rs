@@ -65,9 +65,12 @@ impl fmt::Debug for Connector {
 /// Dropped, it closes the channel, and so the clients that wait.
 struct Memory(Receiver<Client>);
 
-pub(super) fn listener() -> (impl Accept, Connector) {
+/// With what keeps clients from queueing: those that are queued can still be accepted.
+pub(super) fn listener() -> (impl Accept, impl FnOnce() + Send + Sync + 'static, Connector) {
     let (clients, incoming) = bounded(BACKLOG);
-    (Memory(incoming), Connector { clients, next: Arc::default() })
+    let queue = incoming.clone();
+    let close_queue = move || _ = queue.close();
+    (Memory(incoming), close_queue, Connector { clients, next: Arc::default() })
 }
 
 impl Accept for Memory {

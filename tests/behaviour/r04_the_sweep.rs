@@ -175,7 +175,9 @@ fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_t
             let lost: usize = fates.iter().map(|fates| fates.lost).sum();
             let served: usize = fates.iter().map(|fates| fates.served).sum();
             println!("{kind:?}: {served} served, {lost} lost; {report}");
-            assert!(served > 200 && lost <= HANDFUL, "{kind:?}: {served} served, {lost} lost; {report}");
+            // One in memory closes its queue first, and so loses none.
+            let handful = if kind == Kind::Memory { 0 } else { HANDFUL };
+            assert!(served > 200 && lost <= handful, "{kind:?}: {served} served, {lost} lost; {report}");
             assert!(report.elapsed() < Duration::from_secs(5), "{kind:?}: {report}");
         });
     }

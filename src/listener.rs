@@ -19,6 +19,7 @@ use crate::bind_addrs::ToBindAddrs;
 use crate::origin::{self, Origin};
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
+use crate::text::explained;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
 use crate::transport::Transport;
@@ -377,6 +378,9 @@ impl Drop for Listener {
 /// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
 pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
     let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
+    if let Some(why) = Origin::here().why_not_here() {
+        return Err(explained(io::ErrorKind::Unsupported, format_args!("cannot bind here: {why}")));
+    }
     origin::runtime_is_here();
     let resolved = addresses.resolve().await?;
     tcp::bind_each(&resolved, options)

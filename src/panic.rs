@@ -158,12 +158,16 @@ pub(crate) fn shielded(line: impl FnOnce()) {
 /// An error and the errors behind it, in one line: for logs.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
+/// How far an error is followed to its source. A chain that is longer is one that bites its own tail.
+pub(crate) const DEEPEST: usize = 64;
+
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut said = self.0.to_string();
         f.write_str(&said)?;
         let mut cause = self.0.source();
-        while let Some(error) = cause {
+        for _ in 0..DEEPEST {
+            let Some(error) = cause else { break };
             let text = error.to_string();
             if !said.contains(&text) {
                 write!(f, ": {text}")?; // many errors have the text of their cause in their own

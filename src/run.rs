@@ -150,6 +150,16 @@ impl RunState {
     }
 }
 
+/// What came of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entered {
+    First,
+    /// There was one before.
+    Again,
+    /// The same, and this is the deadline now.
+    Nearer(Instant),
+}
+
 #[derive(Debug)]
 struct Request {
     cause: Cause,
@@ -266,45 +276,24 @@ impl Run {
         }
         drop(state);
         self.started.store(true, Ordering::Release);
-        self.announce(Phase::Serving);
+        self.phase_changed.wake_all();
+        self.tell_phase(Phase::Serving);
         Some((unserved, std::mem::take(&mut *lock(&self.listeners))))
     }
 
     /// Requests a graceful end.
     pub(crate) fn request(&self, cause: Cause) {
-        self.request_end(cause, None);
+        self.request_end(cause, None, None);
     }
 
     /// Requests a graceful end within this time from now.
     pub(crate) fn request_within(&self, limit: Option<Duration>) {
-        let now = Instant::now();
-        let deadline = limit.and_then(|limit| now.checked_add(limit));
-        {
-            let mut state = lock(&self.state);
-            match &mut state.request {
-                // As for the first request, and before that is made, so that nothing sees another deadline.
-                None => {
-                    (state.allowance, state.is_limited) = (limit, true);
-                    state.limit_lame_duck();
-                }
-                Some(request) => {
-                    request.deadline = match (request.deadline, deadline) {
-                        (Some(before), Some(deadline)) => Some(before.min(deadline)),
-                        (before, deadline) => before.or(deadline),
-                    };
-                }
-            }
-        }
-        self.deadline_moved.wake_all();
-        if self.draining.is_signalled() {
-            self.newcomers.hurry();
-        }
-        self.request(Cause::Shutdown);
+        self.request_end(Cause::Shutdown, None, Some(limit));
     }
 
     /// Requests the end now.
     pub(crate) fn cancel(&self, cause: Cause) {
-        self.enter_request(cause, None);
+        self.enter_request(cause, None, None);
         if let Some(request) = &mut lock(&self.state).request {
             let now = Instant::now();
             request.deadline = Some(request.deadline.map_or(now, |deadline| deadline.min(now)));
@@ -317,11 +306,19 @@ impl Run {
     /// Requests a graceful end because of a failure, which `serve` returns if it was the first cause. What fails later
     /// is logged.
     pub(crate) fn fail(&self, cause: Cause, failure: Failure) {
-        self.request_end(cause, Some(failure));
+        self.request_end(cause, Some(failure), None);
     }
 
-    fn request_end(&self, cause: Cause, failure: Option<Failure>) {
-        if !self.enter_request(cause, failure) && matches!(cause, Cause::Shutdown | Cause::Signal(_) | Cause::Stream) {
+    /// The limit, if there is one: `None` in it means that there is no limit.
+    fn request_end(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) {
+        let entered = self.enter_request(cause, failure, limit);
+        if let Entered::Nearer(deadline) = entered {
+            self.deadline_moved.wake_all();
+            if self.draining.is_signalled() {
+                self.newcomers.hurry(deadline);
+            }
+        }
+        if entered != Entered::First && matches!(cause, Cause::Shutdown | Cause::Signal(_) | Cause::Stream) {
             self.again.signal(); // what fails, or returns, in a lame duck does not end it
         }
         self.requested.signal();
@@ -356,36 +353,55 @@ impl Run {
         self.tasks.cancel_and_join(); // if another thread has the group and is dropping it: wait for that
     }
 
-    /// Returns whether it is the first.
-    fn enter_request(&self, cause: Cause, failure: Option<Failure>) -> bool {
+    fn enter_request(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) -> Entered {
         let now = Instant::now();
         let mut state = lock(&self.state);
-        if state.request.is_some() {
+        if let Some(request) = &mut state.request {
+            let deadline = limit.flatten().and_then(|limit| now.checked_add(limit));
+            let nearer = deadline.filter(|deadline| request.deadline.is_none_or(|before| *deadline < before));
+            request.deadline = nearer.or(request.deadline);
             drop(state);
             drop_caught(failure); // the error in it is the user's
-            return false;
+            return nearer.map_or(Entered::Again, Entered::Nearer);
+        }
+        if let Some(limit) = limit {
+            (state.allowance, state.is_limited) = (limit, true);
+            state.limit_lame_duck();
         }
         let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
         state.request = Some(Request { cause, at: now, deadline });
         state.failure = failure.map(Kept::new);
-        true
+        Entered::First
     }
 
     /// Moves on to a later phase.
     pub(crate) fn advance(&self, phase: Phase) {
+        if self.enter(phase) {
+            self.tell_phase(phase);
+        }
+    }
+
+    /// The same, and the user's function is told later. Returns whether it is new.
+    fn enter(&self, phase: Phase) -> bool {
         {
             let mut state = lock(&self.state);
             if !state.phase.may_become(phase) {
-                return;
+                return false;
             }
             state.enter(phase);
         }
-        self.announce(phase);
+        self.phase_changed.wake_all();
+        true
     }
 
-    fn announce(&self, phase: Phase) {
-        self.phase_changed.wake_all();
-        self.observer.tell(self, What::Phase(phase));
+    /// Tells the user's function. In the order of the phases, whichever threads enter them: one thread tells them all.
+    fn tell_phase(&self, phase: Phase) {
+        if !self.observer.is_set() || !self.observer.begin_to_tell(phase) {
+            return;
+        }
+        while let Some(phase) = self.observer.next_to_tell() {
+            self.observer.tell(self, What::Phase(phase));
+        }
     }
 
     /// The phases that it has entered so far.
@@ -424,10 +440,15 @@ impl Run {
 
     /// Waits until the deadline is over, wherever it is moved meanwhile.
     pub(crate) async fn deadline_passed(&self) {
+        self.part_of_time_passed(|deadline| deadline).await;
+    }
+
+    /// The same for an earlier time, by the deadline.
+    pub(crate) async fn part_of_time_passed(&self, part: impl Fn(Instant) -> Instant) {
         let (mut timer, mut armed) = (Timer::never(), None);
         poll_fn(|cx| {
             self.deadline_moved.add(cx.waker()); // before the look
-            let deadline = self.deadline();
+            let deadline = self.deadline().map(&part);
             if armed != deadline {
                 timer = deadline.map_or_else(Timer::never, Timer::at);
                 armed = deadline;
@@ -452,10 +473,17 @@ impl Run {
     /// Begins the drain: notifies every connection, newcomers a little later. Comes after the last socket was closed,
     /// so no later connection is missed. Returns how many there were.
     pub(crate) fn begin_drain(&self, newcomer_time: Duration, spread: Duration) -> usize {
-        self.advance(Phase::Draining);
+        let is_new = self.enter(Phase::Draining);
         self.draining.signal();
-        let records = self.registry.all();
-        self.newcomers.begin_drain(&records, newcomer_time, spread, self.deadline());
+        let (records, deadline) = (self.registry.all(), self.deadline());
+        self.newcomers.begin_drain(&records, newcomer_time, spread, deadline);
+        match self.deadline() {
+            Some(nearer) if deadline != Some(nearer) => self.newcomers.hurry(nearer), // it has just been moved
+            _ => {}
+        }
+        if is_new {
+            self.tell_phase(Phase::Draining);
+        }
         records.len()
     }
 
@@ -496,8 +524,10 @@ impl Run {
         drop(state);
         self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
         self.closed.signal();
+        self.phase_changed.wake_all();
         self.over.signal();
-        self.announce(Phase::Closed);
+        self.tell_phase(Phase::Closed);
+        self.observer.end();
         if !self.logger_is_stuck.load(Ordering::Relaxed) {
             run_line!(info, self, [phase:% = Phase::Closed, accepted = report.accepted()], "{report}");
         }

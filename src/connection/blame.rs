@@ -1,15 +1,12 @@
 //! Whose fault a handler's error is: the peer's, if it is the one that the connection's own stream gave.
 
-use crate::panic;
+use crate::panic::{self, DEEPEST};
 use crate::run::end_reason::EndReason;
 use crate::run::record::ConnectionRecord;
 use crate::run::report::BoxError;
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
-
-/// How far an error is followed to its source. A chain that is longer is one that bites its own tail.
-const DEEPEST: usize = 64;
 
 /// How the end of a handler that returned `error` is counted.
 ///

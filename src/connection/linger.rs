@@ -266,7 +266,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
         }
     })
     .await;
-    if peer_ended || (progress.is_none() && !record.is_cancelled()) {
+    if peer_ended {
         return;
     }
     let progress = Progress::since(start, record);

@@ -90,6 +90,7 @@ fn taken(address: SocketAddr, options: &ListenOptions) -> String {
 fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> String {
     let who = if holder.is_own { "this program" } else { "another program" };
     let its = holder.address;
+    let mapped = address.is_ipv6() && address.ip().to_canonical().is_ipv4();
     if address.is_ipv4() && its.is_ipv6() {
         let how = if holder.is_own {
             "bind that one with `ListenOptions::only_v6(true)`, or do without this one"
@@ -98,7 +99,7 @@ fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> St
         };
         return format!("{who} listens on `{its}`, which takes IPv4 clients too: {how}");
     }
-    if address.is_ipv6() && its.is_ipv4() {
+    if address.is_ipv6() && its.is_ipv4() && !mapped {
         return format!(
             "{who} listens on `{its}`, and `[::]` takes IPv4 clients too: bind it with `ListenOptions::only_v6(true)`"
         );

@@ -42,9 +42,13 @@ pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixList
     let full_path = resolve(path)?;
     let lock = FolderLock::of(&full_path);
     let socket = bind_in_place(path, &address, lock.is_held())?;
-    let file = SocketFile::made(full_path)?;
+    let file = SocketFile::made(full_path).inspect_err(|_| _ = fs::remove_file(path))?;
     if let Some(mode) = options.mode {
-        fs::set_permissions(path, Permissions::from_mode(mode))?; // no client gets in before it listens
+        // No client gets in before it listens.
+        fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| {
+            let text = format!("cannot set its mode to 0o{mode:o}: {error}");
+            explained(ErrorKind::Other, text)
+        })?;
     }
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     if !file.is_in_place() {

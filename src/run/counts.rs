@@ -276,7 +276,7 @@ impl Counters {
 
     /// A connection has ended; `drained`: by itself, after the drain had begun.
     pub(crate) fn ended(&self, reason: EndReason, drained: bool) {
-        self.ended[reason as usize].fetch_add(1, Ordering::Relaxed);
+        self.ended[reason as usize].fetch_add(1, Ordering::Release); // see `read`
         if drained {
             self.drained.fetch_add(1, Ordering::Relaxed);
         }
@@ -287,7 +287,7 @@ impl Counters {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Counts {
             // Before what was accepted: of numbers that move, the sum of the ends is then never the greater.
-            ended: array::from_fn(|reason| read(&self.ended[reason])),
+            ended: array::from_fn(|reason| self.ended[reason].load(Ordering::Acquire)),
             accepted: read(&self.accepted),
             refused: read(&self.refused),
             refused_by_address: read(&self.refused_by_address),

@@ -2,14 +2,17 @@
 
 use super::Run;
 use super::end_reason::EndReason;
+use super::name::run_line;
 use super::phase::Phase;
 use super::record::ConnectionRecord;
 use super::registry::{ConnectionId, ConnectionInfo};
 use crate::address::Address;
-use crate::panic::{self, Kept, log_line};
+use crate::panic::{self, Kept, drop_caught};
 use crate::span::Span;
+use crate::sync::{Mutex, lock};
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -146,30 +149,58 @@ type Observe = dyn Fn(&Event<'_>) + Send + Sync;
 /// The user's function, if there is one.
 #[derive(Default)]
 pub(crate) struct Observer {
-    observe: OnceLock<Kept<Box<Observe>>>,
+    /// Taken at the end of the run: a handle in it would keep the run alive, and the run this.
+    observe: Mutex<Option<Arc<Kept<Box<Observe>>>>>,
+    is_set: AtomicBool,
     has_panicked: AtomicBool,
+    phases: Mutex<Phases>,
+}
+
+/// Phases that are to be told.
+#[derive(Debug, Default)]
+struct Phases {
+    waiting: VecDeque<Phase>,
+    /// A thread tells them.
+    is_telling: bool,
 }
 
 impl Observer {
-    /// The first one stays. Returns whether it is that.
-    pub(crate) fn set(&self, observe: Box<Observe>) -> bool {
-        self.observe.set(Kept::new(observe)).is_ok()
+    /// The first one stays.
+    pub(crate) fn set(&self, observe: Box<Observe>) {
+        let mut place = lock(&self.observe);
+        if place.is_none() {
+            *place = Some(Arc::new(Kept::new(observe)));
+            self.is_set.store(true, Ordering::Release);
+        } else {
+            drop(place);
+            drop_caught(observe);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
     }
 
     /// To be called without a lock. A panic is caught, and logged once.
     #[inline]
     pub(crate) fn tell(&self, run: &Run, what: What<'_>) {
-        if let Some(observe) = self.observe.get() {
-            self.call(observe.get(), &Event { run, what });
+        if self.is_set() {
+            self.call(&Event { run, what });
         }
     }
 
-    fn call(&self, observe: &Observe, event: &Event<'_>) {
-        if let Err(payload) = panic::catch(|| observe(event)) {
+    fn call(&self, event: &Event<'_>) {
+        let Some(observe) = lock(&self.observe).clone() else {
+            return;
+        };
+        if let Err(payload) = panic::catch(|| observe.get()(event)) {
             if !self.has_panicked.swap(true, Ordering::Relaxed) {
                 let message = panic::message(&payload);
-                log_line!(
+                run_line!(
                     error,
+                    event.run,
+                    [],
                     "the function of `Server::on_event` panicked at {:?}: {message}. The server goes on; further panics of \
                      it are not logged",
                     event.kind()
@@ -178,10 +209,31 @@ impl Observer {
             panic::discard(payload);
         }
     }
+
+    /// The run is closed, and all was told.
+    pub(crate) fn end(&self) {
+        self.is_set.store(false, Ordering::Release);
+        let observe = lock(&self.observe).take();
+        drop(observe);
+    }
+
+    /// One more phase. Returns whether this thread is to tell it, and those that come meanwhile.
+    pub(crate) fn begin_to_tell(&self, phase: Phase) -> bool {
+        let mut phases = lock(&self.phases);
+        phases.waiting.push_back(phase);
+        !std::mem::replace(&mut phases.is_telling, true)
+    }
+
+    pub(crate) fn next_to_tell(&self) -> Option<Phase> {
+        let mut phases = lock(&self.phases);
+        let next = phases.waiting.pop_front();
+        phases.is_telling = next.is_some();
+        next
+    }
 }
 
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observer").field("is_set", &self.observe.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("Observer").field("is_set", &self.is_set()).finish_non_exhaustive()
     }
 }

@@ -202,8 +202,10 @@ impl Handle {
     pub fn drain_connection(&self, id: ConnectionId) -> bool {
         match self.run.registry.find(id) {
             Some(record) => {
-                let deadline = Instant::now() + self.run.own_grace();
-                record.drain_alone(DrainAlone { deadline, reason: EndReason::DrainedById });
+                if !record.has_returned() {
+                    let deadline = Instant::now() + self.run.own_grace();
+                    record.drain_alone(DrainAlone { deadline, reason: EndReason::DrainedById });
+                }
                 true
             }
             None => false,

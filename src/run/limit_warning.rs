@@ -31,10 +31,13 @@ impl LimitWarning {
     }
 
     /// A client was accepted, and so many of so many permits are out. Returns whether the limit was reached before, and
-    /// that is over.
+    /// that is over: a tenth is free, or one at least. (With one permit none is, and it is over for a moment.)
     pub(crate) fn is_over(&self, used: usize, max: usize, now: Instant) -> bool {
         let mut since = lock(&self.since);
-        let is_over = since.is_some_and(|since| used <= max / 10 * 9 && now.duration_since(since) >= SHORTEST);
+        let is_over = since.is_some_and(|since| {
+            let has_room = used <= max - (max / 10).clamp(1.min(max), max) || max == 1;
+            has_room && now.duration_since(since) >= SHORTEST
+        });
         if is_over {
             *since = None;
             self.is_set.store(false, Ordering::Relaxed);
@@ -56,5 +59,18 @@ mod tests {
         assert!(!warning.is_over(91, 100, late) && !warning.is_over(90, 100, start));
         assert!(warning.is_over(90, 100, late) && !warning.is_over(90, 100, late));
         assert!(warning.is_new(late));
+    }
+
+    #[test]
+    fn a_small_limit_is_over_too_when_one_is_free() {
+        let start = Instant::now();
+        let late = start + SHORTEST;
+        for (max, used, is_over) in [(5, 5, false), (5, 4, true), (2, 2, false), (2, 1, true), (1, 1, true)] {
+            let warning = LimitWarning::default();
+            assert!(warning.is_new(start));
+            assert_eq!(warning.is_over(used, max, late), is_over, "{used} of {max}");
+        }
+        let warning = LimitWarning::default();
+        assert!(warning.is_new(start) && !warning.is_over(1, 0, late), "the limit was lowered to none");
     }
 }

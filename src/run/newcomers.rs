@@ -76,7 +76,7 @@ impl Newcomers {
         for (turn, record) in records.iter().enumerate() {
             let is_new = record.state() == ConnectionState::Opening
                 || record.opened_at().checked_add(time).is_none_or(|end| end > start);
-            if is_new && !time.is_zero() && record.spare() {
+            if is_new && !time.is_zero() && (record.spare() || record.is_spared()) {
                 if record.state() != ConnectionState::Opening {
                     self.enter(record, record.opened_at());
                 } // else its own task enters it, when its handler begins
@@ -89,14 +89,21 @@ impl Newcomers {
         }
     }
 
-    /// There is less time than was thought: everyone's turn is now.
-    pub(super) fn hurry(&self) {
+    /// There is less time than was thought: everyone's turn is now, and newcomers have a part of what is left.
+    pub(super) fn hurry(&self, deadline: Instant) {
+        let now = Instant::now();
+        let latest = now + deadline.saturating_duration_since(now) / 4;
         let mut queue = lock(&self.queue);
-        let (turns, rest) = std::mem::take(&mut queue.due).into_iter().partition(|(_, entry)| entry.is_turn);
-        queue.due = rest;
+        queue.deadline = Some(deadline);
+        let (turns, newcomers): (BTreeMap<_, Entry>, BTreeMap<_, Entry>) =
+            std::mem::take(&mut queue.due).into_iter().partition(|(_, entry)| entry.is_turn);
+        queue.due = newcomers.into_iter().map(|((end, id), entry)| ((end.min(latest), id), entry)).collect();
+        let waker = queue.waker.take();
         drop(queue);
-        let turns: BTreeMap<_, Entry> = turns;
         turns.into_values().for_each(Entry::notify);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
     }
 
     fn put(&self, at: Instant, record: &Arc<ConnectionRecord>, is_turn: bool) {

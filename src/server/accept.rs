@@ -302,8 +302,8 @@ where
 /// There is no permit. Unless accepting is paused: all are out, which is logged once.
 fn warn_of_limit(run: &Run) {
     let limit = &run.limit;
-    if !limit.is_paused() && !limit.admits() && run.limit_warning.is_new(Instant::now()) {
-        let max = limit.max();
+    let max = limit.max();
+    if max > 0 && !limit.is_paused() && !limit.admits() && run.limit_warning.is_new(Instant::now()) {
         run_line!(
             warn,
             run,

@@ -22,6 +22,9 @@ use std::time::Duration;
 /// us, and not the whole process by SIGKILL.
 pub(crate) const GRACE: Duration = Duration::from_secs(8);
 
+/// Of the drain of one connection: as good as none, and a time that can be added to any other.
+const LONGEST_OWN_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// How long a connection is a newcomer: the client is about to send.
 const NEWCOMER_TIME: Duration = Duration::from_millis(500);
 
@@ -81,7 +84,7 @@ impl Server {
     #[doc(alias = "graceful_shutdown")]
     pub fn grace(mut self, grace: impl Into<Option<Duration>>) -> Self {
         self.config.grace = grace.into();
-        self.config.policy.own_grace = self.config.grace.unwrap_or(GRACE);
+        self.config.policy.own_grace = self.config.grace.map_or(GRACE, |grace| grace.min(LONGEST_OWN_GRACE));
         self
     }
 
@@ -261,8 +264,9 @@ impl Server {
     /// its age, and its bytes if they are [counted](Self::count_bytes); each client that is refused; each phase. For
     /// metrics, an access log, or a test. Costs nothing where it is not set. The first one that is set stays.
     ///
-    /// It is called from the accept loop and from the connections' tasks, which wait for it: let it be quick, and hand
-    /// what takes longer to a channel. A panic of it is caught and logged, the first one.
+    /// It is called from the accept loop, from the connections' tasks, and from the task that carries out a shutdown, all
+    /// of which wait for it: let it be quick, never block, and hand what takes longer to a channel. A panic of it is
+    /// caught and logged, the first one. It is dropped once the server is closed.
     ///
     /// The connection's end is told when it is closed, after its last bytes; [`Handle::counts`](crate::Handle::counts)
     /// counts it when its handler ends.

@@ -120,7 +120,7 @@ impl RunTasks {
             return;
         }
         let newcomers = self.run.newcomers.notify_when_due();
-        let log = (self.say_progress(), self.warn_at_half(deadline)).race();
+        let log = (self.say_progress(), self.warn_at_half()).race();
         (self.all_ended(), self.run.deadline_passed(), self.run.cancelled.wait(), newcomers, log).race().await;
     }
 
@@ -177,9 +177,9 @@ impl RunTasks {
     }
 
     /// Says what is left when half of the time is over: the reason why an exit takes so long. Never ends.
-    async fn warn_at_half(&self, deadline: Option<Instant>) {
-        let now = Instant::now();
-        sleep_until(deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 2)).await;
+    async fn warn_at_half(&self) {
+        let start = Instant::now();
+        self.run.part_of_time_passed(|deadline| start + deadline.saturating_duration_since(start) / 2).await;
         let (left, names) = (self.what_is_left(), self.what_is_left_by_name());
         self.say(Level::Warn, Phase::Draining, format!("draining: {left} left after half of the time: {names}"));
         pending().await

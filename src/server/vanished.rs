@@ -34,18 +34,19 @@ pub(super) async fn end_vanished(run: Arc<Run>, limit: Duration) {
     loop {
         Timer::after(pause).await;
         let mut still_silent = Silent::new();
-        for records in run.registry.all().chunks(AT_ONCE) {
-            for record in records {
-                let Some(since) = silent_since(record, &silent) else {
-                    continue;
-                };
+        // Each is let go at once: one that ends meanwhile would keep its descriptor.
+        for (number, record) in run.registry.all().into_iter().enumerate() {
+            if let Some(since) = silent_since(&record, &silent) {
                 if since.elapsed() >= limit {
                     record.abort(AbortReason::Vanished);
                 } else {
                     still_silent.insert(record.id, since);
                 }
             }
-            async_std::task::yield_now().await;
+            drop(record);
+            if number % AT_ONCE == AT_ONCE - 1 {
+                async_std::task::yield_now().await;
+            }
         }
         silent = still_silent;
     }

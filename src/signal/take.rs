@@ -23,7 +23,13 @@ use std::sync::mpsc;
 use std::thread;
 
 /// The signals that are taken. Held during an installation, so that there is one at a time.
-static TAKEN: Mutex<Vec<Signal>> = Mutex::new(Vec::new());
+static TAKEN: Mutex<Taken> = Mutex::new(Taken { by: 0, signals: Vec::new() });
+
+struct Taken {
+    /// The process whose threads read them. 0: none yet. One that was forked from it has none of them.
+    by: u32,
+    signals: Vec<Signal>,
+}
 
 /// What `ctrlc` reports is not counted: `signal-hook` has SIGINT.
 static CTRLC_IS_VOID: AtomicBool = AtomicBool::new(false);
@@ -32,8 +38,22 @@ static CTRLC_IS_VOID: AtomicBool = AtomicBool::new(false);
 pub(super) fn take(signals: &[Signal]) -> (io::Result<()>, Vec<Note>) {
     let mut notes = Vec::new();
     let mut taken = lock(&TAKEN);
-    let wanted: Vec<_> = signals.iter().copied().filter(|signal| !taken.contains(signal)).collect();
-    (wanted.into_iter().try_for_each(|signal| take_one(signal, &mut taken, &mut notes)), notes)
+    let here = std::process::id();
+    if taken.by != here && taken.by != 0 {
+        // The handlers are there, and what they write to is read by nothing: one more reads for this process.
+        let before = std::mem::take(&mut taken.signals);
+        CTRLC_IS_VOID.store(true, Ordering::SeqCst);
+        taken.by = here;
+        for signal in before {
+            match read_on_a_thread(signal) {
+                Ok(()) => taken.signals.push(signal),
+                Err(error) => return (Err(error), notes),
+            }
+        }
+    }
+    taken.by = here;
+    let wanted: Vec<_> = signals.iter().copied().filter(|signal| !taken.signals.contains(signal)).collect();
+    (wanted.into_iter().try_for_each(|signal| take_one(signal, &mut taken.signals, &mut notes)), notes)
 }
 
 fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> io::Result<()> {

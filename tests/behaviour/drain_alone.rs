@@ -251,3 +251,71 @@ fn one_that_outlives_its_age_and_its_grace_is_cut_with_a_warning() {
         assert_eq!(logs.lines_with("it was drained because of its age").len(), 1);
     });
 }
+
+/// The handler has returned, and its reply is still on its way: there is nothing to notify, and nothing is cut.
+#[test]
+fn a_reply_on_its_way_is_not_cut_by_the_drain_of_its_connection() {
+    test(async {
+        const REPLY: usize = 4 << 20;
+        let server = bind().await.grace(Duration::ZERO);
+        let mut client = connect(server.local_addr());
+        let handler = async |mut conn: Connection| conn.write_all(&vec![b'x'; REPLY]).await;
+        let body = async |server: Handle| {
+            let mut chunk = vec![0; 64 << 10];
+            let mut got = 0;
+            while server.counts().completed() == 0 {
+                got += client.read(&mut chunk)?; // as much as the handler needs to come to its end
+            }
+            client.write_all(b"still sending")?; // what is unread would make a close a reset
+            assert!(server.drain_connection(server.connections()[0].id()));
+            async_std::task::sleep(Duration::from_millis(50)).await;
+            while let n @ 1.. = client.read(&mut chunk)? {
+                got += n;
+            }
+            assert_eq!(got, REPLY);
+            Ok(())
+        };
+        let ((), report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((report.completed(), report.undelivered()), (1, 0), "{report}");
+    });
+}
+
+#[test]
+fn a_grace_without_an_end_is_one_for_a_single_connection_too() {
+    test(async {
+        let server = bind().await.grace(Duration::MAX).max_connection_age(Duration::from_millis(50));
+        let mut clients = [connect(server.local_addr()), connect(server.local_addr())];
+        let body = async |server: Handle| {
+            until(|| server.connection_count() == 2).await;
+            assert!(server.drain_connection(server.connections()[0].id()));
+            for client in &mut clients {
+                assert_eq!(rest(client), "bye");
+            }
+            Ok(())
+        };
+        let ((), report) = server.scope(echo_and_bye, body).await.unwrap();
+        assert_eq!(report.completed(), 2, "{report}");
+    });
+}
+
+#[test]
+fn a_newcomer_that_drains_alone_is_still_one_when_the_server_drains() {
+    for first_byte in [false, true] {
+        test(async move {
+            let mut server = bind().await.newcomer_time(Duration::from_secs(2));
+            if first_byte {
+                server = server.first_byte_timeout(FOR_EVER);
+            }
+            let handle = server.handle();
+            let mut client = connect(server.local_addr());
+            let serving = async_std::task::spawn(server.serve(echo_and_bye));
+            until(|| handle.connection_count() == 1).await;
+            assert!(handle.drain_connection(handle.connections()[0].id()));
+            drop(handle.shutdown());
+            handle.reached(Phase::Draining).await;
+            talk(&mut client);
+            assert_eq!(rest(&mut client), "bye");
+            assert_eq!(serving.await.unwrap().completed(), 1);
+        });
+    }
+}

@@ -6,6 +6,7 @@ use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
 use ebbtide::{Connection, ConnectionId, ConnectionInfo, EndReason, EventKind, Handle, Phase, Phases, Server};
+use futures_concurrency::prelude::*;
 use std::future::pending;
 use std::io::{self, Read as _, Write as _};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -232,5 +233,36 @@ fn a_handler_hears_of_the_request_before_the_drain_and_a_clone_when_its_handler_
         assert_eq!(rest(&mut client), "soon");
         handle.shutdown().await; // a second request skips the rest of it
         serving.await.unwrap();
+    });
+}
+
+/// It may keep a handle, which keeps the run: so it is let go when all is told.
+#[test]
+fn the_function_is_dropped_when_the_server_is_closed() {
+    test(async {
+        let server = bind().await;
+        let (handle, kept) = (server.handle(), Arc::new(()));
+        let server = server.on_event({
+            let (handle, kept) = (handle.clone(), Arc::clone(&kept));
+            move |_| _ = (handle.phase(), &kept)
+        });
+        server.shutdown_when(async {}).serve(echo).await.unwrap();
+        assert_eq!((Arc::strong_count(&kept), handle.phase()), (1, Phase::Closed));
+    });
+}
+
+/// A body gets one more poll when its server was cancelled: what waits for the last phase in it has been woken by then,
+/// also where only what was woken is polled.
+#[test]
+fn a_body_that_waits_for_the_last_phase_sees_it() {
+    test(async {
+        for _ in 0..100 {
+            let body = async |server: Handle| {
+                drop(server.cancel());
+                (server.reached(Phase::Closed), all(server.phases())).join().await;
+                Ok(())
+            };
+            bind().await.scope(echo, body).await.unwrap();
+        }
     });
 }

@@ -48,6 +48,22 @@ impl Error for Trap {
     }
 }
 
+/// An error that is its own cause.
+#[derive(Debug)]
+struct Circle;
+
+impl fmt::Display for Circle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a circle")
+    }
+}
+
+impl Error for Circle {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(self)
+    }
+}
+
 /// The ways in which a handler may pass an error on.
 const WRAPPINGS: [fn(io::Error) -> BoxError; 6] = [
     |error| error.into(),
@@ -107,7 +123,9 @@ fn r07_the_same_error_of_something_else_is_the_handlers() {
             io::ErrorKind::InvalidData,
         ];
         let errors: Vec<fn(io::ErrorKind) -> BoxError> =
-            vec![|kind| io::Error::from(kind).into(), |kind| Library(kind.into()).into(), |_| Trap.into()];
+            vec![|kind| io::Error::from(kind).into(), |kind| Library(kind.into()).into(), |_| Trap.into(), |_| {
+                Circle.into()
+            }];
         let number = kinds.len() * errors.len();
         let server = bind().await;
         let clients: Vec<_> = (0..number).map(|_| connect(server.local_addr())).collect();

@@ -172,3 +172,22 @@ fn a_spread_is_at_most_half_of_the_grace_and_a_nearer_deadline_ends_it() {
         assert!(report.elapsed() < Duration::from_secs(3), "{report}");
     });
 }
+
+/// A silent newcomer has a part of what is left, and not of what was.
+#[test]
+fn a_nearer_deadline_is_also_that_of_newcomers() {
+    test(async {
+        let server = bind().await.grace(FOR_EVER).newcomer_time(FOR_EVER);
+        let handle = server.handle();
+        let mut client = connect(server.local_addr());
+        let serving = task::spawn(server.serve(echo));
+        until(|| handle.connection_count() == 1).await;
+        drop(handle.shutdown());
+        handle.reached(Phase::Draining).await;
+        drop(handle.shutdown_within(Duration::from_secs(2)));
+        assert_eq!(rest(&mut client), "");
+        let report = serving.await.unwrap();
+        assert_eq!((report.completed(), report.cancelled()), (1, 0), "{report}");
+        assert!(report.elapsed() < Duration::from_secs(2), "{report}");
+    });
+}

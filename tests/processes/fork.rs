@@ -84,3 +84,15 @@ fn a_process_that_forks_first_can_serve_in_the_child() {
     let ended = ends("forks first");
     assert!(line(&ended, "child: closed in ").contains("0 accepted"), "{ended:?}");
 }
+
+#[test]
+fn a_child_hears_the_signals_that_it_takes_again() {
+    line(&ends("takes the signals again"), "child: SIGTERM");
+}
+
+#[test]
+fn a_child_that_binds_a_name_gets_an_error_and_does_not_wait_for_the_threads_that_look_it_up() {
+    let ended = ends("binds a name");
+    let error = line(&ended, "child: cannot bind here: ");
+    assert!(error.contains(", in which the runtime ran: "), "{error}");
+}

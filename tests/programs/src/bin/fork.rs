@@ -81,6 +81,22 @@ fn main() -> io::Result<()> {
             });
             Ok(())
         }
+        "takes the signals again" => {
+            let signals = signal::termination()?;
+            in_a_child!({
+                let mut again = signal::termination().unwrap();
+                nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+                println!("child: {}", task::block_on(again.next()).unwrap());
+            });
+            drop(signals);
+            Ok(())
+        }
+        "binds a name" => {
+            let server = task::block_on(bind(&path))?;
+            in_a_child!(println!("child: {}", task::block_on(Server::bind("localhost:0")).unwrap_err()));
+            drop(server);
+            Ok(())
+        }
         other => panic!("the child cannot `{other}`"),
     }
 }

@@ -164,8 +164,11 @@ impl ConnectionLimit {
         lock(&self.state).paused
     }
 
-    pub(crate) fn set_paused(&self, paused: bool) {
-        self.change(|state| state.paused = paused);
+    /// Returns whether it was before.
+    pub(crate) fn set_paused(&self, paused: bool) -> bool {
+        let mut before = false;
+        self.change(|state| before = std::mem::replace(&mut state.paused, paused));
+        before
     }
 
     /// Every change that may free a permit, or make it another loop's turn, goes through here, so no wake-up is lost.

@@ -17,6 +17,7 @@ mod unix;
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
 use crate::origin::{self, Origin};
+use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
 use crate::text::explained;
@@ -276,6 +277,14 @@ impl Listener {
     #[cfg(feature = "proxy-protocol")]
     #[must_use = "it gives the listener back"]
     pub fn proxy_protocol(mut self, proxy: ProxyProtocol) -> Self {
+        if proxy.is_required() && !proxy.trusts_any() {
+            log_line!(
+                warn,
+                "`ProxyProtocol::required` trusts no proxy, so every client of `{}` will be closed: name the proxy's network \
+                 with `ProxyProtocol::trust`, or `trust_local` for a Unix socket",
+                self.address
+            );
+        }
         self.protocols.proxy = Some(Arc::new(proxy));
         self
     }

@@ -157,6 +157,11 @@ impl ProxyProtocol {
         self.timeout
     }
 
+    /// Whether any peer is believed.
+    pub(crate) fn trusts_any(&self) -> bool {
+        self.local || !self.networks.is_empty()
+    }
+
     /// Whether this peer is believed.
     pub(crate) fn trusts(&self, peer: &Address) -> bool {
         match peer.ip() {

@@ -46,6 +46,7 @@ use crate::listener::Listener;
 use crate::panic::{Kept, drop_caught};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
+use crate::sync::waker_set::{WakerSet, wake_all};
 use crate::sync::{Mutex, lock};
 use async_io::Timer;
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
@@ -94,7 +95,7 @@ pub(crate) struct Run {
     pub(crate) draining: Event,
     pub(crate) newcomers: Newcomers,
     /// Those that wait for a phase.
-    phase_changed: BroadcastWaker,
+    phase_waiters: Mutex<WakerSet>,
     pub(crate) observer: Observer,
     /// The run is closed, and the report is there.
     pub(crate) closed: Event,
@@ -103,6 +104,8 @@ pub(crate) struct Run {
     pub(crate) over: Event,
     /// Serving has begun. With `listening`: whether a client can still get in.
     started: AtomicBool,
+    /// A client was closed because it is no trusted proxy. The first may be one, and is logged louder.
+    pub(crate) has_met_untrusted: AtomicBool,
     /// A line of this run was not logged in time: nothing waits for the logger any more.
     pub(crate) logger_is_stuck: AtomicBool,
     /// How many listening sockets are open.
@@ -201,11 +204,12 @@ impl Run {
             cancelled: Event::default(),
             draining: Event::default(),
             newcomers: Newcomers::default(),
-            phase_changed: BroadcastWaker::default(),
+            phase_waiters: Mutex::default(),
             observer: Observer::default(),
             closed: Event::default(),
             over: Event::default(),
             started: AtomicBool::new(false),
+            has_met_untrusted: AtomicBool::new(false),
             logger_is_stuck: AtomicBool::new(false),
             listening: AtomicUsize::new(0),
             completion: OnceLock::new(),
@@ -269,14 +273,14 @@ impl Run {
             true => state.limit_lame_duck(),
             false => state.allowance = grace.map(|grace| grace.saturating_add(lame_duck)),
         }
-        let allowance = state.allowance;
-        if let Some(request) = &mut state.request {
+        let (allowance, is_limited) = (state.allowance, state.is_limited);
+        if let (Some(request), false) = (&mut state.request, is_limited) {
             // It came at this very moment, and did not know.
             request.deadline = allowance.and_then(|allowance| request.at.checked_add(allowance));
         }
         drop(state);
         self.started.store(true, Ordering::Release);
-        self.phase_changed.wake_all();
+        self.wake_phase_waiters();
         self.tell_phase(Phase::Serving);
         Some((unserved, std::mem::take(&mut *lock(&self.listeners))))
     }
@@ -390,8 +394,13 @@ impl Run {
             }
             state.enter(phase);
         }
-        self.phase_changed.wake_all();
+        self.wake_phase_waiters();
         true
+    }
+
+    fn wake_phase_waiters(&self) {
+        let wakers = lock(&self.phase_waiters).take();
+        wake_all(wakers);
     }
 
     /// Tells the user's function. In the order of the phases, whichever threads enter them: one thread tells them all.
@@ -524,7 +533,7 @@ impl Run {
         drop(state);
         self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
         self.closed.signal();
-        self.phase_changed.wake_all();
+        self.wake_phase_waiters();
         self.over.signal();
         self.tell_phase(Phase::Closed);
         self.observer.end();

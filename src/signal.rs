@@ -20,6 +20,10 @@
 //! 3. the third exits the process with status 128 + its number (130 for SIGINT, 143 for SIGTERM), even if something
 //!    hangs.
 //!
+//! They count for a live stream. A server drops its stream when it is closed: so where something comes after that, such
+//! as a second server that is still draining, hold another stream until the end of `main`, or the next signal exits:
+//! `let _held = signal::termination()?;`.
+//!
 //! | function | signals | for |
 //! |---|---|---|
 //! | [`ctrl_c`] | SIGINT | programs at a terminal that leave SIGTERM as it is |
@@ -40,6 +44,12 @@
 //! - A signal that has a *handler* already, of another part of the program, is shared: that handler is called first,
 //!   and then the streams get the signal. A handler that is installed *after* the first call, other than by the crates
 //!   `signal-hook`, `async-signal` or `tokio`, takes the signal away from the streams.
+//!
+//! # Forks
+//!
+//! A process that forks after that hears its signals as well: from its first poll of a stream, or its first call of a
+//! function of this module, on. What it cannot do is to serve what was bound before:
+//! [`Server::serve`](crate::Server::serve) gives an error.
 //!
 //! Nothing else in this library uses this module: a server takes any `Stream<Item = ()>` as well.
 //!

@@ -2,7 +2,7 @@
 
 use crate::text::explained;
 use std::io;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The host, without brackets, and the port.
 pub(super) fn split(text: &str) -> io::Result<(String, u16)> {
@@ -24,6 +24,10 @@ pub(super) fn split(text: &str) -> io::Result<(String, u16)> {
             None => return wrong("its `[` has no `]`: write it as `[::1]:8888`".to_owned()),
         },
         None => match text.rsplit_once(':') {
+            Some((host, port)) if host.split_once(':').is_some_and(|(ip, _)| ip.parse::<Ipv4Addr>().is_ok()) => {
+                let ip = host.split(':').next().unwrap_or_default();
+                return wrong(format!("it has two ports: write `{ip}:{port}`"));
+            }
             Some((host, port)) if host.contains(':') => {
                 return wrong(format!("an IPv6 address has brackets before its port: write `[{host}]:{port}`"));
             }
@@ -93,6 +97,13 @@ fn check(text: &str) -> io::Result<()> {
         };
         return wrong(format!("it is a URL: write its host and port alone, `{host}{port}`"));
     }
+    if let Some((host, port)) = text.rsplit_once(NO_COLONS) {
+        let is_port = !port.is_empty() && !host.contains(':') && port.bytes().all(|byte| byte.is_ascii_digit());
+        return wrong(match is_port {
+            true => format!("a `:` stands before its port: write `{host}:{port}`"),
+            false => "there is a `,` or `;` in it: give several addresses as a list".to_owned(),
+        });
+    }
     let is_foreign = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
     if text.contains(is_foreign) {
         let clean = text.replace(is_foreign, "");
@@ -100,6 +111,9 @@ fn check(text: &str) -> io::Result<()> {
     }
     Ok(())
 }
+
+/// What stands before a port, and is not a colon.
+const NO_COLONS: [char; 2] = [';', ','];
 
 fn every_address(port: &str) -> String {
     format!(

@@ -16,7 +16,7 @@
 use super::delivery::{LINGER, Progress};
 use crate::run::Run;
 use crate::run::name::run_line;
-use crate::run::record::ConnectionRecord;
+use crate::run::record::{ConnectionRecord, Named};
 use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::sync::coop;
@@ -290,12 +290,12 @@ fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
         None | Some(0) => "some of it".to_owned(),
         Some(unsent) => format!("{unsent} bytes and more"),
     };
-    let (id, peer, label) = (record.id.as_u64(), record.peer(), record.shown_label());
+    let (id, peer, name) = (record.id.as_u64(), record.peer(), Named(record));
     run_line!(
         warn,
         run,
         [connection = id, peer:% = peer],
-        "closed the connection from `{peer}`{label} before the peer had taken all that was written to it: {what} is lost"
+        "closed {name} before the peer had taken all that was written to it: {what} is lost"
     );
 }
 

@@ -31,7 +31,7 @@ use crate::run::completion::{CompletionGuard, inside};
 use crate::run::end_reason::EndReason;
 use crate::run::event::What;
 use crate::run::name::run_line;
-use crate::run::record::{AbortReason, ConnectionRecord, Watch};
+use crate::run::record::{AbortReason, ConnectionRecord, Named, Watch};
 use crate::run::report::{Cause, Failure};
 use crate::run::state::ConnectionState;
 use log::Level;
@@ -263,7 +263,7 @@ impl ConnectionGuard {
         let protocols = std::mem::take(&mut accepted.protocols);
         let (key, record) = run.registry.enter(accepted, policy.watch);
         run.counters.accepted();
-        run_line!(debug, run, [connection = record.id.as_u64(), peer:% = record.peer()], "opened");
+        run_line!(debug, run, [connection = record.id.as_u64(), peer:% = record.peer()], "opened {}", Named(&record));
         run.observer.tell(run, What::Accepted(&record));
         Self {
             connection: Some(Connection::new(record, Arc::clone(run))),
@@ -379,30 +379,31 @@ impl ConnectionGuard {
         }
         run.counters.ended(reason, self.drained);
         let peer = || record.peer().clone();
-        let name = || format!("the connection from `{}`{}", record.peer(), record.shown_label());
+        let name = Named(&record);
         let (failure, line) = match self.outcome.take() {
             None if matches!(reason, EndReason::Age | EndReason::DrainedById) => {
-                return EndLine::new(Level::Warn, format!("cut {}: {}", name(), cut_text(reason)));
+                return EndLine::new(Level::Warn, format!("cut {name}: {}", cut_text(reason)));
+            }
+            None if reason == EndReason::CancelledById => {
+                return EndLine::new(Level::Info, format!("cancelled {name} on request"));
             }
             None => return EndLine::new(Level::Debug, "cancelled"),
             Some(Outcome::Completed) => return EndLine::new(Level::Debug, "closed"),
             // The peer's fault, which never stops the server.
             Some(Outcome::Rejected(why)) => {
-                return EndLine::new(why.level, format!("closed {}: {}", name(), why.reason));
+                return EndLine::new(why.level, format!("closed {name}: {}", why.reason));
             }
-            Some(Outcome::TimedOut(limit)) => {
-                return EndLine::new(Level::Debug, format!("closed {}: {limit}", name()));
-            }
+            Some(Outcome::TimedOut(limit)) => return EndLine::new(Level::Debug, format!("closed {name}: {limit}")),
             Some(Outcome::Failed(source)) => {
                 let why = panic::text(|| Chain(source.as_ref()).to_string());
                 let (level, text) = match reason {
-                    EndReason::Failed => (Level::Warn, format!("the handler of {} failed: {why}", name())),
-                    _ => (Level::Debug, format!("closed {}: {why}", name())),
+                    EndReason::Failed => (Level::Warn, format!("the handler of {name} failed: {why}")),
+                    _ => (Level::Debug, format!("closed {name}: {why}")),
                 };
                 (Failure::Handler { peer: peer(), source }, EndLine::new(level, text))
             }
             Some(Outcome::Panicked(message)) => {
-                let text = format!("the handler of {} panicked: {message}", name());
+                let text = format!("the handler of {name} panicked: {message}");
                 (Failure::HandlerPanicked { peer: peer(), message }, EndLine::new(Level::Error, text))
             }
             // It is logged.
@@ -417,9 +418,14 @@ impl ConnectionGuard {
 
     fn log_outcome(&self, line: Option<EndLine>) {
         if let Some(line) = line {
-            let (record, text) = (self.record(), line.text);
+            let record = self.record();
             let (id, peer) = (record.id.as_u64(), record.peer());
-            run_line!(line.level, self.run(), [connection = id, peer:% = peer], "{text}");
+            match line.text {
+                Cow::Borrowed(what) => {
+                    run_line!(line.level, self.run(), [connection = id, peer:% = peer], "{what} {}", Named(record));
+                }
+                Cow::Owned(text) => run_line!(line.level, self.run(), [connection = id, peer:% = peer], "{text}"),
+            }
         }
     }
 }
@@ -427,6 +433,7 @@ impl ConnectionGuard {
 /// How a connection has ended, for the log.
 struct EndLine {
     level: Level,
+    /// All of it; or, borrowed, what comes before the connection's name.
     text: Cow<'static, str>,
 }
 

@@ -62,10 +62,8 @@ impl Timeouts {
             return;
         }
         self.alone = record.alone();
-        if !record.spare() {
-            if !record.is_spared() {
-                record.notify_of_drain();
-            } // else the drain of the server notifies it
+        if !record.spare() && !record.is_spared() {
+            record.notify_of_drain();
         } else if record.state() != ConnectionState::Opening {
             self.be_newcomer(record, record.opened_at(), policy);
         } // else when its handler begins

@@ -147,6 +147,11 @@ impl Counts {
         self.open[state as usize]
     }
 
+    /// Returns each state that a connection may be in, and how many are: for metrics.
+    pub fn by_state(&self) -> impl Iterator<Item = (ConnectionState, usize)> + '_ {
+        ConnectionState::ALL.into_iter().map(|state| (state, self.in_state(state)))
+    }
+
     /// Returns how many listeners accept no client because all of
     /// [`max_connections`](crate::Server::max_connections) are in use, or accepting is
     /// [paused](crate::Handle::pause).

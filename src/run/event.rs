@@ -7,7 +7,7 @@ use super::phase::Phase;
 use super::record::ConnectionRecord;
 use super::registry::{ConnectionId, ConnectionInfo};
 use crate::address::Address;
-use crate::panic::{self, Kept, drop_caught};
+use crate::panic::{self, Kept};
 use crate::span::Span;
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
@@ -146,11 +146,11 @@ impl fmt::Debug for Event<'_> {
 
 type Observe = dyn Fn(&Event<'_>) + Send + Sync;
 
-/// The user's function, if there is one.
+/// The user's functions, if there are any.
 #[derive(Default)]
 pub(crate) struct Observer {
-    /// Taken at the end of the run: a handle in it would keep the run alive, and the run this.
-    observe: Mutex<Option<Arc<Kept<Box<Observe>>>>>,
+    /// Taken at the end of the run: a handle in one would keep the run alive, and the run this.
+    observe: Mutex<Vec<Arc<Kept<Box<Observe>>>>>,
     is_set: AtomicBool,
     has_panicked: AtomicBool,
     phases: Mutex<Phases>,
@@ -165,16 +165,10 @@ struct Phases {
 }
 
 impl Observer {
-    /// The first one stays.
-    pub(crate) fn set(&self, observe: Box<Observe>) {
-        let mut place = lock(&self.observe);
-        if place.is_none() {
-            *place = Some(Arc::new(Kept::new(observe)));
-            self.is_set.store(true, Ordering::Release);
-        } else {
-            drop(place);
-            drop_caught(observe);
-        }
+    /// One more.
+    pub(crate) fn add(&self, observe: Box<Observe>) {
+        lock(&self.observe).push(Arc::new(Kept::new(observe)));
+        self.is_set.store(true, Ordering::Release);
     }
 
     #[inline]
@@ -191,10 +185,11 @@ impl Observer {
     }
 
     fn call(&self, event: &Event<'_>) {
-        let Some(observe) = lock(&self.observe).clone() else {
-            return;
-        };
-        if let Err(payload) = panic::catch(|| observe.get()(event)) {
+        let all = lock(&self.observe).clone();
+        for observe in all {
+            let Err(payload) = panic::catch(|| observe.get()(event)) else {
+                continue;
+            };
             if !self.has_panicked.swap(true, Ordering::Relaxed) {
                 let message = panic::message(&payload);
                 run_line!(
@@ -213,8 +208,8 @@ impl Observer {
     /// The run is closed, and all was told.
     pub(crate) fn end(&self) {
         self.is_set.store(false, Ordering::Release);
-        let observe = lock(&self.observe).take();
-        drop(observe);
+        let all = std::mem::take(&mut *lock(&self.observe));
+        drop(all);
     }
 
     /// One more phase. Returns whether this thread is to tell it, and those that come meanwhile.

@@ -5,7 +5,7 @@ use super::counts::Counts;
 use super::end_reason::EndReason;
 use super::name::run_line;
 use super::phases::{Phases, Reached};
-use super::record::{AbortReason, DrainAlone};
+use super::record::{AbortReason, DrainAlone, Named};
 use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
 use super::{Run, phase::Phase};
@@ -134,19 +134,32 @@ impl Handle {
     /// Changes the limit, also while serving. A lower limit closes no connection: no client is accepted until enough
     /// have left. With 0 no client is accepted at all.
     pub fn set_max_connections(&self, max: usize) {
+        let before = self.run.limit.max();
         self.run.limit.set_max(max);
+        if max != before {
+            run_line!(info, self.run, [], "at most {max} connections at a time; before, {before}");
+        }
     }
 
     /// Stops accepting until [`resume`](Self::resume); the kernel queues new clients. Open connections go on. A server
     /// that is shut down while it is paused closes its queued clients unserved; they count as
     /// [`refused`](crate::Report::refused).
     pub fn pause(&self) {
-        self.run.limit.set_paused(true);
+        if !self.run.limit.set_paused(true) {
+            run_line!(info, self.run, [], "accepting is paused");
+        }
+    }
+
+    /// Returns whether accepting is [paused](Self::pause).
+    pub fn is_paused(&self) -> bool {
+        self.run.limit.is_paused()
     }
 
     /// Accepts again.
     pub fn resume(&self) {
-        self.run.limit.set_paused(false);
+        if self.run.limit.set_paused(false) {
+            run_line!(info, self.run, [], "accepting goes on");
+        }
     }
 
     /// Returns the numbers of now: all that a [`Report`] has, and how many connections are in which state. It looks at
@@ -205,6 +218,14 @@ impl Handle {
                 if !record.has_returned() {
                     let deadline = Instant::now() + self.run.own_grace();
                     record.drain_alone(DrainAlone { deadline, reason: EndReason::DrainedById });
+                    let (id, peer) = (record.id.as_u64(), record.peer());
+                    run_line!(
+                        info,
+                        self.run,
+                        [connection = id, peer:% = peer],
+                        "draining {} on request",
+                        Named(&record)
+                    );
                 }
                 true
             }
@@ -392,6 +413,7 @@ impl fmt::Debug for Handle {
             .field("local_addr", self.local_addr())
             .field("phase", &self.phase())
             .field("connections", &self.connection_count())
+            .field("paused", &self.is_paused())
             .finish()
     }
 }

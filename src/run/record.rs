@@ -605,6 +605,15 @@ impl fmt::Display for ConnectionRecord {
 
 impl ChildName for ConnectionRecord {}
 
+/// A connection as log lines name it.
+pub(crate) struct Named<'a>(pub(crate) &'a ConnectionRecord);
+
+impl fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection {} from `{}`{}", self.0.id, self.0.peer(), self.0.shown_label())
+    }
+}
+
 /// A label as it is shown: it may have a stranger's text in it.
 pub(super) struct Label<'a>(pub(super) &'a str);
 

@@ -20,18 +20,23 @@ pub enum ConnectionState {
 
 impl fmt::Display for ConnectionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Opening => "opening",
-            Self::Serving => "serving",
-            Self::Finishing => "finishing",
-            Self::Lingering => "lingering",
-        })
+        f.pad(self.as_str())
     }
 }
 
 impl ConnectionState {
     /// Each once, in the order of their declaration.
     pub(super) const ALL: [Self; 4] = [Self::Opening, Self::Serving, Self::Finishing, Self::Lingering];
+
+    /// Returns its name, for metrics: `serving`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Opening => "opening",
+            Self::Serving => "serving",
+            Self::Finishing => "finishing",
+            Self::Lingering => "lingering",
+        }
+    }
 
     /// From its number, as the record keeps it.
     pub(super) fn of(number: u8) -> Self {

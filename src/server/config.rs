@@ -262,7 +262,8 @@ impl Server {
 
     /// Calls `observe` with what happens to the server: each connection that is accepted or has ended, with the reason,
     /// its age, and its bytes if they are [counted](Self::count_bytes); each client that is refused; each phase. For
-    /// metrics, an access log, or a test. Costs nothing where it is not set. The first one that is set stays.
+    /// metrics, an access log, or a test. Costs nothing where it is not set. Can be called several times; each function is
+    /// called, in that order.
     ///
     /// It is called from the accept loop, from the connections' tasks, and from the task that carries out a shutdown, all
     /// of which wait for it: let it be quick, never block, and hand what takes longer to a channel. A panic of it is
@@ -286,7 +287,7 @@ impl Server {
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn on_event(self, observe: impl Fn(&Event<'_>) + Send + Sync + 'static) -> Self {
-        self.bound.run().observer.set(Box::new(observe));
+        self.bound.run().observer.add(Box::new(observe));
         self
     }
 

@@ -62,6 +62,13 @@ impl Signals {
         Self { key, signals }
     }
 
+    /// A process that was forked from the one that took them has no thread that reads them.
+    fn take_again_if_forked(&self) {
+        if let Err(error) = take::take_again_if_forked() {
+            log_line!(error, "this process was forked after the signals were taken, and is deaf to them: {error}");
+        }
+    }
+
     /// From now on each signal is a request to stop, whatever signal it is.
     pub(crate) fn ask_to_stop(&self) {
         lock(&FANOUT).ask_to_stop(self.key);
@@ -72,6 +79,7 @@ impl Stream for Signals {
     type Item = Signal;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Signal>> {
+        self.take_again_if_forked();
         // A waker is foreign code: cloned before the lock is taken and, if it comes back, dropped after.
         let waker = cx.waker().clone();
         let (item, _unused) = lock(&FANOUT).poll(self.key, waker);

@@ -18,7 +18,7 @@ use log::Level;
 use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
@@ -37,23 +37,43 @@ static CTRLC_IS_VOID: AtomicBool = AtomicBool::new(false);
 /// Takes those that are not taken yet. The notes are for the log, once no lock is held.
 pub(super) fn take(signals: &[Signal]) -> (io::Result<()>, Vec<Note>) {
     let mut notes = Vec::new();
-    let mut taken = lock(&TAKEN);
-    let here = std::process::id();
-    if taken.by != here && taken.by != 0 {
-        // The handlers are there, and what they write to is read by nothing: one more reads for this process.
-        let before = std::mem::take(&mut taken.signals);
-        CTRLC_IS_VOID.store(true, Ordering::SeqCst);
-        taken.by = here;
-        for signal in before {
-            match read_on_a_thread(signal) {
-                Ok(()) => taken.signals.push(signal),
-                Err(error) => return (Err(error), notes),
-            }
-        }
+    if let Err(error) = take_again_if_forked() {
+        return (Err(error), notes);
     }
-    taken.by = here;
+    let mut taken = lock(&TAKEN);
+    set_owner(&mut taken, std::process::id());
     let wanted: Vec<_> = signals.iter().copied().filter(|signal| !taken.signals.contains(signal)).collect();
     (wanted.into_iter().try_for_each(|signal| take_one(signal, &mut taken.signals, &mut notes)), notes)
+}
+
+/// The process by which the signals were taken, as a hint without the lock.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
+fn set_owner(taken: &mut Taken, here: u32) {
+    taken.by = here;
+    OWNER.store(here, Ordering::Release);
+}
+
+/// In a process that was forked from the one that took them the handlers are there, and what they write to is read by
+/// nothing: from now on a thread of this process reads.
+pub(super) fn take_again_if_forked() -> io::Result<()> {
+    let here = std::process::id();
+    let owner = OWNER.load(Ordering::Acquire);
+    if owner == 0 || owner == here {
+        return Ok(());
+    }
+    let mut taken = lock(&TAKEN);
+    if taken.by == here {
+        return Ok(());
+    }
+    let before = std::mem::take(&mut taken.signals);
+    CTRLC_IS_VOID.store(true, Ordering::SeqCst);
+    set_owner(&mut taken, here);
+    for signal in before {
+        read_on_a_thread(signal)?;
+        taken.signals.push(signal);
+    }
+    Ok(())
 }
 
 fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> io::Result<()> {
@@ -61,8 +81,16 @@ fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> i
     let before = Dispositions::now();
     let disposition = before.as_ref().map(|found| found.of(signal));
     if disposition == Some(Disposition::Ignored) {
-        let by = "the program that started this one has set it so (`nohup`, or `&` in a shell script)";
-        note(Level::Info, signal, format!("{signal} stays ignored: {by}"));
+        let (level, text) = match signal {
+            // Nothing usual sets that, and without it a server can be stopped by SIGKILL alone.
+            Signal::Terminate => (
+                Level::Warn,
+                "the program that started this one has set it so (`trap '' TERM`?), and it cannot stop this one: start it \
+                 without that, or stop it by another signal",
+            ),
+            _ => (Level::Info, "the program that started this one has set it so (`nohup`, or `&` in a shell script)"),
+        };
+        note(level, signal, format!("{signal} stays ignored: {text}"));
         return Ok(());
     }
     if disposition == Some(Disposition::Caught) {

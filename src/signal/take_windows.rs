@@ -35,3 +35,8 @@ fn explain(error: ctrlc::Error) -> io::Error {
 
 /// Nothing is taken that was not asked for.
 pub(super) fn default_effect(_: Signal) {}
+
+/// There are no forks.
+pub(super) fn take_again_if_forked() -> io::Result<()> {
+    Ok(())
+}

@@ -23,7 +23,10 @@ fn says(error: &io::Error, kind: ErrorKind, words: &[&str]) {
 #[test]
 fn a_text_that_is_no_address_is_told_what_to_write() {
     test(async {
-        let table: [(&str, &[&str]); 9] = [
+        let table: [(&str, &[&str]); 12] = [
+            ("127.0.0.1;80", &["a `:` stands before its port", "write `127.0.0.1:80`"]),
+            ("127.0.0.1:80:90", &["two ports", "`127.0.0.1:90`"]),
+            ("127.0.0.1:80,[::1]:80", &["several addresses as a list"]),
             ("127.0.0.1:99999", &["`127.0.0.1:99999`", "port `99999`", "0 to 65535"]),
             ("localhost", &["`localhost`", "has no port", "`localhost:8888`"]),
             ("", &["the address is empty", "`127.0.0.1:8888`"]),

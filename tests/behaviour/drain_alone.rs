@@ -125,7 +125,7 @@ fn one_that_does_not_end_is_cut_at_the_end_of_its_grace_with_a_warning() {
         assert_eq!((report.cancelled(), rest(&mut client)), (1, String::new()), "{report}");
         let lines = logs.lines_with("it was drained on request, and its handler did not end within the grace period");
         assert!(
-            lines.len() == 1 && lines[0].0 == Level::Warn && lines[0].1.contains("cut the connection"),
+            lines.len() == 1 && lines[0].0 == Level::Warn && lines[0].1.contains("cut connection 0 from `127."),
             "{lines:?}"
         );
     });

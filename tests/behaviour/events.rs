@@ -9,8 +9,10 @@ use ebbtide::{Connection, ConnectionId, ConnectionInfo, EndReason, EventKind, Ha
 use futures_concurrency::prelude::*;
 use std::future::pending;
 use std::io::{self, Read as _, Write as _};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 /// An event, kept.
@@ -265,4 +267,39 @@ fn a_body_that_waits_for_the_last_phase_sees_it() {
             bind().await.scope(echo, body).await.unwrap();
         }
     });
+}
+
+/// More than any set of wakers holds, each with a waker of its own for every poll, as some combinators make them.
+#[test]
+fn many_that_wait_for_a_phase_with_changing_wakers_do_not_wake_each_other() {
+    test(async {
+        let server = bind().await;
+        let handle = server.handle();
+        let polls = Arc::new(AtomicUsize::new(0));
+        let waiting: Vec<_> = (0..100)
+            .map(|_| {
+                let (mut reached, polls) = (handle.reached(Phase::Closed), Arc::clone(&polls));
+                task::spawn(std::future::poll_fn(move |cx| {
+                    polls.fetch_add(1, Ordering::SeqCst);
+                    let fresh = Waker::from(Arc::new(Forward(cx.waker().clone())));
+                    Pin::new(&mut reached).poll(&mut Context::from_waker(&fresh))
+                }))
+            })
+            .collect();
+        until(|| polls.load(Ordering::SeqCst) >= 100).await;
+        task::sleep(Duration::from_millis(50)).await;
+        assert_eq!(polls.load(Ordering::SeqCst), 100);
+        drop(server);
+        for waiting in waiting {
+            waiting.await;
+        }
+    });
+}
+
+struct Forward(Waker);
+
+impl Wake for Forward {
+    fn wake(self: Arc<Self>) {
+        self.0.wake_by_ref();
+    }
 }

@@ -86,8 +86,10 @@ fn a_process_that_forks_first_can_serve_in_the_child() {
 }
 
 #[test]
-fn a_child_hears_the_signals_that_it_takes_again() {
-    line(&ends("takes the signals again"), "child: SIGTERM");
+fn a_child_hears_its_signals_by_a_stream_of_its_own_or_of_the_parents() {
+    for does in ["takes the signals again", "keeps its stream of signals"] {
+        line(&ends(does), "child: SIGTERM");
+    }
 }
 
 #[test]

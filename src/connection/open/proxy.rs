@@ -12,6 +12,7 @@ use std::fmt;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How much of what came in place of a header is shown in the log.
@@ -27,7 +28,11 @@ pub(super) async fn receive(
 ) -> Result<Option<Box<Counted>>, Unproxied> {
     if !proxy.trusts(record.peer()) {
         let is_local = record.peer().ip().is_none();
-        return if proxy.is_required() { Err(Unproxied::Untrusted { is_local }) } else { Ok(None) };
+        if !proxy.is_required() {
+            return Ok(None);
+        }
+        let is_first = !clock.run.has_met_untrusted.swap(true, Ordering::Relaxed);
+        return Err(Unproxied::Untrusted { is_local, is_first });
     }
     let mut received = Vec::new();
     let read = clock.within(proxy.limit(), read(record, &mut received)).await;
@@ -104,7 +109,7 @@ fn count(record: &ConnectionRecord, limit: &Arc<ConnectionLimit>) -> Result<Opti
 #[derive(Debug)]
 pub(crate) enum Unproxied {
     /// Only proxies may connect, and this peer is none.
-    Untrusted { is_local: bool },
+    Untrusted { is_local: bool, is_first: bool },
     /// There is none, but something else.
     Missing(Beginning),
     /// There is one, but not a good one.
@@ -132,6 +137,8 @@ impl Unproxied {
         match self {
             Self::Missing(_) | Self::Malformed(..) | Self::Late { in_a_drain: false, .. } => Level::Warn,
             Self::Late { in_a_drain: true, .. } => Level::Debug,
+            // The first may be the proxy itself.
+            Self::Untrusted { is_first: true, .. } => Level::Info,
             Self::Untrusted { .. } | Self::Left(_) | Self::Unreadable(_) | Self::TooMany { .. } => Level::Debug,
         }
     }
@@ -141,10 +148,10 @@ impl fmt::Display for Unproxied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const LET_IT: &str = "let the proxy send one (HAProxy: `send-proxy-v2`)";
         match self {
-            Self::Untrusted { is_local: false } => {
+            Self::Untrusted { is_local: false, .. } => {
                 f.write_str("it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`")
             }
-            Self::Untrusted { is_local: true } => f.write_str(
+            Self::Untrusted { is_local: true, .. } => f.write_str(
                 "peers without an IP address are no trusted proxies; if it is one: `ProxyProtocol::trust_local`",
             ),
             Self::Missing(began) => write!(f, "it sent no PROXY header, but `{began}`; {LET_IT}"),

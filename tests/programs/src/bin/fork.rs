@@ -91,6 +91,16 @@ fn main() -> io::Result<()> {
             drop(signals);
             Ok(())
         }
+        "keeps its stream of signals" => {
+            let mut signals = signal::termination()?;
+            in_a_child!({
+                let waiting = future::timeout(Duration::from_millis(1), signals.next());
+                assert!(task::block_on(waiting).is_err());
+                nix::sys::signal::raise(nix::sys::signal::Signal::SIGTERM).unwrap();
+                println!("child: {}", task::block_on(signals.next()).unwrap());
+            });
+            Ok(())
+        }
         "binds a name" => {
             let server = task::block_on(bind(&path))?;
             in_a_child!(println!("child: {}", task::block_on(Server::bind("localhost:0")).unwrap_err()));

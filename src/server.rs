@@ -232,11 +232,11 @@ impl Server {
     ///
     /// # Large handlers
     ///
-    /// A handler may hold up to 512 KiB across an `.await`, such as `let mut buf = [0; 64 * 1024]`. A future of more than
-    /// 16 KiB is moved to the heap before anything else, so it is not copied onto the stacks of the executor's threads,
-    /// which have 2 MiB each unless `RUST_MIN_STACK` (in bytes) says otherwise. Beyond 512 KiB an unoptimised program may
-    /// overflow such a stack, which ends the process. A `Vec` or a `Box` has no such limit, and costs a connection its
-    /// memory only once it is made.
+    /// A handler may hold up to 512 KiB across an `.await`, such as `let mut buf = [0; 64 * 1024]`. A future of more
+    /// than 16 KiB is moved to the heap before anything else, so it is not copied onto the stacks of the executor's
+    /// threads, which have 2 MiB each unless `RUST_MIN_STACK` (in bytes) says otherwise. Beyond 512 KiB an unoptimised
+    /// program may overflow such a stack, which ends the process. A `Vec` or a `Box` has no such limit, and costs a
+    /// connection its memory only once it is made.
     ///
     /// The same holds for the body of [`scope`](Self::scope) on such a thread, and for the tasks of
     /// [`Connection::spawn`], [`Handle::spawn`], [`TaskGroup::spawn`](crate::TaskGroup::spawn) and

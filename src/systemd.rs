@@ -24,10 +24,10 @@
 //!
 //! The sockets are [inherited](crate::Listener#sockets-that-are-inherited): they are left as they were found, and so is
 //! their backlog. A server that is told to stop by SIGTERM
-//! ([`signal::termination`](crate::signal::termination)) accepts no more clients and finishes what it has begun; clients that come meanwhile are served by the next process. A
-//! client that was accepted a moment before, and has sent nothing yet, is still served by the old one, for the
-//! [newcomer time](crate::Server::newcomer_time). `TimeoutStopSec=` in the unit has to be longer than the
-//! [grace period](crate::Server::grace).
+//! ([`signal::termination`](crate::signal::termination)) accepts no more clients and finishes what it has begun;
+//! clients that come meanwhile are served by the next process. A client that was accepted a moment before, and has sent
+//! nothing yet, is still served by the old one, for the [newcomer time](crate::Server::newcomer_time).
+//! `TimeoutStopSec=` in the unit has to be longer than the [grace period](crate::Server::grace).
 //!
 //! A service needs to say that it is ready (`Type=notify`) only where others wait for more than its sockets, which are
 //! there before it is. The crate [`sd-notify`](https://docs.rs/sd-notify) does it in one line.

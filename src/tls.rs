@@ -213,8 +213,8 @@ impl TlsFiles {
     /// clients after all (a greeting, an acknowledgement that they do not read), no setting helps: any byte that the
     /// client leaves unread resets the connection.
     ///
-    /// On other systems than Linux, a client without `TCP_NODELAY` may wait for the kernel's delayed acknowledgement (40
-    /// to 200 ms) between its handshake and its first message, because no ticket carries it. On Linux it is sent at
+    /// On other systems than Linux, a client without `TCP_NODELAY` may wait for the kernel's delayed acknowledgement
+    /// (40 to 200 ms) between its handshake and its first message, because no ticket carries it. On Linux it is sent at
     /// once.
     ///
     /// TLS 1.2 is not concerned: its clients resume by a session number.

@@ -83,7 +83,8 @@ impl Connection {
     }
 
     /// Starts a task that ends with the handler: it is cancelled when the handler returns, without the task grace, and
-    /// joined before the connection is closed. For what never ends by itself and has no last words: a heartbeat, a subscription.
+    /// joined before the connection is closed. For what never ends by itself and has no last words: a heartbeat, a
+    /// subscription.
     ///
     /// Everything else is as with [`spawn`](Self::spawn).
     ///

@@ -9,9 +9,9 @@ use std::time::Duration;
 ///
 /// The defaults notice a peer that vanished, its cable cut or its machine switched off, after 2 minutes: a first probe
 /// after 60 seconds of silence, then one every 15 seconds, 4 in all. A peer that lives and sends nothing answers the
-/// probes, and stays. The kernel does not probe while it waits for an acknowledgement of something that was written; then
-/// [`Server::ack_timeout`](crate::Server::ack_timeout) decides, after 5 minutes by default; where that does not work, the
-/// kernel's retransmissions, after some 15 minutes.
+/// probes, and stays. The kernel does not probe while it waits for an acknowledgement of something that was written;
+/// then [`Server::ack_timeout`](crate::Server::ack_timeout) decides, after 5 minutes by default; where that does not
+/// work, the kernel's retransmissions, after some 15 minutes.
 ///
 /// # Examples
 ///

@@ -19,8 +19,8 @@ impl ProxyHeader {
         self.version
     }
 
-    /// The client's address; `None` where the proxy names no client: the connection is its own, such as a health check, or
-    /// the client's family is not known to it.
+    /// The client's address; `None` where the proxy names no client: the connection is its own, such as a health check,
+    /// or the client's family is not known to it.
     pub fn source(&self) -> Option<&Address> {
         self.addresses.as_ref().map(|(source, _)| source)
     }

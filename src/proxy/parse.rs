@@ -1,7 +1,8 @@
 //! Parses a PROXY header from the bytes that have come so far: a pure function.
 //!
-//! `ppp` reads the addresses and the fields of version 2. What it leaves open is decided here: how much is read, what is a header at
-//! all, and what is refused although it could be guessed. What holds, whatever the bytes (see the tests, and `fuzz/`):
+//! `ppp` reads the addresses and the fields of version 2. What it leaves open is decided here: how much is read, what
+//! is a header at all, and what is refused although it could be guessed. What holds, whatever the bytes (see the tests,
+//! and `fuzz/`):
 //!
 //! 1. No decision is taken back: what is decided for some bytes is decided in the same way for them and any that
 //!    follow.

@@ -130,9 +130,9 @@ impl Counts {
     /// Returns how many connections were closed before their peers had all that they should: because the peer took
     /// nothing of it for too long, or the grace period was over (seen on Linux, for TCP and TLS over it), or because
     /// tasks of a handler that had returned by itself were cut, at the end of the
-    /// [task grace](crate::Server::task_grace) or by the exit. What a peer did not take is named in a warning, and so is
-    /// each line of code whose tasks outlived their grace. The connections are counted by what their handlers returned
-    /// as well.
+    /// [task grace](crate::Server::task_grace) or by the exit. What a peer did not take is named in a warning, and so
+    /// is each line of code whose tasks outlived their grace. The connections are counted by what their handlers
+    /// returned as well.
     pub fn undelivered(&self) -> u64 {
         self.undelivered
     }

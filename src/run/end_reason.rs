@@ -28,12 +28,12 @@ pub enum EndReason {
     Panicked,
     /// A task of the connection panicked, and nothing held its [`JoinHandle`](crate::JoinHandle).
     TaskPanicked,
-    /// The handler returned an error that its own stream had given: the peer is gone, in the middle of something. Looked
-    /// for along [`Error::source`](std::error::Error::source), so a library may have wrapped it.
+    /// The handler returned an error that its own stream had given: the peer is gone, in the middle of something.
+    /// Looked for along [`Error::source`](std::error::Error::source), so a library may have wrapped it.
     ///
     /// It is known by its [`io::ErrorKind`](std::io::ErrorKind): after a reset of its own connection, a handler's error
-    /// of that kind is the peer's, and after the peer's end of input an `UnexpectedEof` is. A handler that also reads from
-    /// others, such as a database, gives errors of those a type or kind of their own.
+    /// of that kind is the peer's, and after the peer's end of input an `UnexpectedEof` is. A handler that also reads
+    /// from others, such as a database, gives errors of those a type or kind of their own.
     Disconnected,
     /// The handler returned an error of its [`Lines`](crate::Lines) or [`Frames`](crate::Frames): too long, or not
     /// UTF-8.

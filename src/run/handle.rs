@@ -67,12 +67,12 @@ impl Handle {
         self.closed()
     }
 
-    /// Requests a graceful shutdown that is over within `limit` from now, lame duck and grace together: a `Duration`, or
-    /// `None` for no limit. What is left then is cancelled.
+    /// Requests a graceful shutdown that is over within `limit` from now, lame duck and grace together: a `Duration`,
+    /// or `None` for no limit. What is left then is cancelled.
     ///
     /// It takes the place of the server's own limits if it is the first request, be it longer or shorter; then a
-    /// [lame duck](crate::Server::lame_duck) lasts at most half of it. After another request it only brings the deadline
-    /// nearer, and skips what is left of the lame duck. Zero cancels.
+    /// [lame duck](crate::Server::lame_duck) lasts at most half of it. After another request it only brings the
+    /// deadline nearer, and skips what is left of the lame duck. Zero cancels.
     ///
     /// The request is made whether or not the returned [`Closed`] is awaited.
     ///

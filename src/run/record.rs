@@ -141,8 +141,8 @@ impl AbortReason {
     const EXIT: u8 = 5;
 }
 
-/// What is noted of the reads and writes of a server's connections, beside what they need: bits, to fit into one byte of
-/// each.
+/// What is noted of the reads and writes of a server's connections, beside what they need: bits, to fit into one byte
+/// of each.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Watch(u8);
 
@@ -571,8 +571,8 @@ impl ConnectionRecord {
         self.abort_reason.compare_exchange(look, AbortReason::NONE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether its task has something to do about it, or about `alone`. To be asked by the connection's own task, once it
-    /// is the event's primary task.
+    /// Whether its task has something to do about it, or about `alone`. To be asked by the connection's own task, once
+    /// it is the event's primary task.
     #[inline]
     pub(crate) fn is_aborted(&self) -> bool {
         self.abort_reason.load(Ordering::Acquire) != AbortReason::NONE

@@ -13,8 +13,8 @@ pub enum ConnectionState {
     /// The handler has returned, and its tasks write what they have left, within the
     /// [task grace](crate::Server::task_grace).
     Finishing,
-    /// The handler has ended, and the peer is still taking what was written, or may still be sending: its bytes are read
-    /// and thrown away, so that the reply reaches it.
+    /// The handler has ended, and the peer is still taking what was written, or may still be sending: its bytes are
+    /// read and thrown away, so that the reply reaches it.
     Lingering,
 }
 

@@ -176,8 +176,8 @@ impl Server {
     }
 
     /// Sets how long a client may be silent before its first byte: a `Duration`, or `None` for no limit. Then it is
-    /// closed, counted as [`rejected`](crate::Counts::rejected), and no handler is called. The byte stays to be read. Default: no
-    /// limit. In a drain it is at most 1 second.
+    /// closed, counted as [`rejected`](crate::Counts::rejected), and no handler is called. The byte stays to be read.
+    /// Default: no limit. In a drain it is at most 1 second.
     ///
     /// Not for protocols in which the server speaks first.
     pub fn first_byte_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
@@ -186,8 +186,8 @@ impl Server {
     }
 
     /// Sets how long a client may take for its TLS handshake (feature `tls`): a `Duration`, or `None` for no limit.
-    /// Then it is closed, counted as [`rejected`](crate::Counts::rejected), and no handler is called. Default: 10 seconds. In a drain
-    /// it is at most 1 second.
+    /// Then it is closed, counted as [`rejected`](crate::Counts::rejected), and no handler is called. Default: 10
+    /// seconds. In a drain it is at most 1 second.
     #[cfg(feature = "tls")]
     pub fn handshake_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.config.policy.opening.handshake = timeout.into();
@@ -195,8 +195,8 @@ impl Server {
     }
 
     /// Sets how long no byte may go either way: a `Duration`, or `None` for no limit. Then the connection is closed,
-    /// its handler dropped, and counted as [`disconnected`](crate::Counts::disconnected), so that idle clients cannot fill
-    /// [`max_connections`](Self::max_connections) for ever. Default: no limit.
+    /// its handler dropped, and counted as [`disconnected`](crate::Counts::disconnected), so that idle clients cannot
+    /// fill [`max_connections`](Self::max_connections) for ever. Default: no limit.
     ///
     /// A handler that works for longer than this without reading or writing is ended too. The bytes of a TLS handshake
     /// do not count, so set it longer than a handshake takes.
@@ -207,10 +207,10 @@ impl Server {
     }
 
     /// Sets how long a write may wait without the peer taking anything of it: a `Duration`, or `None` for no limit.
-    /// Then the connection is closed, its handler dropped, and counted as [`disconnected`](crate::Counts::disconnected): at
-    /// the latest after twice this time.
-    /// For peers that take a byte a minute, which the [`idle_timeout`](Self::idle_timeout) does not end. Default: no
-    /// limit, since a client that reads nothing for long may be busy, or paused.
+    /// Then the connection is closed, its handler dropped, and counted as
+    /// [`disconnected`](crate::Counts::disconnected): at the latest after twice this time. For peers that take a byte a
+    /// minute, which the [`idle_timeout`](Self::idle_timeout) does not end. Default: no limit, since a client that
+    /// reads nothing for long may be busy, or paused.
     ///
     /// The kernel takes some megabytes before a write waits, and says that there is room again when a third of that is
     /// free: so a slow peer that does read may need many seconds between two steps.
@@ -221,10 +221,10 @@ impl Server {
     }
 
     /// Sets how long a peer may acknowledge nothing of what is on its way to it: a `Duration`, or `None` for no limit.
-    /// Then it has vanished (a cut cable, a machine that lost its power): the connection is closed, its handler dropped,
-    /// and counted as [`disconnected`](crate::Counts::disconnected). Default: 5 minutes. Looked at once a minute, or
-    /// every fifth of a shorter time. For TCP, and TLS over it, on Linux; elsewhere only the kernel's own limit holds,
-    /// some 15 minutes.
+    /// Then it has vanished (a cut cable, a machine that lost its power): the connection is closed, its handler
+    /// dropped, and counted as [`disconnected`](crate::Counts::disconnected). Default: 5 minutes. Looked at once a
+    /// minute, or every fifth of a shorter time. For TCP, and TLS over it, on Linux; elsewhere only the kernel's own
+    /// limit holds, some 15 minutes.
     ///
     /// [`Keepalive`](crate::Keepalive) finds peers that vanish while nothing is on its way to them, and does not work
     /// while something is. A live client that reads nothing is not ended by either: its kernel acknowledges the probes
@@ -262,12 +262,12 @@ impl Server {
 
     /// Calls `observe` with what happens to the server: each connection that is accepted or has ended, with the reason,
     /// its age, and its bytes if they are [counted](Self::count_bytes); each client that is refused; each phase. For
-    /// metrics, an access log, or a test. Costs nothing where it is not set. Can be called several times; each function is
-    /// called, in that order.
+    /// metrics, an access log, or a test. Costs nothing where it is not set. Can be called several times; each function
+    /// is called, in that order.
     ///
-    /// It is called from the accept loop, from the connections' tasks, and from the task that carries out a shutdown, all
-    /// of which wait for it: let it be quick, never block, and hand what takes longer to a channel. A panic of it is
-    /// caught and logged, the first one. It is dropped once the server is closed.
+    /// It is called from the accept loop, from the connections' tasks, and from the task that carries out a shutdown,
+    /// all of which wait for it: let it be quick, never block, and hand what takes longer to a channel. A panic of it
+    /// is caught and logged, the first one. It is dropped once the server is closed.
     ///
     /// The connection's end is told when it is closed, after its last bytes; [`Handle::counts`](crate::Handle::counts)
     /// counts it when its handler ends.

@@ -319,3 +319,26 @@ fn a_newcomer_that_drains_alone_is_still_one_when_the_server_drains() {
         });
     }
 }
+
+/// What the peer has not taken at the end of the drain of its connection is lost, and counted, as in a shutdown.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_reply_that_is_not_taken_by_the_deadline_of_its_own_drain_is_counted_as_undelivered() {
+    test(async {
+        let server = bind().await.grace(Duration::from_millis(300)).newcomer_time(Duration::ZERO);
+        let client = connect(server.local_addr()); // it reads nothing
+        let handler = async |mut conn: Connection| {
+            conn.until_draining(pending::<()>()).await;
+            conn.write_all(&vec![b'x'; 1 << 20]).await
+        };
+        let body = async |server: Handle| {
+            until(|| server.connection_count() == 1).await;
+            assert!(server.drain_connection(server.connections()[0].id()));
+            until(|| server.connection_count() == 0).await;
+            Ok(server.counts())
+        };
+        let (counts, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((counts.completed(), counts.undelivered()), (1, 1), "{report}");
+        drop(client);
+    });
+}

@@ -130,7 +130,7 @@ impl Connection {
     ///
     /// ```
     /// # use ebbtide::Connection;
-    /// use futures_concurrency::prelude::*;
+    /// use futures_concurrency::prelude::*; // the crate `futures-concurrency`, for `race`
     ///
     /// /// The answer, unless the client leaves before it is there.
     /// async fn unless_gone<T>(conn: &Connection, answer: impl Future<Output = T>) -> Option<T> {

@@ -157,7 +157,7 @@ impl Connection {
     /// ```
     /// use async_std::{prelude::*, task};
     /// use ebbtide::Connection;
-    /// use futures_concurrency::prelude::*;
+    /// use futures_concurrency::prelude::*; // the crate `futures-concurrency`, for `race`
     /// use std::time::Duration;
     ///
     /// async fn heartbeat(mut conn: Connection) -> std::io::Result<()> {

@@ -17,6 +17,7 @@ mod unix;
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
 use crate::origin::{self, Origin};
+#[cfg(feature = "proxy-protocol")]
 use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;

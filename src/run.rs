@@ -105,6 +105,7 @@ pub(crate) struct Run {
     /// Serving has begun. With `listening`: whether a client can still get in.
     started: AtomicBool,
     /// A client was closed because it is no trusted proxy. The first may be one, and is logged louder.
+    #[cfg(feature = "proxy-protocol")]
     pub(crate) has_met_untrusted: AtomicBool,
     /// A line of this run was not logged in time: nothing waits for the logger any more.
     pub(crate) logger_is_stuck: AtomicBool,
@@ -209,6 +210,7 @@ impl Run {
             closed: Event::default(),
             over: Event::default(),
             started: AtomicBool::new(false),
+            #[cfg(feature = "proxy-protocol")]
             has_met_untrusted: AtomicBool::new(false),
             logger_is_stuck: AtomicBool::new(false),
             listening: AtomicUsize::new(0),

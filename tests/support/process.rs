@@ -48,15 +48,23 @@ pub fn other_program(name: &str) -> Command {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
         let deps = env::current_exe().expect("a test knows its own path");
         let package = deps.ancestors().nth(3).expect("a test lies in `deps`, in a profile's folder").join("programs");
+        std::fs::create_dir_all(&package).unwrap();
+        // Two suites at once share it, and each waits for the other: its lock goes with its process at the latest.
+        let _alone = locked(&package.join("lock"));
         let copy = |from: &str, to: &str| {
             let (from, to) = (root.join(from), package.join(to));
             std::fs::create_dir_all(to.parent().expect("it is in the package")).unwrap();
             let text = std::fs::read_to_string(&from).unwrap().replace("../..", &root.display().to_string());
-            if std::fs::read_to_string(&to).ok().as_ref() != Some(&text) {
+            let is_new = std::fs::read_to_string(&to).ok().as_ref() != Some(&text);
+            if is_new {
                 std::fs::write(&to, text).unwrap(); // what has not changed keeps its time, and is not built again
             }
+            is_new
         };
-        copy("Cargo.lock", "Cargo.lock");
+        // Cargo takes from it what the package does not need, and that would look like a change.
+        if copy("Cargo.lock", "Cargo.lock.of-the-crate") {
+            copy("Cargo.lock", "Cargo.lock");
+        }
         copy("tests/programs/Cargo.toml", "Cargo.toml");
         copy("tests/programs/src/lib.rs", "src/lib.rs");
         for program in std::fs::read_dir(root.join("tests/programs/src/bin")).unwrap() {
@@ -72,6 +80,31 @@ pub fn other_program(name: &str) -> Command {
     let mut command = Command::new(folder.join(format!("{name}{}", env::consts::EXE_SUFFIX)));
     command.env("RUST_BACKTRACE", "0");
     command
+}
+
+#[cfg(unix)]
+fn locked(path: &std::path::Path) -> nix::fcntl::Flock<std::fs::File> {
+    let file = std::fs::File::create(path).unwrap();
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap()
+}
+
+#[cfg(not(unix))]
+fn locked(_path: &std::path::Path) {}
+
+/// A shell script that starts the tests with `&`, or `nohup`, has them ignore signals, and so what they start, which would
+/// then be deaf. A signal that has a handler here, be it one that does nothing, has its default effect there.
+#[cfg(unix)]
+fn give_no_ignored_signals_on() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).map(str::trim);
+        let ignored = ignored.and_then(|mask| u64::from_str_radix(mask, 16).ok()).unwrap_or_default();
+        for signal in [SIGHUP, SIGINT, SIGTERM].into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 1) {
+            signal_hook::flag::register(signal, Arc::default()).expect("a handler can be installed");
+        }
+    });
 }
 
 /// The running test binary once more, to run only `test` of `module`, which plays the part that `program` names. It has
@@ -154,6 +187,8 @@ impl Process {
 
     /// The same with a standard input of the caller's; nothing can be said to it then.
     pub fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
+        #[cfg(unix)]
+        give_no_ignored_signals_on();
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(command, 0);

@@ -385,13 +385,27 @@ impl Drop for Listener {
     }
 }
 
-/// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
-pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
-    let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
+/// Binds on a thread for blocking work: another program may keep the folder locked for a moment.
+#[cfg(unix)]
+pub(crate) async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
+    check_origin()?;
+    let (path, options) = (path.to_owned(), options.clone());
+    async_std::task::spawn_blocking(move || Listener::unix_with(path, &options)).await
+}
+
+/// The runtime's threads, which are to work for a bind, are those of this process.
+fn check_origin() -> io::Result<()> {
     if let Some(why) = Origin::here().why_not_here() {
         return Err(explained(io::ErrorKind::Unsupported, format_args!("cannot bind here: {why}")));
     }
     origin::runtime_is_here();
+    Ok(())
+}
+
+/// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
+pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
+    let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
+    check_origin()?;
     let resolved = addresses.resolve().await?;
     tcp::bind_each(&resolved, options)
 }

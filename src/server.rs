@@ -163,7 +163,7 @@ impl Server {
     /// As for [`Listener::unix`].
     #[cfg(unix)]
     pub async fn bind_unix_with(path: impl AsRef<Path>, options: &ListenOptions) -> io::Result<Self> {
-        Listener::unix_with(path, options).map(Self::new)
+        listener::bind_unix(path.as_ref(), options).await.map(Self::new)
     }
 
     /// Makes a server of a listener.

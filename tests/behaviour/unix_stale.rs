@@ -7,11 +7,13 @@ use crate::support::files::Folder;
 use crate::support::*;
 use async_std::task;
 use ebbtide::{Connection, Listener, Server};
+use futures_concurrency::prelude::*;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// As a process leaves it that was killed.
@@ -243,4 +245,24 @@ fn a_file_below_a_link_that_is_moved_on_is_removed() {
     assert!(new.join("linked.sock").exists(), "that of the next release was removed");
     drop(next);
     assert!(!new.join("linked.sock").exists());
+}
+
+/// The folder's lock is waited for by a thread for blocking work.
+#[test]
+fn a_bind_to_a_locked_folder_blocks_no_other_task() {
+    test(async {
+        let folder = Folder::new();
+        let _lock = lock(&folder);
+        let ticks = AtomicUsize::new(0);
+        let ticking = async {
+            loop {
+                task::sleep(Duration::from_millis(1)).await;
+                ticks.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let binding = async { Server::bind_unix(folder.path("locked.sock")).await.unwrap() };
+        let server = (binding, ticking).race().await;
+        assert!(ticks.load(Ordering::SeqCst) > 5, "it waits a tenth of a second for the lock: {ticks:?}");
+        drop(server);
+    });
 }

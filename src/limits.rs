@@ -381,7 +381,7 @@ mod tests {
                 panic!("{limit:?}");
             };
             assert!(matches!(limit.try_acquire(), Attempt::Undecided));
-            assert!(limit.admits(), "a client that comes is accepted by the one who tries");
+            assert!(limit.admits(), "a client that comes is accepted by the loop that tries");
             limit.set_paused(true);
             assert!(matches!(limit.try_acquire(), Attempt::Full));
             limit.set_paused(false);

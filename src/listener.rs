@@ -127,7 +127,7 @@ impl Listener {
     /// A file that an earlier run has left behind, because it was killed, is removed first, if nothing answers behind
     /// it: it is tried, which a server that lives sees as a client that left at once. Programs that use this crate and
     /// start at the same moment do not remove each other's: each holds a lock (`flock`) on the folder for a moment.
-    /// Another program that keeps this lock keeps nobody from starting: after 100 milliseconds it goes on without,
+    /// Another program that keeps this lock keeps no server from starting: after 100 milliseconds it goes on without,
     /// with a warning, and takes up to 200 more to be sure that a file is stale. The thread is blocked meanwhile.
     ///
     /// The file is found again, to be removed, though the program changes its folder or a symbolic link above it is

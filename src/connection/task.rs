@@ -122,7 +122,7 @@ where
         }
     }
 
-    /// Somebody else wants something of this connection: that it ends, or (`None`) that it is drained.
+    /// Others have asked for the end of this connection, or (`None`) for its drain.
     fn aborted(self: Pin<&mut Self>) -> Option<Result<Outcome, EndReason>> {
         let this = self.project();
         let (record, policy) = (this.guard.record(), &this.service.policy);

@@ -96,9 +96,9 @@ mod tests {
         let mut turns = Turns::default();
         let (mut old, mut new) = (Turn::since(turns.count()), Turn::since(turns.count()));
         let waker = || Waker::noop().clone();
-        assert!(!turns.stands_back(&new), "nobody waits");
+        assert!(!turns.stands_back(&new), "no loop waits");
         let _none = (turns.wait(&mut old, waker()), turns.wait(&mut new, waker()));
-        assert!(!turns.stands_back(&new), "nobody is called");
+        assert!(!turns.stands_back(&new), "no loop is called");
         assert_eq!(turns.call().len(), 2);
         assert!(turns.stands_back(&new) && !turns.stands_back(&old));
         assert!(turns.wait(&mut old, waker()).is_none(), "it has come, and waits again");

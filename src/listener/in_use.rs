@@ -1,4 +1,4 @@
-//! Who has a port that is in use, as Linux's `/proc` tells: only for the text of an error.
+//! Which program has a port that is in use, as Linux's `/proc` tells: only for the text of an error.
 
 use crate::address::Address;
 use std::fs::{self, File};

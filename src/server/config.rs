@@ -144,7 +144,7 @@ impl Server {
     /// [`refused`](crate::Report::refused). Default: no limit.
     ///
     /// A client is an IPv4 address (also where it comes to an IPv6 socket), or an IPv6 network of the size that
-    /// [`ipv6_prefix`](Self::ipv6_prefix) says: who has an IPv6 address has at least 2^64 of them to choose from.
+    /// [`ipv6_prefix`](Self::ipv6_prefix) says: a client with IPv6 has at least 2^64 addresses to choose from.
     ///
     /// Behind a proxy all clients have the proxy's address, and would be counted together. If the proxy names them
     /// (`ProxyProtocol`, feature `proxy-protocol`), each of their addresses is counted for itself, from the moment when

@@ -7,7 +7,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// Signals this close to the last counted one are its echo: `timeout` signals its child and then its group, and a
-/// supervisor may try SIGINT and SIGTERM at once. Nobody presses Ctrl-C twice in that time.
+/// supervisor may try SIGINT and SIGTERM at once. No person presses Ctrl-C twice in that time.
 const ECHO: Duration = Duration::from_millis(100);
 
 /// A stream that has had a graceful and an immediate request can be asked for nothing more.

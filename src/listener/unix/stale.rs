@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long another program that starts in the same folder at the same moment is waited for. It holds the lock for a
-/// few system calls. One that holds it for longer is no such program, and keeps nobody from starting.
+/// few system calls. One that holds it for longer is no such program, and keeps no server from starting.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 
 /// Without the lock: a socket that refuses now and after this time is not one of a server that is just starting, and is

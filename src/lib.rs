@@ -1,12 +1,12 @@
-//! Servers for async-std with structured concurrency.
+//! Servers for async-std with structured concurrency: when control leaves a server, every connection is closed.
 //!
-//! In Python one writes `async with await asyncio.start_server(...)` and hopes that leaving the block closes the
-//! connections. This crate keeps that promise on every path. The accept loops and the connection handlers are children
-//! of one task group, which is joined or cancelled as a unit; whichever way control leaves the server, the connections
-//! are drained and closed first.
+//! The accept loops and the connection handlers of a [`Server`] are children of one task group. However control leaves
+//! the server (return, error, panic, shutdown request, signal, or a dropped future), its connections are drained or
+//! cancelled, and joined, before the code behind it runs. It is Python's `async with await asyncio.start_server(...)`
+//! with the promise kept.
 //!
 //! ```no_run
-//! use async_std::{io, prelude::*, task};
+//! use async_std::{io, prelude::*};
 //! use ebbtide::{Connection, Server, signal};
 //! use std::time::Duration;
 //!
@@ -20,54 +20,62 @@
 //!     Ok(())
 //! }
 //!
-//! fn main() -> io::Result<()> {
-//!     task::block_on(async {
-//!         let signals = signal::termination()?; // first: a signal that comes before the bind is remembered
-//!         let report = Server::bind("127.0.0.1:8888")
-//!             .await?
-//!             .grace(Duration::from_secs(5))
-//!             .shutdown_on(signals) // the first Ctrl-C or SIGTERM drains, a second cancels
-//!             .serve(echo)
-//!             .await?;
-//!         println!("{report}");
-//!         Ok(())
-//!     })
+//! #[async_std::main]
+//! async fn main() -> io::Result<()> {
+//!     let signals = signal::termination()?; // before the bind, so that no signal is lost
+//!     let report = Server::bind("127.0.0.1:8888")
+//!         .await?
+//!         .grace(Duration::from_secs(5))
+//!         .shutdown_on(signals) // the first Ctrl-C or SIGTERM drains, a second cancels
+//!         .serve(echo)
+//!         .await?;
+//!     println!("{report}");
+//!     Ok(())
 //! }
 //! ```
+//!
+//! Where to start:
+//!
+//! - The [`guide`]: chapters with whole programs, from a first server to its deployment.
+//! - [`Server`]: bind, settings, [`serve`](Server::serve) and [`scope`](Server::scope).
+//! - [`Connection`]: what a handler gets. Messages ([`more`](Connection::more), [`lines`](Connection::lines),
+//!   [`frames`](Connection::frames)), drains, tasks.
+//! - [`Handle`]: stop a server, wait for it, look at it, from anywhere.
+//! - [`TaskGroup`] and [`TaskSet`]: the same ownership of tasks without a server.
+//! - [Coming from asyncio, tokio, trio or Go](#coming-from-asyncio): the names you know.
 //!
 //! # The ways out
 //!
 //! Every way out of [`Server::serve`] and [`Server::scope`] ends *closed*: no handler or task is running, the future of
 //! each has been dropped, every listening socket is closed, and every accepted socket is shut down both ways.
 //!
-//! | the server is left because | what happens | how control returns |
+//! | control leaves the server because | what happens | how control returns |
 //! |---|---|---|
 //! | the body of a [`scope`](Server::scope) returned, `Ok` or `Err` | shut down, drain for at most the grace period, cancel what is left, join | its value and the [`Report`], or its error |
-//! | [`Handle::shutdown`], or the first item of a [shutdown stream](Server::shutdown_on) (Ctrl-C, SIGTERM) | the same | the report |
-//! | the body panicked | the same | the panic goes on, after the drain |
+//! | of [`Handle::shutdown`], or the first item of a [shutdown stream](Server::shutdown_on) (Ctrl-C, SIGTERM) | the same | the report |
+//! | the body panicked | the same | the panic continues, after the drain |
 //! | a listener failed for good, or a handler failed under [`OnFailure::Shutdown`] | the same | the [`Error`], with the report in it |
-//! | [`Handle::cancel`], or the second item of a shutdown stream | cancel and join, no grace period | the report |
-//! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; [`Handle::closed`] gives the report |
+//! | of [`Handle::cancel`], or the second item of a shutdown stream | cancel and join, no grace period | the report |
+//! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; [`Handle::closed`] returns the report |
 //!
-//! The last row is the one that others leave out: a future can be dropped at any moment, and then nothing is left that
-//! could await. It holds because the group owns the futures of its children and drops them on the spot; see
-//! [`TaskGroup`].
+//! The last row is the hard one: a future can be dropped at any moment, and then no code is left that could await. It holds
+//! because the group owns the futures of its children and drops them on the spot; see [`TaskGroup`].
 //!
 //! # The ways in
 //!
-//! One server takes any mixture of listeners, with one handler, one limit and one report; the ways out are the same for
-//! all of them. A handler sees where its client came from ([`Connection::peer_addr`], [`Connection::local_addr`]), and
-//! seldom has to.
+//! One server takes any mixture of listeners, with one handler, one limit and one report. The ways out are the same for
+//! all of them.
 //!
-//! - TCP: [`Server::bind`] takes all that its argument resolves to, or nothing; [`ListenOptions`] has what can be set.
-//! - Unix sockets: `Server::bind_unix`, `Listener::unix_abstract`. The file is removed with the server, if it is still
-//!   the one that was made; `Connection::peer_credentials` gives the client's user and process.
-//! - Inherited sockets, which other processes may share: [`Listener::try_from`](Listener#sockets-that-are-inherited).
-//!   They are left as they were found.
-//! - Memory: [`Listener::memory`], for tests without sockets.
-//! - Your own: [`Listener::custom`], from anything that [accepts](Accept) streams of bytes.
+//! | clients connect through | made by | note |
+//! |---|---|---|
+//! | TCP | [`Server::bind`], [`Server::bind_with`] | binds every address that a name resolves to, or none; with port 0, one port for IPv4 and IPv6 |
+//! | a TCP port that several processes share | [`ListenOptions::reuse_port`] | each process has its own queue, and serves it before it leaves |
+//! | a Unix socket | `Server::bind_unix`, `Listener::unix_abstract` | the socket file is removed with the server if it is still the same file; a stale file is replaced, a live one is an error |
+//! | a socket that other processes hold too | [`Listener::try_from`](Listener#sockets-that-are-inherited), `systemd::sockets` | it is left as it was found: a restart loses no client |
+//! | memory | [`Listener::memory`] | for tests without sockets |
+//! | anything that [accepts](Accept) streams of bytes | [`Listener::custom`] | a panic, hang or error there ends its own connection, or drains the server |
 //!
-//! More than one: [`Server::add_listener`].
+//! TLS and the PROXY protocol go over each of them. [`Server::add_listener`] adds a second one:
 //!
 //! ```
 //! # async_std::task::block_on(async {
@@ -90,34 +98,102 @@
 //! # std::io::Result::Ok(()) }).unwrap();
 //! ```
 //!
+//! # Coming from asyncio
+//!
+//! | asyncio | here |
+//! |---|---|
+//! | `await asyncio.start_server(handler, host, port)` | [`Server::bind`]`((host, port)).await?`, then [`serve(handler)`](Server::serve) |
+//! | `async with server:` | [`Server::scope`]; the body is a closure, and its end is the server's end |
+//! | `await server.serve_forever()` | [`Server::serve`]`.await` |
+//! | `server.close()`, `await server.wait_closed()` | [`Handle::shutdown`]`().await`; here it waits for the handlers too |
+//! | `server.close_clients()`, `abort_clients()` | [`Handle::shutdown`], [`Handle::cancel`] |
+//! | `server.sockets`, `getsockname()` | [`Server::local_addrs`] |
+//! | `reader, writer` | one [`Connection`], which reads and writes; clone it for a second task |
+//! | `await reader.readline()` | [`Connection::lines`] |
+//! | `await reader.readexactly(n)` | `read_exact` of `futures`' and async-std's `ReadExt` |
+//! | `writer.write(data)`, `await writer.drain()` | `write_all(data).await` of `WriteExt`. *Drain* means the shutdown of a server here |
+//! | `writer.write_eof()` | [`Connection::close_write`] |
+//! | `writer.get_extra_info("peername")` | [`Connection::peer_addr`] |
+//! | `asyncio.create_task`, `asyncio.TaskGroup` | [`Connection::spawn`], [`Handle::spawn`]; [`TaskGroup`], [`TaskSet`] |
+//! | `asyncio.CancelledError` | a cancelled future is dropped; clean up in `Drop` |
+//! | `loop.add_signal_handler(signal.SIGTERM, …)` | [`signal::termination`] and [`Server::shutdown_on`] |
+//!
+//! # Coming from tokio
+//!
+//! | tokio, tokio-util, hyper-util, axum | here |
+//! |---|---|
+//! | `loop { listener.accept().await; tokio::spawn(…) }` | [`Server::serve`] |
+//! | `CancellationToken::cancel`, `TaskTracker::close` and `wait` | [`Handle::shutdown`]`().await` |
+//! | `select! { _ = token.cancelled() => …, r = future => … }` in a handler | [`Connection::until_draining`]`(future)`, or [`Connection::more`] between messages |
+//! | `JoinSet` | [`TaskSet`]; dropping it also *joins* the tasks |
+//! | `JoinHandle::abort`, `JoinError` | [`JoinHandle::cancel`], [`JoinError`] |
+//! | `Framed<_, LinesCodec>`, `LengthDelimitedCodec` | [`Connection::lines`], [`Connection::frames`] |
+//! | `TcpStream::into_split` | [`Connection`] is `Clone`; [`Connection::close_write`] shuts down the writing half |
+//! | `axum::serve(…).with_graceful_shutdown(future)` | [`Server::shutdown_when`]`(future)`, with a deadline |
+//! | hyper-util's `GracefulShutdown` | every connection is watched already; [`Connection::eof_on_drain`] for libraries |
+//! | `Semaphore` in the accept loop | [`Server::max_connections`], `max_connections_per_ip` |
+//! | `tokio::signal::ctrl_c` | [`signal::ctrl_c`], [`signal::termination`] |
+//! | `tokio::io::duplex` | [`MemoryStream::pair`], [`Listener::memory`] |
+//! | `tokio::time::timeout(d, serve)` | any timeout around `serve`: all is closed when it returns |
+//!
+//! # Coming from trio
+//!
+//! | trio | here |
+//! |---|---|
+//! | `async with trio.open_nursery() as nursery` | [`TaskGroup`]; a server is one |
+//! | `nursery.start_soon(f)` | [`TaskGroup::spawn`], [`Connection::spawn`] |
+//! | `await trio.serve_tcp(handler, port)`, `serve_listeners` | [`Server::serve`]; a failing handler ends its own connection, and the server under [`OnFailure::Shutdown`] |
+//! | `nursery.cancel_scope.cancel()` | [`Handle::cancel`], [`TaskGroup::cancel`] |
+//! | `with trio.move_on_after(d)` | a timeout around `serve`, or [`Handle::shutdown_within`] |
+//! | `trio.open_signal_receiver(SIGINT, SIGTERM)` | [`signal::termination`] |
+//! | `trio.testing.memory_stream_pair()` | [`MemoryStream::pair`], [`Listener::memory`] |
+//! | `trio.Cancelled` | a cancelled future is dropped; clean up in `Drop` |
+//!
+//! # Coming from Go
+//!
+//! | Go | here |
+//! |---|---|
+//! | `for { conn, err := ln.Accept(); go handle(conn) }` | [`Server::serve`]`(handle)` |
+//! | `http.Server.Shutdown(ctx)` | [`Handle::shutdown_within`]; it waits for every connection, not only for idle ones |
+//! | `http.Server.Close()` | [`Handle::cancel`] |
+//! | `http.Server.RegisterOnShutdown(f)` | [`Handle::until_shutdown`], [`Handle::reached`] |
+//! | `http.Server.ConnState` | [`Server::on_event`], [`Handle::connections`] |
+//! | `ctx.Done()` in a handler | [`Connection::until_draining`], [`Connection::draining`] |
+//! | `sync.WaitGroup`, `errgroup.Group` with `SetLimit` | [`TaskGroup`]; [`TaskSet`] with [`TaskSet::limit`] |
+//! | `conn.SetReadDeadline`, `ReadHeaderTimeout`, `IdleTimeout` | [`Server::first_byte_timeout`], [`Server::idle_timeout`], [`Server::write_timeout`] |
+//! | `netutil.LimitListener` | [`Server::max_connections`] |
+//! | `signal.NotifyContext` | [`signal::termination`] and [`Server::shutdown_on`] |
+//! | `net.Pipe()` | [`MemoryStream::pair`] |
+//! | `bufio.Scanner` over a connection | [`Connection::lines`] |
+//!
 //! # Out of reach
 //!
-//! A handler that blocks its thread is waited for, since *closed* wins over every bound. A line in the log says so once
-//! a second, unless all of the executor's threads are blocked.
+//! A handler that blocks its thread is waited for, because *closed* counts more than every bound. A log line reports it
+//! once a second, unless all threads of the executor are blocked.
 //!
-//! `exit`, `abort`, SIGKILL, `mem::forget`, `panic = "abort"`; `spawn_blocking` closures, threads and detached tasks
-//! that a handler started; async-std's task-locals; a future two of whose destructors panic; and the commonest mistake:
-//! returning from `main` while the future of `serve` lives in a spawned task (`examples/commonest_mistake.rs` shows
-//! what is lost and the two ways to write it right).
+//! No crate can undo `exit`, `abort`, SIGKILL, `mem::forget` or `panic = "abort"`; stop `spawn_blocking` closures, threads
+//! and detached tasks that a handler started; clear async-std's task-locals; or contain a future two of whose destructors
+//! panic. And the common mistake stays possible: to return from `main` while the future of `serve` lives in a spawned task
+//! (the [guide](guide#5-two-common-mistakes) shows how to do it right).
 //!
-//! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by
-//! the kernel. No server that closes its socket can prevent that; clients retry.
+//! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by the
+//! kernel. No server that closes its socket can prevent that; clients retry.
 //!
 //! # Optional features
 //!
 //! All are off by default.
 //!
 //! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
-//! - `proxy-protocol`: `ProxyProtocol`, which makes the client's own address known behind HAProxy and other load
-//!   balancers.
+//! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name (Linux).
 //!
 //! # The runtime
 //!
-//! async-std is no longer developed (RUSTSEC-2025-0052); the parts that do its work, async-io, async-executor and
-//! polling, are maintained by the smol project. The README says what that means for users of this crate.
+//! async-std is unmaintained since March 2025 (RUSTSEC-2025-0052). The parts that do its work, async-io, async-executor and
+//! polling, are maintained by the smol project. The README explains what that means for users of this crate.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))] // on docs.rs: a badge on each item that needs a feature or a system
 
 mod address;
 mod bind_addrs;
@@ -178,6 +254,10 @@ pub use transport::TlsInfo;
 /// The TLS library, for [`Tls::from_config`] and the types of [`TlsInfo`] (feature `tls`).
 #[cfg(feature = "tls")]
 pub use futures_rustls::rustls;
+
+#[cfg(any(doc, doctest))]
+#[doc = include_str!("../docs/guide.md")]
+pub mod guide {}
 
 /// The README's examples are compiled with the documentation.
 #[cfg(doctest)]

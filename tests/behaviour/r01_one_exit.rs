@@ -1,9 +1,9 @@
-//! R1: every way out of `serve` and `scope` ends closed, for every kind of listener. One test for each way out, named
-//! for it.
+//! R1: every way out of `serve` and `scope` ends closed, for every kind of listener. Each way out has one test, which
+//! is named after it.
 //!
-//! Each has two clients: a polite one, whose handler says goodbye when the drain begins, and a stubborn one, whose
-//! handler has to be cancelled. Whichever way the scope was left, when control is back no handler lives, both clients
-//! see an orderly end, and nothing listens.
+//! Each test has two clients. The handler of the polite one writes a goodbye when the drain begins; the handler of the
+//! stubborn one has to be cancelled. When the scope has been left, by whichever way, no handler lives, both clients
+//! read EOF, and no socket listens.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, rest};
@@ -17,7 +17,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::time::Duration;
 
-/// Long enough that a polite handler has said goodbye before, on a loaded machine too.
+/// Long enough that a polite handler writes its goodbye within it, on a loaded machine too.
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The ways out.
@@ -38,20 +38,20 @@ enum Exit {
     ScopeLostRace,
     TaskCancelled,
     EnclosingPanic,
-    /// A panic around a server that is inside the body of another one.
+    /// The body of an outer server panics while it serves an inner one.
     NestedUnwind,
     DropInADrain,
 }
 
-/// What is true after a way out.
+/// What a test expects of one way out.
 struct Expected {
-    /// The first one wins.
+    /// The first cause: it wins.
     cause: Cause,
-    /// Whether there was a drain: the polite handler has said goodbye.
+    /// Whether there was a drain, in which the polite handler wrote its goodbye.
     drained: bool,
     /// Whether the stubborn handler had the whole grace period.
     graced: bool,
-    /// What control comes back with, if it is a panic.
+    /// The panic's text, if control returns by a panic.
     panic: Option<&'static str>,
 }
 
@@ -75,18 +75,18 @@ impl Exit {
     }
 }
 
-/// Two clients of a server, which are served as soon as it is.
-struct Beach {
+/// A server's two clients, which wait in the backlog until it serves.
+struct Fixture {
     place: Place,
     handle: Handle,
     handlers: Handlers,
     polite: Client,
     stubborn: Client,
-    /// What the polite one has got, if the way out has looked.
+    /// What the polite client has read, if the way out has read it already.
     goodbye: Option<String>,
 }
 
-impl Beach {
+impl Fixture {
     async fn new(server: &Server, place: Place) -> Self {
         let (polite, stubborn) = (place.say(&[POLITE]).await, place.say(&[STUBBORN]).await);
         Self { place, handle: server.handle(), handlers: Handlers::new(), polite, stubborn, goodbye: None }
@@ -97,15 +97,15 @@ impl Beach {
         assert_eq!(self.handlers.live.count(), 2);
     }
 
-    /// The drain has begun, and the stubborn one holds it up.
+    /// Waits until the drain has begun. The stubborn handler keeps it from ending.
     async fn goodbye(&mut self) {
         self.goodbye = Some(rest(&mut self.polite).await);
         assert_eq!(self.handle.phase(), Phase::Draining);
     }
 
-    /// Control is back.
+    /// Control has returned, so the server must be closed.
     fn is_closed(&self) {
-        assert_eq!(self.handlers.live.count(), 0, "a handler lives");
+        assert_eq!(self.handlers.live.count(), 0, "handlers are still alive");
         assert_eq!((self.handle.is_serving(), self.handle.phase()), (false, Phase::Closed));
     }
 
@@ -120,7 +120,7 @@ impl Beach {
     }
 }
 
-/// The report says so. `failed` and `panicked`: what the handler of a third client did.
+/// Checks the report. `failed` and `panicked` count the handler of a third client.
 fn reports(report: &Report, expected: &Expected, failed: u64, panicked: u64) {
     adds_up(report);
     assert_eq!(report.cause(), expected.cause, "{report}");
@@ -133,13 +133,13 @@ fn reports(report: &Report, expected: &Expected, failed: u64, panicked: u64) {
     assert!(report.elapsed() < GRACE || expected.drained, "a cancel waits for nothing: {report}");
 }
 
-/// Serves until both handlers run, and leaves. Gives the report that it is left with.
-async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> {
-    let (handle, handler) = (server.handle(), beach.handlers.handler());
+/// Serves until both handlers run, then leaves by `exit`. Returns the report, if this way out gives one.
+async fn leave(exit: Exit, server: Server, fixture: &mut Fixture) -> Option<Report> {
+    let (handle, handler) = (server.handle(), fixture.handlers.handler());
     match exit {
         Exit::BodyOk => {
             let body = async |server: Handle| {
-                beach.started().await;
+                fixture.started().await;
                 assert!(server.is_serving());
                 Ok(42)
             };
@@ -149,7 +149,7 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
         }
         Exit::BodyErr => {
             let body = async |_| {
-                beach.started().await;
+                fixture.started().await;
                 Err::<(), _>("the body's own".into())
             };
             let error = server.scope(handler, body).await.unwrap_err();
@@ -159,7 +159,7 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
         }
         Exit::BodyPanic => {
             let body = async |_| {
-                beach.started().await;
+                fixture.started().await;
                 panic!("the body's own");
             };
             server.scope(handler, body).await.map(drop).unwrap();
@@ -167,9 +167,9 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
         }
         Exit::Shutdown | Exit::Cancel => {
             let serving = task::spawn(server.serve(handler));
-            beach.started().await;
+            fixture.started().await;
             let report = if exit == Exit::Shutdown { handle.shutdown().await } else { handle.cancel().await };
-            beach.is_closed();
+            fixture.is_closed();
             assert_eq!(serving.await.unwrap(), report);
             Some(report)
         }
@@ -177,49 +177,49 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
             let (ask, asked) = unbounded();
             let server = if exit == Exit::StreamTwice { server.grace(FOR_EVER) } else { server };
             let serving = task::spawn(server.shutdown_on(asked).serve(handler));
-            beach.started().await;
+            fixture.started().await;
             ask.send(()).await.unwrap();
             if exit == Exit::StreamTwice {
-                beach.goodbye().await;
+                fixture.goodbye().await;
                 ask.send(()).await.unwrap();
             }
             Some(serving.await.unwrap())
         }
         Exit::ShutdownFuture => {
-            let handlers = beach.handlers.clone();
+            let handlers = fixture.handlers.clone();
             Some(server.shutdown_when(async move { handlers.started(2).await }).serve(handler).await.unwrap())
         }
         Exit::HandlerFails | Exit::HandlerPanics => {
             let serving = task::spawn(server.on_failure(OnFailure::Shutdown).serve(handler));
-            beach.started().await;
+            fixture.started().await;
             let order = if exit == Exit::HandlerFails { FAILS } else { PANICS };
-            let (address, mut failing) = beach.place.say_from(&[order]).await;
+            let (address, mut failing) = fixture.place.say_from(&[order]).await;
             let error = serving.await.unwrap_err();
-            let (kind, says) = match exit {
+            let (kind, text) = match exit {
                 Exit::HandlerFails => (ErrorKind::Handler, "failed"),
                 _ => (ErrorKind::HandlerPanicked, "panicked: as ordered"),
             };
             assert_eq!(error.kind(), kind, "{error:?}");
             let peer = error.address().expect("the peer's");
-            assert_eq!(error.to_string(), format!("the handler of the connection from `{peer}` {says}"));
+            assert_eq!(error.to_string(), format!("the handler of the connection from `{peer}` {text}"));
             assert!(address.is_none_or(|address| *peer == address.into()), "{error:?}");
             assert_eq!(rest(&mut failing).await, "");
             Some(error.report().clone())
         }
         Exit::Timeout => {
             let mut serving = Box::pin(server.serve(handler));
-            // As often as it takes until both handlers run; the timeout that counts is the last one.
-            while beach.handlers.live.count() < 2 {
+            // Polls until both handlers run. The timeout under test is the last one.
+            while fixture.handlers.live.count() < 2 {
                 let _ = future::timeout(Duration::from_millis(10), &mut serving).await;
             }
-            beach.started().await;
+            fixture.started().await;
             future::timeout(Duration::from_millis(10), serving).await.unwrap_err();
             None
         }
         Exit::LostRace => {
             let serving = async { server.serve(handler).await.map(drop) };
             let winner = async {
-                beach.started().await;
+                fixture.started().await;
                 Ok(())
             };
             (serving, winner).race().await.unwrap();
@@ -233,7 +233,7 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
             };
             let scope = async { server.scope(handler, body).await.map(drop) };
             let winner = async {
-                beach.started().await;
+                fixture.started().await;
                 assert_eq!(alive.count(), 1);
                 Ok(())
             };
@@ -243,23 +243,23 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
         }
         Exit::TaskCancelled => {
             let serving = task::spawn(server.serve(handler));
-            beach.started().await;
+            fixture.started().await;
             assert!(serving.cancel().await.is_none());
             None
         }
         Exit::EnclosingPanic => {
             let mut serving = pin!(server.serve(handler));
-            while beach.handlers.live.count() < 2 {
+            while fixture.handlers.live.count() < 2 {
                 let _ = future::timeout(Duration::from_millis(10), serving.as_mut()).await;
             }
             panic!("around the server");
         }
         Exit::NestedUnwind => {
-            let (listener, _outer) = beach.place.kind.open();
+            let (listener, _outer) = fixture.place.kind.open();
             let body = async |_| {
                 let inner = async { server.serve(handler).await.map(drop) };
                 let panics = async {
-                    beach.started().await;
+                    fixture.started().await;
                     panic!("around the server");
                 };
                 Ok((inner, panics).race().await?)
@@ -269,11 +269,11 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
         }
         Exit::DropInADrain => {
             let serving = task::spawn(server.grace(FOR_EVER).serve(handler));
-            beach.started().await;
+            fixture.started().await;
             let closed = handle.shutdown();
-            beach.goodbye().await;
+            fixture.goodbye().await;
             assert!(serving.cancel().await.is_none());
-            beach.is_closed();
+            fixture.is_closed();
             Some(closed.await)
         }
     }
@@ -282,31 +282,31 @@ async fn leave(exit: Exit, server: Server, beach: &mut Beach) -> Option<Report> 
 fn leave_by(exit: Exit, kind: Kind) {
     let (listener, place) = kind.open();
     let server = Server::new(listener).grace(GRACE);
-    let mut beach = task::block_on(Beach::new(&server, place));
+    let mut fixture = task::block_on(Fixture::new(&server, place));
     let handle = server.handle();
-    let left = catch_unwind(AssertUnwindSafe(|| task::block_on(leave(exit, server, &mut beach))));
+    let left = catch_unwind(AssertUnwindSafe(|| task::block_on(leave(exit, server, &mut fixture))));
 
-    // Control is back.
-    beach.is_closed();
+    // Control has returned.
+    fixture.is_closed();
     let expected = exit.expected();
     let (left, panic) = match left {
         Ok(report) => (report, None),
         Err(panic) => (None, Some(*panic.downcast::<&'static str>().expect("a panic of the test's own"))),
     };
     assert_eq!(panic, expected.panic);
-    // After a panic inside of it async-std's `block_on` is not the same on this thread.
+    // After a panic inside async-std's `block_on`, `block_on` does not work as usual on this thread.
     on_thread(move || {
         task::block_on(async {
             let report = handle.closed().await;
             assert!(left.is_none_or(|left| left == report), "{report}");
             let third = |it: Exit| u64::from(exit == it);
             reports(&report, &expected, third(Exit::HandlerFails), third(Exit::HandlerPanics));
-            beach.has_seen(&expected).await;
+            fixture.has_seen(&expected).await;
         });
     });
 }
 
-/// Out by one way, of a server for each kind of listener.
+/// Leaves a server by `exit`, for each kind of listener.
 fn r01(exit: Exit) {
     side_by_side(Kind::ALL, |kind| {
         println!("{kind:?}");
@@ -335,12 +335,12 @@ fn r01_the_handle_asked_for_a_shutdown() {
 }
 
 #[test]
-fn r01_the_first_item_of_a_shutdown_stream() {
+fn r01_a_shutdown_stream_gave_its_first_item() {
     r01(Exit::ShutdownStream);
 }
 
 #[test]
-fn r01_a_shutdown_future_is_done() {
+fn r01_a_shutdown_future_finished() {
     r01(Exit::ShutdownFuture);
 }
 
@@ -360,7 +360,7 @@ fn r01_the_handle_cancelled() {
 }
 
 #[test]
-fn r01_the_second_item_of_a_shutdown_stream() {
+fn r01_a_shutdown_stream_gave_its_second_item() {
     r01(Exit::StreamTwice);
 }
 
@@ -385,12 +385,12 @@ fn r01_the_task_was_cancelled() {
 }
 
 #[test]
-fn r01_an_enclosing_panic() {
+fn r01_the_code_around_the_server_panicked() {
     r01(Exit::EnclosingPanic);
 }
 
 #[test]
-fn r01_a_panic_in_the_body_of_a_server_around_it() {
+fn r01_the_body_of_an_enclosing_server_panicked() {
     r01(Exit::NestedUnwind);
 }
 
@@ -399,7 +399,7 @@ fn r01_the_future_was_dropped_during_its_drain() {
     r01(Exit::DropInADrain);
 }
 
-/// A socket can be made to fail only by somebody else who has it.
+/// Only another holder of the socket can make it fail.
 #[test]
 fn r01_a_listener_failed_for_good() {
     let leave = async || {
@@ -407,22 +407,22 @@ fn r01_a_listener_failed_for_good() {
         let listener = Listener::try_from(socket.try_clone().unwrap()).unwrap();
         let address = listener.local_addr().clone();
         let server = Server::new(listener).grace(GRACE);
-        let beach = Beach::new(&server, Place::over_tcp(tcp(&address))).await;
-        let serving = task::spawn(server.serve(beach.handlers.handler()));
-        beach.started().await;
-        // Accepting from a socket that does not listen any more: EINVAL.
+        let fixture = Fixture::new(&server, Place::over_tcp(tcp(&address))).await;
+        let serving = task::spawn(server.serve(fixture.handlers.handler()));
+        fixture.started().await;
+        // Accepting from a socket that was shut down gives EINVAL.
         socket2::SockRef::from(&socket).shutdown(std::net::Shutdown::Both).unwrap();
         drop(socket);
         let error = serving.await.unwrap_err();
-        beach.is_closed();
+        fixture.is_closed();
         assert_eq!((error.kind(), error.address()), (ErrorKind::Listener, Some(&address)), "{error:?}");
         let expected = Expected { cause: Cause::ListenerFailed, ..Exit::Shutdown.expected() };
         reports(error.report(), &expected, 0, 0);
-        assert_eq!(*error.report(), beach.handle.closed().await);
+        assert_eq!(*error.report(), fixture.handle.closed().await);
         let io = std::io::Error::from(error);
         assert_eq!(io.kind(), std::io::ErrorKind::InvalidInput, "the listener's kind is kept");
         assert!(io.to_string().contains(&format!("`{address}`")), "{io}");
-        beach.has_seen(&expected).await;
+        fixture.has_seen(&expected).await;
     };
     on_thread(move || task::block_on(leave()));
 }

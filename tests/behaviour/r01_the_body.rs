@@ -1,4 +1,4 @@
-//! R1: the body lives as long as the server, or a little longer, and the first cause wins.
+//! R1: the body of a scope lives as long as its server, or a little longer, and the first cause of an end wins.
 
 use crate::support::scripted::Script;
 use crate::support::*;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 async fn idle(_: Connection) {}
 
-/// Runs a scope whose server is stopped by others, once its body has said that it waits.
+/// Runs a scope beside `stop`, which stops its server as soon as the body has sent that it waits.
 async fn stopped<T>(stop: impl FnOnce(), scope: impl AsyncFnOnce(Sender<()>) -> T) -> T {
     let (waits, waiting) = bounded(1);
     let stopping = async move {
@@ -26,8 +26,8 @@ async fn stopped<T>(stop: impl FnOnce(), scope: impl AsyncFnOnce(Sender<()>) -> 
     (scope(waits), stopping).join().await.0
 }
 
-/// Never ends, wakes nobody, and counts how often it is polled after the server has closed.
-async fn looks_on(server: &Handle, polls: &AtomicUsize) {
+/// Never ends, wakes no task, and counts its polls after the server has closed.
+async fn counts_polls_after_close(server: &Handle, polls: &AtomicUsize) {
     let look = |_: &mut Context<'_>| {
         polls.fetch_add(usize::from(server.phase() == Phase::Closed), SeqCst);
         Poll::Pending
@@ -35,14 +35,14 @@ async fn looks_on(server: &Handle, polls: &AtomicUsize) {
     poll_fn(look).await
 }
 
-/// The poll that the server's end has brought, and one that knows of it.
-fn once_more(polls: &AtomicUsize) {
+/// One or two polls: the one that the server's end caused, and perhaps the one more that a body gets.
+fn polled_once_more(polls: &AtomicUsize) {
     let polls = polls.swap(0, SeqCst);
-    assert!((1..=2).contains(&polls), "{polls} polls");
+    assert!((1..=2).contains(&polls), "1 or 2 polls were expected after the close, not {polls}");
 }
 
 #[test]
-fn r01_a_body_that_awaits_the_shutdown_finishes_what_follows() {
+fn r01_a_body_that_awaits_the_shutdown_runs_to_its_end() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await;
@@ -62,10 +62,10 @@ fn r01_a_body_that_awaits_the_shutdown_finishes_what_follows() {
 }
 
 #[test]
-fn r01_a_body_that_awaits_the_shutdown_in_a_race_finishes_too() {
+fn r01_a_body_that_awaits_the_shutdown_in_a_race_runs_to_its_end() {
     test(async {
         for _ in 0..200 {
-            // Combinators poll only those of their futures that were woken, so the order of the wakes matters.
+            // A combinator polls only those of its futures that were woken, so the order of the wake-ups matters.
             let body = async |server: Handle| {
                 let closed = async { server.shutdown().await.cause() };
                 Ok((closed, pending()).race().await)
@@ -93,7 +93,7 @@ fn r01_a_body_that_waits_for_something_else_is_dropped_when_the_server_has_close
 }
 
 #[test]
-fn r01_a_body_runs_on_during_the_drain_and_may_borrow_from_its_caller() {
+fn r01_a_body_keeps_running_in_the_drain_and_may_borrow_from_its_caller() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.grace(Duration::from_secs(1));
@@ -116,7 +116,7 @@ fn r01_a_body_runs_on_during_the_drain_and_may_borrow_from_its_caller() {
 }
 
 #[test]
-fn r01_a_handler_that_fails_after_the_body_returned_takes_nothing_from_it() {
+fn r01_a_handler_that_fails_after_the_body_returned_does_not_replace_its_value() {
     test(async {
         let server = bind().await.on_failure(OnFailure::Shutdown);
         let mut client = connect(server.local_addr());
@@ -172,7 +172,7 @@ fn r01_a_body_that_panicked_is_dropped_before_the_drain() {
                 async move {
                     start.send(()).await.unwrap();
                     conn.until_draining(pending::<()>()).await;
-                    assert_eq!(seen.count(), 0, "the body is still there in the drain");
+                    assert_eq!(seen.count(), 0, "the body is still alive in the drain");
                 }
             };
             let body = async |_| {
@@ -189,7 +189,7 @@ fn r01_a_body_that_panicked_is_dropped_before_the_drain() {
 }
 
 #[test]
-fn r01_a_panic_that_a_drop_swallows_is_logged() {
+fn r01_a_panic_of_the_body_that_a_drop_swallows_is_logged() {
     let logs = logs::remember();
     test(async {
         let handlers = Handlers::new();
@@ -216,7 +216,7 @@ fn r01_a_panic_that_a_drop_swallows_is_logged() {
 }
 
 #[test]
-fn r01_an_error_of_the_body_comes_out_as_it_was_whoever_has_ended_the_server() {
+fn r01_an_error_of_the_body_is_returned_unchanged_by_whichever_cause_the_server_ended() {
     for (by_others, cause) in [(false, Cause::BodyFailed), (true, Cause::Shutdown)] {
         test(async move {
             let handlers = Handlers::new();
@@ -242,7 +242,7 @@ fn r01_an_error_of_the_body_comes_out_as_it_was_whoever_has_ended_the_server() {
 }
 
 #[test]
-fn r01_a_failure_that_came_first_is_returned_and_the_bodys_error_is_in_the_log() {
+fn r01_an_earlier_failure_is_returned_and_the_bodys_error_is_logged() {
     let logs = logs::remember();
     test(async move {
         let (listener, script) = Script::listener();
@@ -259,7 +259,7 @@ fn r01_a_failure_that_came_first_is_returned_and_the_bodys_error_is_in_the_log()
 }
 
 #[test]
-fn r01_a_failure_that_came_first_is_returned_though_the_body_never_ends() {
+fn r01_an_earlier_failure_is_returned_although_the_body_never_ends() {
     test(async {
         let (listener, script) = Script::listener();
         let body = async |_| {
@@ -299,7 +299,7 @@ fn r01_an_error_of_the_body_that_a_drop_swallows_is_logged() {
 }
 
 #[test]
-fn r01_a_body_that_never_returns_is_polled_once_more_after_the_end_and_dropped() {
+fn r01_a_body_that_never_returns_is_polled_once_more_after_the_close_and_dropped() {
     test(async {
         let polls = AtomicUsize::new(0);
         for cause in [Cause::Shutdown, Cause::Cancel] {
@@ -310,14 +310,14 @@ fn r01_a_body_that_never_returns_is_polled_once_more_after_the_end_and_dropped()
                 let body = async |server: Handle| {
                     waits.send(()).await.unwrap();
                     loop {
-                        looks_on(&server, &polls).await
+                        counts_polls_after_close(&server, &polls).await
                     }
                 };
                 server.scope(idle, body).await
             };
             let ((), report) = stopped(stop, scope).await.unwrap();
             assert_eq!(report.cause(), cause);
-            once_more(&polls);
+            polled_once_more(&polls);
         }
     });
 }
@@ -331,34 +331,34 @@ fn r01_after_a_cancel_every_body_is_polled_once_more_and_dropped_whatever_the_gr
         let scope = async |waits: Sender<()>| {
             let body = async |server: Handle| {
                 waits.send(()).await.unwrap();
-                looks_on(&server, &polls).await
+                counts_polls_after_close(&server, &polls).await
             };
             server.scope(idle, body).await
         };
         let ((), report) = stopped(move || drop(handle.cancel()), scope).await.unwrap();
         assert_eq!(report.cause(), Cause::Cancel);
-        once_more(&polls);
+        polled_once_more(&polls);
 
         let server = bind().await.grace(FOR_EVER);
         let handle = server.handle();
         let scope = async |waits: Sender<()>| {
             let body = async |server: Handle| {
                 waits.send(()).await.unwrap();
-                looks_on(&server, &polls).await;
+                counts_polls_after_close(&server, &polls).await;
                 Ok(())
             };
             server.scope(idle, body).await
         };
         let error = stopped(move || drop(handle.cancel()), scope).await.unwrap_err();
         assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Stopped, Cause::Cancel), "{error:?}");
-        once_more(&polls);
+        polled_once_more(&polls);
     });
 }
 
 #[test]
-fn r01_a_body_that_needs_a_little_longer_than_its_server_gets_it() {
+fn r01_a_body_may_run_a_little_longer_than_its_server() {
     test(async {
-        // What it waits for comes from elsewhere, and some time after the end.
+        // Another task produces what the body waits for, some time after the server's end.
         let later = |server: &Handle| {
             let closed = server.shutdown();
             task::spawn(async move {
@@ -405,14 +405,14 @@ fn r01_a_body_that_does_not_end_is_dropped_at_the_end_of_the_grace() {
         let error = bind().await.grace(GRACE).scope(idle, body).await.unwrap_err();
         assert_eq!((error.kind(), error.report().cause()), (ErrorKind::Stopped, Cause::Shutdown), "{error:?}");
         assert_eq!((error.address(), live.count()), (None, 0));
-        let says = "the server was stopped before the body of its scope returned, because a shutdown was requested";
-        assert_eq!(error.to_string(), says);
+        let text = "the server was stopped before the body of its scope returned, because a shutdown was requested";
+        assert_eq!(error.to_string(), text);
         assert!(start.elapsed() >= GRACE);
     });
 }
 
 #[test]
-fn r01_the_server_is_closed_before_such_a_body_ends_and_a_cancel_ends_that_at_once() {
+fn r01_closed_does_not_wait_for_the_body_and_a_cancel_drops_the_body_at_once() {
     test(async {
         let live = Live::default();
         let server = bind().await.grace(FOR_EVER);
@@ -434,7 +434,7 @@ fn r01_the_server_is_closed_before_such_a_body_ends_and_a_cancel_ends_that_at_on
 }
 
 #[test]
-fn r01_a_body_that_still_runs_after_the_end_is_warned_of_after_a_second() {
+fn r01_a_body_that_still_runs_a_second_after_the_close_is_logged_at_warn() {
     const WARNING: &str = "the server is closed, and the body of its scope still runs: it is dropped in ";
     test_alone(async {
         let logs = logs::remember();
@@ -448,7 +448,7 @@ fn r01_a_body_that_still_runs_after_the_end_is_warned_of_after_a_second() {
         let lines = logs.lines_with(WARNING);
         assert!(matches!(lines[..], [(Level::Warn, _)]), "{lines:?}");
 
-        // A grace without a limit is 8 seconds here.
+        // Under a grace without a limit, the body has 8 seconds.
         let logs = logs::remember();
         let server = bind().await.grace(None);
         let handle = server.handle();
@@ -467,7 +467,7 @@ fn r01_a_body_that_still_runs_after_the_end_is_warned_of_after_a_second() {
 }
 
 #[test]
-fn r01_an_io_error_of_a_body_goes_through_the_scope_around_it_as_it_was() {
+fn r01_an_io_error_of_a_body_passes_unchanged_through_an_enclosing_scope() {
     test(async {
         let inner = bind().await;
         let body = async |_| {

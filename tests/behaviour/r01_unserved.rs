@@ -1,4 +1,4 @@
-//! R1 where nobody looks at the server: never served, or served by a future that nobody polls.
+//! R1 for a server that is bound but never served, and for a `serve` future that is not polled.
 
 use crate::support::*;
 use async_std::{future, task};
@@ -18,7 +18,7 @@ fn r01_a_server_that_is_never_served_is_closed_by_shutdown() {
         let report = handle.shutdown().await;
         assert!(refuses(&address));
         assert_eq!((report.cause(), report.accepted(), handle.phase()), (Cause::Shutdown, 0, Phase::Closed));
-        // Served now, it returns at once.
+        // A `serve` after the close returns at once.
         assert_eq!(server.serve(Handlers::new().handler()).await.unwrap(), report);
     });
 }
@@ -30,7 +30,7 @@ fn r01_a_server_that_is_never_served_is_closed_by_cancel() {
         let address = server.local_addr().clone();
         assert_eq!(server.handle().cancel().await.cause(), Cause::Cancel);
         assert!(refuses(&address));
-        // A scope's body still gets its first poll, and its value counts.
+        // The body of a scope still gets its first poll, and its value is returned.
         let (value, report) = server.scope(Handlers::new().handler(), async |_| Ok(1)).await.unwrap();
         assert_eq!((value, report.cause()), (1, Cause::Cancel));
     });
@@ -46,18 +46,18 @@ fn r01_a_server_that_is_never_served_is_closed_by_its_drop() {
         drop(server);
         assert!(refuses(&address));
         assert_eq!(closed.await.cause(), Cause::Dropped);
-        // The kernel had let it in; now it is turned away: reset, or an end.
+        // The client was in the backlog, and is closed: a reset, or EOF.
         assert!(matches!(queued.read(&mut [0]), Ok(0) | Err(_)));
     });
 }
 
 #[test]
-fn r01_a_serve_future_that_is_never_polled_is_closed_by_its_drop() {
+fn r01_dropping_a_serve_future_that_was_never_polled_closes_the_server() {
     test(async {
         let server = bind().await;
         let (handle, address) = (server.handle(), server.local_addr().clone());
         let serving = server.serve(Handlers::new().handler());
-        assert!(!handle.is_serving(), "it serves from its first poll on");
+        assert!(!handle.is_serving(), "a server serves from its first poll on, not earlier");
         drop(serving);
         assert!(refuses(&address));
         assert_eq!(handle.closed().await.cause(), Cause::Dropped);
@@ -65,14 +65,14 @@ fn r01_a_serve_future_that_is_never_polled_is_closed_by_its_drop() {
 }
 
 #[test]
-fn r01_a_shutdown_is_awaited_beside_a_serve_future_that_is_not_polled() {
+fn r01_a_shutdown_completes_beside_a_serve_future_that_is_not_polled() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await;
         let (handle, address) = (server.handle(), server.local_addr().clone());
         let mut client = order(&address, POLITE);
         let mut serving = pin!(server.serve(handlers.handler()));
-        // One poll begins to serve; after that the same task waits for the handle alone.
+        // The one poll starts the server. After it this task polls only the handle's future.
         assert!(serving.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
         assert!(handle.is_serving());
         handlers.started(1).await;
@@ -85,7 +85,7 @@ fn r01_a_shutdown_is_awaited_beside_a_serve_future_that_is_not_polled() {
 }
 
 #[test]
-fn r01_the_grace_ends_although_nobody_polls_the_serve_future() {
+fn r01_the_grace_ends_although_the_serve_future_is_not_polled() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.grace(Duration::from_millis(50));
@@ -100,7 +100,7 @@ fn r01_the_grace_ends_although_nobody_polls_the_serve_future() {
 }
 
 #[test]
-fn r01_a_bound_server_that_does_not_serve_yet_queues_and_then_serves() {
+fn r01_clients_that_connect_before_the_server_serves_are_served_later() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await;
@@ -112,7 +112,7 @@ fn r01_a_bound_server_that_does_not_serve_yet_queues_and_then_serves() {
 }
 
 #[test]
-fn r01_tasks_of_a_server_that_is_never_served_end_with_it() {
+fn r01_the_tasks_of_a_server_that_is_never_served_end_with_it() {
     test(async {
         let server = bind().await;
         let (handle, live) = (server.handle(), Live::default());

@@ -1,5 +1,5 @@
-//! R3: whatever a clone of a connection waits for ends at once when the handler has ended, on every kind of stream, and
-//! although the peer keeps its end open.
+//! R3: when a handler ends, each operation that a clone of its connection waits for ends at once: on every kind of
+//! stream, and although the peer keeps its side open.
 
 use crate::support::gate::side_by_side;
 use crate::support::on_thread;
@@ -11,7 +11,7 @@ use std::future::{Future, pending};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-/// Below the 2 seconds that a connection lingers for.
+/// Less than the 2 seconds for which a connection lingers.
 const AT_ONCE: Duration = Duration::from_millis(1800);
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -29,7 +29,7 @@ const WAITS: [Wait; 7] = [
 ];
 
 #[test]
-fn r03_a_clone_that_waits_hears_of_the_end_at_once() {
+fn r03_whatever_a_clone_waits_for_ends_at_once_with_the_handler() {
     let all: Vec<_> = Kind::ALL.iter().flat_map(|&kind| WAITS.map(|(name, wait)| (kind, name, wait))).collect();
     side_by_side(&all, |(kind, name, wait)| {
         let (listener, place) = kind.open();
@@ -44,7 +44,7 @@ fn r03_a_clone_that_waits_hears_of_the_end_at_once() {
                             waiting.await;
                             Instant::now()
                         });
-                        task::sleep(Duration::from_millis(200)).await; // until it waits, and alone
+                        task::sleep(Duration::from_millis(200)).await; // until the clone's task waits, alone
                         send.send((detached, Instant::now())).await.unwrap();
                     }
                 };

@@ -1,5 +1,5 @@
-//! R3: when a handler has returned, its tasks may finish what they write, for a time that is bounded, and then nothing
-//! is left of them.
+//! R3: when a handler has returned, the tasks of its connection may finish what they write, within the task grace. Then
+//! none of them is left.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Kind, Place, rest};
@@ -11,7 +11,7 @@ use std::future::pending;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-/// One test for each kind of listener, side by side.
+/// Runs the test once for each kind of listener, in parallel.
 fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'static) {
     side_by_side(Kind::ALL, |kind| {
         println!("{kind:?}");
@@ -20,13 +20,13 @@ fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'stat
     });
 }
 
-/// A member of a chat: what it is told goes through a queue and a writer task.
-async fn member(conn: Connection, told_by_error: bool) -> io::Result<()> {
+/// A member of a chat. Its lines go through a queue and a writer task.
+async fn member(conn: Connection, ends_with_error: bool) -> io::Result<()> {
     let (say, said) = unbounded::<String>();
     let mut writer = conn.clone();
     conn.spawn(async move {
         while let Ok(line) = said.recv().await {
-            task::yield_now().await; // it has other things to do
+            task::yield_now().await; // as if the task had other work
             writer.write_all(line.as_bytes()).await?;
         }
         io::Result::Ok(())
@@ -37,12 +37,12 @@ async fn member(conn: Connection, told_by_error: bool) -> io::Result<()> {
         say.send(line + "\n").await.map_err(io::Error::other)?;
     }
     say.send("goodbye\n".to_owned()).await.map_err(io::Error::other)?;
-    if told_by_error { Err(io::Error::other("on purpose")) } else { Ok(()) }
+    if ends_with_error { Err(io::Error::other("on purpose")) } else { Ok(()) }
 }
 
 #[test]
-fn r03_every_goodbye_of_a_writer_task_is_read() {
-    for told_by_error in [false, true] {
+fn r03_every_goodbye_of_a_writer_task_arrives() {
+    for ends_with_error in [false, true] {
         side_by_side(Kind::ALL, move |kind| {
             let (listener, place) = kind.open();
             on_thread(move || {
@@ -60,8 +60,8 @@ fn r03_every_goodbye_of_a_writer_task_is_read() {
                         Ok(())
                     };
                     let server = Server::new(listener).task_grace(FOR_EVER).grace(None);
-                    let (_, report) = server.scope(move |conn| member(conn, told_by_error), body).await.unwrap();
-                    let ends = if told_by_error { report.failed() } else { report.completed() };
+                    let (_, report) = server.scope(move |conn| member(conn, ends_with_error), body).await.unwrap();
+                    let ends = if ends_with_error { report.failed() } else { report.completed() };
                     assert_eq!((ends, report.undelivered()), (50, 0), "{kind:?}: {report}");
                 });
             });
@@ -70,7 +70,7 @@ fn r03_every_goodbye_of_a_writer_task_is_read() {
 }
 
 #[test]
-fn r03_a_task_that_reads_ends_when_the_handler_has_returned() {
+fn r03_a_read_of_a_task_gives_eof_when_the_handler_has_returned() {
     for_every_kind(async |server, place| {
         let (state, seen) = bounded(1);
         let handler = move |conn: Connection| {
@@ -98,7 +98,7 @@ fn r03_a_task_that_reads_ends_when_the_handler_has_returned() {
 }
 
 #[test]
-fn r03_a_task_that_never_ends_costs_its_connection_the_task_grace_and_is_named_once() {
+fn r03_a_task_that_never_ends_is_cut_after_the_task_grace_and_logged_once() {
     let logs = logs::remember();
     test(async move {
         let live = Live::default();
@@ -138,7 +138,7 @@ fn r03_a_task_that_never_ends_costs_its_connection_the_task_grace_and_is_named_o
         assert_eq!((report.completed(), report.undelivered(), live.count()), (5, 5, 0), "{report}");
         assert!(report.to_string().contains("; 5 undelivered"), "{report}");
         let lines = logs.lines_with("the task `heartbeat` of connection");
-        assert_eq!(lines.len(), 1, "once for its line: {lines:?}");
+        assert_eq!(lines.len(), 1, "one log line for the line of code that spawns the tasks: {lines:?}");
         let at = format!("r03_last_words.rs:{line}:");
         assert!(lines[0].0 == log::Level::Warn && lines[0].1.contains(&at), "{at}: {lines:?}");
     });
@@ -166,7 +166,7 @@ fn r03_join_tasks_waits_longer_than_the_task_grace() {
 }
 
 #[test]
-fn r03_join_tasks_counts_those_that_are_spawned_meanwhile() {
+fn r03_join_tasks_also_waits_for_tasks_that_are_spawned_during_the_wait() {
     test(async {
         let handler = |conn: Connection| async move {
             let parent = conn.clone();
@@ -217,7 +217,7 @@ fn r03_a_background_task_ends_with_its_handler() {
 }
 
 #[test]
-fn r03_the_task_grace_ends_with_the_deadline_a_cancel_and_a_drop() {
+fn r03_the_task_grace_ends_at_the_deadline_at_a_cancel_and_at_a_drop() {
     for how in ["deadline", "cancel", "drop"] {
         test(async move {
             let live = Live::default();
@@ -258,7 +258,7 @@ fn r03_the_task_grace_ends_with_the_deadline_a_cancel_and_a_drop() {
 }
 
 #[test]
-fn r03_after_a_panic_and_with_no_grace_tasks_are_cut_at_once() {
+fn r03_after_a_panic_or_without_a_task_grace_tasks_are_cut_at_once() {
     for panics in [true, false] {
         test(async move {
             let live = Live::default();
@@ -285,13 +285,13 @@ fn r03_after_a_panic_and_with_no_grace_tasks_are_cut_at_once() {
             };
             let (_, report) = server.scope(handler, body).await.unwrap();
             assert_eq!((report.panicked(), report.completed()), (u64::from(panics), u64::from(!panics)), "{report}");
-            assert_eq!(report.undelivered(), u64::from(!panics), "after an orderly end it is a loss: {report}");
+            assert_eq!(report.undelivered(), u64::from(!panics), "counted only after an orderly end: {report}");
         });
     }
 }
 
 #[test]
-fn r03_no_task_starts_and_no_clone_reads_or_writes_after_the_last_words() {
+fn r03_after_the_handler_no_task_starts_and_after_the_last_task_no_clone_reads_or_writes() {
     for_every_kind(async |server, place| {
         let (send, receive) = bounded(1);
         let handler = move |conn: Connection| {
@@ -324,7 +324,7 @@ fn r03_no_task_starts_and_no_clone_reads_or_writes_after_the_last_words() {
 }
 
 #[test]
-fn r03_a_background_task_of_the_server_holds_no_drain_and_is_gone_in_the_end() {
+fn r03_a_background_task_of_the_server_delays_no_drain_and_is_gone_at_the_close() {
     test(async {
         let live = Live::default();
         let server = bind().await.grace(FOR_EVER);
@@ -343,7 +343,7 @@ fn r03_a_background_task_of_the_server_holds_no_drain_and_is_gone_in_the_end() {
                 async move {
                     conn.server().until_draining(pending::<()>()).await;
                     task::sleep(Duration::from_millis(30)).await;
-                    seen.send(live.count()).await.unwrap(); // it lives as long as a connection does
+                    seen.send(live.count()).await.unwrap(); // the task lives as long as a connection is open
                 }
             }
         };
@@ -356,7 +356,7 @@ fn r03_a_background_task_of_the_server_holds_no_drain_and_is_gone_in_the_end() {
 }
 
 #[test]
-fn r03_the_background_tasks_of_a_server_that_never_serves_are_gone_too() {
+fn r03_the_background_tasks_of_a_server_that_never_serves_end_with_its_drop() {
     test(async {
         let live = Live::default();
         let server = bind().await;
@@ -371,7 +371,7 @@ fn r03_the_background_tasks_of_a_server_that_never_serves_are_gone_too() {
 }
 
 #[test]
-fn r03_a_task_that_panics_takes_neither_the_reply_nor_the_last_words_of_others() {
+fn r03_a_task_that_panics_costs_neither_the_reply_nor_the_last_bytes_of_other_tasks() {
     for_every_kind(async |server, place| {
         let handler = |mut conn: Connection| async move {
             let mut writer = conn.clone();
@@ -397,7 +397,7 @@ fn r03_a_task_that_panics_takes_neither_the_reply_nor_the_last_words_of_others()
 }
 
 #[test]
-fn r03_a_task_that_watches_the_peer_ends_when_the_handler_has_returned() {
+fn r03_a_task_in_peer_closed_ends_when_the_handler_has_returned() {
     for_every_kind(async |server, place| {
         let handler = |mut conn: Connection| async move {
             let watcher = conn.clone();
@@ -415,7 +415,7 @@ fn r03_a_task_that_watches_the_peer_ends_when_the_handler_has_returned() {
 }
 
 #[test]
-fn r03_a_task_that_watches_the_peer_disturbs_no_reader() {
+fn r03_a_task_in_peer_closed_disturbs_no_reader() {
     for_every_kind(async |server, place| {
         let handler = |mut conn: Connection| async move {
             let watcher = conn.clone();

@@ -1,4 +1,4 @@
-//! R3: from the end of its handler on a connection is closed, for every clone and for the peer.
+//! R3: a connection ends with its handler, for every clone, every task and the peer.
 
 use crate::support::*;
 use async_std::prelude::*;
@@ -8,7 +8,7 @@ use std::future::pending;
 use std::io::{ErrorKind, Read as _, Write as _};
 
 #[test]
-fn r03_a_handler_that_returns_without_closing_gives_its_client_the_end_at_once() {
+fn r03_a_handler_that_returns_without_closing_gives_its_client_eof_at_once() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -17,7 +17,7 @@ fn r03_a_handler_that_returns_without_closing_gives_its_client_the_end_at_once()
             async |server| {
                 let client = task::spawn_blocking(move || rest(&mut client));
                 assert_eq!(client.await, "");
-                assert!(server.is_serving(), "the end was the handler's, not the server's");
+                assert!(server.is_serving(), "the connection has ended; the server has not");
             },
         );
         scope.await.unwrap();
@@ -25,7 +25,7 @@ fn r03_a_handler_that_returns_without_closing_gives_its_client_the_end_at_once()
 }
 
 #[test]
-fn r03_a_clone_in_a_detached_task_keeps_nothing_open() {
+fn r03_a_clone_in_a_detached_task_keeps_no_connection_open() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -36,7 +36,7 @@ fn r03_a_clone_in_a_detached_task_keeps_nothing_open() {
                 let mut clone = conn.clone();
                 let detached = task::spawn(async move {
                     let mut buf = [0; 8];
-                    let waited = clone.read(&mut buf).await; // begun before the end, in all likelihood
+                    let waited = clone.read(&mut buf).await; // very likely begins before the handler ends
                     let after = clone.read(&mut buf).await;
                     let written = clone.write_all(b"from beyond").await;
                     (waited, after, written, clone)
@@ -49,19 +49,19 @@ fn r03_a_clone_in_a_detached_task_keeps_nothing_open() {
             let (waited, after, written, clone) = receive.recv().await.unwrap().await;
             assert_eq!((waited.unwrap(), after.unwrap()), (0, 0));
             assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe);
-            assert!(clone.spawn(async {}).await.unwrap_err().is_cancelled(), "the handler has ended");
+            assert!(clone.spawn(async {}).await.unwrap_err().is_cancelled(), "no task starts after the handler's end");
             Ok(clone)
         });
         let (clone, _) = scope.await.unwrap();
-        // The clone is still there, and with it the descriptor; the peer has the end all the same.
+        // The clone still exists, and so does the descriptor. The peer reads EOF all the same.
         assert_eq!(rest(&mut client), "last");
         drop(clone);
     });
 }
 
-/// The descriptor's duplicate is out of our reach; the connection is not.
+/// The crate cannot close the duplicate descriptor, but it can shut the connection down.
 #[test]
-fn r03_a_duplicate_of_the_socket_does_not_keep_the_peer_from_the_end() {
+fn r03_a_duplicate_of_the_socket_does_not_keep_the_peer_from_eof() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -86,7 +86,7 @@ fn r03_a_duplicate_of_the_socket_does_not_keep_the_peer_from_the_end() {
 }
 
 #[test]
-fn r03_bytes_that_came_in_before_the_end_are_not_read_after_it() {
+fn r03_bytes_that_arrived_before_the_handlers_end_are_not_read_after_it() {
     test(async {
         let server = bind().await;
         let mut client = order(server.local_addr(), b'x');
@@ -108,7 +108,7 @@ fn r03_bytes_that_came_in_before_the_end_are_not_read_after_it() {
 }
 
 #[test]
-fn r03_after_a_cancel_and_after_a_drop_the_peer_reads_an_end_even_if_it_was_not_read() {
+fn r03_after_a_cancel_or_a_drop_the_peer_reads_eof_although_its_bytes_were_not_read() {
     for dropped in [false, true] {
         test(async move {
             let handlers = Handlers::new();
@@ -220,13 +220,13 @@ fn r03_a_task_that_panics_ends_its_connection() {
         assert_eq!((report.panicked(), handlers.count()), (1, 0));
         serving.await.unwrap();
         let lines = logs.lines_with("a task's own");
-        assert_eq!(lines.len(), 1, "logged once: {lines:?}");
+        assert_eq!(lines.len(), 1, "the panic is logged once: {lines:?}");
         assert!(lines[0].0 == log::Level::Error && lines[0].1.contains(&peer.to_string()), "{lines:?}");
     });
 }
 
 #[test]
-fn r03_a_handler_that_waits_for_its_tasks_uses_a_group_of_its_own() {
+fn r03_a_handler_can_wait_for_tasks_in_a_group_of_its_own() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());

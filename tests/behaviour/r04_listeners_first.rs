@@ -1,4 +1,5 @@
-//! R4: the listeners go first; who was let in is served, who comes later is refused.
+//! R4: a shutdown closes the listeners first. A client that is in the backlog by then is served; a later one is
+//! refused.
 
 use crate::support::*;
 use async_std::{prelude::*, task};
@@ -16,14 +17,14 @@ async fn reply(mut conn: Connection) -> std::io::Result<()> {
 }
 
 #[test]
-fn r04_clients_in_the_kernels_queue_at_the_shutdown_are_served_in_the_drain() {
+fn r04_clients_in_the_backlog_at_the_shutdown_are_served_in_the_drain() {
     test_alone(async {
         let server = bind().await;
         let mut clients: Vec<_> = (0..100).map(|_| connect(server.local_addr())).collect();
         for client in &mut clients {
             client.write_all(b"hello").unwrap();
         }
-        // The body returns before anything else of the server has run.
+        // No other code of the server runs before the body has returned.
         let mut held = Some(hold_executor());
         let body = async |server: ebbtide::Handle| {
             drop(server.shutdown());
@@ -77,20 +78,20 @@ fn r04_once_is_serving_is_false_the_port_refuses() {
 }
 
 #[test]
-fn r04_handlers_are_told_after_the_sockets_are_closed() {
+fn r04_handlers_are_notified_after_the_listening_sockets_are_closed() {
     test(async {
         let server = bind().await;
         let mut client = order(server.local_addr(), b'x');
-        let told_while_open = Arc::new(AtomicBool::new(false));
+        let notified_while_open = Arc::new(AtomicBool::new(false));
         let handler = {
-            let told_while_open = Arc::clone(&told_while_open);
+            let notified_while_open = Arc::clone(&notified_while_open);
             move |conn: Connection| {
-                let told_while_open = Arc::clone(&told_while_open);
+                let notified_while_open = Arc::clone(&notified_while_open);
                 async move {
                     conn.until_draining(pending::<()>()).await;
                     let server = conn.server();
                     if server.is_serving() || !refuses(server.local_addr()) || server.phase() != Phase::Draining {
-                        told_while_open.store(true, Ordering::SeqCst);
+                        notified_while_open.store(true, Ordering::SeqCst);
                     }
                 }
             }
@@ -101,13 +102,13 @@ fn r04_handlers_are_told_after_the_sockets_are_closed() {
             }
         };
         server.scope(handler, body).await.unwrap();
-        assert!(!told_while_open.load(Ordering::SeqCst));
+        assert!(!notified_while_open.load(Ordering::SeqCst), "a handler was notified before the socket was closed");
         assert_eq!(rest(&mut client), "");
     });
 }
 
 #[test]
-fn r04_all_listeners_stop_before_any_drain_begins() {
+fn r04_all_listeners_are_closed_before_the_drain_begins() {
     test(async {
         let more = ebbtide::Listener::tcp(loopback()).unwrap();
         let server = bind().await.add_listener(more);
@@ -129,7 +130,7 @@ fn r04_all_listeners_stop_before_any_drain_begins() {
 }
 
 #[test]
-fn r04_no_handler_starts_after_the_exit() {
+fn r04_no_handler_starts_after_the_close() {
     test(async {
         for _ in 0..50 {
             let closed = Arc::new(AtomicBool::new(false));
@@ -148,13 +149,13 @@ fn r04_no_handler_starts_after_the_exit() {
             handle.cancel().await;
             closed.store(true, Ordering::SeqCst);
             serving.await.unwrap();
-            assert!(!late.load(Ordering::SeqCst));
+            assert!(!late.load(Ordering::SeqCst), "a handler started after the server was closed");
         }
     });
 }
 
 #[test]
-fn r04_a_failing_listener_of_several_drains_the_clients_of_all() {
+fn r04_a_listener_that_fails_drains_the_clients_of_all_listeners() {
     test(async {
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
         let failing = ebbtide::Listener::try_from(socket.try_clone().unwrap()).unwrap();

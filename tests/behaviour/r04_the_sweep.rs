@@ -1,4 +1,5 @@
-//! R4: what the last sweep of the backlog cannot serve is closed, counted and logged.
+//! R4: the last sweep of the backlog. It serves the clients for which there are permits; the others are closed, counted
+//! and logged.
 
 use crate::support::scripted::Script;
 use crate::support::ways::{Kind, Place};
@@ -15,9 +16,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 #[test]
-fn r04_clients_in_the_backlog_without_a_permit_are_closed_counted_and_logged_with_their_number() {
+fn r04_clients_in_the_backlog_without_a_permit_are_closed_counted_and_logged() {
     for &kind in Kind::ALL {
-        // Alone, since all listeners in memory have one name.
+        // Alone: all listeners in memory have the same name, so the log lines of two tests would mix.
         test_alone(async move {
             let logs = logs::remember();
             let (listener, place) = kind.open();
@@ -66,9 +67,9 @@ fn r04_each_client_of_a_paused_custom_listener_is_accepted_or_refused() {
 }
 
 #[test]
-fn r04_a_paused_server_closes_the_client_that_waits_and_says_why() {
+fn r04_a_shutdown_of_a_paused_server_closes_the_client_in_the_backlog_and_logs_why() {
     for &kind in Kind::ALL {
-        // Alone, since all listeners in memory have one name.
+        // Alone: all listeners in memory have the same name, so the log lines of two tests would mix.
         test_alone(async move {
             let logs = logs::remember();
             let (listener, place) = kind.open();
@@ -76,7 +77,7 @@ fn r04_a_paused_server_closes_the_client_that_waits_and_says_why() {
             let mut clients = Vec::new();
             let body = async |server: Handle| {
                 server.pause();
-                place.say(b"?").await; // may be accepted yet: the loop was waiting for it
+                place.say(b"?").await; // may still be accepted: the accept loop was already waiting for it
                 clients.push(place.connect().await?);
                 Ok(())
             };
@@ -91,7 +92,7 @@ fn r04_a_paused_server_closes_the_client_that_waits_and_says_why() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn r04_no_client_is_refused_by_a_sweep_while_there_is_a_permit_for_it() {
+fn r04_a_sweep_refuses_no_client_while_there_is_a_permit_for_it() {
     test(async {
         let mut refused = 0;
         for round in 0..500 {
@@ -121,15 +122,15 @@ fn connect_unix(name: &[u8]) -> std::os::unix::net::UnixStream {
     std::os::unix::net::UnixStream::connect_addr(&address).unwrap()
 }
 
-/// How often clients of one kind met with each fate.
+/// How many clients were served, and how many lost.
 #[derive(Debug, Default)]
 struct Fates {
     served: usize,
     lost: usize,
 }
 
-/// Comes back as soon as it was answered, until the port refuses.
-async fn come_back(place: &Place) -> Fates {
+/// Connects, asks, and connects again as soon as it has its reply, until the port refuses.
+async fn reconnect(place: &Place) -> Fates {
     let mut fates = Fates::default();
     while let Ok(mut client) = place.connect().await {
         let mut reply = String::new();
@@ -143,11 +144,12 @@ async fn come_back(place: &Place) -> Fates {
     fates
 }
 
-/// In the kernel's queue between the last accept and the close of the socket: a few microseconds.
-const HANDFUL: usize = 5;
+/// The number of clients that may be lost: those that enter the backlog between the last accept and the close of the
+/// socket, which takes a few microseconds.
+const MAX_LOST: usize = 5;
 
 #[test]
-fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_the_sweep() {
+fn r04_clients_that_reconnect_at_once_are_served_or_refused_and_do_not_prolong_the_sweep() {
     for &kind in Kind::ALL {
         test_alone(async move {
             let (listener, place) = kind.open();
@@ -161,10 +163,10 @@ fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_t
                     conn.write_all(b"reply").await
                 }
             };
-            // From a thread of their own, so that they come while the server's threads are at work.
+            // On a thread of their own, so that they connect while the server's threads are busy.
             let body = async |server: Handle| {
                 let clients = std::thread::spawn(move || {
-                    let clients: Vec<_> = (0..200).map(|_| come_back(&place)).collect();
+                    let clients: Vec<_> = (0..200).map(|_| reconnect(&place)).collect();
                     task::block_on(clients.join())
                 });
                 until(|| replies.load(Ordering::SeqCst) > 300).await;
@@ -175,19 +177,19 @@ fn r04_clients_that_come_back_at_once_are_served_or_refused_and_do_not_prolong_t
             let lost: usize = fates.iter().map(|fates| fates.lost).sum();
             let served: usize = fates.iter().map(|fates| fates.served).sum();
             println!("{kind:?}: {served} served, {lost} lost; {report}");
-            // One in memory closes its queue first, and so loses none.
-            let handful = if kind == Kind::Memory { 0 } else { HANDFUL };
-            assert!(served > 200 && lost <= handful, "{kind:?}: {served} served, {lost} lost; {report}");
+            // A listener in memory closes its queue before the sweep, so it loses none.
+            let max_lost = if kind == Kind::Memory { 0 } else { MAX_LOST };
+            assert!(served > 200 && lost <= max_lost, "{kind:?}: {served} served, {lost} lost; {report}");
             assert!(report.elapsed() < Duration::from_secs(5), "{kind:?}: {report}");
         });
     }
 }
 
-/// Gives its clients to the sweep alone: it wakes no accept loop that waits for them.
+/// A listener whose clients only the sweep accepts: it never wakes the accept loop that waits for them.
 #[derive(Clone, Default)]
 struct Unannounced {
     clients: Arc<Mutex<Vec<MemoryStream>>>,
-    /// The accept loop waits.
+    /// Whether the accept loop waits.
     waits: Arc<AtomicBool>,
 }
 
@@ -204,7 +206,7 @@ impl Accept for Unannounced {
     }
 }
 
-/// More than are accepted before other tasks get their turn.
+/// More clients than are accepted before the accept loop yields to other tasks.
 const QUEUED: usize = 200;
 
 #[test]

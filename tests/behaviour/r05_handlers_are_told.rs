@@ -1,4 +1,4 @@
-//! R5: a drain is a notice of its own, neither an end of input nor a cancellation.
+//! R5: handlers are notified of a drain by an event of its own. It is neither EOF nor a cancellation.
 
 use crate::support::*;
 use async_std::{future, prelude::*, task};
@@ -8,7 +8,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 #[test]
-fn r05_a_handler_that_waits_for_input_says_goodbye_and_the_client_reads_it_whole() {
+fn r05_a_handler_that_waits_for_input_is_notified_and_the_client_reads_its_whole_goodbye() {
     test(async {
         let goodbye = "good".repeat(100_000) + "bye";
         let server = bind().await;
@@ -38,7 +38,7 @@ fn r05_a_handler_that_waits_for_input_says_goodbye_and_the_client_reads_it_whole
 }
 
 #[test]
-fn r05_a_request_that_has_arrived_is_still_read_from_a_client_of_the_queue_too() {
+fn r05_a_request_that_has_arrived_is_still_read_although_the_client_was_in_the_backlog() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -50,7 +50,7 @@ fn r05_a_request_that_has_arrived_is_still_read_from_a_client_of_the_queue_too()
             let mut buf = [0; 16];
             let n = conn.until_draining((&conn).read(&mut buf)).await.expect("it has arrived")?;
             assert_eq!(&buf[..n], b"request");
-            // Nothing more has, and nothing more is waited for.
+            // No more has arrived, so the second read does not wait.
             assert!(conn.until_draining((&conn).read(&mut buf)).await.is_none());
             (&conn).write_all(b"reply").await
         };
@@ -60,7 +60,7 @@ fn r05_a_request_that_has_arrived_is_still_read_from_a_client_of_the_queue_too()
 }
 
 #[test]
-fn r05_asked_for_after_the_drain_began_it_is_none_at_once() {
+fn r05_until_draining_returns_none_at_once_after_the_drain_has_begun() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -78,7 +78,7 @@ fn r05_asked_for_after_the_drain_began_it_is_none_at_once() {
 }
 
 #[test]
-fn r05_several_tasks_of_a_connection_are_all_told() {
+fn r05_all_tasks_of_a_connection_are_notified() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -97,18 +97,18 @@ fn r05_several_tasks_of_a_connection_are_all_told() {
 }
 
 #[test]
-fn r05_one_that_ignores_the_notice_keeps_the_full_grace() {
+fn r05_a_handler_that_ignores_the_drain_has_the_full_grace() {
     test(async {
         let grace = Duration::from_millis(300);
         let server = bind().await.grace(grace);
         let mut client = connect(server.local_addr());
-        let (told, was_told) = async_std::channel::bounded(1);
+        let (notified, was_notified) = async_std::channel::bounded(1);
         let handler = move |conn: Connection| {
-            let told = told.clone();
+            let notified = notified.clone();
             async move {
-                assert_eq!(conn.deadline(), None, "nobody has asked yet");
+                assert_eq!(conn.deadline(), None, "no shutdown has been requested yet");
                 conn.until_draining(pending::<()>()).await;
-                told.send((Instant::now(), conn.deadline().unwrap())).await.unwrap();
+                notified.send((Instant::now(), conn.deadline().unwrap())).await.unwrap();
                 (&conn).read(&mut [0]).await.map(drop) // still open, both ways
             }
         };
@@ -119,7 +119,7 @@ fn r05_one_that_ignores_the_notice_keeps_the_full_grace() {
             task::sleep(Duration::from_millis(20)).await; // let the handler look at its deadline first
         };
         let (_, report) = server.scope(handler, body).await.unwrap();
-        let (at, deadline) = was_told.recv().await.unwrap();
+        let (at, deadline) = was_notified.recv().await.unwrap();
         assert!(deadline > at && deadline <= at + grace);
         assert!(Instant::now() >= deadline && report.elapsed() >= grace, "{report}");
         assert_eq!(report.cancelled(), 1, "{report}");
@@ -128,7 +128,7 @@ fn r05_one_that_ignores_the_notice_keeps_the_full_grace() {
 }
 
 #[test]
-fn r05_who_waits_for_the_drain_of_a_server_that_is_cancelled_waits_no_more() {
+fn r05_a_cancel_ends_the_waits_for_a_drain() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
@@ -156,7 +156,7 @@ fn r05_who_waits_for_the_drain_of_a_server_that_is_cancelled_waits_no_more() {
 }
 
 #[test]
-fn r05_a_clone_that_outlives_its_handler_is_not_draining_while_the_server_is_not() {
+fn r05_a_clone_that_outlives_its_handler_is_not_draining_before_the_server_is() {
     test(async {
         let server = bind().await;
         let _client = connect(server.local_addr());
@@ -167,7 +167,7 @@ fn r05_a_clone_that_outlives_its_handler_is_not_draining_while_the_server_is_not
         };
         let body = async |_| {
             let clone = receive.recv().await.unwrap();
-            // Ended when the linger is over; until then it waits.
+            // The wait ends when the connection's linger ends.
             assert_eq!(future::timeout(NET, clone.until_draining(pending::<()>())).await, Ok(None));
             assert!(!clone.is_draining());
         };

@@ -1,4 +1,4 @@
-//! R5: a client that has just connected gets an answer to its first request, although the drain has begun.
+//! R5: a newcomer, a client that has just connected, gets an answer to its first request although the drain has begun.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Kind, Place, rest};
@@ -12,19 +12,20 @@ use std::future::pending;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
-/// One test for each kind of listener, side by side.
+/// Runs the test once for each kind of listener, in parallel.
 fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'static) {
     side_by_side(Kind::ALL, |kind| {
         println!("{kind:?}");
         let (listener, place) = kind.open();
-        // So long that each test has to end it by what it is about.
+        // So long that only the event under test can end a newcomer's time or a drain.
         let server = Server::new(listener).grace(4 * FOR_EVER).newcomer_time(FOR_EVER);
         on_thread(move || task::block_on(test(server, place)));
     });
 }
 
-/// A client that has connected before the shutdown and speaks after the drain has begun: what it gets.
-async fn late(server: Server, place: &Place, handler: impl AsyncHandler, words: &[u8]) -> (String, Report) {
+/// Connects a client before the shutdown, sends `words` after the drain has begun, and returns all that the client
+/// reads.
+async fn late_request(server: Server, place: &Place, handler: impl AsyncHandler, words: &[u8]) -> (String, Report) {
     let (started, handler) = announced(handler);
     let body = async |server: Handle| {
         let mut client = place.connect().await?;
@@ -41,7 +42,7 @@ trait AsyncHandler: Fn(Connection) -> Handling + Send + Sync + 'static {}
 impl<F: Fn(Connection) -> Handling + Send + Sync + 'static> AsyncHandler for F {}
 type Handling = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-/// Says when the handler is called.
+/// Returns the handler, and a channel that gets a message when the handler is called.
 fn announced(handler: impl AsyncHandler) -> (Receiver<()>, impl AsyncHandler) {
     let (say, started) = bounded(64);
     let handler = move |conn| -> Handling {
@@ -54,33 +55,33 @@ fn announced(handler: impl AsyncHandler) -> (Receiver<()>, impl AsyncHandler) {
 #[test]
 fn r05_the_first_request_of_a_newcomer_is_answered() {
     for_every_kind(async |server, place| {
-        let (text, report) = late(server, &place, |conn| Box::pin(echo(conn)), b"are you there?").await;
+        let (text, report) = late_request(server, &place, |conn| Box::pin(echo(conn)), b"are you there?").await;
         assert_eq!((text.as_str(), report.completed(), report.drained()), ("are you there?", 1, 1), "{report}");
     });
 }
 
 #[test]
-fn r05_a_newcomer_is_told_in_the_very_poll_of_its_first_read_and_not_before() {
+fn r05_a_newcomer_is_notified_in_the_poll_of_its_first_read_and_not_before() {
     for_every_kind(async |server, place| {
         let handler = |mut conn: Connection| -> Handling {
             Box::pin(async move {
                 while conn.server().phase() != Phase::Draining {
                     task::yield_now().await;
                 }
-                task::sleep(Duration::from_millis(20)).await; // it is not told in secret
+                task::sleep(Duration::from_millis(20)).await; // time in which an early notice would arrive
                 let before = conn.is_draining();
                 let read = conn.until_draining((&conn).read(&mut [0; 16])).await.is_some();
-                let told = [before, read, conn.is_draining(), conn.until_draining(pending::<()>()).await.is_none()];
-                conn.write_all(format!("{told:?}").as_bytes()).await
+                let notified = [before, read, conn.is_draining(), conn.until_draining(pending::<()>()).await.is_none()];
+                conn.write_all(format!("{notified:?}").as_bytes()).await
             })
         };
-        let (text, _) = late(server, &place, handler, b"!").await;
+        let (text, _) = late_request(server, &place, handler, b"!").await;
         assert_eq!(text, "[false, true, true, true]");
     });
 }
 
 #[test]
-fn r05_a_greeting_does_not_make_it_an_old_acquaintance() {
+fn r05_a_client_that_got_a_greeting_is_still_a_newcomer() {
     for_every_kind(async |server, place| {
         let handler = |mut conn: Connection| -> Handling {
             Box::pin(async move {
@@ -88,13 +89,13 @@ fn r05_a_greeting_does_not_make_it_an_old_acquaintance() {
                 echo(conn).await
             })
         };
-        let (text, _) = late(server, &place, handler, b"hello yourself").await;
+        let (text, _) = late_request(server, &place, handler, b"hello yourself").await;
         assert_eq!(text, "hello! hello yourself");
     });
 }
 
 #[test]
-fn r05_what_it_has_said_before_the_drain_ends_it() {
+fn r05_a_client_whose_bytes_were_read_before_the_drain_is_not_a_newcomer() {
     for_every_kind(async |server, place| {
         let (read, has_read) = bounded(1);
         let handler = move |mut conn: Connection| {
@@ -103,7 +104,7 @@ fn r05_what_it_has_said_before_the_drain_ends_it() {
                 conn.read_exact(&mut [0]).await?;
                 read.send(()).await.map_err(io::Error::other)?;
                 conn.until_draining(pending::<()>()).await;
-                conn.write_all(b"told").await
+                conn.write_all(b"notified").await
             }
         };
         let body = async |_: Handle| {
@@ -111,12 +112,12 @@ fn r05_what_it_has_said_before_the_drain_ends_it() {
             has_read.recv().await?;
             Ok(task::spawn(async move { rest(&mut client).await }))
         };
-        let (told, _) = server.scope(handler, body).await.unwrap();
-        assert_eq!(told.await, "told");
+        let (text, _) = server.scope(handler, body).await.unwrap();
+        assert_eq!(text.await, "notified");
     });
 }
 
-/// Silent clients of a server that is told to stop once they are there, and how long the drain lasts.
+/// Shuts a server down when so many silent clients are connected. Returns how long the drain takes, and the report.
 async fn silent(server: Server, clients: usize) -> (Duration, Report) {
     let (started, handler) = announced(|conn| Box::pin(echo(conn)));
     let address = server.local_addr().clone();
@@ -132,17 +133,17 @@ async fn silent(server: Server, clients: usize) -> (Duration, Report) {
 }
 
 #[test]
-fn r05_a_silent_newcomer_is_told_when_its_time_is_over() {
+fn r05_a_silent_newcomer_is_notified_when_its_time_is_over() {
     test(async {
         let time = Duration::from_millis(300);
         let (elapsed, report) = silent(bind().await.newcomer_time(time), 20).await;
         assert!(elapsed < Duration::from_secs(3) && report.completed() == 20, "{elapsed:?}: {report}");
-        assert!(elapsed > time / 3, "they were told early: {elapsed:?}: {report}");
+        assert!(elapsed > time / 3, "the newcomers were notified early: {elapsed:?}: {report}");
     });
 }
 
 #[test]
-fn r05_it_has_at_most_a_quarter_of_the_grace() {
+fn r05_a_newcomer_has_at_most_a_quarter_of_the_grace() {
     test(async {
         let grace = Duration::from_secs(8);
         let (elapsed, report) = silent(bind().await.newcomer_time(FOR_EVER).grace(grace), 2).await;
@@ -152,7 +153,7 @@ fn r05_it_has_at_most_a_quarter_of_the_grace() {
 }
 
 #[test]
-fn r05_zero_switches_it_off() {
+fn r05_a_newcomer_time_of_zero_makes_no_newcomers() {
     test(async {
         let (_, report) = silent(bind().await.newcomer_time(Duration::ZERO).grace(None), 20).await;
         assert_eq!(report.completed(), 20, "{report}");
@@ -160,7 +161,7 @@ fn r05_zero_switches_it_off() {
 }
 
 #[test]
-fn r05_a_silent_client_that_came_long_ago_is_told_at_once() {
+fn r05_a_silent_client_that_connected_long_ago_is_notified_at_once() {
     test(async {
         let time = Duration::from_millis(1);
         let (started, handler) = announced(|conn| Box::pin(echo(conn)));
@@ -194,10 +195,10 @@ fn r05_a_newcomer_whose_handler_ends_lingers_no_longer_than_others_in_a_drain() 
     });
 }
 
-/// The end of its time was once taken for an answer: a view that was polled then gave EOF in the middle of a request,
-/// and one that was not waited until the deadline.
+/// The end of the newcomer time was once taken for an answer by the server. A view that was polled at that moment gave
+/// EOF in the middle of a request. A view that was not polled then waited until the deadline.
 #[test]
-fn r05_the_end_of_its_time_is_no_answer_to_its_first_request() {
+fn r05_the_end_of_the_newcomer_time_does_not_count_as_an_answer_to_the_first_request() {
     const TIME: Duration = Duration::from_millis(200);
     for_every_kind(async |server, place| {
         let (started, handler) = announced(|conn| {
@@ -207,7 +208,7 @@ fn r05_the_end_of_its_time_is_no_answer_to_its_first_request() {
                 let polled_at_its_end = (&view).read(&mut [0; 16]).await? == 1;
                 if polled_at_its_end {
                     let early = future::timeout(2 * TIME, (&view).read(&mut [0])).await;
-                    assert!(early.is_err(), "an answer is due: {early:?}");
+                    assert!(early.is_err(), "EOF although the answer is not written yet: {early:?}");
                 }
                 let answer = async {
                     task::sleep(2 * TIME).await;
@@ -230,7 +231,8 @@ fn r05_the_end_of_its_time_is_no_answer_to_its_first_request() {
     });
 }
 
-/// A connection that is still opening when the drain begins: its client ends that, hesitates, and speaks.
+/// A connection that is still opening when the drain begins. Its client completes the opening, pauses, and sends a
+/// request.
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
 async fn opens_late<C: Send + 'static>(server: Server, client: C, open: fn(&mut C), ask: fn(&mut C) -> String) {
     let (started, handler) = announced(|conn| Box::pin(echo(conn)));
@@ -255,7 +257,7 @@ async fn opens_late<C: Send + 'static>(server: Server, client: C, open: fn(&mut 
 
 #[cfg(feature = "tls")]
 #[test]
-fn r05_its_time_begins_when_its_handshake_is_over() {
+fn r05_the_newcomer_time_begins_at_the_end_of_the_handshake() {
     use crate::support::secured::{House, rest};
     test(async {
         let house = House::new();
@@ -275,7 +277,7 @@ fn r05_its_time_begins_when_its_handshake_is_over() {
 
 #[cfg(feature = "proxy-protocol")]
 #[test]
-fn r05_its_time_begins_when_its_proxy_header_was_read() {
+fn r05_the_newcomer_time_begins_when_the_proxy_header_was_read() {
     use crate::support::loopback;
     use crate::support::proxied::{V2, trusting};
     use ebbtide::{Listener, ProxyProtocol};
@@ -292,15 +294,15 @@ fn r05_its_time_begins_when_its_proxy_header_was_read() {
 }
 
 #[test]
-fn r05_one_that_opened_late_does_not_keep_another_from_being_told_in_time() {
+fn r05_a_connection_that_opened_late_does_not_delay_the_notice_of_another() {
     test(async {
         let time = Duration::from_millis(1000);
-        let (told, was_told) = bounded(2);
+        let (notified, was_notified) = bounded(2);
         let handler = move |conn: Connection| {
-            let told = told.clone();
+            let notified = notified.clone();
             async move {
                 conn.draining().await;
-                told.send((conn.id().as_u64(), Instant::now())).await.unwrap();
+                notified.send((conn.id().as_u64(), Instant::now())).await.unwrap();
             }
         };
         let server = bind().await.grace(4 * FOR_EVER).newcomer_time(time).first_byte_timeout(FOR_EVER);
@@ -316,11 +318,11 @@ fn r05_one_that_opened_late_does_not_keep_another_from_being_told_in_time() {
             std::io::Write::write_all(&mut late, b"x")?;
             until(|| server.connections().iter().all(|one| one.state() == ebbtide::ConnectionState::Serving)).await;
             drop(server.shutdown());
-            let first = was_told.recv().await?;
+            let first = was_notified.recv().await?;
             Ok((opened, first, late, early))
         };
         let ((opened, (id, at), ..), _) = server.scope(handler, body).await.unwrap();
-        assert_eq!(id, 1, "the one whose time is over first");
+        assert_eq!(id, 1, "connection 1 opened first, so its newcomer time ends first");
         assert!(at - opened < time * 3 / 2, "{:?}", at - opened);
     });
 }

@@ -1,4 +1,4 @@
-//! R5: reads that end in a drain, between two messages and never within one: `more`, `lines`, `frames`, `eof_on_drain`
+//! R5: reads that end in a drain, between two messages and never inside one: `more`, `lines`, `frames`, `eof_on_drain`
 //! and `draining`.
 
 use crate::support::gate::side_by_side;
@@ -14,12 +14,12 @@ use std::time::Duration;
 
 type Handling = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-/// Sends back each message of five bytes, and knows how to stop between two of them.
+/// A handler that echoes messages of five bytes, and ends between two of them when a drain begins.
 #[derive(Clone, Copy, Debug)]
 struct Reader {
     name: &'static str,
     handler: fn(Connection) -> Handling,
-    /// Two messages, and the answers to both.
+    /// Two messages, which are also the expected answers.
     messages: [&'static [u8]; 2],
 }
 
@@ -60,7 +60,7 @@ async fn by_frames(conn: Connection) -> io::Result<()> {
     Ok(())
 }
 
-/// Knows nothing of drains.
+/// A handler that knows nothing of drains: it ends at EOF.
 async fn by_eof(conn: Connection) -> io::Result<()> {
     let mut stream = conn.eof_on_drain();
     let mut buf = [0; 5];
@@ -81,7 +81,7 @@ async fn by_draining(mut conn: Connection) -> io::Result<()> {
         let arrives = async { reader.more().await };
         let over = async {
             (&mut draining).await;
-            task::sleep(Duration::from_millis(20)).await; // what has arrived comes first
+            task::sleep(Duration::from_millis(20)).await; // a request that has arrived is read first
             Ok(false)
         };
         if !(arrives, over).race().await? {
@@ -92,7 +92,7 @@ async fn by_draining(mut conn: Connection) -> io::Result<()> {
     }
 }
 
-/// One test for each reader over each kind of listener, with no limit but those that the test is about.
+/// Runs the test once for each reader over each kind of listener, with no grace limit unless the test sets one.
 fn for_every_reader(test: impl AsyncFn(Server, Place, Reader) + Copy + Send + Sync + 'static) {
     let all: Vec<_> = Kind::ALL.iter().flat_map(|&kind| READERS.map(|reader| (kind, reader))).collect();
     side_by_side(&all, |(kind, reader)| {
@@ -115,13 +115,13 @@ fn all_completed(report: &Report, connections: u64) {
 }
 
 #[test]
-fn r05_an_idle_client_does_not_hold_the_drain() {
+fn r05_an_idle_client_does_not_delay_the_drain() {
     for_every_reader(async |server, place, reader| {
         let body = async |_: Handle| {
             let mut client = place.say(reader.messages[0]).await;
             let mut answer = vec![0; reader.messages[0].len()];
             client.read_exact(&mut answer).await?;
-            Ok((answer, client)) // which stays
+            Ok((answer, client)) // the client stays connected
         };
         let ((answer, mut client), report) = server.scope(reader.handler, body).await.unwrap();
         assert_eq!(answer, reader.messages[0]);
@@ -159,7 +159,7 @@ fn r05_requests_that_have_arrived_are_answered_and_then_the_reads_end() {
 }
 
 #[test]
-fn r05_half_a_message_is_waited_for() {
+fn r05_the_rest_of_half_a_message_is_waited_for() {
     for_every_reader(async |server, place, reader| {
         let [first, second] = reader.messages;
         let (half, more) = second.split_at(second.len() - 2);
@@ -167,9 +167,9 @@ fn r05_half_a_message_is_waited_for() {
             let mut client = place.say(&[first, half].concat()).await;
             let mut answer = vec![0; first.len()];
             client.read_exact(&mut answer).await?;
-            task::sleep(Duration::from_millis(50)).await; // until the half has come, too
+            task::sleep(Duration::from_millis(50)).await; // until the half has arrived, too
             drains(&server).await;
-            task::sleep(Duration::from_millis(50)).await; // it is not ended
+            task::sleep(Duration::from_millis(50)).await; // the drain does not end the read
             client.write_all(more).await?;
             let mut answer = vec![0; second.len()];
             client.read_exact(&mut answer).await?;
@@ -182,7 +182,7 @@ fn r05_half_a_message_is_waited_for() {
 }
 
 #[test]
-fn r05_the_peers_end_is_the_end() {
+fn r05_eof_from_the_peer_ends_every_reader() {
     for_every_reader(async |server, place, reader| {
         let body = async |server: Handle| {
             let mut client = place.say(reader.messages[0]).await;
@@ -216,7 +216,7 @@ fn r05_the_first_request_of_a_newcomer_is_answered_by_every_reader() {
 }
 
 #[test]
-fn r05_copy_ends_with_the_drain() {
+fn r05_io_copy_ends_with_the_drain() {
     for &kind in Kind::ALL {
         test(async move {
             let (listener, place) = kind.open();
@@ -240,7 +240,7 @@ fn r05_copy_ends_with_the_drain() {
 }
 
 #[test]
-fn r05_the_view_ends_when_another_task_has_written_the_answer() {
+fn r05_the_view_gives_eof_when_another_task_has_written_the_answer() {
     for &kind in Kind::ALL {
         test(async move {
             let (listener, place) = kind.open();
@@ -256,7 +256,7 @@ fn r05_the_view_ends_when_another_task_has_written_the_answer() {
                         (&stream).read(&mut [0; 5]).await
                     });
                     may_answer.recv().await.map_err(io::Error::other)?;
-                    assert!(!reading.is_finished(), "an answer is due");
+                    assert!(!reading.is_finished(), "EOF although the answer is not written yet");
                     conn.write_all(b"answer").await?;
                     assert_eq!(reading.await??, 0);
                     Ok::<_, io::Error>(())
@@ -266,7 +266,7 @@ fn r05_the_view_ends_when_another_task_has_written_the_answer() {
                 let client = place.say(b"hello").await;
                 has_read.recv().await?;
                 drains(&server).await;
-                task::sleep(Duration::from_millis(50)).await; // the reader waits
+                task::sleep(Duration::from_millis(50)).await; // until the reader waits
                 answer.send(()).await?;
                 Ok(client)
             };
@@ -309,7 +309,7 @@ fn r05_an_upload_through_the_view_is_read_whole() {
 }
 
 #[test]
-fn r05_draining_is_ready_again_and_for_a_clone_that_lives_on() {
+fn r05_draining_may_be_awaited_twice_and_outlives_its_connection() {
     test(async {
         let (send, receive) = bounded(1);
         let handler = move |conn: Connection| {

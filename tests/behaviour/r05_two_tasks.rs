@@ -1,5 +1,5 @@
-//! R5, where another task of the connection is at its stream at the very moment: a streaming reply, say, over TLS. Who
-//! wants to read is turned away for the moment then, and that is not the same as that nothing has arrived.
+//! R5 when another task of the connection uses its stream at the same moment, for example to write a long reply over
+//! TLS. A read cannot lock the stream then and gets `Pending`. That does not mean that no request has arrived.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::scripted::{Puppet, Script, Step};
@@ -20,7 +20,7 @@ fn r05_a_request_that_has_arrived_is_read_although_another_task_is_writing() {
             let (writing, is_writing) = bounded(1);
             let (polled, is_polled) = bounded(8);
             let (gate, open) = mpsc::channel::<()>();
-            // The request has arrived; and the write takes until the test lets it go on.
+            // The request has arrived, and the write blocks until the test opens the gate.
             let mut request = Some(b"request");
             let stream = Puppet::new()
                 .read(move |_, buf| match request.take() {
@@ -68,12 +68,12 @@ fn r05_a_request_that_has_arrived_is_read_although_another_task_is_writing() {
             }
             let closed = handle.shutdown();
             is_polled.recv().await.unwrap();
-            task::sleep(Duration::from_millis(20)).await; // it concludes nothing from being turned away
+            task::sleep(Duration::from_millis(20)).await; // time in which a wrong `None` would arrive
             assert_eq!(*read.lock().unwrap(), None);
             drop(gate);
             closed.await;
             serving.await.unwrap();
-            assert_eq!(*read.lock().unwrap(), Some(7), "the request was there");
+            assert_eq!(*read.lock().unwrap(), Some(7), "the request had arrived, and must be read");
         });
     });
 }

@@ -1,4 +1,5 @@
-//! R6: a drain ends with the last handler or at the deadline; *closed* wins over the bound, and says so.
+//! R6: a drain ends with the last handler, or at the deadline. *Closed* wins over the deadline: the server waits for a
+//! handler that blocks its thread, and logs that it waits.
 
 use crate::support::*;
 use async_std::{prelude::*, task};
@@ -78,7 +79,7 @@ fn r06_a_second_request_does_not_move_the_deadline() {
 }
 
 #[test]
-fn r06_no_grace_cancels_at_once_and_endless_grace_has_no_deadline() {
+fn r06_a_grace_of_zero_cancels_at_once_and_a_grace_without_a_limit_has_no_deadline() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.grace(Duration::ZERO);
@@ -100,7 +101,7 @@ fn r06_no_grace_cancels_at_once_and_endless_grace_has_no_deadline() {
 }
 
 #[test]
-fn r06_a_peer_that_never_reads_does_not_hold_the_exit() {
+fn r06_a_peer_that_never_reads_does_not_delay_the_exit() {
     test(async {
         let server = bind().await.grace(Duration::from_millis(200));
         let mut client = connect(server.local_addr());
@@ -121,13 +122,13 @@ fn r06_a_peer_that_never_reads_does_not_hold_the_exit() {
         };
         let (_, report) = server.scope(handler, async |_| is_full.recv().await.unwrap()).await.unwrap();
         assert_eq!(report.cancelled(), 1, "{report}");
-        // What the kernel had taken arrives, and then the end.
+        // The bytes that the kernel has taken arrive, and then EOF.
         assert!(std::io::copy(&mut client, &mut std::io::sink()).unwrap() > 0);
     });
 }
 
 #[test]
-fn r06_a_handler_that_blocks_its_thread_is_waited_for_and_named_once_a_second() {
+fn r06_a_drop_waits_for_a_handler_that_blocks_its_thread_and_logs_its_name_every_second() {
     test_alone(async {
         let logs = logs::remember();
         let live = Live::default();
@@ -146,12 +147,12 @@ fn r06_a_handler_that_blocks_its_thread_is_waited_for_and_named_once_a_second() 
                 async move {
                     let _guard = guard;
                     gates.0.send(()).unwrap();
-                    let _ = gates.1.recv_timeout(NET); // what nobody should do in a handler
+                    let _ = gates.1.recv_timeout(NET); // blocks the thread, as no handler should
                     std::future::pending::<()>().await
                 }
             }
         };
-        // Dropped on this thread, which is none of the executor's: they may all be blocked.
+        // Drops the server on a thread of its own, since all of the executor's may be blocked.
         let (dropped, is_dropped) = mpsc::channel();
         let server = std::thread::spawn(move || {
             let mut serving = Box::pin(server.serve(handler));
@@ -177,7 +178,7 @@ fn r06_a_handler_that_blocks_its_thread_is_waited_for_and_named_once_a_second() 
     });
 }
 
-/// Its destructor blocks its thread until somebody allows it to end.
+/// An error whose destructor blocks its thread until the test unblocks it.
 #[derive(Debug)]
 struct Blocking(mpsc::Sender<()>, std::sync::Mutex<mpsc::Receiver<()>>);
 
@@ -192,13 +193,13 @@ impl std::error::Error for Blocking {}
 impl Drop for Blocking {
     fn drop(&mut self) {
         self.0.send(()).unwrap();
-        let _ = self.1.lock().unwrap().recv_timeout(NET); // what nobody should do in a destructor
+        let _ = self.1.lock().unwrap().recv_timeout(NET); // blocks the thread, as no destructor should
     }
 }
 
-/// The connection is closed by then, and nobody has it any more; its name is there all the same.
+/// The connection is closed by then and its record is gone, but the log line still names it.
 #[test]
-fn r06_a_handlers_error_that_blocks_its_thread_is_waited_for_and_named() {
+fn r06_a_drop_waits_for_a_handlers_error_that_blocks_its_thread_and_logs_the_connection() {
     test_alone(async {
         let logs = logs::remember();
         let server = bind().await;
@@ -211,11 +212,11 @@ fn r06_a_handlers_error_that_blocks_its_thread_is_waited_for_and_named() {
         let handler = move |mut conn: Connection| {
             let error = error.lock().unwrap().take().unwrap();
             async move {
-                let _ = conn.read_to_end(&mut Vec::new()).await; // nothing is waited for after that
+                let _ = conn.read_to_end(&mut Vec::new()).await; // after EOF there is no linger
                 Err::<(), _>(error)
             }
         };
-        // Dropped on this thread, which is none of the executor's: they may all be blocked.
+        // Drops the server on a thread of its own, since all of the executor's may be blocked.
         let server = std::thread::spawn(move || {
             let mut serving = Box::pin(server.serve(handler));
             task::block_on(async {
@@ -230,7 +231,7 @@ fn r06_a_handlers_error_that_blocks_its_thread_is_waited_for_and_named() {
         while logs.lines_with(&line).is_empty() {
             assert!(!server.is_finished(), "dropped while the destructor blocks");
             let nameless = logs.lines_with("still waiting for the end of a child");
-            assert!(nameless.is_empty(), "{nameless:?}");
+            assert!(nameless.is_empty(), "the line must name the connection: {nameless:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
         unblock.send(()).unwrap();
@@ -240,9 +241,9 @@ fn r06_a_handlers_error_that_blocks_its_thread_is_waited_for_and_named() {
 }
 
 #[test]
-fn r06_stopping_an_idle_server_waits_for_nothing() {
+fn r06_an_idle_server_stops_without_a_wait() {
     test(async {
-        // If a polling sleep were anywhere in it, 300 rounds would show; the net is generous all the same.
+        // A polling sleep anywhere in the exit would make 300 rounds run into the net's timeout.
         for _ in 0..300 {
             let (_, report) = bind().await.scope(|_: Connection| async {}, async |_| ()).await.unwrap();
             assert_eq!(report.accepted(), 0);
@@ -251,7 +252,7 @@ fn r06_stopping_an_idle_server_waits_for_nothing() {
 }
 
 #[test]
-fn r06_no_handler_is_started_after_the_deadline_although_the_threads_were_blocked_until_then() {
+fn r06_no_handler_starts_after_the_deadline_although_the_threads_were_blocked_until_then() {
     const LATE: Duration = Duration::from_millis(500);
     test_alone(async {
         let server = bind().await.grace(Duration::from_millis(50));

@@ -1,4 +1,5 @@
-//! R6, R14: a shutdown that takes its time says what it waits for, by name, and which server it is.
+//! R6, R14: a shutdown that takes long logs the connections and tasks that it waits for, by name, and each line names
+//! its server.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::*;
@@ -9,7 +10,7 @@ use log::Level;
 use std::future::pending;
 use std::time::Duration;
 
-/// A server whose handlers never end, and so many clients of it.
+/// Serves `clients` clients by handlers that never end, and shuts down when all of them run and `before` has run.
 async fn stuck(server: Server, clients: usize, before: impl AsyncFnOnce(&Handle)) -> ebbtide::Report {
     let clients: Vec<_> = (0..clients).map(|_| connect(server.local_addr())).collect();
     let (started, has_started) = bounded(64);
@@ -34,7 +35,7 @@ async fn stuck(server: Server, clients: usize, before: impl AsyncFnOnce(&Handle)
 }
 
 #[test]
-fn r06_each_connection_that_a_drain_waits_for_is_named_up_to_ten() {
+fn r06_a_drain_logs_up_to_ten_connections_that_it_waits_for() {
     let logs = logs::remember();
     test(async move {
         let server = bind().await.name("left over");
@@ -59,7 +60,7 @@ fn r06_each_connection_that_a_drain_waits_for_is_named_up_to_ten() {
 }
 
 #[test]
-fn r06_a_task_that_a_drain_waits_for_is_named_with_the_line_that_spawned_it() {
+fn r06_a_drain_logs_each_task_that_it_waits_for_with_the_line_that_spawned_it() {
     let logs = logs::remember();
     test(async move {
         let server = bind().await.name("with tasks");
@@ -79,7 +80,7 @@ fn r06_a_task_that_a_drain_waits_for_is_named_with_the_line_that_spawned_it() {
 }
 
 #[test]
-fn r06_connections_are_counted_before_they_are_told() {
+fn r06_a_drain_logs_the_number_of_connections_before_they_are_notified() {
     let logs = logs::remember();
     test(async move {
         let server = bind().await.name("counted").newcomer_time(Duration::ZERO);
@@ -95,7 +96,7 @@ fn r06_connections_are_counted_before_they_are_told() {
 }
 
 #[test]
-fn r14_each_line_of_two_servers_says_which() {
+fn r14_each_log_line_names_its_server() {
     let logs = logs::remember();
     test(async move {
         let (main, health) = (bind().await.name("main door"), bind().await);
@@ -119,7 +120,7 @@ fn r14_each_line_of_two_servers_says_which() {
 }
 
 #[test]
-fn r14_a_label_is_the_latest_and_is_cut_where_it_is_shown() {
+fn r14_the_latest_label_counts_and_is_shortened_when_it_is_shown() {
     test(async {
         let (labelled, is_labelled) = bounded(1);
         let handler = move |mut conn: Connection| {
@@ -147,7 +148,7 @@ fn r14_a_label_is_the_latest_and_is_cut_where_it_is_shown() {
 }
 
 #[test]
-fn r06_a_handler_that_blocks_its_thread_is_named_with_the_remedy() {
+fn r06_a_handler_that_blocks_its_thread_is_logged_with_the_remedy() {
     let body = || {
         let logs = logs::remember();
         test_alone(async move {
@@ -155,17 +156,17 @@ fn r06_a_handler_that_blocks_its_thread_is_named_with_the_remedy() {
             let client = connect(server.local_addr());
             let peer = client.local_addr().unwrap();
             let (blocks, has_blocked) = bounded(1);
-            let until_it_is_said = logs.clone();
+            let handlers_logs = logs.clone();
             let line = format!(
                 "which block their threads (work that blocks is for `spawn_blocking`): connection 0 from {peer}"
             );
             let warned = line.clone();
             let handler = move |_: Connection| {
-                let (blocks, logs, warned) = (blocks.clone(), until_it_is_said.clone(), warned.clone());
+                let (blocks, logs, warned) = (blocks.clone(), handlers_logs.clone(), warned.clone());
                 async move {
                     blocks.send(()).await.unwrap();
                     while logs.lines_with(&warned).is_empty() {
-                        std::thread::sleep(Duration::from_millis(10)); // what no handler should do
+                        std::thread::sleep(Duration::from_millis(10)); // blocks the thread, as no handler should
                     }
                     pending::<()>().await;
                 }

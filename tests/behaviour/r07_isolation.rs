@@ -1,4 +1,5 @@
-//! R7: a handler that fails ends its own connection and nothing else; it is logged once, with its peer, and counted.
+//! R7: a handler that fails ends its own connection and nothing else. The failure is logged once, with the peer, and
+//! counted.
 
 use crate::support::logs;
 use crate::support::scripted::{Puppet, Script, Step};
@@ -11,7 +12,7 @@ use std::future::pending;
 use std::io::{self, Read as _, Write as _};
 use std::task::Poll;
 
-/// Ten clients, the third of which makes its handler do `what`; the nine others finish.
+/// Serves ten clients. The third one makes its handler do `what`; the other nine finish.
 fn one_of_ten(what: u8, expected: Level, text: &'static str) {
     test_alone(async move {
         let logs = logs::remember();
@@ -27,8 +28,8 @@ fn one_of_ten(what: u8, expected: Level, text: &'static str) {
             while server.connection_count() > 9 {
                 task::yield_now().await;
             }
-            assert_eq!(handlers.live.count(), 9, "the others live");
-            // And it goes on accepting.
+            assert_eq!(handlers.live.count(), 9, "the other handlers must still be alive");
+            // The server goes on accepting.
             let mut late = order(server.local_addr(), SPEAKS);
             handlers.started(1).await;
             assert_eq!(task::spawn_blocking(move || rest(&mut late)).await, "whole reply");
@@ -41,7 +42,7 @@ fn one_of_ten(what: u8, expected: Level, text: &'static str) {
         }
         let mut lines = logs.lines_with(&format!("`{peer}`"));
         lines.retain(|(_, line)| !line.contains(": opened connection "));
-        assert_eq!(lines.len(), 1, "logged once: {lines:?}");
+        assert_eq!(lines.len(), 1, "the failure is logged once: {lines:?}");
         assert_eq!(lines[0].0, expected);
         assert!(lines[0].1.contains(text) && lines[0].1.contains(&format!("peer={peer}")), "{lines:?}");
     });
@@ -58,12 +59,12 @@ fn r07_one_of_ten_handlers_panics_and_the_nine_finish() {
 }
 
 #[test]
-fn r07_a_panic_before_the_first_await_is_the_handlers_own() {
+fn r07_a_panic_before_the_first_await_counts_as_the_handlers() {
     test(async {
         let server = bind().await;
         let mut clients = [connect(server.local_addr()), connect(server.local_addr())];
         let handler = |conn: Connection| {
-            assert_ne!(conn.id().as_u64(), 0, "the first one has bad luck");
+            assert_ne!(conn.id().as_u64(), 0, "the first handler panics on purpose");
             async {}
         };
         let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
@@ -75,7 +76,7 @@ fn r07_a_panic_before_the_first_await_is_the_handlers_own() {
 }
 
 #[test]
-fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_count() {
+fn r07_under_on_failure_shutdown_the_first_failure_drains_the_others_and_later_ones_are_only_counted() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.on_failure(OnFailure::Shutdown);
@@ -83,11 +84,11 @@ fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_coun
         let mut polite = order(&address, POLITE);
         let serving = {
             let (ask, asked) = async_std::channel::bounded::<()>(1);
-            drop(ask); // a shutdown stream that ends asks for nothing
+            drop(ask); // the end of a shutdown stream requests nothing
             task::spawn(server.shutdown_on(asked).serve(handlers.handler()))
         };
         handlers.started(1).await;
-        // All are there before the first one fails: after that the port refuses.
+        // All connect before the first one fails, because the port refuses afterwards.
         let mut failing: Vec<_> = (0..5).map(|_| connect(&address)).collect();
         for client in &mut failing {
             client.write_all(&[FAILS]).unwrap();
@@ -100,7 +101,7 @@ fn r07_the_first_failure_under_shutdown_drains_the_rest_and_later_ones_only_coun
         assert_eq!(report.accepted(), report.completed() + report.failed() + report.panicked() + report.cancelled());
         assert_eq!(rest(&mut polite), "bye");
         for client in &mut failing {
-            let _ = client.read(&mut [0]); // served, or reset in the kernel's microseconds
+            let _ = client.read(&mut [0]); // served, or reset between the last accept and the close of the socket
         }
     });
 }
@@ -141,27 +142,27 @@ fn r07_a_failure_is_logged_before_its_connection_lingers() {
         };
         let (lines, report) = server.scope(handler, body).await.unwrap();
         assert_eq!((lines, report.failed()), (1, 1), "{report}");
-        assert_eq!(logs.lines_with("failed: before the linger").len(), 1, "and once");
+        assert_eq!(logs.lines_with("failed: before the linger").len(), 1, "the failure is logged once");
         drop(client);
     });
 }
 
 #[test]
-fn r07_a_failure_under_shutdown_begins_the_drain_before_its_connection_is_closed() {
+fn r07_under_on_failure_shutdown_the_drain_begins_before_the_failed_connection_is_closed() {
     test(async {
         let stream = Live::default();
         let alive = stream.clone();
         let (listener, script) = Script::listener();
-        let (tell, told) = async_std::channel::unbounded();
+        let (send, receive) = async_std::channel::unbounded();
         let handler = move |conn: Connection| {
-            let (tell, alive) = (tell.clone(), alive.clone());
+            let (send, alive) = (send.clone(), alive.clone());
             async move {
                 if conn.peer_addr() == &Address::named("client 2") {
                     return Err(io::Error::other("as ordered"));
                 }
-                tell.send(0).await.unwrap();
+                send.send(0).await.unwrap();
                 conn.until_draining(pending::<()>()).await;
-                tell.send(alive.count()).await.unwrap();
+                send.send(alive.count()).await.unwrap();
                 Ok(())
             }
         };
@@ -169,18 +170,22 @@ fn r07_a_failure_under_shutdown_begins_the_drain_before_its_connection_is_closed
         let handle = server.handle();
         let serving = task::spawn(server.serve(handler));
         let _polite = script.client();
-        told.recv().await.unwrap();
-        // It takes as long to close as it may.
+        receive.recv().await.unwrap();
+        // The close of this stream never completes.
         let guard = stream.guard();
         script.tell(Step::Client(Box::pin(Puppet::new().close(|_| Poll::Pending).drop(move || drop(guard)))));
-        assert_eq!(told.recv().await, Ok(1), "the drain waited for the connection that failed");
+        assert_eq!(
+            receive.recv().await,
+            Ok(1),
+            "the drain must begin while the failed connection's stream is still alive"
+        );
         drop(handle.cancel());
         let error = serving.await.unwrap_err();
         assert_eq!((error.kind(), error.report().failed()), (ErrorKind::Handler, 1), "{error:?}");
     });
 }
 
-/// Its text cannot be had.
+/// An error whose `Display` panics.
 #[derive(Debug)]
 struct Unspeakable;
 
@@ -208,6 +213,6 @@ fn r07_an_error_whose_text_panics_is_a_failure_like_any_other() {
         assert_eq!(reading.await, "reply");
         let lines = logs.lines_with("unspeakable: the handler of connection 0 from `");
         assert!(lines.len() == 1 && lines[0].1.contains("its `Display` panicked"), "{lines:?}");
-        drop(error.into_report()); // its text is never asked for
+        drop(error.into_report()); // the test does not format the error: that would panic
     });
 }

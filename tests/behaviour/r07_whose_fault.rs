@@ -1,5 +1,6 @@
-//! R7: whose fault an error is. The peer's is the one that the connection's own stream gave, however it is wrapped: it is
-//! logged at debug, counted apart, and never stops the server. Any other is the handler's. Behaviour 72.
+//! R7: whether an error is the peer's fault or the handler's. An error that the connection's own stream reported is the
+//! peer's, however it is wrapped: it is logged at debug, counted apart, and never stops the server. Any other error is
+//! the handler's.
 
 use crate::support::logs;
 use crate::support::ways::Kind;
@@ -16,7 +17,7 @@ use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a library makes of an error.
+/// An I/O error as a library wraps it.
 #[derive(Debug)]
 struct Library(io::Error);
 
@@ -64,7 +65,7 @@ impl Error for Circle {
     }
 }
 
-/// The ways in which a handler may pass an error on.
+/// The ways in which a handler may return an error of its stream.
 const WRAPPINGS: [fn(io::Error) -> BoxError; 6] = [
     |error| error.into(),
     |error| Library(error).into(),
@@ -75,7 +76,7 @@ const WRAPPINGS: [fn(io::Error) -> BoxError; 6] = [
 ];
 
 #[test]
-fn r07_an_error_of_its_own_stream_is_the_peers_however_it_is_wrapped() {
+fn r07_an_error_of_the_connections_stream_is_the_peers_however_it_is_wrapped() {
     test_alone(async {
         let logs = logs::remember();
         let (reading, is_reading) = bounded(WRAPPINGS.len());
@@ -96,10 +97,10 @@ fn r07_an_error_of_its_own_stream_is_the_peers_however_it_is_wrapped() {
                 client.write_all(b"x")?;
                 is_reading.recv().await?;
                 socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO))?;
-                drop(client); // which resets the connection
+                drop(client); // resets the connection, since the linger time is 0
             }
             until(|| server.counts().disconnected() == WRAPPINGS.len() as u64).await;
-            assert!(server.is_serving(), "a peer's doing stops nothing");
+            assert!(server.is_serving(), "a peer's fault must not stop the server");
             Ok(())
         };
         let ((), report) = server.scope(handler, body).await.unwrap();
@@ -112,7 +113,7 @@ fn r07_an_error_of_its_own_stream_is_the_peers_however_it_is_wrapped() {
 }
 
 #[test]
-fn r07_the_same_error_of_something_else_is_the_handlers() {
+fn r07_the_same_error_from_another_source_is_the_handlers() {
     test_alone(async {
         let logs = logs::remember();
         let kinds = [
@@ -132,7 +133,7 @@ fn r07_the_same_error_of_something_else_is_the_handlers() {
         let handler = move |conn: Connection| {
             let (error, kind) = (conn.id().as_u64() as usize / kinds.len(), conn.id().as_u64() as usize % kinds.len());
             let error = errors[error](kinds[kind]);
-            async move { Err::<(), _>(error) } // of its database, say: its stream is well
+            async move { Err::<(), _>(error) } // of its database, for example: the connection's stream has no error
         };
         let body = async |server: Handle| {
             until(|| server.counts().failed() == number as u64).await;
@@ -151,9 +152,9 @@ fn r07_the_same_error_of_something_else_is_the_handlers() {
     });
 }
 
-/// `read_exact` makes an error of the peer's end.
+/// `read_exact` turns an early EOF into an error.
 #[test]
-fn r07_an_end_in_the_middle_of_a_message_is_the_peers_on_streams_of_every_kind() {
+fn r07_eof_in_the_middle_of_a_message_is_the_peers_fault_on_every_kind_of_stream() {
     for &kind in Kind::ALL {
         test(async move {
             let (listener, place) = kind.open();
@@ -173,7 +174,7 @@ fn r07_an_end_in_the_middle_of_a_message_is_the_peers_on_streams_of_every_kind()
 }
 
 #[test]
-fn r07_input_that_is_no_message_is_the_peers() {
+fn r07_malformed_input_is_the_peers_fault() {
     test(async {
         let handlers: [fn(Connection) -> BoxFuture; 3] = [
             |conn| Box::pin(async move { conn.lines().max_len(4).next().await.map(drop) }),
@@ -198,9 +199,9 @@ fn r07_input_that_is_no_message_is_the_peers() {
 
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-/// A library that knows nothing of drains takes the end for an error where it waits for a message.
+/// A library that knows nothing of drains reports the drain's EOF as an error if it waits for a message.
 #[test]
-fn r07_the_end_that_a_drain_makes_is_no_fault_of_the_handlers() {
+fn r07_the_eof_that_a_drain_gives_is_not_the_handlers_fault() {
     test(async {
         let server = bind().await;
         let client = connect(server.local_addr());

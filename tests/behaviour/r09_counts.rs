@@ -1,5 +1,5 @@
-//! R9, while the server runs: every number of the report, by the reason for which a connection ended; and what the open
-//! ones are doing. Behaviour 73.
+//! R9 while the server runs: `Handle::counts` has every number of the report, by the reason for which a connection
+//! ended, and how many of the open connections are in each state.
 
 use crate::support::*;
 use async_std::channel::bounded;
@@ -15,7 +15,7 @@ type Handler = fn(Connection) -> Pin<Box<dyn Future<Output = io::Result<()>> + S
 
 const SHORT: Duration = Duration::from_millis(20);
 
-/// How one end comes about: the server's settings, the handler, and what is done when the client is there.
+/// One way for a connection to end: the server's settings, the handler, and what happens when the client has connected.
 struct Case {
     reason: EndReason,
     set: fn(Server) -> Server,
@@ -101,13 +101,13 @@ fn first(server: &Handle) -> ConnectionId {
 }
 
 #[test]
-fn r09_each_end_is_counted_by_its_reason_while_the_server_runs() {
+fn r09_each_end_of_a_connection_is_counted_by_its_reason_while_the_server_runs() {
     for Case { reason, set, handler, act } in cases() {
         test(async move {
             let server = set(bind().await);
             let client = connect(server.local_addr());
             let body = async |server: Handle| {
-                // One that comes to its end by itself may be gone already.
+                // A connection that ends by itself may be closed already.
                 until(|| server.connection_count() == 1 || server.counts().ended(reason) == 1).await;
                 act(&server, &client);
                 until(|| server.counts().ended(reason) == 1 && server.connection_count() == 0).await;
@@ -128,13 +128,13 @@ fn r09_each_end_is_counted_by_its_reason_while_the_server_runs() {
             assert_eq!((counts.accepted(), buckets.iter().sum::<u64>()), (1, 1), "{reason}: {counts}");
             adds_up(&report);
             assert_eq!(report.counts().ended(reason), 1, "{report}");
-            assert!(report.cancelled_connections().is_empty(), "{reason}: the exit has cut none");
+            assert!(report.cancelled_connections().is_empty(), "{reason}: the exit must not cut any connection");
         });
     }
 }
 
 #[test]
-fn r09_what_the_exit_cuts_is_counted_as_that_and_the_last_counts_stay() {
+fn r09_connections_that_the_exit_cuts_are_counted_as_shutdown_and_the_last_counts_stay() {
     test(async {
         let server = bind().await.grace(Duration::ZERO);
         let handle = server.handle();
@@ -150,7 +150,7 @@ fn r09_what_the_exit_cuts_is_counted_as_that_and_the_last_counts_stay() {
 }
 
 #[test]
-fn r09_what_open_connections_do_and_listeners_wait_for_is_counted() {
+fn r09_open_connections_are_counted_by_state_and_listeners_that_wait_for_a_permit_are_counted() {
     test(async {
         let server = bind().await.max_connections(2).max_connections_per_ip(1).first_byte_timeout(FOR_EVER);
         let (finish, finished) = bounded::<()>(1);
@@ -166,7 +166,7 @@ fn r09_what_open_connections_do_and_listeners_wait_for_is_counted() {
             assert_eq!((server.counts().open(), server.counts().listeners_at_limit()), (1, 0));
             client.write_all(b"x")?;
             until(|| server.counts().in_state(ConnectionState::Serving) == 1).await;
-            // One too many from this address.
+            // A second client from this address is one too many.
             assert_eq!(rest(&mut connect(server.local_addr())), "");
             let counts = server.counts();
             assert_eq!((counts.refused(), counts.refused_by_address_limit(), counts.accepted()), (1, 1, 1), "{counts}");
@@ -177,7 +177,7 @@ fn r09_what_open_connections_do_and_listeners_wait_for_is_counted() {
             until(|| server.counts().listeners_at_limit() == 0).await;
             server.pause();
             until(|| server.counts().listeners_at_limit() == 1).await;
-            drop(finish); // the client still takes nothing of nothing, and has not closed
+            drop(finish); // the handler returns, but the client has not closed yet
             until(|| server.counts().in_state(ConnectionState::Lingering) == 1).await;
             drop(client);
             until(|| server.counts().open() == 0).await;

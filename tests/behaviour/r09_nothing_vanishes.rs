@@ -1,4 +1,4 @@
-//! R9: every accepted connection is in exactly one of the six counts, whatever happens at the same moment.
+//! R9: every accepted connection falls into exactly one of the six counts, whatever else happens at the same moment.
 
 use crate::support::*;
 use async_std::{prelude::*, task};
@@ -18,10 +18,10 @@ async fn echo(conn: Connection) -> std::io::Result<()> {
     }
 }
 
-/// Behaviour 10: clients that connect, and speak, at the moment of the shutdown are served, refused, or reset in the
-/// kernel's microseconds. None hangs, nothing leaks, the books add up.
+/// Clients that connect and send at the moment of the shutdown are served, refused, or reset (between the last accept
+/// and the close of the socket). None hangs, no descriptor leaks, and the counts add up.
 #[test]
-fn r09_ten_thousand_raced_shutdowns() {
+fn r09_the_counts_add_up_after_ten_thousand_raced_shutdowns() {
     const ROUNDS: usize = 10_000;
     alone(|| {
         let descriptors = open_descriptors();
@@ -30,7 +30,7 @@ fn r09_ten_thousand_raced_shutdowns() {
         let client = {
             let start = Arc::clone(&start);
             std::thread::spawn(move || {
-                // Served, ended without a reply, refused, reset: by a shutdown, and by a drop.
+                // How many clients were served, ended without a reply, refused, reset: by a shutdown, and by a drop.
                 let mut ends = [[0; 4]; 2];
                 for (address, dropped) in next {
                     start.wait();
@@ -99,7 +99,8 @@ fn open_descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
 }
 
-/// The executor lets go of the last shells in its own time.
+/// Waits until the number of descriptors is what it was: the executor frees the last shells of its tasks a little
+/// later.
 fn settles(now: impl Fn() -> usize, before: usize) {
     let end = std::time::Instant::now() + NET;
     while now() > before + 5 {
@@ -109,7 +110,7 @@ fn settles(now: impl Fn() -> usize, before: usize) {
 }
 
 #[test]
-fn r09_the_last_client_leaves_in_the_same_tick_as_the_shutdown() {
+fn r09_a_client_that_closes_at_the_moment_of_the_shutdown_is_counted_as_completed() {
     test(async {
         for _ in 0..500 {
             let handlers = Handlers::new();
@@ -132,7 +133,7 @@ fn r09_the_last_client_leaves_in_the_same_tick_as_the_shutdown() {
 }
 
 #[test]
-fn r09_a_handler_that_was_never_polled_is_cancelled() {
+fn r09_handlers_that_were_never_polled_are_counted() {
     test(async {
         let server = bind().await;
         let _clients: Vec<_> = (0..10).map(|_| connect(server.local_addr())).collect();
@@ -147,12 +148,12 @@ fn r09_a_handler_that_was_never_polled_is_cancelled() {
 }
 
 #[test]
-fn r09_a_handler_that_returned_counts_as_that_even_if_a_cancel_came_meanwhile() {
+fn r09_a_handler_that_returned_counts_as_completed_although_a_cancel_was_requested() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
         let handler = |conn: Connection| async move {
-            drop(conn.server().cancel()); // marks this very handler, which is in the middle of its last poll
+            drop(conn.server().cancel()); // marks this same handler, which is in its last poll
         };
         let report = server.serve(handler).await.unwrap();
         assert_eq!((report.completed(), report.cancelled(), report.cause()), (1, 0, Cause::Cancel), "{report}");
@@ -161,7 +162,7 @@ fn r09_a_handler_that_returned_counts_as_that_even_if_a_cancel_came_meanwhile() 
 }
 
 #[test]
-fn r09_a_handler_that_failed_counts_as_that_even_if_a_cancel_came_meanwhile() {
+fn r09_a_handler_that_failed_counts_as_failed_although_a_cancel_was_requested() {
     test(async {
         let server = bind().await;
         let _client = connect(server.local_addr());
@@ -174,9 +175,8 @@ fn r09_a_handler_that_failed_counts_as_that_even_if_a_cancel_came_meanwhile() {
     });
 }
 
-/// Behaviour 18, and R9's "a panicking destructor moves nothing".
 #[test]
-fn r09_a_destructor_that_panics_moves_nothing_and_holds_nobody_up() {
+fn r09_a_destructor_that_panics_changes_no_count_and_delays_no_exit() {
     test(async {
         let live = Live::default();
         let server = bind().await;
@@ -208,7 +208,7 @@ fn r09_a_destructor_that_panics_moves_nothing_and_holds_nobody_up() {
 }
 
 #[test]
-fn r09_the_books_add_up_under_everything_at_once() {
+fn r09_the_counts_add_up_when_handlers_return_fail_panic_and_hang_at_once() {
     test(async {
         for round in 0..100 {
             let handlers = Handlers::new();

@@ -1,4 +1,4 @@
-//! R10: a reply written before the handler returned reaches a client that is still sending. Behaviour 26.
+//! R10: a reply that was written before the handler returned reaches a client that is still sending.
 
 use crate::support::*;
 use async_std::prelude::*;
@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Replies at once to what it has not read.
+/// Replies after the first byte of a request, and does not read the rest.
 async fn reply_early(mut conn: Connection) -> std::io::Result<()> {
     let mut first = [0; 1];
     conn.read_exact(&mut first).await?;
     conn.write_all("the whole reply".repeat(1000).as_bytes()).await
 }
 
-/// Sends it all, and only then reads.
+/// A client that sends all its bytes, and reads only then.
 fn send_then_read(mut client: TcpStream, bytes: usize) -> std::io::Result<String> {
     let chunk = vec![0; 64 * 1024];
     for _ in 0..bytes / chunk.len() {
@@ -29,20 +29,20 @@ fn send_then_read(mut client: TcpStream, bytes: usize) -> std::io::Result<String
 }
 
 #[test]
-fn r10_a_client_that_sends_ten_megabytes_gets_the_whole_early_reply() {
+fn r10_a_client_that_sends_ten_megabytes_gets_the_whole_reply_that_was_written_early() {
     test(async {
         let server = bind().await;
         let client = connect(server.local_addr());
         let body = async |_| Ok(task::spawn_blocking(move || send_then_read(client, 10 << 20)).await);
         let (reply, report) = server.scope(reply_early, body).await.unwrap();
-        let reply = reply.expect("its writes succeed, and no reset comes");
+        let reply = reply.expect("the client's writes succeed, and no reset arrives");
         assert_eq!(reply.len(), 15_000);
         assert_eq!(report.completed(), 1, "{report}");
     });
 }
 
 #[test]
-fn r10_one_unread_byte_does_not_cost_the_reply() {
+fn r10_an_unread_byte_does_not_cost_the_reply() {
     test(async {
         let server = bind().await;
         let address = server.local_addr().clone();
@@ -54,7 +54,7 @@ fn r10_one_unread_byte_does_not_cost_the_reply() {
             let clients = task::spawn_blocking(move || {
                 for _ in 0..500 {
                     let mut client = connect(&address);
-                    client.write_all(b"12").unwrap(); // of which the handler reads one
+                    client.write_all(b"12").unwrap(); // the handler reads only one of the two bytes
                     assert_eq!(rest(&mut client), "reply");
                 }
             });
@@ -66,7 +66,7 @@ fn r10_one_unread_byte_does_not_cost_the_reply() {
 }
 
 #[test]
-fn r10_in_a_drain_a_client_that_is_still_sending_is_waited_for() {
+fn r10_a_drain_lingers_for_a_client_that_is_still_sending() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -81,7 +81,7 @@ fn r10_in_a_drain_a_client_that_is_still_sending_is_waited_for() {
                 std::io::Result::Ok(())
             }
         };
-        // It is sending when the drain begins, and goes on for longer than the quiet that ends a linger.
+        // The client is sending when the drain begins, and goes on for longer than the quiet time that ends a linger.
         let (flow, flows) = async_std::channel::bounded(1);
         let sending = task::spawn_blocking(move || {
             for n in 0..200 {
@@ -104,7 +104,7 @@ fn r10_in_a_drain_a_client_that_is_still_sending_is_waited_for() {
     });
 }
 
-/// Some of them send between the last look and the close, which resets them. By then they must have the end.
+/// Some clients send between the linger's last look and the close, which resets them. They must have read EOF by then.
 #[test]
 fn r10_in_a_drain_clients_that_pause_while_they_send_get_the_reply_and_an_orderly_end() {
     const CLIENTS: usize = 30;
@@ -155,14 +155,14 @@ fn r10_in_a_drain_clients_that_pause_while_they_send_get_the_reply_and_an_orderl
 }
 
 #[test]
-fn r10_a_thousand_polite_idle_clients_do_not_make_a_drain_linger() {
+fn r10_a_thousand_idle_clients_do_not_make_a_drain_linger() {
     test(async {
         let server = bind().await;
         let clients: Vec<_> = (0..1000).map(|_| order(server.local_addr(), POLITE)).collect();
         let handlers = Handlers::new();
         let body = async |_| handlers.started(1000).await;
         let (_, report) = server.scope(handlers.handler(), body).await.unwrap();
-        // They neither send nor close: outside a drain each would be waited for.
+        // The clients neither send nor close: outside a drain each of them would linger.
         assert!(report.elapsed() < LINGER, "{report}");
         assert_eq!(report.completed(), 1000, "{report}");
         for mut client in clients {
@@ -172,7 +172,7 @@ fn r10_a_thousand_polite_idle_clients_do_not_make_a_drain_linger() {
 }
 
 #[test]
-fn r10_a_drain_ends_the_linger_of_idle_clients_that_began_before_it() {
+fn r10_a_drain_ends_a_linger_of_idle_clients_that_began_before_it() {
     test(async {
         let server = bind().await;
         let clients: Vec<_> = (0..100).map(|_| order(server.local_addr(), SPEAKS)).collect();
@@ -193,7 +193,7 @@ fn r10_a_drain_ends_the_linger_of_idle_clients_that_began_before_it() {
 }
 
 #[test]
-fn r10_a_linger_ends_after_two_seconds_of_a_client_that_never_stops() {
+fn r10_a_linger_ends_after_two_seconds_although_the_client_never_stops_sending() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -210,7 +210,7 @@ fn r10_a_linger_ends_after_two_seconds_of_a_client_that_never_stops() {
         };
         let ((reply, lingered), report) = server.scope(reply_early, body).await.unwrap();
         assert_eq!(reply.len(), 15_000);
-        assert!(lingered < LINGER * 5, "it must end by itself: {lingered:?}");
+        assert!(lingered < LINGER * 5, "the linger must end although the client sends on: {lingered:?}");
         assert_eq!(report.completed(), 1, "{report}");
         sending.await;
     });
@@ -226,7 +226,7 @@ fn r10_a_lingering_connection_holds_its_permit_and_ends_with_its_client() {
                 task::yield_now().await;
             }
             assert_eq!(server.connection_count(), 1);
-            drop(one); // the end of its bytes ends the linger at once
+            drop(one); // EOF from the client ends the linger at once
             task::spawn_blocking(move || assert_eq!(rest(&mut two), "")).await;
         };
         let (_, report) = server.scope(|_: Connection| async {}, body).await.unwrap();
@@ -235,7 +235,7 @@ fn r10_a_lingering_connection_holds_its_permit_and_ends_with_its_client() {
 }
 
 #[test]
-fn r10_after_a_cancel_nobody_is_waited_for() {
+fn r10_a_cancel_ends_a_linger_at_once() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
@@ -248,14 +248,14 @@ fn r10_after_a_cancel_nobody_is_waited_for() {
         }
         let report = handle.cancel().await;
         assert!(report.elapsed() < LINGER, "{report}");
-        assert_eq!((report.completed(), report.cancelled()), (1, 0), "it had ended before: {report}");
+        assert_eq!((report.completed(), report.cancelled()), (1, 0), "the handler ended before the cancel: {report}");
         assert_eq!(rest(&mut client), "whole reply");
         serving.await.unwrap();
     });
 }
 
 #[test]
-fn r10_it_is_free_where_the_peer_has_closed() {
+fn r10_there_is_no_linger_if_the_peer_has_closed() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -268,7 +268,7 @@ fn r10_it_is_free_where_the_peer_has_closed() {
         };
         let body = async |server: Handle| {
             let reply = task::spawn_blocking(move || (rest(&mut client), client)).await;
-            // The client has not closed its descriptor, and is not waited for.
+            // The client has sent EOF but keeps its descriptor. The server does not wait for it.
             let start = Instant::now();
             while server.connection_count() > 0 {
                 task::yield_now().await;
@@ -282,7 +282,7 @@ fn r10_it_is_free_where_the_peer_has_closed() {
 }
 
 #[test]
-fn r10_while_it_lingers_no_clone_reads_or_writes() {
+fn r10_no_clone_reads_or_writes_during_a_linger() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -291,7 +291,7 @@ fn r10_while_it_lingers_no_clone_reads_or_writes() {
             let send = send.clone();
             async move {
                 let mut clone = conn.clone();
-                // Waits for the client's bytes when the linger begins to wait for them too.
+                // This task waits for the client's bytes when the linger begins to wait for them, too.
                 send.send(task::spawn(async move { (clone.read(&mut [0; 8]).await, clone) })).await.unwrap();
                 task::sleep(Duration::from_millis(20)).await;
             }

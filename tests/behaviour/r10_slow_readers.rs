@@ -1,5 +1,6 @@
-//! R10: a client that reads slowly, or pauses, gets every byte, also while it sends; one that takes nothing is bounded.
-//! Linux tells how far the bytes have come; elsewhere there are 2 seconds.
+//! R10: a client that reads slowly or pauses gets every byte, also while it sends. A client that takes no bytes holds
+//! its connection only for a bounded time. Linux reports how many bytes were acknowledged; elsewhere a linger has 2
+//! seconds.
 #![cfg(target_os = "linux")]
 
 use crate::support::*;
@@ -13,13 +14,14 @@ use std::net::TcpStream;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-/// More than the kernel takes at once, and less than it takes in all: the handler returns while much is on its way.
+/// More than a client's kernel takes at once, and less than both kernels buffer: the handler returns while many bytes
+/// are not delivered yet.
 const REPLY: usize = 2 << 20;
 
-/// Longer than a linger without progress lasts in a drain, and where the system does not tell.
+/// Longer than a linger without progress lasts in a drain, or on a system that does not report acknowledged bytes.
 const PAUSE: Duration = Duration::from_secs(3);
 
-/// A client whose system has room for little.
+/// Connects a client with a small receive buffer.
 fn narrow(address: &Address) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(8 * 1024).unwrap();
@@ -29,12 +31,12 @@ fn narrow(address: &Address) -> TcpStream {
     client
 }
 
-/// Replies with much, and returns without a flush.
-async fn much(mut conn: Connection) -> io::Result<()> {
+/// Writes a large reply, and returns without a flush.
+async fn large_reply(mut conn: Connection) -> io::Result<()> {
     conn.write_all(&vec![b'x'; REPLY]).await
 }
 
-/// Reads all of it, `pace` for each quarter of a megabyte, and sends a byte each time.
+/// Reads the whole reply, sends a byte after each quarter of a megabyte, and then sleeps for `pace`.
 fn read_slowly(mut client: impl Read + Write, pace: impl Fn(usize) -> Duration) -> io::Result<usize> {
     let (mut total, mut buf) = (0, vec![0; 16 * 1024]);
     let mut quarters = 0;
@@ -52,7 +54,7 @@ fn read_slowly(mut client: impl Read + Write, pace: impl Fn(usize) -> Duration) 
     }
 }
 
-/// Runs clients in threads, beside the server, until all are done.
+/// Runs each client in a thread, beside the server, until all of them have finished.
 async fn serve<C>(server: Server, clients: Vec<C>, drains: bool, client: fn(C) -> io::Result<usize>) -> Report
 where
     C: Send + 'static,
@@ -74,7 +76,7 @@ where
         }
         Ok(())
     };
-    let (_, report) = server.grace(FOR_EVER).scope(much, body).await.unwrap();
+    let (_, report) = server.grace(FOR_EVER).scope(large_reply, body).await.unwrap();
     assert_eq!((report.completed(), report.undelivered()), (number as u64, 0), "{report}");
     report
 }
@@ -101,7 +103,7 @@ fn r10_in_a_drain_clients_that_read_steadily_and_ping_get_every_byte() {
 
 #[cfg(feature = "tls")]
 #[test]
-fn r10_tls_clients_that_pause_get_every_byte_and_the_end_of_the_encryption() {
+fn r10_tls_clients_that_pause_get_every_byte_and_the_close_notify() {
     use crate::support::certificates::secure;
     use crate::support::secured::House;
     for drains in [false, true] {
@@ -111,7 +113,7 @@ fn r10_tls_clients_that_pause_get_every_byte_and_the_end_of_the_encryption() {
             let config = std::sync::Arc::new(house.authority.client(None));
             let clients: Vec<_> =
                 (0..10).map(|_| secure(narrow(server.local_addr()), std::sync::Arc::clone(&config))).collect();
-            // rustls reports an end without `close_notify` as an error.
+            // rustls reports an EOF without `close_notify` as an error.
             let client: fn(_) -> _ = match drains {
                 false => |client| read_slowly(client, |quarter| if quarter == 1 { PAUSE } else { Duration::ZERO }),
                 true => |client| read_slowly(client, |_| Duration::from_millis(300)),
@@ -121,7 +123,8 @@ fn r10_tls_clients_that_pause_get_every_byte_and_the_end_of_the_encryption() {
     }
 }
 
-/// A client that takes nothing, the state of its connection reached, and how the server ends.
+/// Serves a client that takes no bytes, and runs `end` when its connection lingers. Returns how long the server still
+/// ran, and its report.
 async fn takes_nothing(name: &'static str, grace: Duration, end: impl AsyncFnOnce(&Handle)) -> (Duration, Report) {
     let server = bind().await.name(name);
     let client = narrow(server.local_addr());
@@ -131,26 +134,26 @@ async fn takes_nothing(name: &'static str, grace: Duration, end: impl AsyncFnOnc
         end(&server).await;
         Ok((start, client))
     };
-    let ((start, _client), report) = server.grace(grace).scope(much, body).await.unwrap();
+    let ((start, _client), report) = server.grace(grace).scope(large_reply, body).await.unwrap();
     (start.elapsed(), report)
 }
 
 #[test]
-fn r10_a_client_that_takes_nothing_is_given_up_and_the_loss_is_logged_and_counted() {
+fn r10_a_client_that_takes_nothing_is_closed_and_the_loss_is_logged_and_counted() {
     let logs = logs::remember();
     test(async move {
         let (took, report) = takes_nothing("takes nothing", FOR_EVER, async |server| drop(server.shutdown())).await;
-        assert!(took < Duration::from_secs(10), "2 s in a drain: {took:?}, {report}");
+        assert!(took < Duration::from_secs(10), "a linger without progress has 2 s in a drain: {took:?}, {report}");
         assert_eq!((report.completed(), report.undelivered()), (1, 1), "{report}");
         let mut lines = logs.lines_with("takes nothing: closed connection 0 from `");
-        lines.retain(|(level, _)| *level != Level::Debug); // the handler's end
+        lines.retain(|(level, _)| *level != Level::Debug); // without the line for the handler's end
         assert!(lines.len() == 1 && lines[0].0 == Level::Warn, "{lines:?}");
         assert!(lines[0].1.contains(" before the peer had taken all that was written to it: "), "{lines:?}");
     });
 }
 
 #[test]
-fn r10_outside_a_drain_it_is_given_up_after_ten_seconds() {
+fn r10_outside_a_drain_a_client_that_takes_nothing_is_closed_after_ten_seconds() {
     test(async {
         let gone = async |server: &Handle| until(|| server.connection_count() == 0).await;
         let (took, report) = takes_nothing("takes nothing for long", FOR_EVER, gone).await;
@@ -160,7 +163,7 @@ fn r10_outside_a_drain_it_is_given_up_after_ten_seconds() {
 }
 
 #[test]
-fn r10_the_deadline_and_a_cancel_do_not_wait_for_it() {
+fn r10_the_deadline_and_a_cancel_do_not_wait_for_a_client_that_takes_nothing() {
     test(async {
         let cancel = async |server: &Handle| drop(server.cancel());
         for (took, report) in [
@@ -174,7 +177,7 @@ fn r10_the_deadline_and_a_cancel_do_not_wait_for_it() {
 }
 
 #[test]
-fn r10_a_reply_that_arrives_at_once_is_not_counted() {
+fn r10_a_reply_that_arrives_at_once_is_not_counted_as_undelivered() {
     test(async {
         let server = bind().await;
         let address = server.local_addr().clone();
@@ -187,7 +190,7 @@ fn r10_a_reply_that_arrives_at_once_is_not_counted() {
             }
         };
         let body = async |_: Handle| {
-            let clients: Vec<_> = (0..8).map(|_| connect(&address)).collect(); // none reads, or closes
+            let clients: Vec<_> = (0..8).map(|_| connect(&address)).collect(); // none of them reads or closes
             for _ in &clients {
                 has_replied.recv().await?;
             }
@@ -200,7 +203,7 @@ fn r10_a_reply_that_arrives_at_once_is_not_counted() {
 }
 
 #[test]
-fn r12_a_write_that_does_not_get_on_ends_by_the_write_timeout_and_one_that_does_never() {
+fn r12_the_write_timeout_ends_a_write_without_progress_and_no_other() {
     test(async {
         let limit = Duration::from_secs(2);
         for reads in [false, true] {
@@ -209,7 +212,7 @@ fn r12_a_write_that_does_not_get_on_ends_by_the_write_timeout_and_one_that_does_
             let handler = async |mut conn: Connection| conn.write_all(&vec![b'x'; 8 << 20]).await;
             let start = Instant::now();
             let body = async |server: Handle| {
-                let (mut client, pace) = (Some(client), Duration::from_millis(100)); // in all longer than the limit
+                let (mut client, pace) = (Some(client), Duration::from_millis(100)); // the sum is longer than the limit
                 let reader = client.take_if(|_| reads);
                 let reading = reader.map(|client| thread::spawn(move || read_slowly(client, |_| pace).unwrap()));
                 until(|| server.connection_count() == 1).await;
@@ -230,14 +233,14 @@ fn r12_a_write_that_does_not_get_on_ends_by_the_write_timeout_and_one_that_does_
 }
 
 #[test]
-fn r12_a_write_that_was_dropped_while_it_waited_and_a_limit_of_zero_end_no_live_connection() {
+fn r12_neither_a_dropped_write_nor_a_write_timeout_of_zero_ends_a_live_connection() {
     test(async {
         for limit in [Duration::from_millis(300), Duration::ZERO] {
             let server = bind().await.write_timeout(limit);
             let client = narrow(server.local_addr());
             let handler = async |mut conn: Connection| {
-                if limit_is_tried(&conn).await {
-                    // Dropped while it waits: the peer takes the rest meanwhile.
+                if drops_a_write(&conn).await {
+                    // Drops the write while it waits. The peer takes the rest during the sleep.
                     let chunk = vec![b'x'; 4 << 20];
                     let _dropped = async_std::future::timeout(Duration::from_millis(50), conn.write_all(&chunk)).await;
                 }
@@ -259,8 +262,8 @@ fn r12_a_write_that_was_dropped_while_it_waited_and_a_limit_of_zero_end_no_live_
         }
     });
 
-    /// The client says whether a write is to be dropped.
-    async fn limit_is_tried(conn: &Connection) -> bool {
+    /// Reads from the client whether to drop a write.
+    async fn drops_a_write(conn: &Connection) -> bool {
         let (mut conn, mut first) = (conn, [0]);
         conn.read_exact(&mut first).await.unwrap();
         first == *b"1"

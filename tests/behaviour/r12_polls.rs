@@ -1,5 +1,6 @@
-//! R12: while nothing happens no wait is polled: each public wait of a connection, on each kind of stream, whatever lies
-//! there that it does not wait for. What is inside (accept loops, openings, lingering) is measured by the CPU it uses.
+//! R12: while nothing happens, no wait is polled. The tests count the polls of each public wait of a connection, on
+//! each kind of stream, beside things that the wait does not wait for (unread bytes, an urgent byte, a half-close). For
+//! the waits inside the crate (accept loops, openings, lingering) they measure the CPU time.
 #![cfg(target_os = "linux")]
 
 use super::r12_waits_rest::cpu;
@@ -20,25 +21,25 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::Duration;
 
-/// How long the waits are looked at, once they have come to rest.
+/// How long the polls are counted, once the waits rest.
 const WHILE: Duration = Duration::from_millis(300);
 
-/// So many polls are no spinning. `peer_closed` looks 4 times a second for an end that unread bytes hide.
+/// The number of polls that is not spinning. `peer_closed` looks 4 times a second for an EOF that unread bytes hide.
 const FEW: usize = 5;
 
-/// What lies there, or happens, beside the wait.
+/// What is there, or happens, beside the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Beside {
     Nothing,
-    /// The server watches over idle connections and slow writes.
+    /// The server has timeouts for idle connections and slow writes.
     Timeouts,
-    /// An urgent byte, which no read asks for.
+    /// The client has sent an urgent byte, which no read takes.
     Urgent,
-    /// Bytes that nobody reads.
+    /// The client has sent bytes that are not read.
     Unread,
-    /// The client has ended its direction, which nobody reads.
+    /// The client has half-closed, and its EOF is not read.
     HalfClosed,
-    /// Another task reads by a clone.
+    /// Another task reads from a clone.
     Reader,
     /// The server drains.
     Drain,
@@ -47,9 +48,9 @@ enum Beside {
 /// A wait that does not end by itself, unless the table says so.
 struct Wait {
     name: &'static str,
-    /// It ends when there is something to read.
+    /// Whether it ends when there are bytes or EOF to read.
     reads: bool,
-    /// Also by nothing, for some streams or beside some things.
+    /// Whether it may end at once, on some streams or beside some things.
     may_end: bool,
     begin: fn(Connection) -> Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -119,7 +120,7 @@ const WAITS: &[Wait] = &[
     }),
 ];
 
-/// Writes until the stream takes nothing at once.
+/// Writes until the stream takes no more bytes at once.
 async fn fill(conn: &mut Connection) {
     let block = vec![b'x'; 64 << 10];
     for _ in 0..1024 {
@@ -170,19 +171,19 @@ impl Way {
     }
 }
 
-/// A client of a socket, which has sent an order and an urgent byte after it.
+/// Connects a client to a socket, and sends an order and an urgent byte after it.
 fn urgent(address: &Address, order: u8) -> Client {
-    fn say<S: AsFd + std::io::Write>(mut socket: S, order: u8) -> S {
+    fn send<S: AsFd + std::io::Write>(mut socket: S, order: u8) -> S {
         socket.write_all(&[order]).unwrap();
-        // Unix sockets have no such thing before Linux 5.15.
-        let _or_there_is_nothing_to_see = SockRef::from(&socket).send_out_of_band(b"!");
+        // Unix sockets have no urgent bytes before Linux 5.15. The test passes without one there.
+        let _unsupported = SockRef::from(&socket).send_out_of_band(b"!");
         socket
     }
     match address.path() {
-        None => Box::pin(async_std::net::TcpStream::from(say(connect(address), order))),
+        None => Box::pin(async_std::net::TcpStream::from(send(connect(address), order))),
         Some(path) => {
             let socket = std::os::unix::net::UnixStream::connect(path).unwrap();
-            Box::pin(async_std::os::unix::net::UnixStream::from(say(socket, order)))
+            Box::pin(async_std::os::unix::net::UnixStream::from(send(socket, order)))
         }
     }
 }
@@ -200,7 +201,7 @@ impl To {
     }
 }
 
-/// Counts the polls of a wait, and whether it has ended.
+/// The number of polls of a wait, and whether it has ended.
 #[derive(Default)]
 struct Counts {
     polls: AtomicUsize,
@@ -217,7 +218,7 @@ async fn counted(wait: impl Future<Output = ()>, counts: &Counts) {
     counts.ended.store(1, SeqCst);
 }
 
-/// Runs each wait in a connection of its own, all at once, and counts their polls once they have come to rest.
+/// Runs each wait in a connection of its own, all at the same time, and counts their polls once they rest.
 async fn rest_beside(beside: Beside, way: Way) {
     let all: Arc<Vec<Counts>> = Arc::new(WAITS.iter().map(|_| Counts::default()).collect());
     let (listener, to) = way.open();
@@ -245,7 +246,7 @@ async fn rest_beside(beside: Beside, way: Way) {
     };
     let skips = |wait: &Wait| match beside {
         Beside::Unread | Beside::HalfClosed => wait.reads,
-        // It ends them.
+        // A drain ends these waits.
         Beside::Drain => wait.reads || wait.name.contains("draining") || wait.name.contains("until_shutdown"),
         _ => false,
     };
@@ -273,11 +274,11 @@ async fn rest_beside(beside: Beside, way: Way) {
         if beside == Beside::Drain {
             drop(server.shutdown());
         }
-        // On a Unix socket an urgent byte leaves something behind that only a read consumes, so `peer_closed` looks more
-        // and more seldom.
+        // On a Unix socket an urgent byte leaves a mark that only a read consumes, so `peer_closed` is woken again and
+        // again, at growing intervals.
         let few = if beside == Beside::Urgent { 4 * FEW } else { FEW };
         let polls = || all.iter().map(|counts| counts.polls.load(SeqCst)).collect::<Vec<_>>();
-        // The blocked writes fill what the system has room for; a wait that spins never comes to rest.
+        // Blocked writes first fill the buffers of the system. A wait that spins never rests.
         let mut before = polls();
         for _ in 0..30 {
             task::sleep(WHILE / 3).await;
@@ -293,14 +294,14 @@ async fn rest_beside(beside: Beside, way: Way) {
             let more = all[which].polls.load(SeqCst) - before[which];
             assert!(more <= few, "{way:?}, beside {beside:?}: {} was polled {more} times in {WHILE:?}", wait.name);
             let ended = all[which].ended.load(SeqCst) == 1;
-            assert!(wait.may_end || !ended, "{way:?}, beside {beside:?}: {} has ended", wait.name);
+            assert!(wait.may_end || !ended, "{way:?}, beside {beside:?}: {} has ended, but must wait", wait.name);
         }
         server.cancel();
     };
     server.scope(handler, body).await.unwrap();
 }
 
-/// All kinds of streams at once.
+/// Runs the waits on all kinds of streams at the same time.
 fn each_wait_rests_beside(beside: Beside) {
     test(async move {
         let mut all = TaskSet::new();
@@ -310,7 +311,7 @@ fn each_wait_rests_beside(beside: Beside) {
             .for_each(|way| all.spawn(rest_beside(beside, way)));
         while let Some(result) = all.next().await {
             if let Err(error) = result {
-                std::panic::resume_unwind(error.into_panic().expect("nobody cancels it"));
+                std::panic::resume_unwind(error.into_panic().expect("the task is never cancelled"));
             }
         }
     });
@@ -327,7 +328,7 @@ fn r12_no_wait_is_polled_for_timeouts_that_are_far_away() {
 }
 
 #[test]
-fn r12_no_wait_is_polled_for_an_urgent_byte() {
+fn r12_no_wait_is_polled_for_an_unread_urgent_byte() {
     each_wait_rests_beside(Beside::Urgent);
 }
 
@@ -337,7 +338,7 @@ fn r12_no_wait_is_polled_for_unread_bytes_that_it_does_not_ask_for() {
 }
 
 #[test]
-fn r12_no_wait_is_polled_for_the_end_of_the_peers_direction() {
+fn r12_no_wait_is_polled_for_a_half_close_that_it_does_not_ask_for() {
     each_wait_rests_beside(Beside::HalfClosed);
 }
 
@@ -355,12 +356,12 @@ fn r12_no_wait_is_polled_again_and_again_in_a_drain() {
 async fn polls_of(wait: impl Future) -> usize {
     let counts = Counts::default();
     let counted = counted(async { drop(wait.await) }, &counts);
-    assert!(async_std::future::timeout(WHILE, counted).await.is_err(), "it has ended");
+    assert!(async_std::future::timeout(WHILE, counted).await.is_err(), "the future has ended, but must wait");
     counts.polls.load(SeqCst)
 }
 
 #[test]
-fn r12_groups_sets_streams_in_memory_and_connectors_are_waited_for_without_polling() {
+fn r12_no_wait_of_groups_sets_memory_streams_and_connectors_is_polled_while_nothing_happens() {
     test(async {
         let group = TaskGroup::new();
         group.spawn(pending::<()>());
@@ -375,7 +376,7 @@ fn r12_groups_sets_streams_in_memory_and_connectors_are_waited_for_without_polli
             polls_of(async { reader.read(&mut [0]).await }),
             polls_of(async { writer.write_all(&vec![0; 1 << 20]).await }),
             polls_of(async {
-                let mut connected = Vec::new(); // until there is no room for one more
+                let mut connected = Vec::new(); // connects until the listener's queue is full
                 loop {
                     connected.push(connector.connect().await);
                 }
@@ -387,7 +388,7 @@ fn r12_groups_sets_streams_in_memory_and_connectors_are_waited_for_without_polli
     });
 }
 
-/// Serves until it is cancelled, by a handler that never ends.
+/// Serves by a handler that never ends, until the server is cancelled.
 fn serve(server: Server) -> (Handle, Address) {
     let (handle, address) = (server.handle(), server.local_addr().clone());
     task::spawn(server.serve(async |_: Connection| pending::<()>().await));
@@ -407,13 +408,13 @@ fn r12_accept_loops_openings_and_lingering_connections_use_no_cpu_while_nothing_
             }
             servers.push(handle);
         };
-        // Paused, with clients in the queue; and at the limit, with two listeners.
+        // One server is paused, with clients in the backlog. Another one, with two listeners, is at its limit.
         let paused = serve(bind().await);
         paused.0.pause();
         keep(paused, 3, false);
         let full = bind().await.max_connections(1);
         keep(serve(full.add_listener(Listener::tcp(loopback()).unwrap())), 3, false);
-        // Openings that do not get on.
+        // Connections whose openings never complete.
         keep(serve(bind().await.first_byte_timeout(FOR_EVER)), 2, false);
         #[cfg(feature = "tls")]
         {
@@ -426,7 +427,7 @@ fn r12_accept_loops_openings_and_lingering_connections_use_no_cpu_while_nothing_
             let listener = Listener::tcp(loopback()).unwrap().proxy_protocol(proxy);
             keep(serve(Server::new(listener).first_byte_timeout(FOR_EVER)), 2, true);
         }
-        // Lingering connections: of clients that read nothing, and that do not close.
+        // Lingering connections, whose clients neither read nor close.
         let lingering = bind().await;
         let handle = (lingering.handle(), lingering.local_addr().clone());
         task::spawn(lingering.serve(async |mut conn: Connection| conn.write_all(&vec![b'x'; 256 << 10]).await));
@@ -445,17 +446,17 @@ fn r12_accept_loops_openings_and_lingering_connections_use_no_cpu_while_nothing_
     });
 }
 
-/// A task that is woken by none of its wakers any more.
-struct Gone;
+/// A waker without an effect. Its `Arc` counts how many clones of it are kept.
+struct CountedWaker;
 
-impl Wake for Gone {
+impl Wake for CountedWaker {
     fn wake(self: Arc<Self>) {}
 }
 
-/// A combinator makes a waker for each of its futures, anew each time: so one wait may be polled with a new waker again
-/// and again.
+/// A combinator may make a new waker for each of its futures at each poll, so one wait may see a new waker at each
+/// poll.
 #[test]
-fn r12_no_wait_keeps_more_than_64_of_10_000_wakers_that_it_is_polled_with() {
+fn r12_a_wait_that_is_polled_with_10_000_wakers_keeps_at_most_64_of_them() {
     test(async {
         let (done, kept) = unbounded();
         for way in Kind::ALL.iter().copied().map(Way::Usual).chain([Way::Custom]) {
@@ -468,7 +469,7 @@ fn r12_no_wait_keeps_more_than_64_of_10_000_wakers_that_it_is_polled_with() {
                     conn.read_exact(&mut which).await?;
                     let wait = &WAITS[usize::from(which[0])];
                     let mut future = (wait.begin)(conn.clone());
-                    let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(Gone)).collect();
+                    let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(CountedWaker)).collect();
                     for task in &tasks {
                         let waker = Waker::from(Arc::clone(task));
                         if future.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_ready() {
@@ -500,10 +501,10 @@ fn r12_no_wait_keeps_more_than_64_of_10_000_wakers_that_it_is_polled_with() {
 }
 
 #[test]
-fn r12_groups_and_sets_keep_one_waker_for_each_wait() {
+fn r12_groups_and_sets_keep_one_waker_per_wait() {
     fn kept(wait: impl Future) -> usize {
         let mut wait = pin!(wait);
-        let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(Gone)).collect();
+        let tasks: Vec<_> = (0..10_000).map(|_| Arc::new(CountedWaker)).collect();
         for task in &tasks {
             let waker = Waker::from(Arc::clone(task));
             assert!(wait.as_mut().poll(&mut TaskContext::from_waker(&waker)).is_pending());

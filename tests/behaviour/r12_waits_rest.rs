@@ -1,5 +1,5 @@
-//! R12: every wait for readiness consumes its cause or rests. An urgent byte, which no read of ours ever asks for, costs no
-//! CPU, and neither does a stream that another task is polling, or a cause of readiness that nothing consumes.
+//! R12: a wait for readiness consumes the cause of the readiness, or rests. None of these keeps a CPU busy: an urgent
+//! byte, which the crate's reads never take; a stream that another task is polling; a cause that no operation consumes.
 #![cfg(target_os = "linux")]
 
 use crate::support::executor::alone_with_threads;
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// How long a wait is looked at.
+/// How long polls or CPU time are measured.
 const WHILE: Duration = Duration::from_millis(500);
 
 trait Client: std::io::Read + std::io::Write + std::os::fd::AsFd + Send {}
@@ -36,7 +36,7 @@ enum Way {
 }
 
 impl Way {
-    /// A server, and how a client connects.
+    /// Opens a server, and returns a function that connects a client to it.
     fn open(self, folder: &Folder) -> (Server, Connect) {
         match self {
             Self::Tcp => {
@@ -53,7 +53,7 @@ impl Way {
     }
 }
 
-/// False where the system has no such thing: Unix sockets before Linux 5.15.
+/// Sends an urgent byte. Returns false if the system has none: Unix sockets before Linux 5.15.
 fn send_urgent(client: &dyn Client) -> bool {
     match SockRef::from(&client.as_fd()).send_out_of_band(b"!") {
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) => false,
@@ -71,14 +71,14 @@ async fn counted<F: Future>(future: F, polls: &AtomicUsize) -> F::Output {
     .await
 }
 
-/// What all of the process has used, in milliseconds.
+/// Returns the CPU time of the whole process, in milliseconds.
 pub(crate) fn cpu() -> i64 {
     let usage = getrusage(UsageWho::RUSAGE_SELF).unwrap();
     usage.user_time().num_milliseconds() + usage.system_time().num_milliseconds()
 }
 
 #[test]
-fn r12_each_wait_rests_although_an_urgent_byte_is_there_and_loses_nothing() {
+fn r12_each_wait_rests_beside_an_urgent_byte_and_loses_no_byte() {
     for wait in ["peer_closed", "more", "read"] {
         for way in [Way::Tcp, Way::Unix] {
             test(async move {
@@ -106,7 +106,7 @@ fn r12_each_wait_rests_although_an_urgent_byte_is_there_and_loses_nothing() {
                 let body = async |_: Handle| {
                     let mut client = connect();
                     has_begun.recv().await?;
-                    let _or_there_is_nothing_to_see = send_urgent(&*client);
+                    let _unsupported = send_urgent(&*client);
                     task::sleep(WHILE).await;
                     let polled = polls.load(Ordering::SeqCst);
                     client.write_all(b"hello")?;
@@ -128,7 +128,7 @@ fn r12_each_wait_rests_although_an_urgent_byte_is_there_and_loses_nothing() {
 }
 
 #[test]
-fn r12_the_wait_for_the_first_byte_rests_too() {
+fn r12_the_wait_for_the_first_byte_rests_beside_an_urgent_byte() {
     for way in [Way::Tcp, Way::Unix] {
         test_alone(async move {
             let folder = Folder::new();
@@ -137,7 +137,7 @@ fn r12_the_wait_for_the_first_byte_rests_too() {
             let body = async |server: Handle| {
                 let mut client = connect();
                 until(|| server.connection_count() == 1).await;
-                let _or_there_is_nothing_to_see = send_urgent(&*client);
+                let _unsupported = send_urgent(&*client);
                 task::sleep(Duration::from_millis(50)).await;
                 let before = cpu();
                 task::sleep(WHILE).await;
@@ -156,7 +156,7 @@ fn r12_the_wait_for_the_first_byte_rests_too() {
     }
 }
 
-/// A stream whose writes take their time, and block the thread.
+/// A stream whose writes block the thread for a while.
 struct Blocking(MemoryStream);
 
 impl io::Read for Blocking {
@@ -194,7 +194,7 @@ impl Accept for One {
 }
 
 #[test]
-fn r12_in_a_drain_a_wait_rests_while_another_task_has_its_turn() {
+fn r12_in_a_drain_a_wait_rests_while_another_task_uses_the_stream() {
     alone_with_threads(2, || {
         test_alone(async {
             let (ours, mut client) = MemoryStream::pair();
@@ -209,7 +209,7 @@ fn r12_in_a_drain_a_wait_rests_while_another_task_has_its_turn() {
                         conn.draining().await;
                         let mut writer = conn.clone();
                         let writing = conn.spawn(async move { writer.write_all(b"x").await });
-                        task::sleep(WHILE / 10).await; // until it writes
+                        task::sleep(WHILE / 10).await; // until the task writes
                         counted(conn.more(), &polls).await?;
                         writing.await?
                     }
@@ -225,8 +225,8 @@ fn r12_in_a_drain_a_wait_rests_while_another_task_has_its_turn() {
     });
 }
 
-/// A listener whose connections have time stamps of what they send put into their queue of errors. As long as one lies
-/// there, which is until it is fetched, the kernel says that the connection is ready, in both directions.
+/// A listener whose connections get a time stamp in their socket's error queue for what they send. Until a time stamp
+/// is fetched, the kernel reports the socket as ready in both directions.
 fn with_time_stamps() -> Listener {
     use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
     let socket = std::net::TcpListener::bind(loopback()).unwrap();
@@ -236,7 +236,7 @@ fn with_time_stamps() -> Listener {
 }
 
 #[test]
-fn r12_a_wait_rests_whose_readiness_is_in_vain_again_and_again_for_a_reason_that_it_does_not_know() {
+fn r12_a_wait_rests_beside_a_cause_of_readiness_that_no_operation_consumes() {
     alone_with_threads(2, || ["read", "write", "two reads"].into_iter().for_each(rests_with_time_stamps));
 }
 
@@ -250,7 +250,7 @@ fn rests_with_time_stamps(wait: &'static str) {
             move |mut conn: Connection| {
                 let (polls, waits) = (Arc::clone(&polls), waits.clone());
                 async move {
-                    conn.write_all(b"x").await?; // the stamp of which stays
+                    conn.write_all(b"x").await?; // its time stamp stays in the error queue
                     waits.send(()).await.unwrap();
                     if wait == "write" {
                         return counted(conn.write_all(&vec![b'x'; 16 << 20]), &polls).await;

@@ -1,5 +1,5 @@
-//! Binding again: right after the exit it works, while the server lives it is an error that names the address.
-//! Behaviour 34.
+//! Binding an address again: it works right after the exit; while the server lives, it is an error that names the
+//! address.
 
 use crate::support::*;
 use async_std::task;
@@ -26,7 +26,7 @@ fn a_port_can_be_bound_again_right_after_the_exit_with_connections_in_time_wait(
 }
 
 #[test]
-fn a_port_that_is_taken_is_an_error_that_names_it_and_says_what_to_do() {
+fn a_port_in_use_is_an_error_that_names_it_and_the_remedy() {
     test(async {
         let server = bind().await;
         let address = tcp(server.local_addr());
@@ -34,14 +34,14 @@ fn a_port_that_is_taken_is_an_error_that_names_it_and_says_what_to_do() {
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         let text = error.to_string();
         assert!(text.contains(&format!("`{address}`")) && text.contains("choose another port"), "{text}");
-        assert_eq!(server.handle().phase(), ebbtide::Phase::Bound, "and the server is none the worse");
+        assert_eq!(server.handle().phase(), ebbtide::Phase::Bound, "the first server must not be affected");
         drop(server);
         Server::bind(address).await.map(drop).unwrap();
     });
 }
 
 #[test]
-fn a_wrong_address_is_an_error_that_names_it() {
+fn an_invalid_address_is_an_error_that_names_it() {
     test(async {
         for wrong in ["127.0.0.1:99999", "127.0.0.1", "no such host:80", ""] {
             let error = Server::bind(wrong).await.unwrap_err();
@@ -78,7 +78,7 @@ fn connections_inherit_the_options_of_their_listener() {
             ("a duration", with(new().keepalive(seconds(5))), true, Some((5, 15, 4))),
             ("too much", with(new().keepalive(Duration::MAX)), true, Some((32_767, 15, 4))),
             ("each", with(new().keepalive(keepalive)), true, Some((1, 7, 1))),
-            // Its own options are left as they are; its connections get the defaults.
+            // The inherited socket keeps its own options; its connections get the defaults.
             ("inherited", Listener::try_from(inherited()).unwrap(), true, Some((60, 15, 4))),
         ];
         for (name, listener, nodelay, expected) in cases {
@@ -106,7 +106,7 @@ fn connections_inherit_the_options_of_their_listener() {
     });
 }
 
-/// How often Linux, which keeps only so many, has dropped a TIME_WAIT at once: other programs may fill its table.
+/// How many TIME_WAIT states Linux has dropped at once, because its table was full: other programs may fill it.
 fn dropped_time_waits() -> Option<String> {
     let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
@@ -116,7 +116,7 @@ fn dropped_time_waits() -> Option<String> {
 }
 
 #[test]
-fn a_listener_without_reuse_address_waits_for_time_wait_as_the_kernel_wants() {
+fn a_listener_without_reuse_address_cannot_bind_during_time_wait() {
     test(async {
         let dropped = dropped_time_waits();
         let options = ListenOptions::new().reuse_address(false);
@@ -130,7 +130,7 @@ fn a_listener_without_reuse_address_waits_for_time_wait_as_the_kernel_wants() {
         if cfg!(target_os = "linux") {
             match Server::bind_with(address, &options).await {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse),
-                Ok(_) => assert_ne!(dropped_time_waits(), dropped, "it was bound in spite of TIME_WAIT"),
+                Ok(_) => assert_ne!(dropped_time_waits(), dropped, "the address was bound in spite of TIME_WAIT"),
             }
         }
         task::yield_now().await;

@@ -43,7 +43,8 @@ fn r06_a_drain_logs_up_to_ten_connections_that_it_waits_for() {
         assert_eq!(report.cancelled(), 12, "{report}");
         for start in [
             "left over: draining: 12 connections and 1 task left after half of the time: connection 0 from 127.0.0.1:",
-            "left over: cancelling 12 connections and 1 task at the end of the grace period: connection 0 from 127.0.0.1:",
+            "left over: cancelling 12 connections and 1 task at the end of the grace period: \
+             connection 0 from 127.0.0.1:",
         ] {
             let lines = logs.lines_with(start);
             assert!(lines.len() == 1 && lines[0].0 == Level::Warn, "{start}: {lines:?}");

@@ -1,4 +1,4 @@
-//! Requests to stop, from everywhere and in every order: behaviours 9, 13, 15, 16 and 17.
+//! Requests to stop a server: from inside and outside, in every order, and by shutdown streams.
 
 use crate::support::*;
 use async_std::{future, prelude::*, task};
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 #[test]
-fn the_exit_returns_only_after_code_behind_a_handlers_last_io_has_run() {
+fn the_exit_waits_for_the_code_after_a_handlers_last_io() {
     test(async {
         let done = Arc::new(AtomicBool::new(false));
         let server = bind().await;
@@ -34,7 +34,7 @@ fn the_exit_returns_only_after_code_behind_a_handlers_last_io_has_run() {
 }
 
 #[test]
-fn shutdown_and_closed_in_every_order_twice_and_from_several_waiters_all_resolve() {
+fn shutdown_closed_and_cancel_resolve_in_every_order_and_for_every_waiter() {
     test(async {
         type Ask = fn(&Handle) -> ebbtide::Closed;
         let calls: [Ask; 3] = [Handle::shutdown, Handle::closed, Handle::cancel];
@@ -45,19 +45,19 @@ fn shutdown_and_closed_in_every_order_twice_and_from_several_waiters_all_resolve
             let asked: Vec<_> =
                 [order % 3, order / 3 % 3, order / 9].iter().map(|&call| task::spawn(calls[call](&handle))).collect();
             let again: Vec<_> = (0..5).map(|_| task::spawn(handle.closed())).collect();
-            drop(handle.closed()); // a waiter that gives up takes nothing back
+            drop(handle.closed()); // dropping one waiter changes nothing for the others
             let report = handle.shutdown().await;
             for waiter in asked.into_iter().chain(again) {
                 assert_eq!(waiter.await, report);
             }
             assert_eq!(serving.await.unwrap(), report);
-            assert_eq!(handle.closed().await, report, "also when it was closed long ago");
+            assert_eq!(handle.closed().await, report, "`closed` resolves after the server has closed, too");
         }
     });
 }
 
 #[test]
-fn a_shutdown_from_inside_a_handler_lets_that_handler_reply() {
+fn a_handler_that_requests_a_shutdown_can_still_reply() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -73,7 +73,7 @@ fn a_shutdown_from_inside_a_handler_lets_that_handler_reply() {
 }
 
 #[test]
-fn a_handler_that_awaits_its_own_servers_end_is_cancelled_at_the_grace_with_a_warning() {
+fn a_handler_that_awaits_the_end_of_its_own_server_is_cancelled_after_the_grace_with_a_warning() {
     test_alone(async {
         let logs = logs::remember();
         let server = bind().await.grace(Duration::from_millis(100));
@@ -104,43 +104,43 @@ async fn taken(shelf: &Shelf) -> Serving {
     }
 }
 
-/// Begins to serve, and lays the future where the handlers find it.
-fn shelve(shelf: &Shelf, mut serving: Serving) {
+/// Polls the future once, which starts the server, and puts it where the handlers find it.
+fn start_and_shelve(shelf: &Shelf, mut serving: Serving) {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
     assert!(serving.as_mut().poll(&mut cx).is_pending());
     *shelf.lock().unwrap() = Some(serving);
 }
 
 #[test]
-fn a_handler_that_drops_the_serve_future_it_runs_under_ends_at_its_next_yield() {
+fn a_handler_that_drops_its_own_serve_future_ends_at_its_next_yield() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
         let mut client = connect(server.local_addr());
         let shelf = Shelf::default();
-        let went_on = Arc::new(AtomicBool::new(false));
+        let continued = Arc::new(AtomicBool::new(false));
         let handler = {
-            let (shelf, went_on) = (Arc::clone(&shelf), Arc::clone(&went_on));
+            let (shelf, continued) = (Arc::clone(&shelf), Arc::clone(&continued));
             move |_: Connection| {
-                let (shelf, went_on) = (Arc::clone(&shelf), Arc::clone(&went_on));
+                let (shelf, continued) = (Arc::clone(&shelf), Arc::clone(&continued));
                 async move {
                     let serving = taken(&shelf).await;
                     drop(serving);
-                    went_on.store(true, Ordering::SeqCst); // the rest of this poll still runs
+                    continued.store(true, Ordering::SeqCst); // the rest of this poll still runs
                     pending::<()>().await
                 }
             }
         };
-        shelve(&shelf, Box::pin(async move { drop(server.serve(handler).await) }));
+        start_and_shelve(&shelf, Box::pin(async move { drop(server.serve(handler).await) }));
         let report = future::timeout(NET, handle.closed()).await.expect("no deadlock");
-        assert!(went_on.load(Ordering::SeqCst));
+        assert!(continued.load(Ordering::SeqCst));
         assert_eq!((report.cause(), report.cancelled()), (Cause::Dropped, 1));
         assert_eq!(rest(&mut client), "");
     });
 }
 
 #[test]
-fn a_task_of_a_connection_drops_the_serve_future_while_the_handler_is_being_polled() {
+fn a_task_may_drop_its_own_serve_future_while_the_handler_is_being_polled() {
     test(async {
         for _ in 0..50 {
             let server = bind().await;
@@ -160,7 +160,7 @@ fn a_task_of_a_connection_drops_the_serve_future_while_the_handler_is_being_poll
                             drop(taken(&shelf).await);
                             pending::<()>().await
                         });
-                        // In the middle of a poll for most of the time.
+                        // Most of the time the handler is in the middle of a poll.
                         while !conn.is_draining() {
                             std::hint::black_box((0..1000).sum::<u64>());
                             task::yield_now().await;
@@ -168,7 +168,7 @@ fn a_task_of_a_connection_drops_the_serve_future_while_the_handler_is_being_poll
                     }
                 }
             };
-            shelve(&shelf, Box::pin(async move { drop(server.serve(handler).await) }));
+            start_and_shelve(&shelf, Box::pin(async move { drop(server.serve(handler).await) }));
             let report = future::timeout(NET, handle.closed()).await.expect("no deadlock");
             assert_eq!((report.accepted(), report.cancelled(), live.count()), (1, 1, 0), "{report}");
             assert_eq!(rest(&mut client), "");
@@ -177,7 +177,7 @@ fn a_task_of_a_connection_drops_the_serve_future_while_the_handler_is_being_poll
 }
 
 #[test]
-fn a_scope_inside_a_handler_of_another_drains_before_it() {
+fn a_scope_inside_a_handler_drains_before_the_outer_server() {
     test(async {
         let ends = Arc::new(Mutex::new(Vec::new()));
         let outer = bind().await;
@@ -220,7 +220,7 @@ fn a_scope_inside_a_handler_of_another_drains_before_it() {
             while outer.connection_count() == 0 {
                 task::yield_now().await;
             }
-            task::sleep(Duration::from_millis(20)).await; // so that the inner client is accepted, not only queued
+            task::sleep(Duration::from_millis(20)).await; // until the inner client is accepted, not only in the backlog
         };
         let (_, report) = outer.scope(handler, body).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");
@@ -231,7 +231,7 @@ fn a_scope_inside_a_handler_of_another_drains_before_it() {
 }
 
 #[test]
-fn a_nested_scope_is_gone_when_the_drop_of_the_outer_one_returns() {
+fn a_server_inside_a_handler_is_closed_when_the_drop_of_the_outer_one_returns() {
     test(async {
         let live = Live::default();
         let outer = bind().await;
@@ -269,7 +269,7 @@ fn a_nested_scope_is_gone_when_the_drop_of_the_outer_one_returns() {
 }
 
 #[test]
-fn a_shutdown_stream_that_panics_counts_as_a_request() {
+fn a_shutdown_stream_that_panics_shuts_the_server_down() {
     let logs = logs::remember();
     test(async move {
         let handlers = Handlers::new();
@@ -287,9 +287,8 @@ fn a_shutdown_stream_that_panics_counts_as_a_request() {
     });
 }
 
-/// What asked was no signal, so no line speaks of one.
 #[test]
-fn a_server_that_a_future_stops_says_nothing_of_signals() {
+fn a_server_that_a_future_stops_logs_nothing_about_signals() {
     let logs = logs::remember();
     test(async move {
         let handlers = Handlers::new();
@@ -309,9 +308,9 @@ fn a_server_that_a_future_stops_says_nothing_of_signals() {
     });
 }
 
-/// Neither kind of stream needs an annotation.
+/// Both compile without a type annotation.
 #[test]
-fn streams_of_nothing_and_of_signals_are_shutdown_streams() {
+fn streams_of_units_and_of_signals_are_shutdown_streams() {
     test(async {
         let (ask, asked) = async_std::channel::bounded(1);
         let server = bind().await.shutdown_on(asked);
@@ -326,7 +325,7 @@ fn streams_of_nothing_and_of_signals_are_shutdown_streams() {
 }
 
 #[test]
-fn each_shutdown_stream_counts_for_itself() {
+fn the_items_of_each_shutdown_stream_are_counted_separately() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.grace(FOR_EVER);
@@ -343,7 +342,7 @@ fn each_shutdown_stream_counts_for_itself() {
             task::yield_now().await;
         }
         task::sleep(Duration::from_millis(20)).await;
-        assert_eq!(handlers.live.count(), 1, "one item of each is no second item");
+        assert_eq!(handlers.live.count(), 1, "the first item of two streams is not a second item of one");
         two.send(()).await.unwrap();
         assert_eq!(serving.await.unwrap().cancelled(), 1);
         assert_eq!(rest(&mut client), "");
@@ -351,11 +350,11 @@ fn each_shutdown_stream_counts_for_itself() {
 }
 
 #[test]
-fn a_drain_says_at_once_how_many_are_open_and_how_long_at_most() {
+fn a_drain_logs_at_once_how_many_connections_are_open_and_its_limit() {
     let logs = logs::remember();
     test(async move {
         let handlers = Handlers::new();
-        let (ask, asked) = async_std::channel::unbounded(); // a stream, as Ctrl-C would be
+        let (ask, asked) = async_std::channel::unbounded(); // a stream, as that of Ctrl-C is one
         let server = bind().await.grace(Duration::from_millis(2500)).shutdown_on(asked);
         let mut clients: Vec<_> = (0..7).map(|_| order(server.local_addr(), STUBBORN)).collect();
         let peer = clients[0].local_addr().unwrap();
@@ -369,7 +368,7 @@ fn a_drain_says_at_once_how_many_are_open_and_how_long_at_most() {
         let lines = logs.lines_with("draining 7 connections for at most 2.");
         assert!(lines.len() == 1 && lines[0].0 == log::Level::Info, "{lines:?}");
         assert!(lines[0].1.contains("connections=7") && !lines[0].1.contains("a second"), "{lines:?}");
-        // Then once a second, with the oldest.
+        // Then a line each second, with the oldest connection.
         let lines = logs.lines_with(&format!("draining: 7 connections left, the oldest from `{peer}`"));
         assert!(lines.len() == 2 && lines[0].1.contains(&format!("peer={peer}")), "{lines:?}");
         for client in &mut clients {

@@ -1,4 +1,4 @@
-//! `SO_REUSEPORT`: several servers listen on one address, and come and go.
+//! `SO_REUSEPORT`: several servers listen on one address, and start and stop independently.
 #![cfg(target_os = "linux")]
 
 use crate::support::*;
@@ -19,7 +19,7 @@ async fn second(mut conn: Connection) -> io::Result<()> {
     conn.write_all(b"second").await
 }
 
-/// Which of them has answered how often.
+/// Connects this many clients, and returns how often each answer arrived.
 async fn ask(address: &Address, clients: usize) -> HashMap<String, usize> {
     let address = address.clone();
     let asking = task::spawn_blocking(move || {
@@ -33,7 +33,7 @@ async fn ask(address: &Address, clients: usize) -> HashMap<String, usize> {
 }
 
 #[test]
-fn the_kernel_spreads_the_clients_and_who_is_left_gets_them_all() {
+fn the_kernel_spreads_the_clients_and_the_last_server_gets_all_of_them() {
     test(async {
         let one = bind(loopback(), true).await.unwrap();
         let address = one.local_addr().clone();
@@ -51,7 +51,7 @@ fn the_kernel_spreads_the_clients_and_who_is_left_gets_them_all() {
 }
 
 #[test]
-fn all_of_them_have_to_ask_for_it() {
+fn an_address_is_shared_only_if_all_servers_set_reuse_port() {
     test(async {
         for (earlier, later) in [(true, false), (false, true), (false, false)] {
             let server = bind(loopback(), earlier).await.unwrap();
@@ -62,7 +62,7 @@ fn all_of_them_have_to_ask_for_it() {
 }
 
 #[test]
-fn who_leaves_serves_its_own_queue_first() {
+fn a_server_that_stops_serves_its_own_backlog_first() {
     test(async {
         let [one, two] = {
             let one = bind(loopback(), true).await.unwrap();
@@ -70,7 +70,8 @@ fn who_leaves_serves_its_own_queue_first() {
             [one, two]
         };
         let address = one.local_addr().clone();
-        let mut clients: Vec<_> = (0..100).map(|_| connect(&address)).collect(); // in one queue or the other
+        // Each of these clients is in the backlog of one of the two servers.
+        let mut clients: Vec<_> = (0..100).map(|_| connect(&address)).collect();
         let (_, report) = two.scope(second, async |server: Handle| drop(server.shutdown())).await.unwrap();
         assert_ne!(report.completed(), 0, "{report}");
         let body = async |_| Ok(task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await);

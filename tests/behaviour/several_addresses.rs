@@ -1,5 +1,5 @@
-//! One server on several addresses: one port for all where the kernel chooses it, all or none, and all stop before any
-//! drain begins. Behaviours 32 and 33.
+//! One server on several addresses. If the kernel chooses the port, all addresses get the same one. All of them are
+//! bound or none, and all are closed before the drain begins.
 
 use crate::support;
 use crate::support::*;
@@ -31,7 +31,7 @@ fn ipv4_and_ipv6_get_the_same_port_and_both_are_served() {
             assert_eq!(addresses.len(), 2);
             assert!(addresses[0].port() != 0 && addresses[0].port() == addresses[1].port(), "{addresses:?}");
             let ips = [addresses[0].ip(), addresses[1].ip()];
-            assert_eq!(ips, [both[0].ip(), both[1].ip()], "in the order given");
+            assert_eq!(ips, [both[0].ip(), both[1].ip()], "the order must be the one given to `bind`");
             let mut clients: Vec<_> = addresses.iter().map(|&address| order(&address.into(), SPEAKS)).collect();
             let body =
                 async |_| Ok(task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await);
@@ -43,13 +43,13 @@ fn ipv4_and_ipv6_get_the_same_port_and_both_are_served() {
 }
 
 #[test]
-fn all_addresses_of_both_kinds_can_be_had_at_once() {
+fn the_unspecified_addresses_of_ipv4_and_ipv6_can_be_bound_together() {
     test(async {
         if !has_ipv6() {
             println!("skipped: this machine has no IPv6");
             return;
         }
-        // `[::]` alone takes IPv4 as well on most systems; beside `0.0.0.0` it must not.
+        // On most systems `[::]` alone also accepts IPv4. Beside `0.0.0.0` it must not.
         for all in [["0.0.0.0:0", "[::]:0"], ["[::]:0", "0.0.0.0:0"]] {
             let all = all.map(|address| address.parse::<SocketAddr>().unwrap());
             let server = Server::bind(&all[..]).await.unwrap();
@@ -60,7 +60,7 @@ fn all_addresses_of_both_kinds_can_be_had_at_once() {
 }
 
 #[test]
-fn a_name_is_bound_at_all_that_it_resolves_to() {
+fn a_name_is_bound_at_every_address_that_it_resolves_to() {
     test(async {
         let server = Server::bind("localhost:0").await.unwrap();
         let addresses = tcps(&server);
@@ -72,7 +72,7 @@ fn a_name_is_bound_at_all_that_it_resolves_to() {
 #[test]
 fn a_name_that_does_not_resolve_is_an_error_with_the_resolvers_reason() {
     test(async {
-        // Nobody has a name in `.invalid`, but without a network a resolver may take its time to say so.
+        // No name in `.invalid` resolves, but without a network a resolver may take long to report that.
         let binding = Server::bind("no.such.host.invalid:1");
         let Ok(bound) = async_std::future::timeout(NET / 2, binding).await else {
             return println!("skipped: the resolver has not answered");
@@ -86,7 +86,7 @@ fn a_name_that_does_not_resolve_is_an_error_with_the_resolvers_reason() {
 }
 
 #[test]
-fn a_port_is_known_before_the_first_client_and_who_comes_before_the_server_serves_is_served() {
+fn a_port_is_known_after_the_bind_and_a_client_that_connects_before_the_server_serves_is_served() {
     test(async {
         let server = bind().await;
         let mut early = order(server.local_addr(), SPEAKS);
@@ -98,7 +98,7 @@ fn a_port_is_known_before_the_first_client_and_who_comes_before_the_server_serve
 }
 
 #[test]
-fn if_one_address_fails_the_others_are_closed_and_the_error_names_it() {
+fn if_one_address_cannot_be_bound_the_others_are_closed_and_the_error_names_it() {
     test(async {
         let taken = TcpListener::bind(loopback()).unwrap();
         let address = taken.local_addr().unwrap();
@@ -107,14 +107,14 @@ fn if_one_address_fails_the_others_are_closed_and_the_error_names_it() {
             let error = Server::bind(&order[..]).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::AddrInUse);
             assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
-            drop(TcpListener::bind(free).expect("it was closed again"));
+            drop(TcpListener::bind(free).expect("the other address is closed again"));
         }
-        assert!(!refuses(&address.into()), "and the one that has the address is none the worse");
+        assert!(!refuses(&address.into()), "the socket that has the address must not be affected");
     });
 }
 
 #[test]
-fn no_address_at_all_is_an_error() {
+fn an_empty_list_of_addresses_is_an_error() {
     test(async {
         let none: [SocketAddr; 0] = [];
         let error = Server::bind(&none[..]).await.unwrap_err();
@@ -125,7 +125,7 @@ fn no_address_at_all_is_an_error() {
 
 #[cfg(unix)]
 #[test]
-fn r04_listeners_of_all_kinds_stop_before_any_drain_begins() {
+fn r04_listeners_of_all_kinds_are_closed_before_the_drain_begins() {
     test(async {
         let folder = support::files::Folder::new();
         let path = folder.path("mixed.sock");
@@ -144,7 +144,7 @@ fn r04_listeners_of_all_kinds_stop_before_any_drain_begins() {
                 async move {
                     send.send(0).await.unwrap();
                     conn.until_draining(pending::<()>()).await;
-                    // Whichever listener it came from, none of them is there any more.
+                    // Every listener is closed, not only the one of this connection.
                     let open = addresses[..2].iter().filter(|address| !refuses(address)).count()
                         + usize::from(connector.connect().await.is_ok())
                         + usize::from(addresses[3].path().unwrap().exists())

@@ -1,4 +1,5 @@
-//! A shutdown that has its own limit, and a drain that is spread over some time.
+//! `shutdown_within`, a shutdown with a limit of its own, and `drain_spread`, a drain whose notices are spread over a
+//! time.
 
 use crate::support::*;
 use async_std::task;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_millis(200);
 
-/// Serves a client whose handler never ends, asks for the end by `ask`, and returns the report.
+/// Serves a client whose handler never ends, requests the end by `ask`, and returns the report.
 async fn stuck(server: Server, ask: impl FnOnce(&Handle)) -> Report {
     let handle = server.handle();
     let _client = connect(server.local_addr());
@@ -19,14 +20,14 @@ async fn stuck(server: Server, ask: impl FnOnce(&Handle)) -> Report {
     serving.await.unwrap()
 }
 
-/// It takes this time, and not much more.
+/// Checks that the run took this time, and not much more.
 fn took(report: &Report, time: Duration) {
     assert!(report.elapsed() >= time && report.elapsed() < time + Duration::from_secs(4), "{report}");
     assert_eq!((report.cause(), report.cancelled()), (Cause::Shutdown, 1), "{report}");
 }
 
 #[test]
-fn the_first_request_has_its_own_limit_shorter_or_longer_than_the_servers() {
+fn a_shutdown_may_have_a_shorter_or_longer_limit_than_the_servers_grace() {
     test(async {
         for grace in [Some(FOR_EVER), None, Some(Duration::ZERO)] {
             let report = stuck(bind().await.grace(grace), |server| drop(server.shutdown_within(LIMIT))).await;
@@ -34,7 +35,7 @@ fn the_first_request_has_its_own_limit_shorter_or_longer_than_the_servers() {
         }
         let server = bind().await.grace(Duration::ZERO);
         let report = stuck(server, |server| {
-            drop(server.shutdown_within(None)); // no limit: so only the second one ends it
+            drop(server.shutdown_within(None)); // no limit, so only the second request ends the drain
             std::thread::sleep(Duration::from_millis(50));
             assert_eq!(server.connection_count(), 1);
             drop(server.shutdown_within(LIMIT));
@@ -68,7 +69,7 @@ fn a_later_request_only_brings_the_deadline_nearer() {
 }
 
 #[test]
-fn a_lame_duck_has_at_most_half_of_it_and_a_second_request_ends_that() {
+fn a_lame_duck_has_at_most_half_of_the_limit_and_a_second_request_ends_it() {
     test(async {
         let server = bind().await.lame_duck(FOR_EVER);
         let handle = server.handle();
@@ -81,7 +82,7 @@ fn a_lame_duck_has_at_most_half_of_it_and_a_second_request_ends_that() {
         let mut late = connect(handle.local_addr());
         late.write_all(b"served")?;
         late.read_exact(&mut [0; 6])?;
-        assert_eq!(rest(&mut client), "", "it is notified when the lame duck is over");
+        assert_eq!(rest(&mut client), "", "a handler is notified when the lame duck is over");
         assert!(start.elapsed() >= 2 * LIMIT);
         assert_eq!(closed.await.completed(), 2);
         serving.await?;
@@ -98,7 +99,7 @@ fn a_lame_duck_has_at_most_half_of_it_and_a_second_request_ends_that() {
 }
 
 #[test]
-fn a_server_that_was_never_served_is_closed_by_it() {
+fn shutdown_within_closes_a_server_that_was_never_served() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
@@ -107,7 +108,7 @@ fn a_server_that_was_never_served_is_closed_by_it() {
     });
 }
 
-/// Each client with the time at which it saw its end.
+/// Serves silent clients, requests the end by `ask`, and returns the times at which they read EOF, sorted.
 async fn ends(server: Server, clients: usize, ask: impl Fn(&Handle)) -> (Vec<Duration>, Report) {
     let server = server.newcomer_time(Duration::ZERO);
     let handle = server.handle();
@@ -130,7 +131,7 @@ async fn ends(server: Server, clients: usize, ask: impl Fn(&Handle)) -> (Vec<Dur
 }
 
 #[test]
-fn a_drain_that_is_spread_notifies_evenly_and_closes_its_listeners_at_once() {
+fn a_spread_drain_notifies_evenly_and_closes_the_listeners_at_once() {
     test(async {
         let spread = Duration::from_millis(800);
         let server = bind().await.drain_spread(spread);
@@ -145,7 +146,7 @@ fn a_drain_that_is_spread_notifies_evenly_and_closes_its_listeners_at_once() {
         .await;
         assert_eq!((report.completed(), report.drained()), (16, 16), "{report}");
         for (turn, end) in ends.iter().enumerate() {
-            assert!(*end >= spread / 16 * turn as u32, "{ends:?}"); // none before its turn
+            assert!(*end >= spread / 16 * turn as u32, "{ends:?}"); // no client is notified before its turn
         }
         assert!(ends[15] < spread + Duration::from_secs(4), "{ends:?}");
     });
@@ -164,7 +165,7 @@ fn a_spread_is_at_most_half_of_the_grace_and_a_nearer_deadline_ends_it() {
             while server.phase() < Phase::Draining {
                 std::thread::yield_now();
             }
-            std::thread::sleep(Duration::from_millis(50)); // the turns are given out
+            std::thread::sleep(Duration::from_millis(50)); // until each connection has its turn
             drop(server.shutdown_within(Duration::from_secs(4)));
         })
         .await;
@@ -173,9 +174,9 @@ fn a_spread_is_at_most_half_of_the_grace_and_a_nearer_deadline_ends_it() {
     });
 }
 
-/// A silent newcomer has a part of what is left, and not of what was.
+/// A silent newcomer has a part of the time up to the nearer deadline, not of the first one.
 #[test]
-fn a_nearer_deadline_is_also_that_of_newcomers() {
+fn a_nearer_deadline_also_holds_for_newcomers() {
     test(async {
         let server = bind().await.grace(FOR_EVER).newcomer_time(FOR_EVER);
         let handle = server.handle();

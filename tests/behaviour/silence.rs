@@ -1,4 +1,5 @@
-//! Peers that say nothing: before their first byte, in the middle, and for good.
+//! Silent peers: before their first byte (`first_byte_timeout`), later (`idle_timeout`), and when they have closed
+//! (`peer_closed`).
 
 use crate::support::*;
 use async_std::prelude::*;
@@ -28,14 +29,14 @@ fn echo(calls: &Arc<AtomicUsize>) -> impl Fn(Connection) -> Echo + Send + Sync +
 type Echo = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
 
 #[test]
-fn a_client_that_never_speaks_is_closed_and_its_handler_never_called() {
+fn a_client_that_sends_no_first_byte_is_closed_and_its_handler_is_not_called() {
     test(async {
         let calls = Arc::default();
         let server = bind().await.first_byte_timeout(SHORT).on_failure(OnFailure::Shutdown);
         let mut silent = connect(server.local_addr());
         let body = async |server: Handle| {
             task::spawn_blocking(move || assert_eq!(rest(&mut silent), "")).await;
-            assert!(server.is_serving(), "a peer's silence stops no server");
+            assert!(server.is_serving(), "a silent peer must not stop the server");
         };
         let (_, report) = server.scope(echo(&calls), body).await.unwrap();
         assert_eq!((report.rejected(), report.cancelled(), calls.load(Ordering::SeqCst)), (1, 0, 0), "{report}");
@@ -43,7 +44,7 @@ fn a_client_that_never_speaks_is_closed_and_its_handler_never_called() {
 }
 
 #[test]
-fn the_first_byte_is_not_lost() {
+fn the_first_byte_is_read_by_the_handler() {
     test(async {
         let calls = Arc::default();
         let server = bind().await.first_byte_timeout(FOR_EVER);
@@ -65,7 +66,7 @@ fn the_first_byte_is_not_lost() {
 }
 
 #[test]
-fn in_a_drain_a_silent_client_holds_nobody_up_and_a_quick_one_is_served() {
+fn in_a_drain_a_silent_client_delays_no_exit_and_a_client_that_sends_is_served() {
     test(async {
         let calls = Arc::default();
         let server = bind().await.first_byte_timeout(FOR_EVER).grace(FOR_EVER);
@@ -131,7 +132,7 @@ fn an_idle_connection_is_ended_and_a_busy_one_is_not() {
 }
 
 #[test]
-fn idle_clients_cannot_fill_the_server_for_ever() {
+fn idle_clients_do_not_hold_permits_for_ever() {
     test(async {
         let server = bind().await.max_connections(2).idle_timeout(SHORT);
         let _idle: Vec<_> = (0..6).map(|_| connect(server.local_addr())).collect();
@@ -143,31 +144,32 @@ fn idle_clients_cannot_fill_the_server_for_ever() {
     });
 }
 
-/// Runs a handler that waits for `peer_closed` while its client does something, and says whether it was told.
+/// Runs a handler that waits for `peer_closed` while `client` closes the connection. `before` is sent before that, and
+/// is not read.
 fn peer_closed(before: &'static [u8], client: impl FnOnce(std::net::TcpStream) + Send + 'static) {
     test(async move {
         let server = bind().await;
         let mut stream = connect(server.local_addr());
         stream.write_all(before).unwrap();
-        let (told, was_told) = async_std::channel::bounded(1);
+        let (progress, has_progressed) = async_std::channel::bounded(1);
         let handler = move |conn: Connection| {
-            let told = told.clone();
+            let progress = progress.clone();
             async move {
                 let open = future::timeout(SHORT / 2, conn.peer_closed()).await;
-                assert!(open.is_err(), "it is open");
-                told.send(()).await.unwrap();
-                future::timeout(NET, conn.peer_closed()).await.expect("nobody told us");
-                future::timeout(NET, conn.peer_closed()).await.expect("it stays true");
+                assert!(open.is_err(), "`peer_closed` is ready although the peer is open");
+                progress.send(()).await.unwrap();
+                future::timeout(NET, conn.peer_closed()).await.expect("`peer_closed` is ready after the close");
+                future::timeout(NET, conn.peer_closed()).await.expect("`peer_closed` stays ready");
                 let mut unread = Vec::new();
                 let _ = (&conn).read_to_end(&mut unread).await;
-                assert!(unread.is_empty() || unread == before, "it takes no bytes");
-                told.send(()).await.unwrap();
+                assert!(unread.is_empty() || unread == before, "`peer_closed` takes no bytes");
+                progress.send(()).await.unwrap();
             }
         };
         let body = async |_| {
-            was_told.recv().await.unwrap();
+            has_progressed.recv().await.unwrap();
             task::spawn_blocking(move || client(stream)).await;
-            was_told.recv().await.unwrap();
+            has_progressed.recv().await.unwrap();
         };
         let (_, report) = server.scope(handler, body).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");
@@ -175,19 +177,19 @@ fn peer_closed(before: &'static [u8], client: impl FnOnce(std::net::TcpStream) +
 }
 
 #[test]
-fn peer_closed_tells_of_a_close() {
+fn peer_closed_is_ready_after_a_close() {
     peer_closed(b"", drop);
 }
 
 #[test]
-fn peer_closed_tells_of_a_reset() {
+fn peer_closed_is_ready_after_a_reset() {
     peer_closed(b"", |stream| socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap());
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn peer_closed_tells_of_a_close_behind_unread_bytes() {
-    peer_closed(b"nobody reads this", drop);
+fn peer_closed_is_ready_after_a_close_behind_unread_bytes() {
+    peer_closed(b"never read", drop);
 }
 
 #[test]
@@ -219,12 +221,12 @@ fn peer_closed_does_not_disturb_a_task_that_reads() {
         };
         let ((n, polls), _) = server.scope(handler, body).await.unwrap();
         assert_eq!(n, 0);
-        assert!(polls < 20, "they have woken each other: {polls} polls");
+        assert!(polls < 20, "the reader and `peer_closed` have woken each other: {polls} polls");
     });
 }
 
 #[test]
-fn a_handler_can_abandon_work_for_nobody() {
+fn a_handler_can_abandon_its_work_when_the_peer_has_closed() {
     test(async {
         use futures_concurrency::prelude::*;
         let server = bind().await;

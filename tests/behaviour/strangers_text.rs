@@ -1,5 +1,5 @@
-//! A stranger's text cannot forge a line of the log, or send escapes to a terminal: the path of a client's socket, a
-//! PROXY header, what a handler's error or panic says, a label. Behaviour 74.
+//! Untrusted text cannot forge a log line, or send escape sequences to a terminal. It may be in the path of a client's
+//! socket, a PROXY header, the text of a handler's error or panic, or a label.
 
 use crate::support::*;
 use async_std::channel::unbounded;
@@ -8,11 +8,11 @@ use ebbtide::{Connection, Handle, Listener, OnFailure, Server};
 use std::future::pending;
 use std::io;
 
-/// Forges a line, clears the screen, turns the direction of the text, goes back to the beginning of the line, and once
-/// more in the controls of eight bits.
+/// Forges a line, clears the screen, reverses the direction of the text, returns to the start of the line, and sets a
+/// colour by an 8-bit control.
 const EVIL: &str = "evil\n[ERROR] forged\u{1b}[2J\u{202e}gnp\u{2028}\r\u{9b}31m\u{7f}\u{feff}";
 
-/// As it is shown.
+/// The same text as it must be shown.
 const SHOWN: &str = r"evil\n[ERROR] forged\u{1b}[2J\u{202e}gnp\u{2028}\r\u{9b}31m\u{7f}\u{feff}";
 
 fn is_clean(text: &str) -> bool {
@@ -20,7 +20,7 @@ fn is_clean(text: &str) -> bool {
     !text.chars().any(is_bad)
 }
 
-/// Whatever else the tests log beside this one has to be clean too.
+/// Checks all log lines, also those of tests that run beside this one: all of them must be clean.
 fn assert_clean(logs: &logs::Logs, at_least: &[&str]) {
     let lines = logs.lines_with("");
     for (_, line) in &lines {
@@ -31,7 +31,7 @@ fn assert_clean(logs: &logs::Logs, at_least: &[&str]) {
     }
 }
 
-/// Names a label, fails, panics, or has a task that does.
+/// Sets a label. Then, by the connection's number, fails, panics, has a task that panics, or waits.
 async fn handler(conn: Connection) -> io::Result<()> {
     conn.label(EVIL);
     let n = conn.id().as_u64();
@@ -49,7 +49,7 @@ async fn handler(conn: Connection) -> io::Result<()> {
 }
 
 #[test]
-fn what_handlers_and_tasks_say_is_escaped_in_the_log_and_in_lists() {
+fn texts_of_handlers_and_tasks_are_escaped_in_the_log_and_in_lists() {
     test(async {
         let logs = logs::remember();
         let server = bind().await.name(EVIL).grace(std::time::Duration::ZERO);
@@ -59,7 +59,7 @@ fn what_handlers_and_tasks_say_is_escaped_in_the_log_and_in_lists() {
             until(|| server.connection_count() == 1).await;
             let info = &server.connections()[0];
             assert!(is_clean(&info.to_string()) && is_clean(&format!("{server:?}")), "{info}");
-            assert_eq!(info.label(), Some(EVIL), "to the program it is what it is");
+            assert_eq!(info.label(), Some(EVIL), "the program gets the label unescaped");
             Err::<(), _>(EVIL.into())
         };
         let error = server.scope(handler, body).await.unwrap_err();
@@ -112,7 +112,7 @@ fn the_path_of_a_clients_socket_is_escaped() {
         let body = async |_| Ok(receive.recv().await.unwrap());
         let ((shown, debug, raw), _) = server.scope(handler, body).await.unwrap();
         assert!(shown.ends_with(SHOWN) && is_clean(&debug), "{shown} {debug}");
-        assert_eq!(raw, Some(path), "to the program it is what it is");
+        assert_eq!(raw, Some(path), "the program gets the path unescaped");
         let error = Server::bind_unix(folder.path("missing").join(EVIL)).await.unwrap_err();
         assert!(is_clean(&error.to_string()) && is_clean(&format!("{error:?}")), "{error:?}");
         assert_clean(&logs, &["forged"]);
@@ -121,7 +121,7 @@ fn the_path_of_a_clients_socket_is_escaped() {
 
 #[cfg(feature = "proxy-protocol")]
 #[test]
-fn what_a_proxy_says_is_escaped() {
+fn the_text_of_a_proxy_header_is_escaped() {
     test(async {
         let logs = logs::remember();
         let proxy = ebbtide::ProxyProtocol::required().trust_local();
@@ -156,8 +156,8 @@ fn what_a_proxy_says_is_escaped() {
 }
 
 #[test]
-fn what_a_custom_listener_says_is_escaped() {
-    /// Fails once, and for good.
+fn the_texts_of_a_custom_listener_are_escaped() {
+    /// Fails once, and panics the next time, which ends the listener.
     struct Evil(u8);
 
     impl ebbtide::Accept for Evil {

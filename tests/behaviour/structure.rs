@@ -1,10 +1,11 @@
-//! What ARCHITECTURE.md and CONTRIBUTING.md say is absent from the source, is absent.
+//! Checks over the source: what ARCHITECTURE.md and CONTRIBUTING.md declare absent from the source is absent.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The modules at the top of the crate, from the top down: a module may use those below it, and none of its own line.
+/// The top-level modules of the crate, from the top layer down. A module may use those below it, and none of its own
+/// layer.
 const LAYERS: &[&[&str]] = &[
     &["systemd"],
     &["server"],
@@ -38,7 +39,7 @@ fn source() -> BTreeMap<PathBuf, String> {
     }
     let mut files = BTreeMap::new();
     visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
-    assert!(files.len() > 40, "the source is there: {} files", files.len());
+    assert!(files.len() > 40, "only {} files of the source were found", files.len());
     files
 }
 
@@ -47,12 +48,12 @@ fn name(path: &Path) -> &Path {
     path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap()
 }
 
-/// Without the file's unit tests.
+/// The text without the file's unit tests.
 fn without_tests(text: &str) -> &str {
     text.split("\nmod tests {").next().unwrap()
 }
 
-/// The lines of all files that contain one of these, as `file: line`; unit tests left out.
+/// Returns the lines of all files that contain one of `parts`, as `file: line`, without unit tests.
 fn lines_with(parts: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (path, text) in source() {
@@ -66,7 +67,7 @@ fn lines_with(parts: &[&str]) -> Vec<String> {
     found
 }
 
-/// The modules of the crate that a text names by `crate::…`.
+/// Returns the modules of the crate that a text names by `crate::…`.
 fn modules_in(text: &str) -> Vec<String> {
     let is_part = |c: char| c.is_ascii_lowercase() || c == '_';
     let mut modules = Vec::new();
@@ -91,7 +92,7 @@ fn modules_use_only_what_is_below_them() {
         let file = name(&path);
         let module = file.iter().next().unwrap().to_string_lossy().trim_end_matches(".rs").to_owned();
         if module == "lib" {
-            continue; // it lists all of them
+            continue; // `lib.rs` names all modules
         }
         let from = layer(&module).unwrap_or_else(|| panic!("`{module}` has no place in `LAYERS`"));
         for used in modules_in(without_tests(&text)) {
@@ -102,18 +103,18 @@ fn modules_use_only_what_is_below_them() {
                         upwards.push(format!("{} uses {used}", file.display()));
                     }
                 }
-                _ => {} // itself, or an item at the top of the crate
+                _ => {} // the module itself, or an item at the root of the crate
             }
         }
     }
-    assert!(arrows > 100, "the arrows are found: {arrows}");
+    assert!(arrows > 100, "only {arrows} uses of one module by another were found");
     assert_eq!(upwards, [""; 0]);
 }
 
 #[test]
-fn one_line_spawns_tasks_and_signals_alone_start_threads() {
+fn only_known_lines_spawn_tasks_and_only_signals_start_threads() {
     let spawns = lines_with(&["task::spawn(", "spawn_local", "spawn_blocking("]);
-    // The others for a folder that another program keeps locked, and for a logger that may block.
+    // `listener.rs` for a folder that another program keeps locked, `server/progress.rs` for a logger that may block.
     let expected = ["group.rs: ", "listener.rs: ", "server/progress.rs: "];
     assert_eq!(spawns.len(), expected.len(), "{spawns:#?}");
     for (line, file) in spawns.iter().zip(expected) {
@@ -124,20 +125,21 @@ fn one_line_spawns_tasks_and_signals_alone_start_threads() {
     assert!(threads.iter().all(|line| line.starts_with("signal/")), "{threads:?}");
 }
 
-/// What `main` prints of an `io::Error` is the `Debug` of what is in it: see `text.rs`.
+/// `main` prints the `Debug` of the error inside an `io::Error`, so this error must be one whose `Debug` is a sentence:
+/// see `text.rs`.
 #[test]
-fn errors_of_the_system_are_made_in_one_place_where_they_get_a_sentence() {
+fn io_errors_are_made_in_known_places_that_give_them_a_sentence() {
     let made = lines_with(&["io::Error::new(", "io::Error::other(", "map_err(io::Error::other)", "Self::other("]);
-    // Of one's own error with a sentence for its `Debug`; of a custom listener's error, as it is; and texts.
+    // An error of the crate whose `Debug` is a sentence; a custom listener's error, unchanged; and texts.
     let expected = ["group/join_handle.rs: ", "listener/custom.rs: ", "text.rs: ", "tls.rs: "];
     for line in made.iter().filter(|line| !line.contains("assert")) {
         assert!(expected.iter().any(|file| line.starts_with(file)), "use `text::explained`: {line}");
     }
-    assert!(made.len() > 3, "they are found: {made:#?}");
+    assert!(made.len() > 3, "too few places were found: {made:#?}");
 }
 
-/// A timer is a deadline, an interval of the log, or a pause that an event ends. What sleeps until something has
-/// changed is in this list, with its reason in ARCHITECTURE.md.
+/// A timer is a deadline, an interval of the log, or a pause that an event ends. Code that sleeps and then looks again
+/// is in this list, and ARCHITECTURE.md has the reason.
 #[test]
 fn only_known_places_look_again_after_a_sleep() {
     let sleeps = lines_with(&["thread::sleep", "task::sleep", "sleep(", "Timer::interval"]);
@@ -162,7 +164,7 @@ fn only_known_places_look_again_after_a_sleep() {
 }
 
 #[test]
-fn the_group_knows_no_runtime_but_for_one_line_and_signals_know_nothing_of_servers() {
+fn the_group_uses_the_runtime_in_one_line_and_signals_do_not_use_the_server() {
     let runtime: Vec<_> = lines_with(&["async_std", "async_io"]);
     let in_group: Vec<_> = runtime.iter().filter(|line| line.starts_with("group")).collect();
     assert_eq!(in_group.len(), 1, "{in_group:#?}");
@@ -175,16 +177,17 @@ fn the_group_knows_no_runtime_but_for_one_line_and_signals_know_nothing_of_serve
 }
 
 #[test]
-fn every_logged_line_is_shielded_from_a_logger_that_panics() {
+fn every_log_line_goes_through_the_macro_that_catches_a_loggers_panic() {
     let direct =
         lines_with(&["log::error!", "log::warn!", "log::info!", "log::debug!", "log::trace!", "log::log!", "println!"]);
-    // In the macro itself.
+    // Only the macro itself calls the logger.
     assert!(direct.iter().all(|line| line.starts_with("panic.rs: ")), "{direct:#?}");
 }
 
 #[test]
 fn locks_are_taken_through_one_function() {
-    // `lock` ignores poisoning, and in a model it is loom's. `try_lock` and what loom never sees are named here.
+    // `sync::lock` ignores poisoning, and uses loom's locks in a model. The allowed files use `try_lock`, or are never
+    // part of a loom model.
     let direct = lines_with(&[".lock()", ".try_lock()"]);
     let allowed = ["sync.rs: ", "transport/boxed.rs: ", "signal.rs: ", "systemd.rs: ", "group/join_handle.rs: "];
     for line in &direct {

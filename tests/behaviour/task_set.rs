@@ -1,4 +1,5 @@
-//! Sets of tasks: results in the order of the ends, at most so many at a time, and an end that leaves nothing.
+//! `TaskSet`: results arrive in the order in which the children end, a limit bounds how many run at a time, and a
+//! cancel or a drop leaves nothing behind.
 
 use crate::support::logs;
 use crate::support::probe::{Gate, Live, NET, Probe, let_the_executor_go_round};
@@ -14,11 +15,12 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// For what follows soon after something that can be waited for properly.
+/// Spins until a condition holds that has no event of its own. It follows soon after something that the test has
+/// awaited.
 fn wait_until(holds: impl Fn() -> bool) {
     let end = Instant::now() + NET;
     while !holds() {
-        assert!(Instant::now() < end, "it did not come in {NET:?}");
+        assert!(Instant::now() < end, "the condition did not hold within {NET:?}");
         std::thread::yield_now();
     }
 }
@@ -27,7 +29,7 @@ fn next<T: Send + 'static>(set: &mut TaskSet<T>) -> Option<Result<T, JoinError>>
     task::block_on(set.next())
 }
 
-/// All results that are still to come: a value, or what the child ended with instead.
+/// Takes all remaining results: a value, "cancelled", or a panic's text.
 fn all<T: Send + 'static>(set: &mut TaskSet<T>) -> Vec<Result<T, &'static str>> {
     let short = |error: JoinError| match error.into_panic() {
         None => "cancelled",
@@ -36,10 +38,12 @@ fn all<T: Send + 'static>(set: &mut TaskSet<T>) -> Vec<Result<T, &'static str>> 
     std::iter::from_fn(|| next(set)).map(|result| result.map_err(short)).collect()
 }
 
-/// Children with numbers, each behind a gate of its own, and the order in which they were started.
+/// Numbered children, each behind a gate of its own.
 struct Numbered {
     gates: Vec<Gate>,
+    /// Counts the children that are alive.
     live: Live,
+    /// The children's numbers, in the order of their first polls.
     started: mpsc::Receiver<usize>,
 }
 
@@ -59,7 +63,7 @@ impl Numbered {
         Self { gates, live: live.clone(), started }
     }
 
-    /// The next so many that are started, sorted: who of them is polled first is the executor's business.
+    /// The next children that are started, sorted, because the executor decides which of them is polled first.
     fn started(&self, children: usize) -> Vec<usize> {
         let mut started: Vec<_> = (0..children).map(|_| self.started.recv_timeout(NET).unwrap()).collect();
         started.sort_unstable();
@@ -71,7 +75,7 @@ impl Numbered {
         assert_eq!(self.started.try_recv().ok(), None);
     }
 
-    /// Lets one of them end, and waits until it has.
+    /// Opens a child's gate, and waits until the child has ended.
     fn end(&self, n: usize) {
         let alive = self.live.count();
         self.gates[n].open();
@@ -80,7 +84,7 @@ impl Numbered {
 }
 
 #[test]
-fn results_come_in_the_order_of_the_ends() {
+fn results_arrive_in_the_order_in_which_the_children_end() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::new();
@@ -95,7 +99,7 @@ fn results_come_in_the_order_of_the_ends() {
 }
 
 #[test]
-fn a_set_counts_what_runs_what_waits_and_what_has_ended() {
+fn a_set_counts_the_children_that_run_that_wait_and_that_have_ended() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::default().limit(2);
@@ -121,14 +125,14 @@ fn an_empty_set_gives_none_and_can_be_used_again() {
         let mut set = TaskSet::new();
         for round in 0..3 {
             assert!(set.next().await.is_none() && set.next().await.is_none());
-            set.spawn(async move { Cell::new(round) }); // which is not `Sync`
+            set.spawn(async move { Cell::new(round) }); // a result that is not `Sync`
             assert_eq!(set.next().await.unwrap().unwrap().get(), round);
         }
     });
 }
 
 #[test]
-fn no_more_children_run_than_the_limit_says_and_all_get_their_turn() {
+fn at_most_as_many_children_run_as_the_limit_and_all_of_them_run_in_the_end() {
     const CHILDREN: usize = 500;
     let live = Live::default();
     live.clone().within_net(move || {
@@ -148,24 +152,24 @@ fn no_more_children_run_than_the_limit_says_and_all_get_their_turn() {
                 });
             }
             let mut values: Vec<_> = all(&mut set).into_iter().map(Result::unwrap).collect();
-            let everyone: Vec<_> = (0..CHILDREN).collect();
+            let expected: Vec<_> = (0..CHILDREN).collect();
             let most = most.load(SeqCst);
-            assert!((1..=limit.max(1)).contains(&most), "{most} ran, the limit is {limit}");
+            assert!((1..=limit.max(1)).contains(&most), "{most} children ran at a time, the limit is {limit}");
             if limit <= 1 {
                 assert!(
-                    values == everyone && *order.lock().unwrap() == everyone,
-                    "not one after the other: {values:?}"
+                    values == expected && *order.lock().unwrap() == expected,
+                    "the children did not run one after the other: {values:?}"
                 );
             }
             values.sort_unstable();
-            assert_eq!(values, everyone);
+            assert_eq!(values, expected);
             assert_eq!(live.count(), 0);
         }
     });
 }
 
 #[test]
-fn the_one_that_has_waited_longest_is_started_when_another_ends() {
+fn the_child_that_has_waited_longest_starts_when_another_ends() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::new().limit(3);
@@ -182,10 +186,10 @@ fn the_one_that_has_waited_longest_is_started_when_another_ends() {
     });
 }
 
-/// A waker that lets the test go first: so whatever comes after the wake has not come yet.
-struct LetsOthersGoFirst(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+/// A waker that blocks until the test goes on, so that the test acts before anything that follows the wake-up.
+struct BlockingWaker(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
 
-impl Wake for LetsOthersGoFirst {
+impl Wake for BlockingWaker {
     fn wake(self: Arc<Self>) {
         self.0.send(()).unwrap();
         self.1.lock().unwrap().recv_timeout(NET).unwrap();
@@ -193,14 +197,14 @@ impl Wake for LetsOthersGoFirst {
 }
 
 #[test]
-fn one_that_is_spawned_while_another_ends_overtakes_nobody_who_waits() {
+fn a_child_that_is_spawned_while_another_ends_does_not_overtake_those_that_wait() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::new().limit(1);
         let children = Numbered::new(&live, &mut set, 2);
         let (woken, is_woken) = mpsc::channel();
         let (go_on, goes_on) = mpsc::channel();
-        let waker = Waker::from(Arc::new(LetsOthersGoFirst(woken, goes_on.into())));
+        let waker = Waker::from(Arc::new(BlockingWaker(woken, goes_on.into())));
         assert!(pin!(set.next()).poll(&mut Context::from_waker(&waker)).is_pending());
         children.gates.iter().for_each(Gate::open);
         is_woken.recv_timeout(NET).unwrap();
@@ -211,7 +215,7 @@ fn one_that_is_spawned_while_another_ends_overtakes_nobody_who_waits() {
 }
 
 #[test]
-fn a_higher_limit_starts_those_that_wait_and_a_lower_one_lets_those_that_run_end_first() {
+fn a_higher_limit_starts_waiting_children_and_a_lower_one_lets_running_children_end() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::new().limit(2);
@@ -231,7 +235,7 @@ fn a_higher_limit_starts_those_that_wait_and_a_lower_one_lets_those_that_run_end
 }
 
 #[test]
-fn after_a_cancel_each_child_has_one_result_and_those_that_waited_were_never_polled() {
+fn after_a_cancel_each_child_has_one_result_and_waiting_children_were_never_polled() {
     let live = Live::default();
     live.clone().within_net(move || {
         let mut set = TaskSet::new().limit(3);
@@ -258,7 +262,7 @@ fn after_a_cancel_each_child_has_one_result_and_those_that_waited_were_never_pol
 }
 
 #[test]
-fn a_cancel_against_the_ends_gives_each_child_one_result() {
+fn a_cancel_that_races_with_ending_children_gives_each_child_one_result() {
     let live = Live::default();
     live.clone().within_net(move || {
         for round in 0..300 {
@@ -278,7 +282,7 @@ fn a_cancel_against_the_ends_gives_each_child_one_result() {
 }
 
 #[test]
-fn a_drop_joins_those_that_run_and_those_that_wait() {
+fn a_drop_joins_running_and_waiting_children() {
     let live = Live::default();
     live.clone().within_net(move || {
         for limit in [usize::MAX, 4] {
@@ -296,13 +300,13 @@ fn a_drop_joins_those_that_run_and_those_that_wait() {
             assert_eq!(live.count(), 0);
             let polls = live.polls();
             let_the_executor_go_round();
-            assert_eq!(live.polls(), polls, "polled after the drop");
+            assert_eq!(live.polls(), polls, "children were polled after the drop");
         }
     });
 }
 
 #[test]
-fn a_hundred_thousand_that_wait_are_no_matter_for_the_stack() {
+fn a_hundred_thousand_waiting_children_do_not_overflow_the_stack() {
     const MANY: usize = 100_000;
     let live = Live::default();
     live.clone().within_net(move || {
@@ -337,7 +341,7 @@ fn a_hundred_thousand_that_wait_are_no_matter_for_the_stack() {
 }
 
 #[test]
-fn a_panic_is_a_result_and_ends_nothing_else() {
+fn a_childs_panic_is_a_result_and_ends_no_other_child() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -347,9 +351,9 @@ fn a_panic_is_a_result_and_ends_nothing_else() {
         set.spawn(live.child(async {}));
         let error = next(&mut set).unwrap().unwrap_err();
         assert!(error.is_panic());
-        let says = error.to_string();
-        assert!(says.starts_with(&format!("the task spawned at {}:{line}:", file!())), "{says}");
-        assert!(says.ends_with(" panicked: a result of a set"), "{says}");
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("the task spawned at {}:{line}:", file!())), "{text}");
+        assert!(text.ends_with(" panicked: a result of a set"), "{text}");
         assert_eq!(all(&mut set), [Ok(())]);
         set.spawn(async { panic_any("a result of a set") });
         wait_until(|| format!("{set:?}").contains("results: 1"));
@@ -359,7 +363,7 @@ fn a_panic_is_a_result_and_ends_nothing_else() {
 }
 
 #[test]
-fn a_next_that_is_dropped_loses_nothing() {
+fn a_dropped_next_loses_no_result() {
     #[derive(Default)]
     struct Count(AtomicUsize);
     impl Wake for Count {
@@ -377,7 +381,7 @@ fn a_next_that_is_dropped_loses_nothing() {
             let waker = Waker::from(Arc::clone(count));
             assert!(pin!(set.next()).poll(&mut Context::from_waker(&waker)).is_pending());
         }
-        assert_eq!(Arc::strong_count(&first), 1, "a displaced waker stayed behind");
+        assert_eq!(Arc::strong_count(&first), 1, "the waker of a dropped wait must not be kept");
         children.end(1);
         wait_until(|| second.0.load(SeqCst) == 1);
         assert_eq!((first.0.load(SeqCst), set.len()), (0, 3));
@@ -397,7 +401,7 @@ fn a_next_that_is_dropped_loses_nothing() {
 }
 
 #[test]
-fn results_that_nobody_has_taken_go_with_the_set() {
+fn results_that_were_not_taken_are_dropped_with_the_set() {
     let (live, results) = (Live::default(), Live::default());
     live.clone().within_net(move || {
         let mut set = TaskSet::new();
@@ -424,7 +428,7 @@ fn results_that_nobody_has_taken_go_with_the_set() {
 }
 
 #[test]
-fn a_child_may_have_a_set_and_spawn_into_another() {
+fn a_child_may_own_a_set_and_spawn_into_another() {
     let live = Live::default();
     live.clone().within_net(move || {
         let other = Arc::new(Mutex::new(TaskSet::new().limit(1)));
@@ -450,7 +454,7 @@ fn a_child_may_have_a_set_and_spawn_into_another() {
             outer.spawn(async move {
                 let mut inner = TaskSet::new().limit(1);
                 inner.spawn(sleeper);
-                inner.spawn(runner); // it waits
+                inner.spawn(runner); // waits, since the limit is 1
                 inner.next().await;
                 0
             });
@@ -461,7 +465,7 @@ fn a_child_may_have_a_set_and_spawn_into_another() {
     });
 }
 
-/// Panics when it is dropped, after it has counted as gone.
+/// Panics when it is dropped, after its probe has been dropped.
 struct Bomb(Option<Probe>, &'static str);
 
 impl Drop for Bomb {
@@ -472,7 +476,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn destructors_of_children_that_panic_hurt_nobody() {
+fn panicking_destructors_of_children_affect_no_other_child() {
     const TEXT: &str = "in the destructor of a set's child";
     let logs = logs::remember();
     let live = Live::default();
@@ -511,7 +515,7 @@ fn destructors_of_children_that_panic_hurt_nobody() {
 }
 
 #[test]
-fn a_drop_of_a_set_does_not_panic_with_a_result_that_nobody_has_taken() {
+fn dropping_a_set_catches_a_panic_of_a_result_that_was_not_taken() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {

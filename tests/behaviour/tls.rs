@@ -1,4 +1,4 @@
-//! TLS: the handler reads and writes plain bytes, in both directions, and knows what was agreed on.
+//! TLS: the handler reads and writes plain bytes in both directions, and gets what the handshake has negotiated.
 #![cfg(feature = "tls")]
 
 use crate::support;
@@ -12,7 +12,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::time::Duration;
 
 #[test]
-fn the_handler_reads_and_writes_what_the_client_means() {
+fn the_handler_reads_and_writes_plain_bytes() {
     test(async {
         let house = House::new();
         let (_, report) = house
@@ -37,7 +37,7 @@ fn the_handler_reads_and_writes_what_the_client_means() {
 }
 
 #[test]
-fn both_directions_at_once_by_two_tasks() {
+fn two_tasks_can_read_and_write_at_the_same_time() {
     const LENGTH: usize = 3_000_000;
     test(async {
         let house = House::new();
@@ -64,7 +64,7 @@ fn both_directions_at_once_by_two_tasks() {
                 let (mut sent, mut got, mut buf) = (0, 0, vec![0; 65_536]);
                 let up = vec![b'u'; 65_536];
                 while sent < LENGTH || got < LENGTH {
-                    // One after the other without waiting, so that neither side's buffers decide the order.
+                    // Writes and reads in turn without blocking, so that the buffers of neither side decide the order.
                     if sent < LENGTH {
                         match client.write(&up[..up.len().min(LENGTH - sent)]) {
                             Ok(n) => sent += n,
@@ -92,14 +92,14 @@ fn both_directions_at_once_by_two_tasks() {
 }
 
 #[test]
-fn what_could_not_be_sent_at_once_goes_out_while_the_handler_reads() {
+fn bytes_that_could_not_be_sent_at_once_are_sent_while_the_handler_reads() {
     test(async {
         let house = House::new();
         let (wrote, has_written) = async_std::channel::bounded(1);
         let handler = move |conn: Connection| {
             let wrote = wrote.clone();
             async move {
-                // Until the socket's buffers are full, and a part of the last record stays with us.
+                // Writes until the socket's buffers are full, and a part of the last record stays in the server.
                 let mut length = 0_u64;
                 while let Ok(n) = io::timeout(Duration::from_millis(100), (&conn).write(&[b'd'; 10_000])).await {
                     length += n as u64;
@@ -127,7 +127,7 @@ fn what_could_not_be_sent_at_once_goes_out_while_the_handler_reads() {
 }
 
 #[test]
-fn a_connection_tells_what_was_agreed_on() {
+fn a_connection_returns_what_the_handshake_has_negotiated() {
     test(async {
         let house = House::new();
         let guest = house.authority.issue(&house.folder, "guest", &["guest.example"]);
@@ -141,13 +141,13 @@ fn a_connection_tells_what_was_agreed_on() {
         let handler = move |conn: Connection| {
             let certificate = certificate.clone();
             async move {
-                let info = conn.tls().expect("it came by TLS").clone();
+                let info = conn.tls().expect("the connection uses TLS").clone();
                 assert_eq!(info.server_name(), Some("localhost"));
                 assert_eq!(info.alpn_protocol(), Some(b"echo/1".as_slice()));
                 assert_eq!(info.protocol_version(), Some(ProtocolVersion::TLSv1_3));
                 assert_eq!(info.peer_certificates()[0], certificate);
                 assert!(info.cipher_suite().is_some() && format!("{info:?}").contains("echo/1"));
-                assert!(conn.tcp_stream().is_some(), "the socket is still to be had");
+                assert!(conn.tcp_stream().is_some(), "the socket is still accessible");
                 (&conn).write_all(b"so it is").await
             }
         };
@@ -166,7 +166,7 @@ fn a_connection_tells_what_was_agreed_on() {
 }
 
 #[test]
-fn without_tls_there_is_nothing_to_tell() {
+fn a_connection_without_tls_returns_no_tls_info() {
     test(async {
         let handler = async |conn: Connection| assert!(conn.tls().is_none());
         let server = bind().await;

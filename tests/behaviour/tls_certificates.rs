@@ -1,4 +1,4 @@
-//! The certificates of a server with TLS are read from files, or refused with the reason, and changed while serving.
+//! The certificates of a server with TLS can be reloaded or replaced while it serves.
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::Client;
@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 #[test]
-fn a_certificate_is_changed_while_serving() {
+fn a_certificate_is_reloaded_while_the_server_serves() {
     test(async {
         let house = House::new();
         let tls = house.tls();
@@ -33,7 +33,7 @@ fn a_certificate_is_changed_while_serving() {
                 house.authority.issue(&house.folder, "server", &["localhost"]);
                 tls.clone().reload().unwrap();
                 assert_ne!(ping(&mut house.client(server.local_addr())), first);
-                ping(&mut old); // goes on
+                ping(&mut old); // an open connection goes on
             })
             .await
             .unwrap();
@@ -42,7 +42,7 @@ fn a_certificate_is_changed_while_serving() {
 }
 
 #[test]
-fn a_configuration_of_ones_own_is_replaced_and_not_reloaded() {
+fn a_custom_configuration_can_be_replaced_but_not_reloaded() {
     let house = House::new();
     let config = ebbtide::rustls::ServerConfig::builder_with_provider(Arc::new(
         ebbtide::rustls::crypto::ring::default_provider(),

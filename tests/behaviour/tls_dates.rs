@@ -1,4 +1,4 @@
-//! A certificate that clients refuse for its dates is used, and warned of at each load.
+//! A certificate that clients refuse because of its dates is loaded all the same, with a warning at each load.
 #![cfg(feature = "tls")]
 
 use crate::support::logs;
@@ -7,7 +7,7 @@ use crate::support::pem_files::Good;
 use log::Level;
 use rcgen::{CertificateParams, KeyPair, date_time_ymd};
 
-/// A certificate of its own for these years, and its key.
+/// Issues a self-signed certificate for these years. Returns it and its key.
 fn issued(from: i32, to: i32) -> (String, String) {
     let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
     (params.not_before, params.not_after) = (date_time_ymd(from, 1, 2), date_time_ymd(to, 3, 4));
@@ -23,7 +23,7 @@ fn a_certificate_that_is_not_valid_now_is_loaded_with_a_warning() {
     let path = files.write(Certificates, valid.as_bytes()).display().to_string();
     files.write(Key, key.as_bytes());
     let tls = files.load().unwrap();
-    assert_eq!(logs.lines_with(&path), [], "valid");
+    assert_eq!(logs.lines_with(&path), [], "a valid certificate gives no warning");
 
     let (expired, expired_key) = issued(2020, 2021);
     let (early, early_key) = issued(3000, 4000);
@@ -46,7 +46,7 @@ fn a_certificate_that_is_not_valid_now_is_loaded_with_a_warning() {
             ],
         ),
         (
-            format!("{valid}{expired}"), // such as an issuer's
+            format!("{valid}{expired}"), // the second one as if it were an issuer's
             key,
             vec![format!("certificate 2 of 2 in `{path}`, line {}: it has expired on", valid.lines().count() + 1)],
         ),
@@ -56,7 +56,7 @@ fn a_certificate_that_is_not_valid_now_is_loaded_with_a_warning() {
         let load: [&dyn Fn() -> bool; 2] = [&|| files.load().is_ok(), &|| tls.reload().is_ok()];
         for load in load {
             let before = logs.lines_with(&path).len();
-            assert!(load(), "it is used all the same");
+            assert!(load(), "the certificate must be loaded all the same");
             let new = &logs.lines_with(&path)[before..];
             println!("{new:#?}");
             assert_eq!(new.len(), 1, "{new:?}");

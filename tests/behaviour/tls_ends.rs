@@ -1,4 +1,5 @@
-//! How a connection with TLS ends: who was served to the end is told so, and who was cut off knows it.
+//! How a connection with TLS ends: an orderly end sends `close_notify`; a connection that is cut ends without it, so
+//! that the client sees the difference.
 #![cfg(feature = "tls")]
 
 use crate::support::secured::{House, rest};
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
-fn every_orderly_end_says_so() {
+fn every_orderly_end_sends_close_notify() {
     test(async {
         let house = House::new();
         let handlers = Handlers::new();
@@ -39,7 +40,7 @@ fn every_orderly_end_says_so() {
 }
 
 #[test]
-fn after_a_cancel_and_a_drop_the_client_knows_that_it_was_cut_off() {
+fn a_cancel_or_a_drop_sends_no_close_notify() {
     test(async {
         let house = House::new();
         for dropped in [false, true] {
@@ -62,7 +63,7 @@ fn after_a_cancel_and_a_drop_the_client_knows_that_it_was_cut_off() {
                 None
             }))
             .await
-            .expect("nobody stops it");
+            .expect("the server is not stopped before that");
             if dropped {
                 drop(serving);
             } else {
@@ -77,11 +78,11 @@ fn after_a_cancel_and_a_drop_the_client_knows_that_it_was_cut_off() {
 }
 
 #[test]
-fn a_client_that_cuts_the_line_is_no_end_of_input() {
+fn eof_without_close_notify_is_an_error_for_the_handler() {
     test(async {
         let house = House::new();
         let handler = async |conn: Connection| {
-            let error = (&conn).read_to_end(&mut Vec::new()).await.expect_err("the line was cut");
+            let error = (&conn).read_to_end(&mut Vec::new()).await.expect_err("EOF without `close_notify` is an error");
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
             Err::<(), _>(error)
         };
@@ -101,7 +102,7 @@ fn a_client_that_cuts_the_line_is_no_end_of_input() {
 }
 
 #[test]
-fn a_client_that_still_sends_gets_the_whole_reply() {
+fn a_tls_client_that_still_sends_gets_the_whole_reply() {
     test(async {
         let house = House::new();
         let handler = async |conn: Connection| {
@@ -113,7 +114,7 @@ fn a_client_that_still_sends_gets_the_whole_reply() {
             .await
             .scope(handler, async |server| {
                 let mut client = house.client(server.local_addr());
-                // More than the handler reads, so unread bytes lie there when it ends.
+                // More than the handler reads, so unread bytes are left when it ends.
                 client.write_all(&[b'q'; 200_000]).unwrap();
                 assert_eq!(rest(&mut client).unwrap().len(), 300_000);
             })
@@ -123,7 +124,7 @@ fn a_client_that_still_sends_gets_the_whole_reply() {
     });
 }
 
-/// A stream in memory, for a client that blocks.
+/// A memory stream for a client with blocking reads and writes.
 struct Blocking(MemoryStream);
 
 impl Read for Blocking {
@@ -142,12 +143,12 @@ impl Write for Blocking {
     }
 }
 
-/// The end of the reply is still with us when the handler returns, since the client reads nothing before it has sent
-/// all. As long as nobody read what it sends, and threw it away, both sides waited for each other; and then the end of
-/// the reply was lost.
+/// The client reads nothing before it has sent everything, so the end of the reply is still in the server's buffer when
+/// the handler returns. The server once did not read and discard the client's bytes at that point. Both sides then
+/// waited for each other, and the end of the reply was lost.
 #[test]
 fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
-    // The stream takes 64 KiB, and TLS as many.
+    // The stream buffers 64 KiB, and TLS as many.
     const REPLY: usize = 100_000;
     const REQUEST: usize = 1_000_000;
     test(async {
@@ -165,7 +166,7 @@ fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
             let mut client = StreamOwned::new(session, Blocking(stream));
             client.write_all(&vec![b'q'; REQUEST])?;
             let mut reply = Vec::new();
-            client.read_to_end(&mut reply)?; // an error where `close_notify` is missing
+            client.read_to_end(&mut reply)?; // an error if `close_notify` is missing
             io::Result::Ok(reply)
         });
         assert_eq!(reply.await.unwrap().len(), REPLY);
@@ -174,8 +175,8 @@ fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
 }
 
 #[test]
-fn a_client_that_is_closed_for_its_silence_is_told_so() {
-    // The handshake falls into it.
+fn a_client_that_a_timeout_closes_gets_close_notify() {
+    // The handshake has to fit into it.
     const LIMIT: Duration = Duration::from_secs(1);
     for first_byte in [false, true] {
         test(async move {

@@ -1,8 +1,7 @@
-//! A PEM file is read whole, or refused with its name, the reason and the remedy. Nothing in it is passed over in
-//! silence.
+//! A PEM file is read whole, or refused with its name, the reason and the remedy. No part of it is skipped silently.
 //!
-//! Libraries pass over what is not quite a section: of two certificates that `cat` has glued together, of an indented
-//! one, or of one after a byte order mark, they see nothing, and a server serves an incomplete chain.
+//! Many libraries skip text that is almost a section: two certificates that `cat` has joined in one line, an indented
+//! one, or one after a byte order mark. A server then serves an incomplete chain.
 #![cfg(feature = "tls")]
 
 use crate::support::pem_files::File::{self, Authorities, Certificates, Key};
@@ -39,7 +38,7 @@ fn a_damaged_file_is_refused_with_its_name_the_reason_and_the_remedy() {
         ("DER", Certificates, der(leaf), "it is DER and not PEM|openssl x509 -inform DER -in {path}"),
         ("DER", Key, der(key), "it is DER and not PEM|openssl pkey -inform DER -in {path}"),
         ("PKCS #12", Key, element(0x30, &[2, 1, 3, 4, 1, 0]), "it is PKCS #12|openssl pkcs12 -in {path} -nocerts"),
-        // Sections that others pass over.
+        // Sections that many libraries skip.
         (
             "glued",
             Certificates,
@@ -154,7 +153,7 @@ fn a_damaged_file_is_refused_with_its_name_the_reason_and_the_remedy() {
             text(&format!("{mark}\n{}", lines(leaf, |n| n == begin_2 - 1))),
             "line 1 is empty",
         ),
-        // Something else.
+        // Files with other contents.
         ("a key", Certificates, text(key), "no `BEGIN CERTIFICATE`|a private key: are the two files swapped?"),
         ("a key", Authorities, text(key), "no `BEGIN CERTIFICATE` in it: is it the right file?"),
         ("certificates", Key, text(chain), "no `BEGIN PRIVATE KEY`|a certificate: are the two files swapped?"),
@@ -277,7 +276,7 @@ fn a_damaged_file_is_refused_with_its_name_the_reason_and_the_remedy() {
         let path = path.display().to_string();
         let of_the_key =
             key.lines().filter(|line| !line.starts_with('-')).any(|line| error.to_string().contains(&line[..8]));
-        assert!(!of_the_key, "{name}: it gives the key away: {error}");
+        assert!(!of_the_key, "{name}: the error shows a part of the key: {error}");
         for word in [format!("`{path}`")].into_iter().chain(words) {
             let word = word.replace("{path}", &path);
             assert!(error.to_string().contains(&word), "{name}: no `{word}` in: {error}");
@@ -286,7 +285,7 @@ fn a_damaged_file_is_refused_with_its_name_the_reason_and_the_remedy() {
 }
 
 #[test]
-fn a_file_that_is_not_there_is_named_and_its_path_explained() {
+fn a_file_that_does_not_exist_is_named_and_its_path_explained() {
     let good = Good::new();
     let files = good.files();
     let nowhere = files.folder.path("nowhere.pem");
@@ -312,7 +311,7 @@ fn a_file_that_is_not_there_is_named_and_its_path_explained() {
             ("client authority", Tls::files(&files.certificates, &files.key).client_ca(&path).load()),
         ];
         for (role, result) in load {
-            let error = result.expect_err("it is not there");
+            let error = result.expect_err("the file cannot be read");
             println!("{error}\n");
             assert_eq!(error.kind(), kind, "{error}");
             let start = format!("cannot read the {role} file `{}`: ", path.display());
@@ -323,7 +322,7 @@ fn a_file_that_is_not_there_is_named_and_its_path_explained() {
 
 #[cfg(unix)]
 #[test]
-fn a_file_that_may_not_be_read_is_named_with_the_user_that_must_be_allowed_to() {
+fn a_file_without_read_permission_is_named_with_the_user_that_needs_it() {
     use std::os::unix::fs::PermissionsExt;
     if nix::unistd::geteuid().is_root() {
         println!("skipped: root may read everything");
@@ -337,9 +336,9 @@ fn a_file_that_may_not_be_read_is_named_with_the_user_that_must_be_allowed_to() 
     assert!(error.to_string().contains(&user) && error.to_string().contains(files.key.to_str().unwrap()), "{error}");
 }
 
-/// What OpenSSL reads, and rustls can read whole.
+/// Forms that OpenSSL accepts, and that rustls can read whole.
 #[test]
-fn a_file_that_is_only_unusual_is_read_whole() {
+fn a_file_in_an_unusual_but_valid_form_is_read_whole() {
     let good = Good::new();
     let Good { chain, leaf, issuer, key, .. } = &good;
     let parameters = pem("EC PARAMETERS", element(6, b"\x2A\x86\x48\xCE\x3D\x03\x01\x07"));
@@ -370,7 +369,7 @@ fn a_file_that_is_only_unusual_is_read_whole() {
         files.write(file, content.as_bytes());
         let tls = files.load().unwrap_or_else(|error| panic!("{name}: {error}"));
         if file == Authorities {
-            continue; // who shows no certificate is refused before it sees ours
+            continue; // a client without a certificate is refused before it gets the server's
         }
         let house = Arc::clone(&good.house);
         let shown = test(async move {
@@ -391,7 +390,7 @@ fn a_file_that_is_only_unusual_is_read_whole() {
 }
 
 #[test]
-fn a_reload_of_a_damaged_file_says_that_what_was_loaded_stays() {
+fn the_error_of_a_failed_reload_states_that_the_old_files_stay_in_use() {
     let mut files = Good::new().files();
     let tls = files.load().unwrap();
     let path = files.write(Certificates, b"-----BEGIN CERTIFICATE-----\nMIIB");
@@ -404,5 +403,5 @@ fn a_reload_of_a_damaged_file_says_that_what_was_loaded_stays() {
         path.display()
     );
     assert!(error.to_string().starts_with(&start), "{error}");
-    // That new clients still get the old certificate: `a_certificate_is_changed_while_serving`.
+    // `a_certificate_is_reloaded_while_the_server_serves` checks that new clients still get the old certificate.
 }

@@ -1,4 +1,5 @@
-//! Only who shakes hands as the server wants it reaches the handler; the others hold up nobody, and each is counted.
+//! Only a client that completes the handshake as the server requires it reaches the handler. Other clients delay
+//! neither clients nor the exit, and each of them is counted.
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::{Authority, secure};
@@ -11,15 +12,15 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 #[test]
-fn a_client_that_shakes_no_hands_is_closed() {
+fn a_client_that_sends_no_handshake_is_closed() {
     test(async {
         let house = House::new();
         let server = house.bind().await.handshake_timeout(Duration::from_millis(50)).on_failure(OnFailure::Shutdown);
         let (_, report) = server
             .scope(echo, async |server| {
                 let mut silent = connect(server.local_addr());
-                assert_eq!(silent.read(&mut [0]).unwrap(), 0, "it is closed");
-                assert_eq!(server.phase(), ebbtide::Phase::Serving, "a peer's fault stops no server");
+                assert_eq!(silent.read(&mut [0]).unwrap(), 0, "the silent client must read EOF");
+                assert_eq!(server.phase(), ebbtide::Phase::Serving, "a peer's fault must not stop the server");
             })
             .await
             .unwrap();
@@ -28,7 +29,7 @@ fn a_client_that_shakes_no_hands_is_closed() {
 }
 
 #[test]
-fn a_client_that_shakes_no_hands_holds_up_nobody() {
+fn a_client_that_sends_no_handshake_delays_no_other_client() {
     test(async {
         let house = House::new();
         let server = house.bind().await.handshake_timeout(FOR_EVER);
@@ -69,13 +70,13 @@ fn without_a_limit_a_silent_client_waits_until_the_drain_and_then_at_most_a_seco
 }
 
 #[test]
-fn a_client_from_the_queue_gets_its_handshake_and_its_answer_in_the_drain() {
+fn a_client_in_the_backlog_gets_its_handshake_and_its_answer_in_the_drain() {
     test(async {
         let house = House::new();
         let handlers = Handlers::new();
         let server = house.bind().await;
         let handle = server.handle();
-        let mut client = house.client(handle.local_addr()); // queued: nobody serves yet
+        let mut client = house.client(handle.local_addr()); // in the backlog: the server does not serve yet
         let serving = task::spawn(server.shutdown_when(std::future::ready(())).serve(handlers.handler()));
         let reply = task::spawn_blocking(move || {
             client.write_all(&[SPEAKS]).unwrap();
@@ -96,7 +97,7 @@ fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
             .await
             .scope(echo, async |server| {
                 let client = connect(server.local_addr());
-                (&client).write_all(&[22, 3, 1, 2, 0, 1]).unwrap(); // the beginning of a hello
+                (&client).write_all(&[22, 3, 1, 2, 0, 1]).unwrap(); // the first bytes of a ClientHello
                 socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
                 drop::<TcpStream>(client);
                 while server.connection_count() > 0 || server.phase() != ebbtide::Phase::Serving {
@@ -111,7 +112,7 @@ fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
 }
 
 #[test]
-fn who_does_not_speak_tls_is_told_and_logged() {
+fn a_client_that_does_not_speak_tls_gets_an_alert_and_is_logged() {
     test_alone(async {
         let logs = logs::remember();
         let house = House::new();
@@ -122,8 +123,8 @@ fn who_does_not_speak_tls_is_told_and_logged() {
                 let mut client = connect(server.local_addr());
                 client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
                 let mut alert = Vec::new();
-                client.read_to_end(&mut alert).expect("an orderly end");
-                assert_eq!(alert.first(), Some(&21), "an alert, as TLS knows it: {alert:?}");
+                client.read_to_end(&mut alert).expect("EOF and no reset");
+                assert_eq!(alert.first(), Some(&21), "a TLS alert was expected: {alert:?}");
             })
             .await
             .unwrap();
@@ -131,43 +132,44 @@ fn who_does_not_speak_tls_is_told_and_logged() {
         adds_up(&report);
         let lines = logs.lines_with("it does not speak TLS");
         assert_eq!(lines.len(), 1, "{lines:?}");
-        assert_eq!(lines[0].0, log::Level::Debug, "a peer's fault is no news");
+        assert_eq!(lines[0].0, log::Level::Debug, "a peer's fault is logged at debug");
         assert!(lines[0].1.contains("its TLS handshake failed: ") && lines[0].1.contains("peer="), "{lines:?}");
     });
 }
 
 #[test]
-fn a_client_without_the_certificate_that_it_must_have_never_reaches_the_handler() {
+fn a_client_without_the_required_certificate_never_reaches_the_handler() {
     test(async {
         let house = House::new();
-        let strangers = Authority::new("somebody else");
-        let stranger = strangers.issue(&house.folder, "stranger", &["stranger.example"]);
+        let other_authority = Authority::new("another authority");
+        let untrusted = other_authority.issue(&house.folder, "untrusted", &["untrusted.example"]);
         let guest = house.authority.issue(&house.folder, "guest", &["guest.example"]);
         let authorities = house.folder.write("authorities.pem", house.authority.pem());
         let files = || Tls::files(&house.server.certificates, &house.server.key);
-        // Who shows nothing, a stranger's certificate, and a good one; and who of them is let in.
+        // Whether these three clients reach the handler: one without a certificate, one with an untrusted certificate,
+        // and one with a trusted certificate.
         let table = [
             (files().client_ca(&authorities), [false, false, true]),
             (files().optional_client_ca(&authorities), [true, false, true]),
             (files(), [true, true, true]),
         ];
-        for (files, let_in) in table {
+        for (files, accepted) in table {
             let tls = files.load().unwrap();
             let (_, report) = bind_tls(&tls)
                 .await
                 .scope(
                     async |conn: Connection| (&conn).write_all(b"in").await,
                     async |server| {
-                        for (shown, is_in) in [None, Some(&stranger), Some(&guest)].into_iter().zip(let_in) {
+                        for (shown, is_accepted) in [None, Some(&untrusted), Some(&guest)].into_iter().zip(accepted) {
                             let mut client = secure(connect(server.local_addr()), house.authority.client(shown));
                             let reply = rest(&mut client);
-                            assert_eq!(reply.is_ok_and(|reply| reply == "in"), is_in, "{tls:?}");
+                            assert_eq!(reply.is_ok_and(|reply| reply == "in"), is_accepted, "{tls:?}");
                         }
                     },
                 )
                 .await
                 .unwrap();
-            let expected = let_in.iter().filter(|&&is_in| is_in).count() as u64;
+            let expected = accepted.iter().filter(|&&is_accepted| is_accepted).count() as u64;
             assert_eq!((report.completed(), report.rejected()), (expected, 3 - expected), "{report}");
         }
     });

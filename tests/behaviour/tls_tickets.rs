@@ -1,7 +1,8 @@
-//! Session tickets of TLS 1.3: clients that never read lose nothing by them, and clients that read resume.
+//! Session tickets of TLS 1.3: a client that never reads loses no bytes because of them, and a client that reads can
+//! resume its session.
 //!
-//! Tickets used to be sent as the end of the handshake. A client that only wrote, and closed, had them unread in its
-//! receive buffer, so its kernel reset the connection, and what the server had not read yet was lost.
+//! The server once sent tickets at the end of the handshake. A client that only wrote and closed left them unread, so
+//! its kernel reset the connection. The bytes that the server had not read yet were lost.
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::secure;
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 #[cfg(target_os = "linux")]
 use std::time::{Duration, Instant};
 
-/// The default, and numbers of one's own.
+/// The numbers of tickets: the default, none, and three.
 const SETTINGS: [Option<usize>; 3] = [None, Some(0), Some(3)];
 
 fn tls(house: &House, tickets: Option<usize>) -> Tls {
@@ -34,7 +35,7 @@ fn tls(house: &House, tickets: Option<usize>) -> Tls {
 }
 
 #[test]
-fn clients_that_only_write_and_close_arrive_whole() {
+fn all_bytes_of_clients_that_only_write_and_close_arrive() {
     const CLIENTS: usize = 40;
     const LENGTH: usize = 64 * 1024;
     for tickets in SETTINGS {
@@ -69,7 +70,7 @@ fn clients_that_only_write_and_close_arrive_whole() {
                         let client = client.await;
                         assert_eq!(client.conn.protocol_version(), Some(ProtocolVersion::TLSv1_3));
                         has_started.recv().await.unwrap();
-                        drop(client); // with whatever lies unread in its socket
+                        drop(client); // with the bytes that are unread in its socket
                         gone.send(()).await.unwrap();
                         arrived.push(counts.recv().await.unwrap());
                     }
@@ -82,12 +83,14 @@ fn clients_that_only_write_and_close_arrive_whole() {
     }
 }
 
-/// No ticket carries the acknowledgement of the handshake's last message, and Nagle's algorithm keeps what follows it
-/// until that comes. The quickest of many counts, since any of them may be slow on a busy machine.
+/// Since no ticket follows the handshake, no packet carries the acknowledgement of its last message, and Nagle's
+/// algorithm holds back the client's next bytes until the acknowledgement arrives. The test takes the fastest of many
+/// answers, since any of them may be slow on a busy machine.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_client_with_nagles_algorithm_need_not_wait_after_its_handshake() {
+fn a_client_with_nagles_algorithm_does_not_wait_after_its_handshake() {
     const CLIENTS: usize = 20;
+    /// The kernel's delay of an acknowledgement.
     const DELAYED: Duration = Duration::from_millis(40);
     test(async {
         let house = House::new();
@@ -95,7 +98,7 @@ fn a_client_with_nagles_algorithm_need_not_wait_after_its_handshake() {
             .bind()
             .await
             .scope(echo, async |server| {
-                let mut quickest = Duration::MAX;
+                let mut fastest = Duration::MAX;
                 for _ in 0..CLIENTS {
                     let mut client = house.client(server.local_addr());
                     client.sock.set_nodelay(false).unwrap();
@@ -105,11 +108,11 @@ fn a_client_with_nagles_algorithm_need_not_wait_after_its_handshake() {
                     let start = Instant::now();
                     client.write_all(b"ping").unwrap();
                     client.read_exact(&mut [0; 4]).unwrap();
-                    quickest = quickest.min(start.elapsed());
+                    fastest = fastest.min(start.elapsed());
                     client.conn.send_close_notify();
                     assert_eq!(rest(&mut client).unwrap(), "");
                 }
-                assert!(quickest < DELAYED / 2, "the quickest answer took {quickest:?}");
+                assert!(fastest < DELAYED / 2, "the fastest answer took {fastest:?}");
             })
             .await
             .unwrap();
@@ -117,7 +120,7 @@ fn a_client_with_nagles_algorithm_need_not_wait_after_its_handshake() {
     });
 }
 
-/// Counts the tickets that come.
+/// A store that counts the tickets that arrive.
 #[derive(Debug)]
 struct Counting {
     tickets: AtomicUsize,
@@ -156,7 +159,7 @@ impl ClientSessionStore for Counting {
 }
 
 #[test]
-fn tickets_come_with_the_first_bytes_or_the_end_and_let_a_client_resume() {
+fn tickets_arrive_with_the_first_bytes_or_at_the_end_and_let_a_client_resume() {
     for tickets in SETTINGS {
         for silent in [false, true] {
             test(async move {
@@ -183,7 +186,11 @@ fn tickets_come_with_the_first_bytes_or_the_end_and_let_a_client_resume() {
                             client.write_all(b"ping").unwrap();
                             if !silent {
                                 client.read_exact(&mut [0; 4]).unwrap();
-                                assert_eq!(store.tickets.swap(0, SeqCst), expected, "with the reply");
+                                assert_eq!(
+                                    store.tickets.swap(0, SeqCst),
+                                    expected,
+                                    "the tickets arrive with the reply"
+                                );
                             }
                             assert_eq!(rest(&mut client).expect("`close_notify`"), "");
                             assert_eq!(store.tickets.swap(0, SeqCst), if silent { expected } else { 0 });
@@ -200,7 +207,7 @@ fn tickets_come_with_the_first_bytes_or_the_end_and_let_a_client_resume() {
 }
 
 #[test]
-fn a_client_of_tls_1_2_has_its_handshake_done_before_the_handler_writes() {
+fn a_tls_1_2_client_completes_its_handshake_before_the_handler_writes() {
     test(async {
         let house = House::new();
         let (_, report) = house

@@ -1,5 +1,5 @@
-//! Unix sockets and their files: there while the server serves, and gone afterwards, on every way out, if they are
-//! still ours. Behaviour 35.
+//! Unix sockets and their files. A file exists while its server serves. On every way out the server removes it, if it
+//! is still the one that the server made.
 #![cfg(unix)]
 
 use crate::support::files::Folder;
@@ -18,7 +18,7 @@ async fn waits(conn: Connection) {
     conn.until_draining(pending::<()>()).await;
 }
 
-/// The reply to one byte.
+/// Sends one byte, and returns the reply.
 fn ask(path: &Path) -> String {
     let mut client = UnixStream::connect(path).unwrap();
     client.set_read_timeout(Some(NET)).unwrap();
@@ -27,7 +27,7 @@ fn ask(path: &Path) -> String {
 }
 
 #[test]
-fn a_client_is_served_and_the_addresses_are_what_a_person_would_write() {
+fn a_client_is_served_and_addresses_are_shown_as_paths() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("a.sock");
@@ -46,7 +46,7 @@ fn a_client_is_served_and_the_addresses_are_what_a_person_would_write() {
     });
 }
 
-/// The file is there while `leave` has the server, and gone when it is done.
+/// Checks that the file exists while `leave` has the server, and is gone when `leave` has ended.
 fn gone_after(leave: impl AsyncFnOnce(Server) + Send + 'static) {
     on_thread(move || {
         let folder = Folder::new();
@@ -57,12 +57,12 @@ fn gone_after(leave: impl AsyncFnOnce(Server) + Send + 'static) {
         let _client = UnixStream::connect(&path).unwrap();
         let _ = catch_unwind(AssertUnwindSafe(|| task::block_on(leave(server))));
         assert_eq!(handle.phase(), Phase::Closed);
-        assert_eq!(folder.names(), [""; 0], "its file, or something else, was left");
+        assert_eq!(folder.names(), [""; 0], "the folder must be empty after the exit");
     });
 }
 
 #[test]
-fn the_file_is_gone_on_every_way_out() {
+fn the_socket_file_is_removed_on_every_way_out() {
     gone_after(async |server| drop(server.scope(waits, async |_| ()).await.unwrap()));
     gone_after(async |server| drop(server.scope(waits, async |_| Err::<(), _>("an error".into())).await.unwrap_err()));
     gone_after(async |server| drop(server.scope(waits, async |_| panic!("the body's own")).await));
@@ -103,7 +103,7 @@ fn the_file_is_gone_on_every_way_out() {
 }
 
 #[test]
-fn r04_the_file_is_gone_before_the_drain_begins_and_who_came_before_is_served() {
+fn r04_the_file_is_removed_before_the_drain_begins_and_earlier_clients_are_served() {
     test_alone(async {
         let folder = Folder::new();
         let path = folder.path("queue.sock");
@@ -130,7 +130,7 @@ fn r04_the_file_is_gone_before_the_drain_begins_and_who_came_before_is_served() 
 }
 
 #[test]
-fn a_file_that_is_gone_already_is_fine() {
+fn a_socket_file_that_was_already_removed_gives_no_warning() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("taken.sock");
@@ -142,7 +142,7 @@ fn a_file_that_is_gone_already_is_fine() {
 }
 
 #[test]
-fn a_file_that_has_taken_its_place_is_kept() {
+fn a_file_that_has_replaced_the_servers_is_kept() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("replaced.sock");
@@ -151,11 +151,11 @@ fn a_file_that_has_taken_its_place_is_kept() {
             Ok(UnixListener::bind(&path)?)
         };
         let (other, _) = Server::bind_unix(&path).await.unwrap().scope(waits, body).await.unwrap();
-        assert!(path.exists(), "another's");
+        assert!(path.exists(), "the file of another socket must be kept");
         let client = UnixStream::connect(&path).unwrap();
         drop((other.accept().unwrap(), client));
 
-        // Renamed over it, which is how careful programs do it.
+        // The other socket is renamed over the file, as careful programs do it.
         std::fs::remove_file(&path).unwrap();
         let body = async |_| {
             let other = UnixListener::bind(folder.path("new.sock")).unwrap();
@@ -163,12 +163,12 @@ fn a_file_that_has_taken_its_place_is_kept() {
             Ok(other)
         };
         let (_other, _) = Server::bind_unix(&path).await.unwrap().scope(waits, body).await.unwrap();
-        assert!(path.exists(), "another's");
+        assert!(path.exists(), "the file of another socket must be kept");
     });
 }
 
 #[test]
-fn a_file_that_was_moved_is_left_where_it_is() {
+fn a_socket_file_that_was_moved_is_not_removed() {
     test(async {
         let folder = Folder::new();
         let body = async |_| std::fs::rename(folder.path("here.sock"), folder.path("there.sock")).unwrap();
@@ -178,7 +178,7 @@ fn a_file_that_was_moved_is_left_where_it_is() {
 }
 
 #[test]
-fn the_mode_is_what_was_asked_for_and_else_what_the_umask_leaves() {
+fn the_mode_of_the_file_is_the_given_one_or_follows_the_umask() {
     test(async {
         let folder = Folder::new();
         for mode in [0o600, 0o660, 0o666, 0o777] {
@@ -188,7 +188,7 @@ fn the_mode_is_what_was_asked_for_and_else_what_the_umask_leaves() {
             assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
             drop(server);
         }
-        // As the standard library's, which sets nothing.
+        // Without `mode`, the file has the same mode as one of the standard library, which sets none.
         let (ours, theirs) = (folder.path("ours.sock"), folder.path("theirs.sock"));
         let _both = (Listener::unix(&ours).unwrap(), UnixListener::bind(&theirs).unwrap());
         assert_eq!(std::fs::metadata(ours).unwrap().mode(), std::fs::metadata(theirs).unwrap().mode());
@@ -196,8 +196,8 @@ fn the_mode_is_what_was_asked_for_and_else_what_the_umask_leaves() {
 }
 
 #[test]
-fn nobody_can_connect_before_the_mode_is_set() {
-    const ROUNDS: usize = 1_000; // it would be seen not each time, but soon
+fn no_client_can_connect_before_the_mode_is_set() {
+    const ROUNDS: usize = 1_000; // a wrong order would not show each time, but in some of the rounds
     on_thread(|| {
         let folder = Folder::new();
         let path = folder.path("guarded.sock");
@@ -209,8 +209,8 @@ fn nobody_can_connect_before_the_mode_is_set() {
                 for _ in 0..ROUNDS {
                     while UnixStream::connect(&path).is_err() {}
                     modes.push(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777);
-                    step.wait(); // now it may go,
-                    step.wait(); // and now it is gone
+                    step.wait(); // the file may be removed
+                    step.wait(); // the file has been removed
                 }
                 modes
             });
@@ -227,7 +227,7 @@ fn nobody_can_connect_before_the_mode_is_set() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_abstract_name_needs_no_file_and_is_free_again_afterwards() {
+fn an_abstract_name_needs_no_file_and_is_free_after_the_exit() {
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::SocketAddr;
     test(async {
@@ -258,7 +258,7 @@ fn an_abstract_name_needs_no_file_and_is_free_again_afterwards() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_abstract_name_that_cannot_be_is_an_error() {
+fn an_invalid_abstract_name_is_an_error() {
     assert_eq!(Listener::unix_abstract("").unwrap_err().kind(), ErrorKind::InvalidInput);
     let long = format!("{:0108}", std::process::id());
     let error = Listener::unix_abstract(&long).unwrap_err();
@@ -267,7 +267,7 @@ fn an_abstract_name_that_cannot_be_is_an_error() {
 }
 
 #[test]
-fn a_path_that_cannot_be_is_an_error_that_names_it_and_says_what_to_do() {
+fn an_invalid_path_is_an_error_that_names_it_and_the_remedy() {
     test(async {
         let folder = Folder::new();
         let long = folder.path(&"x".repeat(108));
@@ -291,7 +291,7 @@ fn a_path_that_cannot_be_is_an_error_that_names_it_and_says_what_to_do() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_name_of_a_client_forges_no_log_line_and_reaches_no_terminal() {
+fn the_path_of_a_clients_socket_forges_no_log_line_and_sends_no_escape_to_a_terminal() {
     let logs = logs::remember();
     test(async move {
         let folder = Folder::new();

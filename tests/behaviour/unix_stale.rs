@@ -1,6 +1,6 @@
-//! What lies in the place of a Unix socket: a stale file is removed, a live one is an error that names it, and what is
-//! no socket is left alone. Programs that find the same stale file at the same moment do not take the socket from each
-//! other. Behaviour 35.
+//! A bind to a path where a file exists already. A stale socket file is removed; a live socket is an error that names
+//! it; a file that is no socket is left alone. Programs that find the same stale file at the same moment do not take
+//! the socket from each other.
 #![cfg(unix)]
 
 use crate::support::files::Folder;
@@ -16,19 +16,19 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// As a process leaves it that was killed.
+/// Leaves a socket file behind, as a process does that was killed.
 fn leave_stale(path: &Path) {
     drop(UnixListener::bind(path).unwrap());
     assert!(path.exists());
 }
 
-/// It cannot be had: the error names it and says why, and nothing was removed.
+/// Checks that a bind fails with an error that names the path and the reason, and removes nothing.
 fn is_taken(path: &Path, because: &str) {
     let error = Listener::unix(path).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}");
     let text = error.to_string();
     assert!(text.contains(&format!("`{}`", path.display())) && text.contains(because), "{text}");
-    assert!(path.symlink_metadata().is_ok(), "it was removed");
+    assert!(path.symlink_metadata().is_ok(), "the file was removed");
 }
 
 #[test]
@@ -45,14 +45,14 @@ fn a_stale_file_is_replaced_and_that_is_logged() {
         assert_eq!(folder.names(), [""; 0]);
         let line = format!("removed the socket file `{}`", path.display());
         assert_eq!(logs.lines_with(&line).len(), 1);
-        // A datagram socket that nobody has any more is as stale.
+        // A datagram socket that no process holds is stale, too.
         drop(UnixDatagram::bind(&path).unwrap());
         drop(Listener::unix(&path).unwrap());
     });
 }
 
 #[test]
-fn a_live_socket_is_an_error_and_none_the_worse_for_being_tried() {
+fn a_live_socket_is_an_error_and_keeps_serving() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("live.sock");
@@ -76,7 +76,7 @@ fn a_live_socket_is_an_error_and_none_the_worse_for_being_tried() {
 }
 
 #[test]
-fn a_live_socket_with_a_full_queue_is_one_that_lives_and_is_not_waited_for() {
+fn a_live_socket_with_a_full_backlog_is_an_error_at_once() {
     on_thread(|| {
         let folder = Folder::new();
         let path = folder.path("full.sock");
@@ -97,7 +97,7 @@ fn a_live_socket_with_a_full_queue_is_one_that_lives_and_is_not_waited_for() {
 }
 
 #[test]
-fn what_is_no_socket_of_ours_is_left_alone() {
+fn a_file_that_is_no_stream_socket_is_left_alone() {
     let folder = Folder::new();
     let file = folder.path("file");
     std::fs::write(&file, "precious").unwrap();
@@ -108,7 +108,7 @@ fn what_is_no_socket_of_ours_is_left_alone() {
     std::fs::create_dir(&directory).unwrap();
     is_taken(&directory, "it is a folder");
 
-    // A link to a stale socket, too: neither the link nor what it leads to is removed.
+    // The same for a link to a stale socket: neither the link nor its target is removed.
     let (stale, link) = (folder.path("stale.sock"), folder.path("link"));
     leave_stale(&stale);
     std::os::unix::fs::symlink(&stale, &link).unwrap();
@@ -121,29 +121,29 @@ fn what_is_no_socket_of_ours_is_left_alone() {
 }
 
 #[test]
-fn a_socket_that_may_not_be_tried_is_left_alone() {
+fn a_socket_without_permission_to_connect_is_left_alone() {
     let folder = Folder::new();
     let path = folder.path("private.sock");
     let _live = UnixListener::bind(&path).unwrap();
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     if UnixStream::connect(&path).is_ok() {
-        println!("skipped: this user may do everything");
+        println!("skipped: this user may connect to every socket");
         return;
     }
     is_taken(&path, "a socket that this user may not connect to");
 }
 
 #[test]
-fn of_many_threads_that_find_a_stale_file_exactly_one_wins() {
+fn exactly_one_of_many_threads_that_find_a_stale_file_binds() {
     on_thread(|| {
         let folder = Folder::new();
         exactly_one_wins(&folder, 100);
     });
 }
 
-/// Where none of them gets the lock, they look twice before they remove a file.
+/// If none of the threads gets the lock, each looks twice before it removes a file.
 #[test]
-fn of_many_threads_without_the_lock_exactly_one_wins() {
+fn exactly_one_of_many_threads_without_the_lock_binds() {
     on_thread(|| {
         let folder = Folder::new();
         let _locked = lock(&folder);
@@ -168,20 +168,20 @@ fn exactly_one_wins(folder: &Folder, rounds: usize) {
         let (won, lost): (Vec<_>, Vec<_>) = results.into_iter().partition(Result::is_ok);
         assert_eq!((won.len(), lost.len()), (1, THREADS - 1), "{lost:?}");
         assert!(lost.iter().all(|error| error.as_ref().unwrap_err().kind() == ErrorKind::AddrInUse), "{lost:?}");
-        UnixStream::connect(&path).expect("the winner listens where it said");
+        UnixStream::connect(&path).expect("the winner listens at its path");
         drop(won);
         assert!(!path.exists());
     }
 }
 
-/// As another program may keep it, for whatever it means by that.
+/// Locks the folder, as another program may do for a purpose of its own.
 fn lock(folder: &Folder) -> nix::fcntl::Flock<std::fs::File> {
     let file = std::fs::File::open(folder.itself()).unwrap();
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).unwrap()
 }
 
 #[test]
-fn a_folder_that_another_keeps_locked_keeps_nobody_from_starting_or_stopping() {
+fn a_folder_that_another_program_keeps_locked_does_not_keep_a_server_from_starting_or_stopping() {
     on_thread(|| {
         let logs = logs::remember();
         let folder = Folder::new();
@@ -191,7 +191,8 @@ fn a_folder_that_another_keeps_locked_keeps_nobody_from_starting_or_stopping() {
             let text = format!("another program keeps the folder of `{}` locked (`flock`)", path.display());
             logs.lines_with(&text).into_iter().map(|(level, _)| level).collect::<Vec<_>>()
         };
-        let (start, at_most) = (Instant::now(), Duration::from_secs(5)); // it takes 0.1 s, and 0.3 s if one is stale
+        // A bind takes 0.1 s, and 0.3 s with a stale file.
+        let (start, at_most) = (Instant::now(), Duration::from_secs(5));
         let listener = Listener::unix(&path).unwrap();
         assert_eq!(warnings(), [log::Level::Warn]);
         is_taken(&path, "something listens there already");
@@ -206,9 +207,9 @@ fn a_folder_that_another_keeps_locked_keeps_nobody_from_starting_or_stopping() {
     });
 }
 
-/// Between a bind and the call that listens a socket refuses, as a stale one does.
+/// Between `bind` and `listen` a socket refuses clients, as a stale one does.
 #[test]
-fn a_server_that_is_just_starting_is_not_taken_for_a_stale_one_without_the_lock() {
+fn without_the_lock_a_socket_that_is_about_to_listen_is_not_taken_for_stale() {
     on_thread(|| {
         let folder = Folder::new();
         let path = folder.path("starting.sock");
@@ -217,37 +218,37 @@ fn a_server_that_is_just_starting_is_not_taken_for_a_stale_one_without_the_lock(
         starting.bind(&SockAddr::unix(&path).unwrap()).unwrap();
         let tried = std::thread::scope(|scope| {
             let trying = scope.spawn(|| Listener::unix(&path));
-            // It has tried for the lock 100 ms, sees a socket that refuses, and waits 100 ms more.
+            // The other thread tries for 100 ms to get the lock, sees a socket that refuses, and waits 100 ms more.
             std::thread::sleep(Duration::from_millis(150));
             starting.listen(1).unwrap();
             trying.join().unwrap()
         });
-        // On a slow machine it has begun after the call, and sees the same.
+        // On a slow machine that thread begins after `listen`. The result is the same.
         let error = tried.unwrap_err();
         assert!(error.to_string().contains("something listens there already"), "{error}");
     });
 }
 
 #[test]
-fn a_file_below_a_link_that_is_moved_on_is_removed() {
+fn a_socket_file_is_removed_although_a_link_in_its_path_was_changed() {
     let folder = Folder::new();
     let [old, new, link] = ["old", "new", "current"].map(|name| folder.path(name));
     std::fs::create_dir(&old).unwrap();
     std::fs::create_dir(&new).unwrap();
     std::os::unix::fs::symlink(&old, &link).unwrap();
     let listener = Listener::unix(link.join("linked.sock")).unwrap();
-    assert_eq!(listener.local_addr().path(), Some(link.join("linked.sock").as_path()), "as it was given");
+    assert_eq!(listener.local_addr().path(), Some(link.join("linked.sock").as_path()), "the path as it was given");
     std::fs::remove_file(&link).unwrap();
     std::os::unix::fs::symlink(&new, &link).unwrap();
     let next = Listener::unix(link.join("linked.sock")).unwrap();
     drop(listener);
-    assert!(!old.join("linked.sock").exists(), "it was left behind");
-    assert!(new.join("linked.sock").exists(), "that of the next release was removed");
+    assert!(!old.join("linked.sock").exists(), "the file of the first listener was left behind");
+    assert!(new.join("linked.sock").exists(), "the file of the second listener was removed");
     drop(next);
     assert!(!new.join("linked.sock").exists());
 }
 
-/// The folder's lock is waited for by a thread for blocking work.
+/// A thread for blocking work waits for the folder's lock.
 #[test]
 fn a_bind_to_a_locked_folder_blocks_no_other_task() {
     test(async {
@@ -262,7 +263,10 @@ fn a_bind_to_a_locked_folder_blocks_no_other_task() {
         };
         let binding = async { Server::bind_unix(folder.path("locked.sock")).await.unwrap() };
         let server = (binding, ticking).race().await;
-        assert!(ticks.load(Ordering::SeqCst) > 5, "it waits a tenth of a second for the lock: {ticks:?}");
+        assert!(
+            ticks.load(Ordering::SeqCst) > 5,
+            "another task must run during the 0.1 s of the wait for the lock: {ticks:?} ticks"
+        );
         drop(server);
     });
 }

@@ -1,4 +1,5 @@
-//! Who is connected, what came of each, and closing one of them.
+//! The list of open connections, closing one of them by its number, and the connections in a report that the exit has
+//! cut.
 
 use crate::support::*;
 use async_std::task;
@@ -8,7 +9,7 @@ use std::time::Duration;
 #[test]
 fn connections_are_listed_with_id_peer_address_age_and_state() {
     test(async {
-        // A wildcard address: the connection's own is the particular one.
+        // The server has a wildcard address. The local address of a connection is the specific one.
         let server = Server::bind("0.0.0.0:0").await.unwrap();
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], tcp(server.local_addr()).port())).into();
         let handlers = Handlers::new();
@@ -37,7 +38,7 @@ fn connections_are_listed_with_id_peer_address_age_and_state() {
 }
 
 #[test]
-fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
+fn one_connection_is_closed_by_its_number_and_the_others_stay() {
     test(async {
         let server = bind().await;
         let handlers = Handlers::new();
@@ -50,8 +51,8 @@ fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
                 task::yield_now().await;
             }
             assert_eq!(handlers.live.count(), 2);
-            assert!(!server.cancel_connection(which.id()), "it is gone");
-            assert!(!server.cancel_connection("99".parse().unwrap()), "there never was one");
+            assert!(!server.cancel_connection(which.id()), "the connection is closed already");
+            assert!(!server.cancel_connection("99".parse().unwrap()), "there never was a connection 99");
             Ok(tcp(which.peer_addr()))
         };
         let (closed, report) = server.scope(handlers.handler(), body).await.unwrap();
@@ -64,7 +65,7 @@ fn one_of_them_is_closed_by_its_number_and_the_others_stay() {
 }
 
 #[test]
-fn a_report_lists_who_was_cut_off_at_most_32_of_them() {
+fn a_report_lists_at_most_32_connections_that_the_exit_cut() {
     test(async {
         let server = bind().await.grace(Duration::from_millis(10));
         let handlers = Handlers::new();
@@ -77,7 +78,7 @@ fn a_report_lists_who_was_cut_off_at_most_32_of_them() {
 }
 
 #[test]
-fn a_report_lists_nobody_where_everybody_ended_by_itself() {
+fn a_report_lists_no_connection_if_all_ended_by_themselves() {
     test(async {
         let server = bind().await;
         let handlers = Handlers::new();
@@ -89,7 +90,7 @@ fn a_report_lists_nobody_where_everybody_ended_by_itself() {
 }
 
 #[test]
-fn a_closed_connection_is_not_a_failure() {
+fn a_connection_that_is_closed_on_request_is_not_a_failure() {
     test(async {
         let server = bind().await.on_failure(ebbtide::OnFailure::Shutdown);
         let _client = connect(server.local_addr());
@@ -107,12 +108,12 @@ fn a_closed_connection_is_not_a_failure() {
         };
         let (_, report) = server.scope(never, body).await.unwrap();
         assert_eq!((report.cancelled(), report.failed()), (1, 0), "{report}");
-        assert!(report.cancelled_connections().is_empty(), "it was not the exit that cut it off");
+        assert!(report.cancelled_connections().is_empty(), "the connection was cut on request, not by the exit");
     });
 }
 
 #[test]
-fn a_connection_is_closed_by_the_number_that_the_log_shows() {
+fn a_connection_can_be_closed_by_its_number_in_the_log() {
     let logs = logs::remember();
     test(async move {
         let server = bind().await;
@@ -120,12 +121,12 @@ fn a_connection_is_closed_by_the_number_that_the_log_shows() {
         let mut clients: Vec<_> = (0..3).map(|_| order(server.local_addr(), POLITE)).collect();
         let body = async |server: Handle| {
             handlers.started(3).await;
-            // As an operator does it, who has a line of the log before him.
+            // As an operator does it who has only the log line.
             let peer = clients[1].local_addr().unwrap();
             let lines = logs.lines_with(&format!("peer={peer}"));
             let (_, after) = lines[0].1.split_once("connection=").expect("the line has the number");
             let id: ConnectionId = after.split(' ').next().unwrap().parse()?;
-            let listed = server.connections().into_iter().find(|it| it.id() == id).expect("it is open");
+            let listed = server.connections().into_iter().find(|it| it.id() == id).expect("the connection is open");
             assert_eq!((tcp(listed.peer_addr()), id.to_string()), (peer, id.as_u64().to_string()));
             assert!(server.cancel_connection(id));
             until(|| server.connection_count() == 2).await;
@@ -133,8 +134,8 @@ fn a_connection_is_closed_by_the_number_that_the_log_shows() {
         };
         let ((), report) = server.scope(handlers.handler(), body).await.unwrap();
         assert_eq!((report.completed(), report.cancelled()), (2, 1), "{report}");
-        for (client, said) in clients.iter_mut().zip(["bye", "", "bye"]) {
-            assert_eq!(rest(client), said);
+        for (client, expected) in clients.iter_mut().zip(["bye", "", "bye"]) {
+            assert_eq!(rest(client), expected);
         }
         for text in ["", "x", "-1", "1.0", " 1", "18446744073709551616"] {
             assert!(text.parse::<ConnectionId>().is_err(), "{text:?}");

@@ -1,6 +1,6 @@
-//! A program in which another crate turns on the feature `termination` of `ctrlc`, which takes SIGTERM and SIGHUP with
-//! SIGINT: each signal that was not asked for keeps its effect. Features are unified over a whole program, so this is a
-//! program of its own.
+//! A program in which another crate turns on the feature `termination` of `ctrlc`, which takes SIGTERM and SIGHUP
+//! together with SIGINT. Each signal that the program has not taken keeps its effect. Cargo unifies features over a
+//! whole program, so this is a program of its own.
 #![cfg(target_os = "linux")]
 
 use crate::support::process::{Process, other_program};
@@ -13,7 +13,7 @@ fn start(arguments: &[&str]) -> Process {
     program
 }
 
-/// It ends by the signal, as a program does that has no handler.
+/// Checks that the signal ends the program, as it ends a program without a handler.
 fn ends_by(arguments: &[&str], signal: Signal) {
     let program = start(arguments);
     program.send(signal);
@@ -21,6 +21,7 @@ fn ends_by(arguments: &[&str], signal: Signal) {
     assert_eq!(ended.status.signal(), Some(signal as i32), "{ended:?}");
 }
 
+/// Checks that the server shuts down on the signal.
 fn drains_at(arguments: &[&str], signal: Signal) {
     let program = start(arguments);
     program.send(signal);
@@ -30,7 +31,7 @@ fn drains_at(arguments: &[&str], signal: Signal) {
 }
 
 #[test]
-fn a_server_that_stops_on_ctrl_c_leaves_sigterm_and_sighup_as_they_are() {
+fn a_server_that_stops_on_ctrl_c_does_not_change_sigterm_and_sighup() {
     let program = start(&["ctrl_c"]);
     for signal in [Signal::SIGTERM, Signal::SIGHUP] {
         let line = program.wait_for(&format!("INFO {signal}"));
@@ -43,14 +44,14 @@ fn a_server_that_stops_on_ctrl_c_leaves_sigterm_and_sighup_as_they_are() {
 }
 
 #[test]
-fn a_server_that_stops_on_sigterm_leaves_sighup_as_it_is() {
+fn a_server_that_stops_on_sigterm_does_not_change_sighup() {
     ends_by(&["termination"], Signal::SIGHUP);
     drains_at(&["termination"], Signal::SIGTERM);
     drains_at(&["termination"], Signal::SIGINT);
 }
 
 #[test]
-fn a_handler_of_the_programs_own_keeps_sighup() {
+fn the_programs_own_handler_for_sighup_is_still_called_beside_ctrlc() {
     for signals in ["ctrl_c", "termination"] {
         let program = start(&[signals, "with a handler for SIGHUP"]);
         for n in 1..=3 {

@@ -1,4 +1,4 @@
-//! What the compiler says of the common mistakes: once, or at most three times, and with what to write instead.
+//! The compiler's errors for common mistakes: one error, or at most three, with what to write instead.
 
 use crate::support::files::Folder;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::SystemTime;
 use std::{env, fs};
 
-/// Compiles a program that uses the crate, and returns what the compiler prints; nothing if it has no complaint.
+/// Compiles a program that uses the crate, and returns what the compiler prints: nothing if the program is correct.
 fn compile(program: &str) -> String {
     let folder = Folder::new();
     let source = folder.path("program.rs");
@@ -29,11 +29,11 @@ fn compile(program: &str) -> String {
         .arg(folder.itself())
         .arg(&source)
         .output()
-        .expect("the compiler that has compiled this test runs");
+        .expect("`rustc` can be started");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A crate as it was compiled last, beside this test, and the folder of what it depends on.
+/// Returns the latest library of a crate, which is beside this test's binary, and the folder of its dependencies.
 fn library(crate_name: &str) -> (PathBuf, PathBuf) {
     let folder = env::current_exe().unwrap().parent().unwrap().to_owned();
     let is_library = |path: &PathBuf| {
@@ -49,65 +49,65 @@ fn errors_in(printed: &str) -> usize {
     printed.lines().filter(|line| line.starts_with("error") && !line.starts_with("error: aborting")).count()
 }
 
-/// The program has at most so many errors, and among what is printed is all of this.
-fn says(program: &str, at_most: usize, parts: &[&str]) {
+/// Checks that the program has one to `at_most` errors, and that the compiler prints all of `parts`.
+fn fails_with(program: &str, at_most: usize, parts: &[&str]) {
     let printed = compile(program);
     let errors = errors_in(&printed);
     assert!((1..=at_most).contains(&errors), "{errors} errors:\n{printed}");
     for part in parts {
-        assert!(printed.contains(part), "it does not say `{part}`:\n{printed}");
+        assert!(printed.contains(part), "`{part}` is not printed:\n{printed}");
     }
 }
 
 const HANDLER: &str = "a handler must return `()` or `Result<(), E>`";
 
 #[test]
-fn a_handler_that_returns_a_number_is_told_to_end_with_ok() {
+fn the_error_for_a_handler_that_returns_a_number_advises_ok() {
     let program = "async fn handler(_: Connection) -> std::io::Result<u64> { Ok(0) }
         async fn run(server: Server) -> std::io::Result<()> { server.serve(handler).await?; Ok(()) }";
-    says(program, 1, &[HANDLER, "end the handler with `.await?; Ok(())`"]);
+    fails_with(program, 1, &[HANDLER, "end the handler with `.await?; Ok(())`"]);
 }
 
 #[test]
-fn a_handler_with_a_boxed_error_is_told_of_box_error() {
+fn the_error_for_a_handler_with_a_boxed_error_advises_box_error() {
     let program = "async fn handler(_: Connection) -> Result<(), Box<dyn std::error::Error>> { Ok(()) }
         async fn run(server: Server) -> std::io::Result<()> { server.serve(handler).await?; Ok(()) }";
-    says(program, 1, &[HANDLER, "use `ebbtide::BoxError`"]);
+    fails_with(program, 1, &[HANDLER, "use `ebbtide::BoxError`"]);
 }
 
 #[test]
-fn a_handler_with_an_error_of_its_own_is_told_to_implement_error() {
+fn the_error_for_a_handler_with_an_error_type_of_its_own_advises_to_implement_error() {
     let program = "struct Mine;
         async fn handler(_: Connection) -> Result<(), Mine> { Ok(()) }
         async fn run(server: Server) -> std::io::Result<()> { server.serve(handler).await?; Ok(()) }";
-    says(program, 1, &[HANDLER, "implement `std::error::Error` for it"]);
+    fails_with(program, 1, &[HANDLER, "implement `std::error::Error` for it"]);
 }
 
 #[test]
-fn a_handler_that_cannot_move_between_threads_is_named_once() {
+fn a_handler_that_cannot_be_sent_between_threads_gives_one_error() {
     let program = "async fn handler(conn: Connection) {
             let local = std::rc::Rc::new(());
             conn.peer_closed().await;
             drop(local);
         }
         async fn run(server: Server) -> std::io::Result<()> { server.serve(handler).await?; Ok(()) }";
-    says(program, 1, &["cannot be sent between threads safely", "Rc<()>"]);
+    fails_with(program, 1, &["cannot be sent between threads safely", "Rc<()>"]);
 }
 
 #[test]
-fn a_handler_in_a_scope_is_told_the_same() {
+fn the_error_for_a_handler_in_a_scope_gives_the_same_advice() {
     let program = "async fn handler(_: Connection) -> std::io::Result<u64> { Ok(0) }
         async fn run(server: Server) -> std::io::Result<()> { server.scope(handler, async |_| {}).await?; Ok(()) }";
-    says(program, 3, &[HANDLER, "end the handler with `.await?; Ok(())`"]);
+    fails_with(program, 3, &[HANDLER, "end the handler with `.await?; Ok(())`"]);
 }
 
 #[test]
-fn a_body_that_returns_a_value_is_told_to_end_with_ok() {
+fn the_error_for_a_body_that_returns_a_value_advises_ok() {
     let program = "async fn run(server: Server) -> std::io::Result<()> {
             server.scope(async |_: Connection| {}, async |_| 42).await?;
             Ok(())
         }";
-    says(
+    fails_with(
         program,
         3,
         &["the body of a scope must return `()` or `Result<T, BoxError>`", "end the body with `Ok(value)`"],
@@ -115,23 +115,24 @@ fn a_body_that_returns_a_value_is_told_to_end_with_ok() {
 }
 
 #[test]
-fn a_body_that_ends_with_another_error_type_is_told_of_the_question_mark() {
+fn the_error_for_a_body_that_ends_with_another_error_type_advises_the_question_mark() {
     let program = "async fn step() -> std::io::Result<u8> { Ok(1) }
         async fn run(server: Server) -> std::io::Result<()> {
             server.scope(async |_: Connection| {}, async |_| step().await).await?;
             Ok(())
         }";
-    says(program, 3, &["the body of a scope must return", "end the body with `Ok(call.await?)`"]);
+    fails_with(program, 3, &["the body of a scope must return", "end the body with `Ok(call.await?)`"]);
 }
 
 #[test]
-fn a_port_without_an_address_is_told_how_to_write_one() {
+fn the_error_for_a_port_without_an_address_shows_valid_addresses() {
     let program = "async fn run() -> std::io::Result<()> { Server::bind(8080).await?; Ok(()) }";
-    says(program, 3, &["is not an address to listen on", "(\"localhost\", 8888)", "Server::bind_unix(path)"]);
+    fails_with(program, 3, &["is not an address to listen on", "(\"localhost\", 8888)", "Server::bind_unix(path)"]);
 }
 
-/// A mistake: its program, within a function that has a `server`; how many errors there may be; and what the first one
-/// has to say. Of the compiler's own words only names are pinned, since the rest changes from version to version.
+/// A mistake: its name; its program, which is put into a function that has a `server`; the largest number of errors;
+/// and what the first error must contain. Of the compiler's own text the parts are only names, since the rest changes
+/// from version to version.
 type Mistake<'a> = (&'a str, &'a str, usize, &'a [&'a str]);
 
 /// Functions that the programs use.
@@ -142,7 +143,7 @@ const BESIDE: &str = "
     async fn fails() -> Result<(), Mine> { Err(Mine) }
 ";
 
-/// The first error, up to the next.
+/// Returns the first error, up to the next one.
 fn first_error(printed: &str) -> &str {
     let start = printed.find("error").unwrap_or(0);
     let end = printed[start..].find("\n\nerror").map_or(printed.len(), |end| start + end);
@@ -150,24 +151,29 @@ fn first_error(printed: &str) -> &str {
 }
 
 #[test]
-fn the_first_error_of_a_common_mistake_names_it_and_there_are_three_at_most() {
+fn the_first_of_at_most_three_errors_names_a_common_mistake() {
     let wrong_output = "a handler must return `()` or `Result<(), E>`";
     let mistakes: [Mistake<'_>; 30] = [
         (
             "a captured Rc",
-            "let n = std::rc::Rc::new(1); server.serve(move |_: Connection| { let n = n.clone(); async move { drop(n) } }).await.unwrap();",
+            "let n = std::rc::Rc::new(1); \
+             server.serve(move |_: Connection| { let n = n.clone(); async move { drop(n) } }).await.unwrap();",
             3,
             &["Rc<i32>", "Server::serve"],
         ),
         (
             "an Rc over an await",
-            "server.serve(|c: Connection| async move { let n = std::rc::Rc::new(1); c.peer_closed().await; drop(n) }).await.unwrap();",
+            "server.serve(|c: Connection| async move { let n = std::rc::Rc::new(1); c.peer_closed().await; drop(n) }) \
+             .await.unwrap();",
             1,
             &["Rc<i32>", "`n`"],
         ),
         (
             "a lock over an await",
-            "let n = std::sync::Arc::new(std::sync::Mutex::new(1)); server.serve(move |c: Connection| { let n = n.clone(); async move { let n = n.lock().unwrap(); c.peer_closed().await; drop(n) } }).await.unwrap();",
+            "let n = std::sync::Arc::new(std::sync::Mutex::new(1)); \
+             server.serve(move |c: Connection| { \
+             let n = n.clone(); async move { let n = n.lock().unwrap(); c.peer_closed().await; drop(n) } \
+             }).await.unwrap();",
             1,
             &["MutexGuard", "`n`"],
         ),
@@ -330,14 +336,15 @@ fn the_first_error_of_a_common_mistake_names_it_and_there_are_three_at_most() {
         let (errors, first) = (errors_in(&printed), first_error(&printed));
         assert!((1..=at_most).contains(&errors), "{name}: {errors} errors:\n{printed}");
         for part in parts {
-            assert!(first.contains(part), "{name}: the first error does not say `{part}`:\n{printed}");
+            assert!(first.contains(part), "{name}: the first error does not contain `{part}`:\n{printed}");
         }
     }
 }
 
-/// The lists of all that could be given, which some compilers make, are long and in no order.
+/// Some compilers list all types that could be given. Such a list is long and has no order, so the remedy must precede
+/// it.
 #[test]
-fn the_remedies_are_not_buried_under_lists() {
+fn the_remedy_precedes_lists_of_types() {
     let programs = [
         ("Server::bind(8080).await.unwrap();", "give `\"127.0.0.1:8888\"`"),
         ("server.serve(|_: Connection| async { 1 }).await.unwrap();", "end the handler with"),
@@ -348,7 +355,7 @@ fn the_remedies_are_not_buried_under_lists() {
         let before = printed.split("other types implement trait").next().unwrap();
         assert!(before.contains(remedy), "{printed}");
     }
-    // A set of tasks whose result cannot be sent, and a length of time without a unit.
+    // A set of tasks whose result cannot be sent, and a duration without a unit.
     let printed =
         compile("fn run() { let mut set = ebbtide::TaskSet::new(); set.spawn(async { std::rc::Rc::new(1) }); }");
     assert!(errors_in(&printed) <= 2 && first_error(&printed).contains("cannot be sent"), "{printed}");
@@ -356,10 +363,10 @@ fn the_remedies_are_not_buried_under_lists() {
     assert!(errors_in(&printed) == 1 && printed.contains("Option<Duration>"), "{printed}");
 }
 
-/// The error type of a body is inferred, in each of the forms that bodies have. A second implementation of `BodyOutput`
-/// for a `Result` would break them.
+/// The compiler infers the error type of a body in each form that a body may have. A second implementation of
+/// `BodyOutput` for a `Result` would break that.
 #[test]
-fn bodies_need_no_annotation() {
+fn bodies_of_every_form_need_no_annotation() {
     let forms = [
         "{}",
         "{ step().await?; Ok(()) }",
@@ -393,7 +400,7 @@ fn bodies_need_no_annotation() {
 }
 
 #[test]
-fn handlers_have_many_forms() {
+fn handlers_of_every_form_compile() {
     let forms = [
         "async |_: Connection| {}",
         "|_: Connection| async {}",

@@ -1,10 +1,10 @@
-//! One generation of a service hands over to the next on the same address: both listen with `SO_REUSEPORT` for a while,
-//! and then the older one is told to stop. Clients come without a pause, some of them hesitate before they speak, and
-//! this crate loses none of them.
+//! One generation of a service hands over to the next on the same address. Both listen with `SO_REUSEPORT` for a while,
+//! then the older one gets SIGTERM. Clients connect without a pause, some of them pause before they send, and this
+//! crate loses none of them.
 //!
-//! What is left is the kernel's: a handshake that the closing socket's queue was waiting for is reset, unless
-//! `net.ipv4.tcp_migrate_req` is 1. Such clients see a reset, and are counted here; a connection that was *ended*
-//! without an answer would be ours.
+//! The kernel may still lose some: it resets a handshake that has not completed when its listening socket is closed,
+//! unless `net.ipv4.tcp_migrate_req` is 1. The test counts such resets, and allows a few. A connection that *ended*
+//! without an answer would be this crate's fault.
 #![cfg(target_os = "linux")]
 
 use crate::support::echo;
@@ -22,23 +22,24 @@ use std::time::Duration;
 const GENERATIONS: usize = 40;
 const CLIENTS: usize = 8;
 
-/// How long each generation is alone.
+/// How long each generation serves alone.
 const ALONE: Duration = Duration::from_millis(20);
 
-/// How long every fourth client takes until it speaks.
+/// How long every fourth client pauses before it sends.
 const HESITATION: Duration = Duration::from_millis(5);
 
 const MESSAGE: &[u8; 14] = b"are you there?";
 
-/// What a client gets whose connection was reset, by what it was doing.
+/// The errors of a client whose connection was reset: they depend on what the client was doing.
 const RESET: [ErrorKind; 3] = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe, ErrorKind::NotConnected];
 
+/// How many connections ended in which way.
 #[derive(Debug, Default)]
 struct Fates {
     served: usize,
-    /// An end instead of an answer.
+    /// EOF instead of an answer.
     ended: usize,
-    /// By the kernel.
+    /// Reset by the kernel.
     reset: usize,
 }
 
@@ -50,12 +51,12 @@ fn a_hand_over_between_two_generations_on_one_address_loses_no_client() {
         let over = AtomicBool::new(false);
         let fates = thread::scope(|scope| {
             let over = &over;
-            let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || come_again(address, n, over))).collect();
-            let ends = Ends(over);
+            let clients: Vec<_> = (0..CLIENTS).map(|n| scope.spawn(move || reconnect(address, n, over))).collect();
+            let ends = EndClients(over);
             for _ in 0..GENERATIONS {
                 thread::sleep(ALONE);
                 let next = start(&mut generation(&address.to_string()));
-                next.port(); // it listens
+                next.port(); // waits until it listens
                 running.send(Signal::SIGTERM);
                 let ended = std::mem::replace(&mut running, next).wait();
                 assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -77,8 +78,8 @@ fn a_hand_over_between_two_generations_on_one_address_loses_no_client() {
     });
 }
 
-/// One client after the other, until it is over.
-fn come_again(address: SocketAddr, offset: usize, over: &AtomicBool) -> Fates {
+/// Connects one client after the other, until the test is over.
+fn reconnect(address: SocketAddr, offset: usize, over: &AtomicBool) -> Fates {
     let mut fates = Fates::default();
     for turn in offset.. {
         if over.load(Ordering::SeqCst) {
@@ -94,7 +95,7 @@ fn come_again(address: SocketAddr, offset: usize, over: &AtomicBool) -> Fates {
     fates
 }
 
-/// All that is answered.
+/// Sends the message, and returns the whole answer.
 fn ask(address: SocketAddr, hesitation: Duration) -> io::Result<Vec<u8>> {
     let mut client = TcpStream::connect(address)?;
     client.set_read_timeout(Some(PATIENCE))?;
@@ -106,22 +107,22 @@ fn ask(address: SocketAddr, hesitation: Duration) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Dropped, it is over: on a panic too, or the scope would wait for ever.
-struct Ends<'a>(&'a AtomicBool);
+/// A drop guard that ends the test's clients, on a panic too: otherwise the scope would wait for them for ever.
+struct EndClients<'a>(&'a AtomicBool);
 
-impl Drop for Ends<'_> {
+impl Drop for EndClients<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
 }
 
 fn generation(address: &str) -> Command {
-    this_binary(module_path!(), "is_a_generation", address)
+    this_binary(module_path!(), "the_program", address)
 }
 
-/// One generation, if this process is one. As a test of its own it has nothing to say.
+/// Not a test by itself: the program that the test runs, one generation of the service.
 #[test]
-fn is_a_generation() {
+fn the_program() {
     let Some(address) = part_to_play() else { return };
     let served: io::Result<()> = task::block_on(async {
         let signals = signal::termination()?;

@@ -1,4 +1,5 @@
-//! With a real HAProxy: the handler's peer is the client, and not HAProxy. Skipped, with a note, where there is none.
+//! The PROXY protocol with a real HAProxy: the handler's peer is the client, and not HAProxy. Skipped, with a note, if
+//! HAProxy is not installed.
 #![cfg(all(feature = "proxy-protocol", unix))]
 
 use crate::support::process::Process;
@@ -11,21 +12,23 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
-/// A HAProxy in front of a server. Killed by its drop.
+/// A HAProxy in front of a server. Its drop kills it.
 struct HaProxy {
+    /// The address on which it accepts clients.
     frontend: SocketAddr,
     _process: Process,
     _folder: files::Folder,
 }
 
 impl HaProxy {
-    /// Its socket is made here and inherited as standard input: no port is fixed or guessed.
+    /// HAProxy inherits its listening socket as standard input, so no port is fixed or guessed.
     fn start(server: &str) -> Self {
         let socket = TcpListener::bind(loopback()).unwrap();
         let frontend = socket.local_addr().unwrap();
         let folder = files::Folder::new();
         let text = format!(
-            "global\n  maxconn 50\ndefaults\n  mode tcp\n  timeout connect 30s\n  timeout client 60s\n  timeout server 60s\n\
+            "global\n  maxconn 50\n\
+             defaults\n  mode tcp\n  timeout connect 30s\n  timeout client 60s\n  timeout server 60s\n\
              frontend in\n  bind fd@0\n  default_backend out\nbackend out\n  server one {server}\n"
         );
         let config = folder.write("haproxy.cfg", &text);
@@ -35,7 +38,7 @@ impl HaProxy {
         Self { frontend, _process: process, _folder: folder }
     }
 
-    fn is_there() -> bool {
+    fn is_installed() -> bool {
         let found = Command::new("haproxy").arg("-v").output().is_ok_and(|output| output.status.success());
         if !found {
             println!("skipped: there is no haproxy");
@@ -43,7 +46,7 @@ impl HaProxy {
         found
     }
 
-    /// A client's own address, and what it is told.
+    /// Sends a text by a client. Returns the client's own address, and the answer.
     fn ask(&self, text: &str) -> (SocketAddr, String) {
         let mut client = TcpStream::connect(self.frontend).unwrap();
         client.set_read_timeout(Some(NET)).unwrap();
@@ -55,11 +58,10 @@ impl HaProxy {
     }
 }
 
-/// Ten clients, one after the other, with little to say and with much, are all known by their own addresses. (HAProxy
-/// lets go of a client that has said nothing and closes its direction, if it is quicker than the connection to the
-/// server.)
+/// Ten clients, one after the other, send short and long texts, and the server knows each by its own address. (No text
+/// is empty: HAProxy drops a client that has sent nothing and half-closes before the connection to the server exists.)
 fn knows_its_clients(options: &'static str) {
-    if !HaProxy::is_there() {
+    if !HaProxy::is_installed() {
         return;
     }
     test(async move {
@@ -83,25 +85,25 @@ fn knows_its_clients(options: &'static str) {
 }
 
 #[test]
-fn its_header_of_version_1_names_the_client() {
+fn a_haproxy_header_of_version_1_names_the_client() {
     knows_its_clients("send-proxy");
 }
 
 #[test]
-fn its_header_of_version_2_names_the_client() {
+fn a_haproxy_header_of_version_2_names_the_client() {
     knows_its_clients("send-proxy-v2");
 }
 
-/// Fields and a checksum, which is verified.
+/// The header has fields and a checksum, which the server verifies.
 #[test]
-fn its_header_with_everything_that_it_can_say_names_the_client() {
+fn a_haproxy_header_with_all_options_names_the_client() {
     knows_its_clients("send-proxy-v2 proxy-v2-options crc32c,unique-id,authority,ssl,cert-cn,ssl-cipher");
 }
 
-/// A health check is a connection of its own, for which its header names nobody.
+/// A health check is a connection of its own, whose header names no client.
 #[test]
-fn its_health_checks_are_not_taken_for_clients() {
-    if !HaProxy::is_there() {
+fn haproxys_health_checks_are_not_taken_for_clients() {
+    if !HaProxy::is_installed() {
         return;
     }
     test(async {
@@ -134,10 +136,10 @@ fn its_health_checks_are_not_taken_for_clients() {
     });
 }
 
-/// What a person sees who forgot `send-proxy-v2`.
+/// The setup of an operator who forgot `send-proxy-v2`.
 #[test]
-fn without_its_header_nobody_is_served_and_the_log_says_what_to_do() {
-    if !HaProxy::is_there() {
+fn without_haproxys_header_no_client_is_served_and_the_log_has_the_remedy() {
+    if !HaProxy::is_installed() {
         return;
     }
     let logs = logs::remember();

@@ -1,6 +1,6 @@
-//! One server on several addresses, some of which cannot be had: a kind that the machine lacks, a port that is taken on
-//! one of them. Behaviours 32 and 33, in networks that this machine is not in: the test binary once more, in one of its
-//! own.
+//! One server on several addresses, some of which cannot be bound: the machine has no address of this kind, or the port
+//! is in use on one of them. The test binary runs once more in a network namespace of its own, which has such
+//! addresses.
 #![cfg(target_os = "linux")]
 
 use crate::support::on_thread;
@@ -17,7 +17,7 @@ fn the_program() {
     let addresses = |addresses: [&str; 2]| addresses.map(|address| address.parse::<SocketAddr>().unwrap());
     task::block_on(async {
         match part.as_str() {
-            "lacking" => {
+            "missing" => {
                 for both in [["0.0.0.0:0", "[::1]:0"], ["[::1]:0", "0.0.0.0:0"]] {
                     let server = Server::bind(&addresses(both)[..]).await.unwrap();
                     println!("BOUND {:?}", server.local_addrs().map(|a| a.tcp().unwrap().ip()).collect::<Vec<_>>());
@@ -25,7 +25,7 @@ fn the_program() {
                 println!("FAILED {}", Server::bind(&addresses(["[::1]:0", "[::1]:1"])[..]).await.unwrap_err());
             }
             _ => {
-                // Two ports to choose from, and one of them is taken for IPv6.
+                // The kernel has two ports to choose from, and one of them is in use for IPv6.
                 std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "50000 50001").unwrap();
                 let taken = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
                 taken.set_only_v6(true).unwrap();
@@ -35,7 +35,7 @@ fn the_program() {
                     let server = Server::bind(&addresses(["0.0.0.0:0", "[::]:0"])[..]).await.unwrap();
                     println!("BOUND {:?}", server.local_addrs().map(|a| a.tcp().unwrap().port()).collect::<Vec<_>>());
                 }
-                // With none left the last error comes out.
+                // If no port is left, the last error is returned.
                 let _other = TcpListener::bind("0.0.0.0:50001").unwrap();
                 println!("FAILED {}", Server::bind(&addresses(["0.0.0.0:0", "[::]:0"])[..]).await.unwrap_err());
             }
@@ -44,8 +44,9 @@ fn the_program() {
     std::process::exit(0);
 }
 
-/// What the program says, without what comes before and after; `None`, with a note, where it cannot be had.
-fn says(part: &str) -> Option<Vec<String>> {
+/// Runs the program in a network of its own, and returns its `BOUND` and `FAILED` lines. `None`, with a note, if the
+/// system does not allow that.
+fn output_of(part: &str) -> Option<Vec<String>> {
     let program = this_binary(module_path!(), "the_program", part);
     let mut alone = Command::new("unshare");
     alone.args(["--user", "--map-root-user", "--net"]);
@@ -64,18 +65,18 @@ fn says(part: &str) -> Option<Vec<String>> {
 }
 
 #[test]
-fn a_kind_of_address_that_the_machine_lacks_is_passed_over_if_another_works() {
+fn an_address_of_a_kind_that_the_machine_does_not_have_is_skipped_if_another_works() {
     on_thread(|| {
-        let Some(lines) = says("lacking") else { return };
+        let Some(lines) = output_of("missing") else { return };
         assert_eq!(lines[..2], ["BOUND [0.0.0.0]", "BOUND [0.0.0.0]"]);
         assert!(lines[2].starts_with("FAILED cannot listen on `[::1]:"), "{}", lines[2]);
     });
 }
 
 #[test]
-fn a_port_that_is_taken_on_a_later_address_is_no_port_for_the_first_one() {
+fn a_port_in_use_on_a_later_address_is_not_chosen_for_the_first_one() {
     on_thread(|| {
-        let Some(lines) = says("few ports") else { return };
+        let Some(lines) = output_of("few ports") else { return };
         assert_eq!(lines[..20], ["BOUND [50001, 50001]"; 20]);
         assert!(lines[20].starts_with("FAILED cannot listen on `[::]:50000`"), "{}", lines[20]);
     });

@@ -1,6 +1,8 @@
-//! Futures of handlers, tasks and bodies that are large: an array that is held across an await. Moving such a future
-//! copies it, and an unoptimised program copies it onto the stack in each function on the way, so that 128 KiB in a
-//! handler once overflowed the 2 MiB of an executor's thread, which ends the process. Each test has a process of its own.
+//! Large futures of handlers, tasks and bodies: they hold an array across an await.
+//!
+//! A move of a future copies it, and an unoptimised program copies it onto the stack in each function that it passes. A
+//! handler with 128 KiB once overflowed the 2 MiB stack of an executor's thread, which ends the process. So each test
+//! runs in a process of its own.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::*;
@@ -12,10 +14,10 @@ use std::hint::black_box;
 use std::io::{Read, Write};
 
 const KIB: usize = 1024;
-/// What the documentation of `Server::serve` states.
+/// The size that the documentation of `Server::serve` promises to support.
 const LARGE: usize = 512 * KIB;
 
-/// Holds so many bytes across an await.
+/// Holds this many bytes across an await.
 async fn large<const BYTES: usize>() -> usize {
     let mut held = [0_u8; BYTES];
     black_box(&mut held);
@@ -24,7 +26,7 @@ async fn large<const BYTES: usize>() -> usize {
     black_box(&mut held).iter().map(|&byte| usize::from(byte)).sum::<usize>() * BYTES
 }
 
-/// The echo whose buffer is an array.
+/// An echo whose buffer is an array in the future.
 async fn echo_by_array<const BYTES: usize>(mut conn: Connection) -> io::Result<()> {
     let mut buf = [0; BYTES];
     loop {
@@ -58,19 +60,19 @@ where
 }
 
 #[test]
-fn a_handler_of_512_kib_is_served() {
+fn a_handler_of_512_kib_runs() {
     alone_with_threads(1, || echoes(echo_by_array::<LARGE>));
 }
 
-/// What is not boxed is copied, and so must be small enough for that.
+/// A future that is not boxed is copied, so it must fit onto the stack several times.
 #[test]
-fn a_handler_that_is_not_boxed_is_served() {
+fn a_handler_of_15_kib_which_is_not_boxed_runs() {
     alone_with_threads(1, || echoes(echo_by_array::<{ 15 * KIB }>));
 }
 
 #[test]
 fn tasks_of_512_kib_run() {
-    // Each in a function of its own, on whose stack the future is until it is spawned.
+    // Each spawn is in a function of its own, whose stack holds the future until it is spawned.
     const SPAWNS: [fn(&TaskGroup) -> JoinHandle<usize>; 4] = [
         |group| group.spawn(large::<LARGE>()),
         |group| group.spawn_named("large", large::<LARGE>()),
@@ -82,7 +84,7 @@ fn tasks_of_512_kib_run() {
     }
     alone_with_threads(1, || {
         test(async {
-            // On an executor's thread, where most tasks are spawned.
+            // Spawns on an executor's thread, as most programs do.
             let spawned = task::spawn(async {
                 let group = TaskGroup::new();
                 for spawn in SPAWNS {
@@ -100,7 +102,7 @@ fn tasks_of_512_kib_run() {
 }
 
 #[test]
-fn tasks_of_a_server_and_of_a_connection_may_have_512_kib() {
+fn tasks_of_512_kib_of_a_server_and_of_a_connection_run() {
     const SPAWNS: [fn(&Connection, &Handle) -> JoinHandle<usize>; 6] = [
         |conn, _| conn.spawn(large::<LARGE>()),
         |conn, _| conn.spawn_named("large", large::<LARGE>()),

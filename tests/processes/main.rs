@@ -1,4 +1,5 @@
-//! What starts programs: the examples, the tools of others, and this binary once more in another part.
+//! Tests that start programs: the examples, tools such as HAProxy and openssl, and this test binary once more, in the
+//! part of a server or a client.
 
 mod ctrlc_termination;
 mod diagnostics;

@@ -1,4 +1,4 @@
-//! Who is behind a Unix socket: the user, the group and the process, as the system tells.
+//! The credentials of a Unix socket's peer: its user, group and process, as the system reports them.
 #![cfg(target_os = "linux")]
 
 use crate::support::files::Folder;
@@ -10,20 +10,21 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-/// Tells its client who it is.
-async fn tell(mut conn: Connection) -> io::Result<()> {
-    let who = match conn.peer_credentials() {
-        Some(who) => format!("user {}, group {}, process {:?}", who.uid(), who.gid(), who.pid()),
-        None => "nobody knows".to_owned(),
+/// Sends its client the client's credentials.
+async fn send_credentials(mut conn: Connection) -> io::Result<()> {
+    let text = match conn.peer_credentials() {
+        Some(peer) => format!("user {}, group {}, process {:?}", peer.uid(), peer.gid(), peer.pid()),
+        None => "no credentials".to_owned(),
     };
-    conn.write_all(who.as_bytes()).await
+    conn.write_all(text.as_bytes()).await
 }
 
 fn ask(path: &Path) -> String {
     io::read_to_string(UnixStream::connect(path).unwrap()).unwrap()
 }
 
-fn what_the_system_says(pid: Option<u32>) -> String {
+/// The answer that a client of this user expects.
+fn expected(pid: Option<u32>) -> String {
     format!("user {}, group {}, process {pid:?}", nix::unistd::geteuid(), nix::unistd::getegid())
 }
 
@@ -32,7 +33,7 @@ fn what_the_system_says(pid: Option<u32>) -> String {
 fn the_program() {
     let Some(part) = part_to_play() else { return };
     match part.split_once(' ').unwrap() {
-        ("client", path) => println!("TOLD {}", ask(Path::new(path))),
+        ("client", path) => println!("ANSWER {}", ask(Path::new(path))),
         (_, path) => {
             task::block_on(async {
                 let served = async_std::channel::bounded(1);
@@ -42,7 +43,7 @@ fn the_program() {
                 let handler = move |conn: Connection| {
                     let send = send.clone();
                     async move {
-                        tell(conn).await?;
+                        send_credentials(conn).await?;
                         send.send(()).await.unwrap();
                         io::Result::Ok(())
                     }
@@ -62,17 +63,17 @@ fn in_a_folder(test: impl AsyncFnOnce(PathBuf) + Send + 'static) {
 }
 
 #[test]
-fn this_process_is_recognized() {
+fn the_credentials_of_a_client_in_the_same_process_are_returned() {
     in_a_folder(async |path| {
         let server = Server::bind_unix(&path).await.unwrap();
         let body = async |_| Ok(task::spawn_blocking(move || ask(&path)).await);
-        let (told, _) = server.scope(tell, body).await.unwrap();
-        assert_eq!(told, what_the_system_says(Some(std::process::id())));
+        let (answer, _) = server.scope(send_credentials, body).await.unwrap();
+        assert_eq!(answer, expected(Some(std::process::id())));
     });
 }
 
 #[test]
-fn another_process_is_recognized_by_its_number() {
+fn the_credentials_of_a_client_in_another_process_are_returned() {
     in_a_folder(async |path| {
         let server = Server::bind_unix(&path).await.unwrap();
         let body = async |_| {
@@ -80,15 +81,15 @@ fn another_process_is_recognized_by_its_number() {
                 Process::start(&mut this_binary(module_path!(), "the_program", &format!("client {}", path.display())));
             let id = client.id();
             let ended = task::spawn_blocking(move || client.wait()).await;
-            let told = format!("TOLD {}", what_the_system_says(Some(id)));
-            assert!(ended.stdout.iter().any(|line| line.ends_with(&told)), "{ended:?}");
+            let answer = format!("ANSWER {}", expected(Some(id)));
+            assert!(ended.stdout.iter().any(|line| line.ends_with(&answer)), "{ended:?}");
         };
-        server.scope(tell, body).await.unwrap();
+        server.scope(send_credentials, body).await.unwrap();
     });
 }
 
 #[test]
-fn they_are_also_had_over_abstract_and_inherited_sockets_and_for_clients_that_are_gone() {
+fn credentials_are_returned_for_abstract_and_inherited_sockets_and_for_clients_that_have_closed() {
     in_a_folder(async |path| {
         let name = format!("ebbtide-who-{}", std::process::id());
         let inherited = std::os::unix::net::UnixListener::bind(&path).unwrap();
@@ -97,33 +98,33 @@ fn they_are_also_had_over_abstract_and_inherited_sockets_and_for_clients_that_ar
         use std::os::linux::net::SocketAddrExt;
         let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
         drop((UnixStream::connect_addr(&address).unwrap(), UnixStream::connect(&path).unwrap()));
-        let (send, told) = async_std::channel::unbounded();
+        let (send, pids) = async_std::channel::unbounded();
         let handler = move |conn: Connection| {
-            let who = conn.peer_credentials().expect("kept since it connected");
-            send.try_send(who.pid()).unwrap();
+            let peer = conn.peer_credentials().expect("the system keeps them from the connect on");
+            send.try_send(peer.pid()).unwrap();
             async {}
         };
-        let body = async |_| Ok((told.recv().await?, told.recv().await?));
-        let (told, _) = server.scope(handler, body).await.unwrap();
+        let body = async |_| Ok((pids.recv().await?, pids.recv().await?));
+        let (pids, _) = server.scope(handler, body).await.unwrap();
         let here = i32::try_from(std::process::id()).ok();
-        assert_eq!(told, (here, here));
+        assert_eq!(pids, (here, here));
     });
 }
 
 #[test]
-fn tcp_has_none() {
+fn a_tcp_connection_has_no_credentials() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
-        server.scope(tell, async |_| ()).await.unwrap();
-        assert_eq!(rest(&mut client), "nobody knows");
+        server.scope(send_credentials, async |_| ()).await.unwrap();
+        assert_eq!(rest(&mut client), "no credentials");
     });
 }
 
 #[test]
-fn a_process_that_cannot_be_seen_from_here_still_has_a_user_and_a_group() {
+fn a_client_outside_the_servers_pid_namespace_has_a_user_and_a_group_but_no_process() {
     in_a_folder(async |path| {
-        // The server in a world of processes of its own, as in a container; the client outside.
+        // The server runs in a PID namespace of its own, as in a container. The client is outside.
         let program = this_binary(module_path!(), "the_program", &format!("server {}", path.display()));
         let mut contained = std::process::Command::new("unshare");
         contained.args(["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]);
@@ -137,13 +138,13 @@ fn a_process_that_cannot_be_seen_from_here_still_has_a_user_and_a_group() {
             println!("skipped: there is no `unshare`, or it is not permitted");
             return;
         }
-        let told = task::spawn_blocking(move || {
+        let answer = task::spawn_blocking(move || {
             let server = Process::start(&mut contained);
             server.wait_for("READY");
-            let told = ask(&path);
+            let answer = ask(&path);
             assert!(server.wait().status.success());
-            told
+            answer
         });
-        assert_eq!(told.await, "user 0, group 0, process None");
+        assert_eq!(answer.await, "user 0, group 0, process None");
     });
 }

@@ -1,6 +1,6 @@
-//! A service is started anew, again and again, while clients come without a pause, and one at each restart has been
-//! accepted and speaks only when the service has been told to stop. The socket stays with the launcher, as it does with
-//! systemd, and no client notices.
+//! A service is restarted again and again while clients connect without a pause. At each restart one more client has
+//! been accepted already, and sends only when the service has got SIGTERM. The launcher keeps the socket, as systemd
+//! does, and every client gets its answer.
 #![cfg(all(feature = "systemd", target_os = "linux"))]
 
 use crate::support::launcher::{ONE, launch, service};
@@ -15,10 +15,10 @@ use std::thread;
 const RESTARTS: usize = 40;
 const CLIENTS: usize = 4;
 
-/// How many are served by each instance at least, once it is alone.
+/// The least number of clients that each instance serves alone.
 const BETWEEN: usize = 50;
 
-/// After so many more, one that came before them has been accepted: the queue keeps its order.
+/// When this many later clients have been served, an earlier one has been accepted: the backlog keeps its order.
 const OVERTAKEN: usize = 2 * CLIENTS;
 
 const MESSAGE: &[u8; 14] = b"are you there?";
@@ -37,27 +37,32 @@ fn loses_no_client(threads: Option<&str>) {
     let socket = TcpListener::bind(ANY_PORT).unwrap();
     let address = socket.local_addr().unwrap();
     let over = AtomicBool::new(false);
-    let (says, served) = channel();
+    let (send, served) = channel();
     thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|_| {
-                let (says, over) = (says.clone(), &over);
-                scope.spawn(move || come_again(address, over, &says))
+                let (send, over) = (send.clone(), &over);
+                scope.spawn(move || reconnect(address, over, &send))
             })
             .collect();
-        let ends = End(&over);
+        let ends = EndClients(&over);
         let (last, accepted) = restart_again_and_again(threads, &socket, &served);
         drop(ends);
-        let served: usize = clients.into_iter().map(|client| client.join().unwrap().expect("no client notices")).sum();
+        let served: usize =
+            clients.into_iter().map(|client| client.join().unwrap().expect("each client gets its answer")).sum();
         last.send(Signal::SIGTERM);
         let accepted = accepted + accepted_by(&last.wait());
-        assert_eq!(accepted, served + RESTARTS, "each client has had its answer, and nobody else has come");
+        assert_eq!(
+            accepted,
+            served + RESTARTS,
+            "the instances must have accepted the clients that got an answer, and no others"
+        );
         println!("{RESTARTS} restarts, {accepted} clients, {} executor threads", threads.unwrap_or("the usual"));
     });
 }
 
-/// Every other time the next instance is there before the last one is told to stop, and both accept for a while; else
-/// there is a gap, as with systemd, and clients wait in the queue.
+/// At every other restart the next instance starts before the last one gets SIGTERM, and both accept for a while. At
+/// the others there is a gap, as with systemd, and the clients wait in the backlog.
 fn restart_again_and_again(threads: Option<&str>, socket: &TcpListener, served: &Receiver<()>) -> (Process, usize) {
     let start = || {
         let service = launch(ONE, &service(threads), socket);
@@ -69,27 +74,28 @@ fn restart_again_and_again(threads: Option<&str>, socket: &TcpListener, served: 
     for restart in 0..RESTARTS {
         served.try_iter().for_each(drop);
         serves(BETWEEN, served, &running);
-        let mut hesitant = connect(socket.local_addr().unwrap()).unwrap();
+        let mut paused = connect(socket.local_addr().unwrap()).unwrap();
         serves(OVERTAKEN, served, &running);
 
         let next = (restart % 2 == 0).then(start);
         running.send(Signal::SIGTERM);
         running.wait_for("SIGTERM came: shutting down");
-        hesitant.write_all(MESSAGE).unwrap();
+        paused.write_all(MESSAGE).unwrap();
         accepted += accepted_by(&running.wait());
         running = next.unwrap_or_else(start);
-        is_answered(hesitant).unwrap_or_else(|error| panic!("restart {restart}, a client that hesitated: {error}"));
+        is_answered(paused).unwrap_or_else(|error| panic!("restart {restart}, the client that paused: {error}"));
     }
     (running, accepted)
 }
 
+/// Waits until this many more clients have been served.
 fn serves(clients: usize, served: &Receiver<()>, running: &Process) {
     for _ in 0..clients {
-        served.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("nobody is served by {running}"));
+        served.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no client is served by {running}"));
     }
 }
 
-/// How many an instance has accepted. It must have served all of them, and ended by itself.
+/// The number of clients that an instance has accepted. It must have served all of them, and ended by itself.
 fn accepted_by(ended: &Ended) -> usize {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
@@ -100,15 +106,16 @@ fn accepted_by(ended: &Ended) -> usize {
     accepted.parse().unwrap_or_else(|error| panic!("{error}: {ended:?}"))
 }
 
-/// One client after the other, until it is over; or the first error, of one that was refused, reset or not answered.
-fn come_again(address: SocketAddr, over: &AtomicBool, says: &Sender<()>) -> io::Result<usize> {
+/// Connects one client after the other until the test is over. Returns the number of answers, or the error of the first
+/// client that was refused, reset or not answered.
+fn reconnect(address: SocketAddr, over: &AtomicBool, send: &Sender<()>) -> io::Result<usize> {
     let mut served = 0;
     while !over.load(Ordering::SeqCst) {
         let mut client = connect(address)?;
         client.write_all(MESSAGE)?;
         is_answered(client)?;
         served += 1;
-        let _nobody_counts_any_more = says.send(());
+        let _receiver_is_gone = send.send(());
     }
     Ok(served)
 }
@@ -119,20 +126,20 @@ fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(client)
 }
 
-/// With its own words, and an orderly end.
+/// Checks that the answer is the client's own message, and that EOF follows.
 fn is_answered(mut client: TcpStream) -> io::Result<()> {
     let mut answer = [0; MESSAGE.len()];
     client.read_exact(&mut answer)?;
     assert_eq!(&answer, MESSAGE);
     client.shutdown(Shutdown::Write)?;
-    assert_eq!(client.read(&mut answer)?, 0, "nothing but the end follows");
+    assert_eq!(client.read(&mut answer)?, 0, "only EOF may follow the answer");
     Ok(())
 }
 
-/// Dropped, it is over: on a panic too, or the scope would wait for ever.
-struct End<'a>(&'a AtomicBool);
+/// A drop guard that ends the test's clients, on a panic too: otherwise the scope would wait for them for ever.
+struct EndClients<'a>(&'a AtomicBool);
 
-impl Drop for End<'_> {
+impl Drop for EndClients<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }

@@ -1,5 +1,5 @@
-//! Destructors that panic one after the other, or while another panic goes on. A second panic that met the first would
-//! end the process, so each test has a process of its own.
+//! Destructors that panic one after the other, or during another panic. A panic that unwinds into another one aborts
+//! the process, so each test runs in a process of its own.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::Gate;
@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-/// Prints no panic of a bomb: there are thousands of them.
-fn expect_bombs() {
+/// Silences the panics of bombs: there are thousands of them.
+fn silence_bombs() {
     let usual = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if !info.to_string().contains("in a destructor") {
@@ -24,6 +24,7 @@ fn expect_bombs() {
     }));
 }
 
+/// A waker that records that it was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -33,13 +34,13 @@ impl Wake for Woken {
     }
 }
 
-/// The second child is started by the end of the first, while the panic of the first one's destructor goes on. Between
-/// that and its entry into the group comes the cancel, if the two meet: so it is refused.
+/// The end of the first child starts the second one, while the first one's destructor panics. In some rounds the cancel
+/// falls between that start and the second child's entry into the group, so the child is refused.
 #[test]
-fn a_child_of_a_set_that_is_refused_while_the_destructor_of_another_panics_ends_like_others() {
+fn a_child_that_is_refused_while_the_destructor_of_another_panics_has_a_result() {
     const ROUNDS: usize = 5_000;
     alone_with_threads(2, || {
-        expect_bombs();
+        silence_bombs();
         on_thread(|| {
             let mut refused = 0;
             for round in 0..ROUNDS {
@@ -48,7 +49,7 @@ fn a_child_of_a_set_that_is_refused_while_the_destructor_of_another_panics_ends_
                     let (gate, bomb) = (gate.clone(), Bomb("in a destructor"));
                     let mut opened = Box::pin(async move { gate.opened().await });
                     set.spawn(poll_fn(move |cx| {
-                        let _held = &bomb; // dropped with the future, and not by its last poll
+                        let _held = &bomb; // dropped with the future, not in its last poll
                         opened.as_mut().poll(cx).map(|()| n)
                     }));
                 }
@@ -74,9 +75,9 @@ fn a_child_of_a_set_that_is_refused_while_the_destructor_of_another_panics_ends_
 }
 
 #[test]
-fn a_set_may_be_dropped_with_several_results_whose_destructors_panic() {
+fn dropping_a_set_catches_the_panics_of_several_results() {
     alone_with_threads(2, || {
-        expect_bombs();
+        silence_bombs();
         test(async {
             let mut set = TaskSet::new();
             (0..3).for_each(|_| set.spawn(async { Bomb("in a destructor") }));
@@ -87,9 +88,9 @@ fn a_set_may_be_dropped_with_several_results_whose_destructors_panic() {
 }
 
 #[test]
-fn the_panic_of_a_body_goes_on_though_the_destructor_of_a_handlers_error_panics() {
+fn a_bodys_panic_goes_on_although_the_destructor_of_a_handlers_error_panics() {
     alone_with_threads(2, || {
-        expect_bombs();
+        silence_bombs();
         on_thread(|| {
             let server = task::block_on(bind()).on_failure(OnFailure::Shutdown);
             let handle = server.handle();
@@ -107,9 +108,9 @@ fn the_panic_of_a_body_goes_on_though_the_destructor_of_a_handlers_error_panics(
 }
 
 #[test]
-fn the_error_that_a_dropped_serve_would_have_returned_may_go_with_the_last_handle_while_a_panic_goes_on() {
+fn the_last_handle_may_drop_the_error_of_a_dropped_serve_future_during_a_panic() {
     alone_with_threads(2, || {
-        expect_bombs();
+        silence_bombs();
         on_thread(|| {
             for _ in 0..5 {
                 let server = task::block_on(bind()).on_failure(OnFailure::Shutdown);
@@ -124,7 +125,7 @@ fn the_error_that_a_dropped_serve_would_have_returned_may_go_with_the_last_handl
                 assert!(serve.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
                 task::block_on(until(|| handle.phase() == Phase::Draining));
                 assert!(catch_unwind(AssertUnwindSafe(|| drop(serve))).is_ok());
-                std::thread::sleep(Duration::from_millis(50)); // until the executor has let go of the last task
+                std::thread::sleep(Duration::from_millis(50)); // until the executor has freed the last task
                 let unwinding = AssertUnwindSafe(move || {
                     let _last = handle;
                     panic!("its own");

@@ -1,8 +1,9 @@
-//! Signals to a server, as a process: the first drains, the second cancels, the third exits with status 128 + its
-//! number. What the environment has ignored stays ignored, what it has blocked is heard, and SIGHUP is the program's.
+//! Signals to a server in a process of its own. The first one drains, the second one cancels, and the third one exits
+//! with status 128 + its number. A signal that the environment ignores stays ignored, one that it blocks is received,
+//! and SIGHUP belongs to the program.
 //!
-//! The programs are in this file too: the test binary, run once more, plays their parts. Requests within 100
-//! milliseconds count once, so a test waits until the last one has shown its effect, and 150 milliseconds more.
+//! The programs are in this file, too: the test binary runs once more in their parts. Requests within 100 milliseconds
+//! count once, so a test waits until the last request has had its effect, and 150 milliseconds more.
 #![cfg(unix)]
 
 use crate::support::files::Folder;
@@ -20,39 +21,38 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// So long that no test sees it end: what closes earlier was not waiting for it.
+/// A grace that ends in no test: a server that closes earlier did not wait for it.
 const GRACE: Duration = Duration::from_secs(60);
 
 /// How long a busy handler goes on after the drain has begun.
 const WORK: Duration = Duration::from_millis(300);
 
-/// More than the kernel buffers, so that it is written as the client reads.
+/// More than the kernel buffers, so the server is still writing while the client reads.
 static REPLY: [u8; 8 << 20] = [b'r'; 8 << 20];
 
-/// After this the next signal counts for itself.
+/// After this time the next signal counts as another request.
 const APART: Duration = Duration::from_millis(150);
 
-/// Far above what a close without a grace takes, far below the grace.
+/// Much longer than a close without a grace takes, and much shorter than the grace.
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
-fn sigint_lets_a_busy_client_have_its_whole_reply_and_an_idle_one_the_end() {
+fn on_sigint_a_busy_client_gets_its_whole_reply_and_an_idle_one_gets_eof() {
     drains_at("server", Signal::SIGINT);
 }
 
 #[test]
-fn sigterm_lets_a_busy_client_have_its_whole_reply_and_an_idle_one_the_end() {
+fn on_sigterm_a_busy_client_gets_its_whole_reply_and_an_idle_one_gets_eof() {
     drains_at("server", Signal::SIGTERM);
 }
 
 #[test]
-fn sighup_stops_a_server_that_was_told_to_stop_on_it() {
+fn sighup_stops_a_server_that_has_it_as_its_shutdown_signal() {
     drains_at("server until SIGHUP", Signal::SIGHUP);
 }
 
-/// Three signals at once are one request, not an exit.
 #[test]
-fn a_burst_of_signals_is_one_request() {
+fn three_signals_at_once_are_one_request() {
     drains_after("server", Signal::SIGTERM, |server| {
         for signal in [Signal::SIGTERM, Signal::SIGTERM, Signal::SIGTERM] {
             server.send(signal);
@@ -90,7 +90,7 @@ fn a_second_signal_cancels_a_handler_that_never_ends() {
             server.send(first);
             server.wait_for("draining");
             thread::sleep(APART);
-            assert!(server.is_running(), "one signal was enough: {server}");
+            assert!(server.is_running(), "one signal has ended the server: {server}");
 
             let asked = Instant::now();
             server.send(second);
@@ -104,7 +104,7 @@ fn a_second_signal_cancels_a_handler_that_never_ends() {
 }
 
 #[test]
-fn a_third_signal_exits_with_its_status_though_a_handler_blocks_its_thread() {
+fn a_third_signal_exits_with_its_status_although_a_handler_blocks_its_thread() {
     for (first, second, status) in [(Signal::SIGINT, Signal::SIGTERM, 130), (Signal::SIGTERM, Signal::SIGINT, 143)] {
         with_each_executor(|start| {
             let server = start(&mut program("watched server"));
@@ -114,7 +114,7 @@ fn a_third_signal_exits_with_its_status_though_a_handler_blocks_its_thread() {
 }
 
 #[test]
-fn a_third_sighup_exits_with_its_status_where_it_is_to_stop() {
+fn a_third_sighup_exits_with_its_status_if_it_is_the_shutdown_signal() {
     let server = Process::start(program("server until SIGHUP").env("ASYNC_STD_THREAD_COUNT", "2"));
     exits_at_the_third(server, [Signal::SIGHUP; 3], ["shutting down", "stopping now"], 129);
 }
@@ -128,7 +128,7 @@ fn exits_at_the_third(mut server: Process, signals: [Signal; 3], effects: [&str;
         server.wait_for("blocked");
         thread::sleep(APART);
     }
-    assert!(server.is_running(), "two signals were enough: {server}");
+    assert!(server.is_running(), "two signals have ended the server: {server}");
 
     let asked = Instant::now();
     server.send(signals[2]);
@@ -145,7 +145,7 @@ fn under_nohup_a_closing_terminal_has_no_effect() {
     with_each_executor(|start| {
         let server = start(&mut inside("nohup", &[], program("server and reload")));
         server.wait_for("INFO SIGHUP stays ignored: ");
-        lives_through(&server, server.id(), Signal::SIGHUP); // `nohup` has become the program, so this is its id
+        serves_after(&server, server.id(), Signal::SIGHUP); // `nohup` has become the program, so this is its id
         server.send(Signal::SIGTERM);
         let ended = server.wait();
         assert!(!ended.stdout.iter().any(|line| line == "reload"), "{ended:?}");
@@ -159,16 +159,16 @@ fn in_the_background_of_a_shell_script_ctrl_c_has_no_effect() {
         let script = r#""$@" & echo "process $!"; wait "$!""#;
         let shell = start(&mut inside("sh", &["-c", script, "sh"], program("server")));
         let line = shell.wait_for("process ");
-        let id = line.trim_start_matches("process ").parse().expect("the shell says its child's id");
+        let id = line.trim_start_matches("process ").parse().expect("the shell prints its child's id");
         shell.wait_for("INFO SIGINT stays ignored: the program that started this one has set it so");
-        lives_through(&shell, id, Signal::SIGINT);
+        serves_after(&shell, id, Signal::SIGINT);
         process::send(id, Signal::SIGTERM);
         assert_closed(&shell.wait(), Signal::SIGTERM, "1 accepted, 1 completed"); // the shell has the program's status
     });
 }
 
-/// The signal is sent, and a client that comes afterwards is served.
-fn lives_through(server: &Process, id: u32, signal: Signal) {
+/// Sends the signal, and checks that a client that connects afterwards is served.
+fn serves_after(server: &Process, id: u32, signal: Signal) {
     let port = server.port();
     process::send(id, signal);
     let mut client = client(port, GREET);
@@ -177,9 +177,9 @@ fn lives_through(server: &Process, id: u32, signal: Signal) {
     assert_eq!(&greeting, b"hello");
 }
 
-/// The terminal of a session goes away: its leader, the server, gets a SIGHUP from the kernel.
+/// When a session's terminal closes, the kernel sends SIGHUP to the session's leader, which is the server here.
 #[test]
-fn a_terminal_that_closes_ends_a_server_that_did_not_ask_for_sighup() {
+fn a_terminal_that_closes_ends_a_server_that_has_not_taken_sighup() {
     let Some((terminal, _leader, server)) = in_a_terminal(program("server")) else { return };
     server.port();
     drop(terminal);
@@ -190,7 +190,7 @@ fn a_terminal_that_closes_ends_a_server_that_did_not_ask_for_sighup() {
 }
 
 #[test]
-fn a_terminal_that_closes_makes_a_server_reload_that_asked_for_sighup() {
+fn a_terminal_that_closes_makes_a_server_reload_that_has_taken_sighup() {
     let Some((terminal, leader, server)) = in_a_terminal(program("server and reload")) else { return };
     let port = server.port();
     drop(terminal);
@@ -213,7 +213,8 @@ fn under_nohup_a_server_outlives_its_terminal() {
     assert!(ended.stdout.last().unwrap().contains("because SIGTERM came: 1 accepted, 1 completed"), "{ended:?}");
 }
 
-/// The program as the leader of a session with a terminal of its own, which hangs up when the first is dropped.
+/// Starts the program as the leader of a session with a terminal of its own. The terminal hangs up when the first value
+/// is dropped.
 fn in_a_terminal(program: Command) -> Option<(impl Sized, Leader, Process)> {
     use nix::fcntl::OFlag;
     use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
@@ -223,17 +224,22 @@ fn in_a_terminal(program: Command) -> Option<(impl Sized, Leader, Process)> {
         println!("skipped: there is no `setsid` (util-linux)");
         return None;
     }
-    // No other program that a test starts at this moment may inherit it, or it would stay open.
-    let terminal = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a terminal can be made");
-    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("it is ours");
-    let slave = ptsname_r(&terminal).expect("it has a name");
+    // Closed on exec: a program that another test starts at this moment would inherit it and keep it open.
+    let terminal =
+        posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).expect("a pseudoterminal can be opened");
+    grantpt(&terminal).and_then(|()| unlockpt(&terminal)).expect("the terminal is this process's");
+    let slave = ptsname_r(&terminal).expect("the terminal has a name");
     let open = std::fs::OpenOptions::new().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(slave);
-    let server = Process::start_with(&mut inside("setsid", &["--ctty", "--wait"], program), open.expect("it is ours"));
+    let server = Process::start_with(
+        &mut inside("setsid", &["--ctty", "--wait"], program),
+        open.expect("the terminal can be opened"),
+    );
     let leader = server.wait_for("process ").trim_start_matches("process ").parse().unwrap();
     Some((terminal, Leader(leader), server))
 }
 
-/// The id of a program that is not in the group of the one that has started it. It does not outlive a test that fails.
+/// The id of a program that is not in the process group of the one that has started it. The drop kills it if the test
+/// fails.
 struct Leader(u32);
 
 impl Drop for Leader {
@@ -246,7 +252,7 @@ impl Drop for Leader {
 }
 
 #[test]
-fn a_server_that_did_not_ask_for_sighup_ends_by_it_as_ever() {
+fn sighup_ends_a_server_that_has_not_taken_it() {
     with_each_executor(|start| {
         let server = start(&mut program("server"));
         server.port();
@@ -257,7 +263,7 @@ fn a_server_that_did_not_ask_for_sighup_ends_by_it_as_ever() {
 }
 
 #[test]
-fn a_programs_own_handler_for_sighup_keeps_it() {
+fn a_programs_own_handler_for_sighup_is_still_called() {
     with_each_executor(|start| {
         let server = start(&mut program("server with a handler for SIGHUP"));
         server.port();
@@ -265,14 +271,14 @@ fn a_programs_own_handler_for_sighup_keeps_it() {
             server.send(Signal::SIGHUP);
             server.wait_for(&format!("own SIGHUP {n}"));
         }
-        lives_through(&server, server.id(), Signal::SIGHUP);
+        serves_after(&server, server.id(), Signal::SIGHUP);
         server.send(Signal::SIGTERM);
         assert_closed(&server.wait(), Signal::SIGTERM, "1 accepted, 1 completed");
     });
 }
 
 #[test]
-fn a_reload_comes_as_often_as_sighup_and_stops_nothing() {
+fn each_sighup_is_one_reload_and_stops_nothing() {
     with_each_executor(|start| {
         let server = start(&mut program("server and reload"));
         server.port();
@@ -286,7 +292,7 @@ fn a_reload_comes_as_often_as_sighup_and_stops_nothing() {
 }
 
 #[test]
-fn every_stream_of_a_signal_gets_it() {
+fn every_stream_of_a_signal_receives_it() {
     with_each_executor(|start| {
         let program = start(&mut program("three streams"));
         program.wait_for("waiting");
@@ -296,9 +302,9 @@ fn every_stream_of_a_signal_gets_it() {
     });
 }
 
-/// A mask is inherited by every program that is started.
+/// Every program that a process starts inherits its signal mask.
 #[test]
-fn signals_that_the_parent_has_blocked_are_heard() {
+fn signals_that_the_parent_has_blocked_are_received() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         with_each_executor(|start| {
             let server = start(&mut program("a parent that blocks signals"));
@@ -315,7 +321,7 @@ fn signals_that_the_parent_has_blocked_are_heard() {
 }
 
 #[test]
-fn a_handler_of_the_programs_own_is_called_too() {
+fn a_programs_own_handler_for_sigint_is_called_too() {
     for part in ["own handler by ctrlc", "own handler"] {
         with_each_executor(|start| {
             let server = start(&mut program(part));
@@ -331,7 +337,7 @@ fn a_handler_of_the_programs_own_is_called_too() {
     }
 }
 
-/// A terminal may send a signal twice. If they counted as two, the next signal would end the process.
+/// A terminal may send a signal twice. If that counted as two requests, the next signal would end the process.
 #[test]
 fn two_signals_within_100_ms_count_once() {
     with_each_executor(|start| {
@@ -346,16 +352,16 @@ fn two_signals_within_100_ms_count_once() {
             assert_eq!(ended.status.code(), Some(143), "{ended:?}");
             return;
         }
-        panic!("in 20 tries this machine never handled two signals within 100 ms");
+        panic!("in 20 attempts this machine never handled two signals within 100 ms");
     });
 }
 
-/// `false` where the machine was too slow to tell.
+/// Returns `false` if the machine was too slow for the test.
 fn two_signals_count_once(program: &Process) -> bool {
     program.wait_for("counting");
     let first = Instant::now();
     program.send(Signal::SIGTERM);
-    program.wait_for("signal 1"); // or the kernel may make one of the two
+    program.wait_for("signal 1"); // otherwise the kernel may merge the two signals
     program.send(Signal::SIGTERM);
     if program.prints_within(APART, "signal 2") {
         let both = first.elapsed();
@@ -382,7 +388,7 @@ fn a_signal_between_the_bind_and_serve_leaves_no_socket_file() {
     });
 }
 
-/// The kernel gives the first process of a container only the signals that it has a handler for.
+/// The kernel delivers to process 1 of a container only signals for which it has a handler.
 #[cfg(target_os = "linux")]
 #[test]
 fn as_process_1_a_signal_before_the_bind_is_not_lost() {
@@ -402,7 +408,7 @@ fn as_process_1_a_signal_before_the_bind_is_not_lost() {
         assert_eq!(server.wait_for("process "), "process 1");
         server.wait_for("taken");
         let children = format!("/proc/{0}/task/{0}/children", server.id());
-        let id = std::fs::read_to_string(children).unwrap().trim().parse().expect("it has one child");
+        let id = std::fs::read_to_string(children).unwrap().trim().parse().expect("`unshare` has one child");
         process::send(id, Signal::SIGTERM);
         server.say("go on");
         assert_closed(&server.wait(), Signal::SIGTERM, "0 accepted");
@@ -410,9 +416,9 @@ fn as_process_1_a_signal_before_the_bind_is_not_lost() {
     });
 }
 
-/// Plays a part, if this process is one of the programs above. As a test of its own it has nothing to say.
+/// Not a test by itself: the programs that the tests run.
 #[test]
-fn plays_its_part() {
+fn the_program() {
     let Some(part) = process::part_to_play() else { return };
     print_log();
     let played = match part.as_str() {
@@ -423,7 +429,7 @@ fn plays_its_part() {
             serve_until(signal::termination)
         }
         "server and reload" => {
-            reload_when_told();
+            reload_on_sighup();
             serve_until(signal::termination)
         }
         "server with a handler for SIGHUP" => {
@@ -435,7 +441,7 @@ fn plays_its_part() {
             serve_until(signal::termination)
         }
         "own handler by ctrlc" => {
-            ctrlc::set_handler(|| println!("own SIGINT 1")).expect("it is the first");
+            ctrlc::set_handler(|| println!("own SIGINT 1")).expect("`ctrlc` has no handler yet");
             serve_until(signal::ctrl_c)
         }
         "a parent that blocks signals" => {
@@ -460,10 +466,10 @@ fn plays_its_part() {
 }
 
 fn program(part: &str) -> Command {
-    this_binary(module_path!(), "plays_its_part", part)
+    this_binary(module_path!(), "the_program", part)
 }
 
-/// This process goes on as another program, which inherits its mask. (`Command` would empty that.)
+/// Replaces this process by another program, which inherits its signal mask. (`Command` would empty the mask.)
 fn become_program(part: &str) -> ! {
     use std::ffi::CString;
     let text = |text: &std::ffi::OsStr| CString::new(text.as_encoded_bytes()).unwrap();
@@ -485,13 +491,13 @@ fn serve_until(signals: fn() -> io::Result<Signals>) -> io::Result<()> {
         let signals = signals()?;
         let server = Server::bind(ANY_PORT).await?.grace(GRACE).shutdown_on(signals);
         println!("{server}");
-        let report = server.serve(as_asked).await?;
+        let report = server.serve(as_ordered).await?;
         println!("{report}");
         Ok(())
     })
 }
 
-/// Takes the signals, binds, and serves, with a pause before one of these.
+/// Takes the signals, binds, and serves, with a pause before the bind or before `serve`.
 async fn serve_at_a_socket(before_the_bind: bool) -> io::Result<()> {
     let pause = |what| {
         println!("{what}");
@@ -502,16 +508,16 @@ async fn serve_at_a_socket(before_the_bind: bool) -> io::Result<()> {
     if before_the_bind {
         pause("taken");
     }
-    let server = Server::bind_unix(std::env::var_os(SOCKET).expect("it is told where")).await?.shutdown_on(signals);
+    let server = Server::bind_unix(std::env::var_os(SOCKET).expect("the test sets it")).await?.shutdown_on(signals);
     if !before_the_bind {
         pause("bound");
     }
-    let report = server.serve(as_asked).await?;
+    let report = server.serve(as_ordered).await?;
     println!("{report}");
     Ok(())
 }
 
-fn reload_when_told() {
+fn reload_on_sighup() {
     let mut hangups = signal::hangup().unwrap();
     thread::spawn(move || {
         while async_io::block_on(hangups.next()).is_some() {
@@ -520,7 +526,7 @@ fn reload_when_told() {
     });
 }
 
-/// A handler that has nothing to do with this crate.
+/// Installs a signal handler that does not belong to this crate.
 fn handle(name: &'static str, number: i32) {
     let mut signals = signal_hook::iterator::Signals::new([number]).unwrap();
     thread::spawn(move || {
@@ -535,31 +541,31 @@ fn three_streams() -> io::Result<()> {
     println!("waiting");
     task::block_on(async {
         for mut stream in streams {
-            let signal = stream.next().await.expect("it never ends");
+            let signal = stream.next().await.expect("a stream of signals never ends");
             println!("{signal:?} {signal}");
         }
     });
     Ok(())
 }
 
-/// Where a program listens.
+/// The environment variable with the path at which a program listens.
 const SOCKET: &str = "EBBTIDE_TEST_SOCKET";
 
-// What a client asks for, with its first byte.
+// The first byte of a client chooses what its handler does.
 const BUSY: u8 = b'b';
 const IDLE: u8 = b'i';
 const ENDLESS: u8 = b'e';
 const BLOCKING: u8 = b't';
 const GREET: u8 = b'g';
 
-async fn as_asked(conn: Connection) -> io::Result<()> {
+async fn as_ordered(conn: Connection) -> io::Result<()> {
     let mut stream = &conn;
     let mut asked = [0];
     stream.read_exact(&mut asked).await?;
     match asked[0] {
         BUSY => {
             println!("busy");
-            conn.until_draining(pending::<()>()).await; // so it is in the middle of its work, however slow the test is
+            conn.until_draining(pending::<()>()).await; // so the drain begins during the work, on a slow machine too
             task::sleep(WORK).await;
             stream.write_all(&REPLY).await
         }
@@ -584,9 +590,9 @@ async fn as_asked(conn: Connection) -> io::Result<()> {
     }
 }
 
-/// Says which requests have counted, from a thread that no handler can block.
+/// Prints each request that counts, from a thread that no handler can block.
 fn count_signals() {
-    let mut signals = signal::termination().expect("the system allows it");
+    let mut signals = signal::termination().expect("the signals can be taken");
     thread::spawn(move || {
         for n in 1.. {
             async_io::block_on(signals.next());
@@ -601,7 +607,7 @@ fn park() -> ! {
     }
 }
 
-/// The same program, started by another one.
+/// The same program, started by the program `outer`.
 fn inside(outer: &str, arguments: &[&str], program: Command) -> Command {
     let mut command = Command::new(outer);
     command.args(arguments).arg(program.get_program()).args(program.get_args());
@@ -609,7 +615,7 @@ fn inside(outer: &str, arguments: &[&str], program: Command) -> Command {
     command
 }
 
-/// Status 0, and the report as the last line.
+/// Checks that the status is 0, and that the last line is the report.
 fn assert_closed(ended: &Ended, cause: Signal, counts: &str) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
@@ -624,9 +630,9 @@ fn client(port: u16, ask: u8) -> TcpStream {
     client
 }
 
-/// What is still to come, until the server closes. A reset is a failure here.
+/// Reads to EOF. A reset fails the test.
 fn read_to_end(mut client: TcpStream) -> Vec<u8> {
     let mut rest = Vec::new();
-    client.read_to_end(&mut rest).expect("the client reads the end");
+    client.read_to_end(&mut rest).expect("the client reads EOF");
     rest
 }

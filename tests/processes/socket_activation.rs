@@ -1,6 +1,5 @@
-//! Sockets that systemd has opened: by its own `systemd-socket-activate` where that is installed, and by a launcher
-//! that does the same. `cargo test --features systemd` builds the example first; `cargo test --test socket_activation`
-//! does not.
+//! Socket activation: sockets from systemd's own `systemd-socket-activate`, if it is installed, and from a launcher
+//! that does the same. `cargo test --features systemd` also builds the example that the tests run.
 #![cfg(all(feature = "systemd", target_os = "linux"))]
 
 use crate::support::launcher::{ONE, launch, service};
@@ -17,11 +16,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// The executor's usual threads, and one.
+/// The default number of executor threads, and one.
 const EXECUTORS: [Option<&str>; 2] = [None, Some("1")];
 
 #[test]
-fn systemd_starts_it_with_the_first_client_and_passes_all_of_its_sockets() {
+fn systemd_starts_the_service_with_the_first_client_and_passes_all_sockets() {
     if !has_systemd_socket_activate() {
         return;
     }
@@ -42,12 +41,12 @@ fn systemd_starts_it_with_the_first_client_and_passes_all_of_its_sockets() {
         echoes(UnixStream::connect(&path).unwrap());
         service.send(Signal::SIGTERM);
         assert_served(&service.wait(), 2);
-        assert!(path.exists(), "its file is systemd's");
+        assert!(path.exists(), "systemd's socket file must not be removed");
     }
 }
 
 #[test]
-fn systemds_names_tell_the_sockets_apart() {
+fn sockets_of_systemd_are_taken_by_their_names() {
     if !has_systemd_socket_activate() {
         return;
     }
@@ -58,8 +57,8 @@ fn systemds_names_tell_the_sockets_apart() {
     let mut activate = Command::new("systemd-socket-activate");
     activate.arg("-l").arg(&address).arg("-l").arg(&path).arg("--fdname=http:admin");
     for (name, value) in program.get_envs() {
-        let value = value.expect("none is removed").to_str().expect("it is ours");
-        activate.arg(format!("--setenv={}={value}", name.to_str().expect("it is ours")));
+        let value = value.expect("no variable is removed").to_str().expect("the test sets only UTF-8");
+        activate.arg(format!("--setenv={}={value}", name.to_str().expect("the test sets only UTF-8")));
     }
     let service = Process::start(activate.arg(program.get_program()).args(program.get_args()));
     service.wait_for_error(" as 4.");
@@ -69,7 +68,7 @@ fn systemds_names_tell_the_sockets_apart() {
 }
 
 #[test]
-fn the_socket_is_left_as_it_was_found_and_its_queue_to_the_next() {
+fn the_service_restores_the_sockets_mode_and_leaves_the_backlog_to_the_next_instance() {
     for (threads, blocking) in [(None, true), (None, false), (Some("1"), true), (Some("1"), false)] {
         let folder = Folder::new("left");
         let path = folder.0.join("echo.sock");
@@ -86,7 +85,7 @@ fn the_socket_is_left_as_it_was_found_and_its_queue_to_the_next() {
         assert_eq!(is_blocking(), blocking);
         assert!(path.exists());
 
-        let waits = UnixStream::connect(&path).expect("it still listens");
+        let waits = UnixStream::connect(&path).expect("the socket still listens");
         let second = launch(ONE, &service(threads), &socket);
         echoes(waits);
         second.send(Signal::SIGTERM);
@@ -96,7 +95,7 @@ fn the_socket_is_left_as_it_was_found_and_its_queue_to_the_next() {
 }
 
 #[test]
-fn sockets_of_one_name_are_all_had_and_only_once() {
+fn all_sockets_of_one_name_are_returned_and_only_once() {
     let socket = TcpListener::bind(ANY_PORT).unwrap();
     let script = r#"LISTEN_FDNAMES=http:admin:http LISTEN_FDS=3 LISTEN_PID=$$ exec "$@" 3<&0 4<&0 5<&0 0</dev/null"#;
     let ended = launch(script, &program("takes all"), &socket).wait();
@@ -106,8 +105,8 @@ fn sockets_of_one_name_are_all_had_and_only_once() {
         "again: resource busy: cannot take the sockets of the service manager: they have been taken before; \
          keep what the first call gave"
             .to_owned(),
-        "nobody: entity not found: the service manager has passed no socket `nobody`: there are `http`, `admin`, `http`; \
-         `FileDescriptorName=` in the socket unit names them"
+        "missing: entity not found: the service manager has passed no socket `missing`: there are `http`, `admin`, \
+         `http`; `FileDescriptorName=` in the socket unit names them"
             .to_owned(),
         format!("http: {address} {address}"),
         "http again: entity not found: the service manager has passed no socket `http`: there are `admin`; \
@@ -121,7 +120,7 @@ fn sockets_of_one_name_are_all_had_and_only_once() {
 }
 
 #[test]
-fn what_is_missing_or_wrong_is_said_with_what_to_do() {
+fn a_missing_or_wrong_variable_is_an_error_with_the_remedy() {
     let socket = TcpListener::bind(ANY_PORT).unwrap();
     let table = [
         (r#"exec "$@""#, "`LISTEN_PID` and `LISTEN_FDS` are not set; start this program from a socket unit, or try"),
@@ -141,7 +140,7 @@ fn what_is_missing_or_wrong_is_said_with_what_to_do() {
 }
 
 #[test]
-fn a_descriptor_that_is_no_listening_socket_is_refused_by_name() {
+fn a_descriptor_that_is_no_listening_socket_is_an_error_that_names_it() {
     let listener = TcpListener::bind(ANY_PORT).unwrap();
     let connected = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let datagrams = UdpSocket::bind(ANY_PORT).unwrap();
@@ -159,9 +158,9 @@ fn a_descriptor_that_is_no_listening_socket_is_refused_by_name() {
     refused(connected.as_fd(), "it does not listen");
 }
 
-/// Plays a part, if this process is one of the programs. As a test of its own it has nothing to say.
+/// Not a test by itself: the programs that the tests run.
 #[test]
-fn plays_its_part() {
+fn the_program() {
     match process::part_to_play().as_deref() {
         None => return,
         Some("takes all") => takes_all(),
@@ -172,25 +171,25 @@ fn plays_its_part() {
 }
 
 fn program(part: &str) -> Command {
-    this_binary(module_path!(), "plays_its_part", part)
+    this_binary(module_path!(), "the_program", part)
 }
 
 fn takes_all() {
     let mut sockets = systemd::sockets().unwrap();
-    let say = |what: &str, error: std::io::Error| println!("{what}: {}: {error}", error.kind());
+    let print = |what: &str, error: std::io::Error| println!("{what}: {}: {error}", error.kind());
     println!("\nnames: {}", sockets.names().collect::<Vec<_>>().join(" "));
-    say("again", systemd::sockets().unwrap_err());
-    say("nobody", sockets.listeners("nobody").unwrap_err());
+    print("again", systemd::sockets().unwrap_err());
+    print("missing", sockets.listeners("missing").unwrap_err());
     let http: Vec<_> = sockets.listeners("http").unwrap().iter().map(ToString::to_string).collect();
     println!("http: {}", http.join(" "));
-    say("http again", sockets.server("http").unwrap_err());
+    print("http again", sockets.server("http").unwrap_err());
     for (name, fd) in sockets {
         let closed = rustix::io::fcntl_getfd(&fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC);
         println!("left: {name}, descriptor {}, closed on exec: {closed}", std::os::fd::AsRawFd::as_raw_fd(&fd));
     }
 }
 
-/// Until one client has gone.
+/// Serves the socket `admin` until one client has had its echo.
 fn serves_admin() {
     use async_std::prelude::*;
     let mut sockets = systemd::sockets().unwrap();
@@ -210,40 +209,40 @@ fn serves_admin() {
     task::block_on(server.serve(echo)).unwrap();
 }
 
-/// Waits for its echo, and for an orderly end.
+/// Checks that the client gets its echo, and then EOF.
 fn echoes(mut client: impl Client) {
-    client.patient();
+    client.set_timeout();
     client.write_all(b"hello").unwrap();
     let mut echoed = [0; 5];
     client.read_exact(&mut echoed).unwrap();
     assert_eq!(&echoed, b"hello");
-    client.says_no_more();
-    assert_eq!(client.read(&mut echoed).expect("an orderly end"), 0);
+    client.half_close();
+    assert_eq!(client.read(&mut echoed).expect("EOF and no reset"), 0);
 }
 
 trait Client: Read + Write {
-    fn patient(&self);
-    fn says_no_more(&self);
+    fn set_timeout(&self);
+    fn half_close(&self);
 }
 
 impl Client for TcpStream {
-    fn patient(&self) {
+    fn set_timeout(&self) {
         self.set_read_timeout(Some(PATIENCE)).unwrap();
     }
 
-    fn says_no_more(&self) {
+    fn half_close(&self) {
         self.shutdown(Shutdown::Write).unwrap();
     }
 }
 
 impl Client for UnixStream {
-    fn patient(&self) {
+    fn set_timeout(&self) {
         self.set_read_timeout(Some(PATIENCE)).unwrap();
     }
 
-    fn says_no_more(&self) {
+    fn half_close(&self) {
         match self.shutdown(Shutdown::Write) {
-            Err(error) if error.kind() == ErrorKind::NotConnected => {} // the server was first
+            Err(error) if error.kind() == ErrorKind::NotConnected => {} // the server has closed first
             shut => shut.unwrap(),
         }
     }
@@ -269,15 +268,15 @@ fn has_systemd_socket_activate() -> bool {
     has_it
 }
 
-/// An address that nobody uses: `systemd-socket-activate` does not tell which port it was given, so it has to be told
-/// one. A loopback address of this process's own, where no other process looks for a port.
+/// Returns a free address. `systemd-socket-activate` does not report the port that the kernel chooses, so the test has
+/// to choose one. It takes a loopback address of its own, on which no other process binds.
 fn free_address() -> String {
     let [.., a, b] = std::process::id().to_be_bytes();
     let probe = TcpListener::bind((std::net::Ipv4Addr::new(127, a | 1, b, 1), 0)).unwrap();
     probe.local_addr().unwrap().to_string()
 }
 
-/// A folder of the test's own, which goes with it.
+/// A folder of the test's own, which its drop removes.
 struct Folder(PathBuf);
 
 impl Folder {

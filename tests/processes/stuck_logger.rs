@@ -1,5 +1,5 @@
-//! A logger that is stuck holds up no request, no second request, and no deadline: with standard output a pipe that
-//! no process reads any more, that is what each logger is.
+//! A logger that blocks delays no request, no second request, and no deadline. Any logger blocks if it writes to a pipe
+//! that no process reads.
 #![cfg(unix)]
 
 use crate::support::process::{ANY_PORT, Process, part_to_play, this_binary, with_each_executor};
@@ -12,14 +12,14 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What closes within this was held up by nothing.
+/// A server that closes within this time did not wait for the logger.
 const SOON: Duration = Duration::from_secs(10);
 
-/// After this the next signal counts for itself.
+/// After this time the next signal counts as another request.
 const APART: Duration = Duration::from_millis(150);
 
 #[test]
-fn a_stuck_logger_does_not_hold_up_the_deadline() {
+fn a_stuck_logger_does_not_delay_the_deadline() {
     with_each_executor(|start| {
         let (server, client) = serve(start, Duration::from_millis(200));
         server.send(Signal::SIGINT);
@@ -28,7 +28,7 @@ fn a_stuck_logger_does_not_hold_up_the_deadline() {
 }
 
 #[test]
-fn a_stuck_logger_does_not_hold_up_a_second_signal() {
+fn a_stuck_logger_does_not_delay_a_second_signal() {
     with_each_executor(|start| {
         let (server, client) = serve(start, Duration::from_secs(3600));
         server.send(Signal::SIGINT);
@@ -38,17 +38,19 @@ fn a_stuck_logger_does_not_hold_up_a_second_signal() {
     });
 }
 
+/// Starts the server, and connects a client whose handler never ends.
 fn serve(start: fn(&mut std::process::Command) -> Process, grace: Duration) -> (Process, TcpStream) {
-    let server = start(&mut this_binary(module_path!(), "serves", &grace.as_millis().to_string()));
+    let server = start(&mut this_binary(module_path!(), "the_program", &grace.as_millis().to_string()));
     let client = TcpStream::connect(("127.0.0.1", server.port())).unwrap();
     server.wait_for("handling");
     (server, client)
 }
 
+/// Checks that the server has cut the client and exited in time.
 fn assert_ends(server: Process, mut client: TcpStream) {
     let start = Instant::now();
     client.set_read_timeout(Some(SOON)).unwrap();
-    assert_eq!(client.read(&mut [0]).expect("the client sees the end"), 0, "{server}");
+    assert_eq!(client.read(&mut [0]).expect("the client reads EOF"), 0, "{server}");
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
@@ -56,9 +58,9 @@ fn assert_ends(server: Process, mut client: TcpStream) {
     assert!(start.elapsed() < SOON, "{ended:?}");
 }
 
-/// The server, if this process is one. As a test of its own it has nothing to say.
+/// Not a test by itself: the server that the tests run.
 #[test]
-fn serves() {
+fn the_program() {
     let Some(grace) = part_to_play() else { return };
     log::set_logger(&Stuck).unwrap();
     log::set_max_level(log::LevelFilter::Info);
@@ -80,7 +82,7 @@ fn serves() {
     std::process::exit(i32::from(served.is_err()));
 }
 
-/// Gets stuck for ever at the first line of a shutdown.
+/// A logger that blocks for ever at the first line of a shutdown.
 struct Stuck;
 
 impl log::Log for Stuck {

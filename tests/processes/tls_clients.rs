@@ -1,4 +1,4 @@
-//! TLS with clients that others have written. Each is skipped, with a note, where it is not installed.
+//! TLS with other clients: openssl, curl and Python. Each test is skipped, with a note, if its client is not installed.
 #![cfg(feature = "tls")]
 
 use crate::support::secured::House;
@@ -11,14 +11,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-/// Answers one line in capitals, and ends. What is read until the end is complete only if an orderly end is seen.
+/// Answers one line in capitals, and ends. The client knows that the answer is complete only by `close_notify`.
 async fn shout(conn: Connection) -> std::io::Result<()> {
     let mut line = String::new();
     BufReader::new(&conn).read_line(&mut line).await?;
     (&conn).write_all(line.to_uppercase().as_bytes()).await
 }
 
-/// The least of HTTP: the answer ends with the connection.
+/// A minimal HTTP/1.0 reply, which ends with the connection.
 async fn http(conn: Connection) -> std::io::Result<()> {
     let mut lines = BufReader::new(&conn).lines();
     while let Some(line) = async_std::stream::StreamExt::next(&mut lines).await.transpose()? {
@@ -29,11 +29,12 @@ async fn http(conn: Connection) -> std::io::Result<()> {
     (&conn).write_all(b"HTTP/1.0 200 OK\r\n\r\nhello").await
 }
 
-/// Runs `client` against a server, and gives what it has printed; `None` where there is no such client.
+/// Runs `client` against a server, with `input` as its standard input, and returns its output. `None` if the client is
+/// not installed.
 fn with_server<H, Fut>(
     handler: H,
     client: impl FnOnce(SocketAddr, &Path) -> Command + Send + 'static,
-    says: &'static str,
+    input: &'static str,
 ) -> Option<Output>
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -45,7 +46,7 @@ where
         let server = house.bind().await;
         let run = move |address: &Address| {
             let mut command = client(tcp(address), &authorities);
-            task::spawn_blocking(move || run(&mut command, says))
+            task::spawn_blocking(move || run(&mut command, input))
         };
         let (output, report) = server.scope(handler, async |server| Ok(run(server.local_addr()).await)).await.unwrap();
         if output.is_some() {
@@ -55,21 +56,21 @@ where
     })
 }
 
-fn run(command: &mut Command, says: &str) -> Option<Output> {
+fn run(command: &mut Command, input: &str) -> Option<Output> {
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let Ok(mut child) = spawned else {
         println!("skipped: there is no {:?}", command.get_program());
         return None;
     };
-    let mut input = child.stdin.take().unwrap();
-    let _ = input.write_all(says.as_bytes()); // a client that has ended already is seen by its output
+    let mut stdin = child.stdin.take().unwrap();
+    let _ = stdin.write_all(input.as_bytes()); // if the client has ended already, its output shows it
     let output = child.wait_with_output().unwrap();
-    drop(input); // only now: some leave at the end of their input
+    drop(stdin); // only now, because some clients end at EOF of their input
     Some(output)
 }
 
 #[test]
-fn openssl_sees_the_reply_and_the_orderly_end() {
+fn openssl_gets_the_reply_and_close_notify() {
     for version in ["-tls1_2", "-tls1_3"] {
         let client = move |address: SocketAddr, authorities: &Path| {
             let mut command = Command::new("openssl");
@@ -83,7 +84,7 @@ fn openssl_sees_the_reply_and_the_orderly_end() {
         assert!(output.status.success(), "{output:?}");
         assert!(text.contains("HELLO\n"), "{version}: {output:?}");
         let alert = text.lines().any(|line| line.starts_with("<<<") && line.contains("close_notify"));
-        assert!(alert, "{version}: no `close_notify` came: {text}");
+        assert!(alert, "{version}: no `close_notify` arrived: {text}");
     }
 }
 
@@ -103,7 +104,7 @@ fn curl_gets_a_page_that_ends_with_the_connection() {
 }
 
 #[test]
-fn python_sees_no_ragged_end() {
+fn python_gets_the_reply_and_close_notify() {
     let client = |address: SocketAddr, authorities: &Path| {
         let script = r#"
 import socket, ssl, sys

@@ -1,4 +1,4 @@
-//! Processes that want one Unix socket: at the same moment, and one after the other. Behaviour 35.
+//! Several processes that bind the same Unix socket: at the same moment, and one after the other.
 #![cfg(unix)]
 
 use crate::support::files::Folder;
@@ -10,7 +10,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Duration;
 
-/// Not a test by itself: the program that the tests run. It is told where to bind, and again where to wait.
+/// Not a test by itself: the program that the tests run. It reads a line before it binds, and a line before it stops.
 #[test]
 fn the_program() {
     let Some(path) = part_to_play() else { return };
@@ -21,7 +21,8 @@ fn the_program() {
         Ok(listener) => {
             println!("WON {listener}");
             let _stop = line();
-            std::env::set_current_dir("/").unwrap(); // a program may; its file is to be found all the same
+            // The file must be found although the working directory has changed.
+            std::env::set_current_dir("/").unwrap();
             drop(listener);
             println!("LEFT");
         }
@@ -39,11 +40,11 @@ fn programs<const N: usize>(folder: &Folder, name: &str) -> [Process; N] {
 }
 
 #[test]
-fn of_many_processes_that_find_a_stale_file_exactly_one_wins() {
+fn exactly_one_of_many_processes_that_find_a_stale_file_binds() {
     on_thread(|| {
         let folder = Folder::new();
         let path = folder.path("processes.sock");
-        drop(UnixListener::bind(&path).unwrap()); // as a process leaves it that was killed
+        drop(UnixListener::bind(&path).unwrap()); // leaves a file, as a process does that was killed
         let mut programs: [_; 8] = programs(&folder, "processes.sock");
         programs.iter_mut().for_each(|program| program.say("go"));
         for program in &programs {
@@ -59,16 +60,16 @@ fn of_many_processes_that_find_a_stale_file_exactly_one_wins() {
                 "{ended:?}"
             );
         }
-        UnixStream::connect(&path).expect("the winner listens where it said");
+        UnixStream::connect(&path).expect("the winner listens at its path");
         won[0].say("stop");
         won[0].wait_for("LEFT");
-        assert!(!path.exists(), "found though its path was a relative one");
+        assert!(!path.exists(), "the file must be removed although its path was relative");
     });
 }
 
-/// `flock` is a lock of nobody's in particular: another program may have one on the folder for its own ends.
+/// A lock by `flock` belongs to no particular program: another one may lock the folder for a purpose of its own.
 #[test]
-fn a_process_that_keeps_the_folder_locked_keeps_no_other_from_starting() {
+fn a_process_that_keeps_the_folder_locked_does_not_keep_others_from_starting_and_stopping() {
     on_thread(|| {
         let folder = Folder::new();
         let path = folder.path("locked.sock");
@@ -81,10 +82,10 @@ fn a_process_that_keeps_the_folder_locked_keeps_no_other_from_starting() {
         let [mut program] = programs(&folder, "locked.sock");
         program.say("go");
         program.wait_for("WON");
-        UnixStream::connect(&path).expect("it listens where it said");
+        UnixStream::connect(&path).expect("the program listens at its path");
         program.say("stop");
         program.wait_for("LEFT");
-        assert!(!path.exists(), "it stops, too");
+        assert!(!path.exists(), "the file must be removed although the folder is locked");
         assert!(locking.is_running());
         locking.say("off");
     });
@@ -102,7 +103,7 @@ fn the_file_of_a_process_that_was_killed_is_replaced() {
         assert_eq!(taken.kind(), ErrorKind::AddrInUse, "{taken}");
         killed.send(nix::sys::signal::Signal::SIGKILL);
         drop(killed.wait());
-        assert!(path.exists(), "nobody could remove it");
+        assert!(path.exists(), "a killed process leaves its file behind");
         drop(Listener::unix(&path).unwrap());
         assert!(!path.exists());
     });

@@ -1,5 +1,5 @@
-//! A program without rights: a port below 1024, a folder that is not its own. Behaviour 68. Run by root, the program
-//! gives its rights away first; run by anybody else, it has none.
+//! A program without privileges that binds a port below 1024 and a Unix socket in a folder of another user: both errors
+//! name the missing privilege and the remedy. If root runs the test, the program drops its privileges first.
 #![cfg(target_os = "linux")]
 
 use crate::support::on_thread;
@@ -15,7 +15,8 @@ use std::process::Command;
 fn the_program() {
     let Some(path) = part_to_play() else { return };
     if geteuid().is_root() {
-        // In a network of our own it is ours to say which ports take a privilege; many containers have none.
+        // The program has a network namespace of its own, and sets there which ports need a privilege. In many
+        // containers no port needs one.
         std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "1024").unwrap();
         setuid(Uid::from_raw(65534)).unwrap();
     }
@@ -27,7 +28,7 @@ fn the_program() {
 }
 
 #[test]
-fn a_low_port_and_a_folder_of_others_say_which_right_is_missing_and_what_to_do() {
+fn the_errors_for_a_low_port_and_a_folder_of_another_user_name_the_missing_privilege_and_the_remedy() {
     on_thread(|| {
         let folder = crate::support::files::Folder::new();
         std::fs::set_permissions(folder.itself(), PermissionsExt::from_mode(0o555)).unwrap();
@@ -42,7 +43,7 @@ fn a_low_port_and_a_folder_of_others_say_which_right_is_missing_and_what_to_do()
         } else {
             let first = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
             if first.is_ok_and(|port| port.trim().parse().is_ok_and(|port: u16| port <= 80)) {
-                return println!("skipped: on this machine everybody may have port 80");
+                return println!("skipped: on this machine port 80 needs no privilege");
             }
             command = Command::new(program.get_program());
         }

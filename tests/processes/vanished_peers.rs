@@ -1,5 +1,6 @@
-//! Peers that vanish: a cable is cut, between two network namespaces that the test makes for itself. Idle or with a reply
-//! on its way, they free their places; a live client that reads nothing keeps its own. Behaviour 55.
+//! Peers that vanish: the test makes two network namespaces with a virtual cable between them, and cuts it. Connections
+//! of vanished peers end, idle or with a reply that is not acknowledged. A live client that reads nothing keeps its
+//! connection.
 #![cfg(target_os = "linux")]
 
 use crate::support::process::{Process, part_to_play, this_binary};
@@ -13,13 +14,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// The server's address, on its end of the cable.
+/// The server's address, at its end of the cable.
 const ADDRESS: &str = "10.64.0.1:4000";
 
-/// Much more than the kernels at both ends take while nothing is read.
-const MUCH: usize = 32 << 20;
+/// Much more than the kernels at both ends buffer while nothing is read.
+const LARGE: usize = 32 << 20;
 
-/// What a client says first.
+// The first byte of a client chooses what its handler does.
 const IDLE: u8 = 0;
 const SMALL_REPLY: u8 = 1;
 const LARGE_REPLY: u8 = 2;
@@ -35,9 +36,9 @@ fn the_program() {
     std::process::exit(0);
 }
 
-/// The other end of the cable.
+/// The other end of the cable, in a network namespace of its own.
 struct FarEnd {
-    /// Keeps the namespace.
+    /// A process that keeps the namespace alive.
     holder: Child,
 }
 
@@ -45,7 +46,7 @@ impl FarEnd {
     fn new() -> Self {
         let holder = Command::new("unshare").args(["--net", "cat"]).stdin(Stdio::piped()).spawn().unwrap();
         let far = Self { holder };
-        // It has to be in its namespace before the cable's end is put there.
+        // Waits until the process is in its namespace: the cable's end is put there.
         let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         let path = format!("/proc/{}/ns/net", far.holder.id());
         while std::fs::read_link(&path).is_ok_and(|namespace| namespace == own) {
@@ -93,7 +94,7 @@ fn run(command: &mut Command) {
     assert!(output.status.success(), "{command:?}: {output:?}");
 }
 
-/// One of each kind, until standard input ends. None reads.
+/// Connects one client of each kind, and keeps them until standard input ends. None of them reads.
 fn be_clients() {
     let _clients = [IDLE, SMALL_REPLY, LARGE_REPLY].map(|kind| {
         let mut client = TcpStream::connect(ADDRESS).unwrap();
@@ -116,7 +117,7 @@ async fn serve() {
         inside.envs(clients.get_envs().filter_map(|(name, value)| Some((name, value?))));
         let mut clients = inside.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
         until(|| server.connections().iter().filter(|connection| connection.label().is_some()).count() == 3).await;
-        task::sleep(3 * second).await; // longer than each of the limits: live peers are not concerned
+        task::sleep(3 * second).await; // longer than each limit: live peers must not be affected
         assert_eq!(server.connection_count(), 3, "{}", server.counts());
         far.cut();
         cut.send(()).await?;
@@ -142,12 +143,12 @@ async fn answer(mut conn: Connection, cut: Receiver<()>) -> io::Result<()> {
             conn.write_all(b"reply").await?;
             pending().await
         }
-        _ => conn.write_all(&vec![b'x'; MUCH]).await,
+        _ => conn.write_all(&vec![b'x'; LARGE]).await,
     }
 }
 
 #[test]
-fn peers_behind_a_cut_cable_free_their_places_idle_or_with_a_reply_on_its_way() {
+fn connections_of_peers_behind_a_cut_cable_end_whether_idle_or_with_an_unacknowledged_reply() {
     on_thread(|| {
         let alone = || {
             let mut alone = Command::new("unshare");
@@ -170,14 +171,14 @@ fn peers_behind_a_cut_cable_free_their_places_idle_or_with_a_reply_on_its_way() 
     });
 }
 
-/// Its kernel acknowledges the probes of ours, at 0.2, 0.4, 0.8, 1.6 seconds and so on. The limit is longer than the
-/// last of those pauses, and the client reads nothing for longer than the limit.
+/// The client's kernel acknowledges the probes of the server's, which are sent after 0.2, 0.4, 0.8, 1.6 seconds and so
+/// on. The limit is longer than 1.6 s, and the client reads nothing for longer than the limit.
 #[test]
-fn a_live_client_that_reads_nothing_for_longer_than_the_limit_keeps_its_place() {
+fn a_live_client_that_reads_nothing_for_longer_than_the_limit_stays_connected() {
     crate::support::test(async {
         let server = bind().await.ack_timeout(Duration::from_millis(2400));
         let address: SocketAddr = server.local_addr().tcp().unwrap();
-        let handler = async |mut conn: Connection| conn.write_all(&vec![b'x'; MUCH]).await;
+        let handler = async |mut conn: Connection| conn.write_all(&vec![b'x'; LARGE]).await;
         let body = async |server: Handle| {
             let reading = task::spawn_blocking(move || {
                 let mut client = TcpStream::connect(address)?;
@@ -187,7 +188,7 @@ fn a_live_client_that_reads_nothing_for_longer_than_the_limit_keeps_its_place() 
                 client.read_to_end(&mut all)?;
                 io::Result::Ok(all.len())
             });
-            assert_eq!(reading.await?, MUCH, "{}", server.counts());
+            assert_eq!(reading.await?, LARGE, "{}", server.counts());
             Ok(())
         };
         let ((), report) = server.scope(handler, body).await.unwrap();

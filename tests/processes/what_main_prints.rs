@@ -1,5 +1,5 @@
-//! What `fn main() -> io::Result<()>` prints of an error of this crate: the sentence for a person. Behaviour 75. (A test
-//! that returns a `Result` prints its error as `main` does, by the same code of the standard library.)
+//! `fn main() -> io::Result<()>` prints an error of this crate as a sentence. (A test that returns a `Result` prints
+//! its error as `main` does, by the same code of the standard library.)
 
 use crate::support::files::Folder;
 use crate::support::on_thread;
@@ -37,7 +37,7 @@ fn the_program() -> io::Result<()> {
 }
 
 #[test]
-fn the_sentence_stands_in_what_main_prints_in_one_line_and_without_the_names_of_types() {
+fn main_prints_the_sentence_of_an_error_in_one_line_without_type_names() {
     on_thread(|| {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap();

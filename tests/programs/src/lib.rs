@@ -1,6 +1,6 @@
-//! What the programs share.
+//! Code that the programs share.
 
-/// From now on this process prints what the crate logs: `WARN text`.
+/// Makes this process print each log line of the crate, as `WARN text`.
 pub fn print_log() {
     struct Print;
     impl log::Log for Print {
@@ -16,6 +16,6 @@ pub fn print_log() {
 
         fn flush(&self) {}
     }
-    log::set_logger(&Print).expect("it is the only logger of this process");
+    log::set_logger(&Print).expect("this process has no other logger");
     log::set_max_level(log::LevelFilter::Info);
 }

@@ -1,6 +1,7 @@
 //! A server in a program where another crate has turned on the feature `termination` of `ctrlc`.
 //!
-//! Its argument says which signals it is to stop on; a second one, that it has a handler of its own for SIGHUP.
+//! The first argument chooses the signals that stop the server. With a second one the program also has a handler of its
+//! own for SIGHUP.
 
 use async_std::task;
 use ebbtide::{Connection, Server, signal};

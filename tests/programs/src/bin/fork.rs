@@ -1,7 +1,8 @@
-//! A server, and a process that is forked from it: what the child does with its copy must not be felt by the parent.
+//! A server, and a process that is forked from its process: what the child does with its copy of the server must not
+//! affect the parent.
 //!
-//! Arguments: what the child does, and the path of a socket. The parent goes on when the child has ended, and serves
-//! until SIGTERM.
+//! Arguments: what the child does, and the path of a socket. When the child has ended, the parent goes on, and in most
+//! cases serves until SIGTERM.
 
 use async_std::prelude::*;
 use async_std::{future, io, task};
@@ -13,7 +14,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::time::Duration;
 
-/// Does this in a forked process, which then ends. What it uses up there, the parent still has.
+/// Runs code in a forked process, which then ends. A value that the child consumes still exists in the parent.
 macro_rules! in_a_child {
     ($work:expr) => {
         if is_child() {
@@ -30,7 +31,7 @@ fn main() -> io::Result<()> {
         "serves" => {
             let server = task::block_on(bind(&path))?;
             in_a_child!(println!("child: {}", task::block_on(server.serve(greet)).unwrap_err()));
-            task::block_on(server_until_told(server))
+            task::block_on(serve_until_sigterm(server))
         }
         "runs the body" => {
             let server = task::block_on(bind(&path))?;
@@ -38,12 +39,12 @@ fn main() -> io::Result<()> {
                 let scope = server.scope(greet, async |_| println!("child: the body runs"));
                 println!("child: {}", task::block_on(scope).unwrap_err());
             });
-            task::block_on(server_until_told(server))
+            task::block_on(serve_until_sigterm(server))
         }
         "drops the server" => {
             let server = task::block_on(bind(&path))?;
             in_a_child!(drop(server));
-            task::block_on(server_until_told(server))
+            task::block_on(serve_until_sigterm(server))
         }
         "drops an inherited socket" => {
             let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -57,8 +58,9 @@ fn main() -> io::Result<()> {
             let server = bind(&path).await?.shutdown_on(signals);
             let mut serving = Box::pin(server.serve(greet));
             assert!(future::timeout(Duration::from_millis(100), &mut serving).await.is_err());
-            let client = task::spawn_blocking(move || hear(&path)).await?; // so it is accepting, and in the reactor
-            println!("greeted: {client}");
+            // When a client has its greeting, the server accepts, and its sockets are in the reactor.
+            let greeting = task::spawn_blocking(move || greeting(&path)).await?;
+            println!("greeted: {greeting}");
             in_a_child!(drop(serving));
             println!("Server listening on a socket");
             println!("{}", serving.await?);
@@ -115,7 +117,8 @@ async fn bind(path: &str) -> io::Result<Server> {
     Ok(Server::bind("127.0.0.1:0").await?.add_listener(Listener::unix(path)?))
 }
 
-async fn server_until_told(server: Server) -> io::Result<()> {
+/// Serves until SIGTERM.
+async fn serve_until_sigterm(server: Server) -> io::Result<()> {
     let signals = signal::termination()?;
     let mut serving = pin!(server.shutdown_on(signals).serve(greet));
     assert!(future::timeout(Duration::from_millis(1), &mut serving).await.is_err());
@@ -128,18 +131,18 @@ async fn greet(mut conn: Connection) -> io::Result<()> {
     conn.write_all(b"hello").await
 }
 
-fn hear(path: &str) -> io::Result<String> {
+fn greeting(path: &str) -> io::Result<String> {
     std::io::read_to_string(UnixStream::connect(path)?)
 }
 
-/// Forks. In the child it returns; the parent waits until the child has ended.
+/// Forks, and returns whether this process is the child. The parent waits until the child has ended.
 fn is_child() -> bool {
-    // SAFETY: a program with threads may do little in a forked child. This one does more, to see what comes of it: it
-    // runs when the other threads are idle.
-    match unsafe { fork() }.expect("a process can be forked") {
+    // SAFETY: POSIX allows only a few calls in a forked child of a program with threads. This child makes more, to show
+    // what happens then, and forks while the other threads are idle.
+    match unsafe { fork() }.expect("the fork succeeds") {
         ForkResult::Child => true,
         ForkResult::Parent { child } => {
-            println!("{:?}", waitpid(child, None).expect("it ends"));
+            println!("{:?}", waitpid(child, None).expect("the child ends"));
             false
         }
     }

@@ -1,5 +1,5 @@
 //! What cannot be listened on: each message says what is wrong with that address, and what to do. Behaviour 68. (What
-//! takes other rights or another machine: `lacking_addresses` and `unprivileged` in `tests/processes`; every form of a
+//! takes other rights or another machine: `missing_addresses` and `unprivileged` in `tests/processes`; every form of a
 //! wrong text: the unit tests of `bind_addrs`.)
 
 use crate::support::files::Folder;

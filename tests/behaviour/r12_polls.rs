@@ -3,7 +3,7 @@
 //! the waits inside the crate (accept loops, openings, lingering) they measure the CPU time.
 #![cfg(target_os = "linux")]
 
-use super::r12_waits_rest::cpu;
+use super::r12_spurious_readiness::cpu;
 use crate::support::ways::{self, Client, Kind, Place};
 use crate::support::*;
 use async_std::channel::{Sender, unbounded};

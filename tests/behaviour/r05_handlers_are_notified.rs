@@ -48,7 +48,7 @@ fn r05_a_request_that_has_arrived_is_still_read_although_the_client_was_in_the_b
                 task::yield_now().await;
             }
             let mut buf = [0; 16];
-            let n = conn.until_draining((&conn).read(&mut buf)).await.expect("it has arrived")?;
+            let n = conn.until_draining((&conn).read(&mut buf)).await.expect("the request has arrived")?;
             assert_eq!(&buf[..n], b"request");
             // No more has arrived, so the second read does not wait.
             assert!(conn.until_draining((&conn).read(&mut buf)).await.is_none());

@@ -63,7 +63,7 @@ fn r09_the_counts_add_up_after_ten_thousand_raced_shutdowns() {
                 let dropped = round % 5 == 4;
                 address.send((tcp(handle.local_addr()), dropped)).unwrap();
                 start.wait();
-                // From "at once" to "about as long as a connect takes".
+                // Waits between no time and about as long as a connect takes.
                 for _ in 0..round % 50 {
                     std::hint::spin_loop();
                     task::yield_now().await;

@@ -45,7 +45,7 @@ enum Beside {
     Drain,
 }
 
-/// A wait that does not end by itself, unless the table says so.
+/// A wait that does not end by itself, unless `may_end` is set.
 struct Wait {
     name: &'static str,
     /// Whether it ends when there are bytes or EOF to read.

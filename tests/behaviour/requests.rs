@@ -91,7 +91,7 @@ fn a_handler_that_awaits_the_end_of_its_own_server_is_cancelled_after_the_grace_
 
 type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A place where a handler, or a task of its connection, finds the future of its own server's `serve`.
+/// A slot from which a handler, or a task of its connection, takes the `serve` future of its own server.
 type Shelf = Arc<Mutex<Option<Serving>>>;
 
 async fn taken(shelf: &Shelf) -> Serving {

@@ -1,4 +1,6 @@
-//! [`Error`]: why `serve` or `scope` failed.
+//! [`Error`] of `serve` and `scope`, with the report of the failed run; and [`OnFailure`], the policy for handlers.
+//!
+//! Inside the crate a failure is a [`Failure`] until the run is closed. Then [`Error::new`] joins it with the report.
 
 use crate::address::Address;
 use crate::panic::Chain;
@@ -8,14 +10,28 @@ use std::{fmt, io};
 
 /// Error of [`Server::serve`](crate::Server::serve) and [`Server::scope`](crate::Server::scope).
 ///
-/// The server was drained and closed all the same; [`report`](Self::report) has the summary of its run.
-/// [`kind`](Self::kind) tells what failed, [`source`](std::error::Error::source) has the error behind it, and
-/// [`downcast`](Self::downcast) gives that by value.
+/// The server is drained and closed when this error is returned. [`report`](Self::report) is the summary of its run,
+/// [`kind`](Self::kind) says what failed, and [`source`](std::error::Error::source) is the error behind it.
+/// [`downcast`](Self::downcast) returns that error by value.
 ///
-/// It converts into [`io::Error`], so that `?` works in functions that return `io::Result`: an `io::Error` that the
-/// body of a scope returned comes out as it was, any other error is wrapped.
+/// # In functions that return `io::Result`
+///
+/// `?` converts it into [`io::Error`]. An `io::Error` that the body of a scope returned is passed on unchanged. Any
+/// other error is wrapped.
+///
+/// # In `main`
+///
+/// `Display` is one short sentence. `Debug`, which `main` and `unwrap` print, is that sentence, the errors behind it,
+/// and the report:
+///
+/// ```text
+/// Error: the handler of the connection from `10.0.0.7:51034` failed: disk full (closed in 2ms because a handler
+/// failed: 1 accepted, 0 completed, 1 failed, 0 panicked, 0 cancelled; 0 ended during the drain)
+/// ```
 ///
 /// # Examples
+///
+/// The error of a body:
 ///
 /// ```
 /// # async_std::task::block_on(async {
@@ -36,33 +52,66 @@ use std::{fmt, io};
 /// assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
 /// # io::Result::Ok(()) }).unwrap();
 /// ```
-pub struct Error(Box<ErrorParts>); // a large error makes every `Result` large that may hold it
+///
+/// What `main` prints:
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, Listener, OnFailure, Server};
+///
+/// let (listener, connector) = Listener::memory();
+/// let client = connector.connect().await?;
+/// let server = Server::new(listener).on_failure(OnFailure::Shutdown);
+/// let error = server.serve(async |_: Connection| Err::<(), _>("disk full")).await.unwrap_err();
+/// assert_eq!(error.to_string(), "the handler of the connection from `memory:0` failed");
+/// let in_main = format!("Error: {error:?}");
+/// assert!(in_main.starts_with("Error: the handler of the connection from `memory:0` failed: disk full (closed in "));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+pub struct Error(Box<ErrorParts>); // boxed: a large error makes every `Result` with it large
 
 struct ErrorParts {
     kind: ErrorKind,
-    /// Of the listener or of the peer.
+    /// Address of the listener or the peer, if the error is about one.
     address: Option<Address>,
-    /// What a panic said, or why there is nothing to be served here.
+    /// Message of a panic, or why this process cannot serve the listener. Empty for all other errors.
     message: String,
+    /// The error behind this one. `None` for a panic, a forked process, and `Stopped`.
     source: Option<BoxError>,
     report: Report,
 }
 
-/// What made `serve` or `scope` fail: see [`Error::kind`].
+/// Kinds of [`Error`]: what made `serve` or `scope` fail. See [`Error::kind`].
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::{Error, ErrorKind};
+///
+/// /// Exit status of a program.
+/// fn exit_status(error: &Error) -> u8 {
+///     match error.kind() {
+///         ErrorKind::Listener => 69, // EX_UNAVAILABLE
+///         ErrorKind::Body | ErrorKind::Stopped => 1,
+///         _ => 70, // EX_SOFTWARE
+///     }
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A listener failed for good, or cannot be served in this process, which was forked after the bind. The
-    /// [address](Error::address) is the listener's.
+    /// A listener failed permanently; or this process was forked after the bind and cannot serve the listener.
+    /// [`Error::address`] is the listener's.
     Listener,
-    /// A handler returned an error under [`OnFailure::Shutdown`]. The [address](Error::address) is the peer's.
+    /// A handler returned an error under [`OnFailure::Shutdown`]. [`Error::address`] is the peer's.
     Handler,
-    /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`]. The [address](Error::address) is
-    /// the peer's.
+    /// A handler, or a task of its connection, panicked under [`OnFailure::Shutdown`]. [`Error::address`] is the
+    /// peer's.
     HandlerPanicked,
     /// The body of the scope returned an error.
     Body,
-    /// The server was stopped by others before the body of its scope returned, and the body was dropped.
+    /// Something else stopped the server while the body of its scope was still running, and the body was dropped.
+    /// [`Report::cause`] says what.
     Stopped,
 }
 
@@ -86,32 +135,103 @@ impl Error {
         }))
     }
 
-    /// Returns what failed.
+    /// Returns the kind of the error: what failed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, ErrorKind, Listener, Server};
+    ///
+    /// let server = Server::new(Listener::memory().0);
+    /// let scope = server.scope(async |_: Connection| {}, async |_| Err::<(), _>("no such room".into()));
+    /// assert_eq!(scope.await.unwrap_err().kind(), ErrorKind::Body);
+    /// # });
+    /// ```
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
     /// Returns the summary of the server's run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Cause, Connection, Listener, Server};
+    ///
+    /// let server = Server::new(Listener::memory().0);
+    /// let scope = server.scope(async |_: Connection| {}, async |_| Err::<(), _>("no such room".into()));
+    /// let error = scope.await.unwrap_err();
+    /// assert_eq!(error.report().cause(), Cause::BodyFailed);
+    /// # });
+    /// ```
     pub fn report(&self) -> &Report {
         &self.0.report
     }
 
     /// Returns the summary of the server's run, by value.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Listener, Report, Server};
+    ///
+    /// let server = Server::new(Listener::memory().0);
+    /// let scope = server.scope(async |_: Connection| {}, async |_| Err::<(), _>("no such room".into()));
+    /// let report: Report = match scope.await {
+    ///     Ok(((), report)) => report,
+    ///     Err(error) => error.into_report(),
+    /// };
+    /// assert_eq!(report.accepted(), 0);
+    /// # });
+    /// ```
     pub fn into_report(self) -> Report {
         self.0.report
     }
 
-    /// Returns the address of the listener or of the peer that failed, if the error is about one.
+    /// Returns the address of the listener or the peer that failed. `None` if the error is not about one.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Listener, OnFailure, Server};
+    ///
+    /// let (listener, connector) = Listener::memory();
+    /// let client = connector.connect().await?;
+    /// let server = Server::new(listener).on_failure(OnFailure::Shutdown);
+    /// let error = server.serve(async |_: Connection| Err::<(), _>("disk full")).await.unwrap_err();
+    /// assert_eq!(error.address().unwrap().to_string(), "memory:0");
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn address(&self) -> Option<&Address> {
         self.0.address.as_ref()
     }
 
-    /// Returns the error behind this one, by value, if it is an `E`: what the handler or the body returned, or what
-    /// accepting failed with.
+    /// Returns the error behind this one, by value, if its type is `E`: the error that the handler or the body
+    /// returned, or the one of accept.
     ///
     /// # Errors
     ///
-    /// The error itself, unchanged, if there is no such error behind it.
+    /// Returns this error, unchanged, if the error behind it has another type, or if there is none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Listener, Server};
+    /// use std::num::ParseIntError;
+    ///
+    /// let server = Server::new(Listener::memory().0);
+    /// let scope = server.scope(async |_: Connection| {}, async |_| Ok("seven".parse::<u8>()?));
+    /// let error = scope.await.unwrap_err();
+    /// let error = error.downcast::<std::fmt::Error>().unwrap_err(); // not this type: returned unchanged
+    /// let error: ParseIntError = error.downcast().unwrap();
+    /// assert_eq!(error.to_string(), "invalid digit found in string");
+    /// # });
+    /// ```
     pub fn downcast<E: std::error::Error + 'static>(mut self) -> Result<E, Self> {
         match self.0.source.take().map(|source| source.downcast::<E>()) {
             Some(Ok(source)) => Ok(*source),
@@ -143,7 +263,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// One sentence, with the errors behind it and the report: for `main`, and for `unwrap`.
+/// One line for `main` and `unwrap`: the sentence of `Display`, the errors behind it, and the report.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", Escaped(Chain(self)), self.0.report)
@@ -156,15 +276,30 @@ impl std::error::Error for Error {
     }
 }
 
-/// A body's `io::Error` comes out as it was. Any other error is wrapped, with the listener's [`kind`](io::Error::kind)
-/// if it is one of a listener; its report is still inside.
+/// Returns an `io::Error` of a scope's body unchanged, and wraps any other error.
+///
+/// A wrapped error has the [`kind`](io::Error::kind) of the listener's error if a listener failed, and
+/// [`Other`](io::ErrorKind::Other) otherwise. The [`Error`] with its report is inside:
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, Error, Listener, Server};
+/// use std::io;
+///
+/// let server = Server::new(Listener::memory().0);
+/// let scope = server.scope(async |_: Connection| {}, async |_| Err::<(), _>("no such room".into()));
+/// let error = io::Error::from(scope.await.unwrap_err());
+/// let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).unwrap();
+/// assert_eq!(inner.report().accepted(), 0);
+/// # });
+/// ```
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let error = match error.kind() {
             ErrorKind::Body => match error.downcast::<io::Error>() {
                 Ok(body) => return body,
                 Err(error) => match error.downcast::<Error>() {
-                    Ok(inner) => return inner.into(), // of a scope in the body
+                    Ok(inner) => return inner.into(), // of an inner scope that the body ran
                     Err(error) => error,
                 },
             },
@@ -178,16 +313,34 @@ impl From<Error> for io::Error {
     }
 }
 
-/// What the failure of a handler means for the server: see [`Server::on_failure`](crate::Server::on_failure).
+/// Policies for the failure of a handler. See [`Server::on_failure`](crate::Server::on_failure).
+///
+/// A handler fails if it returns an error that its own stream did not give it, or if it panics. So does a panic of a
+/// task of its connection whose [`JoinHandle`](crate::JoinHandle) is gone. What a peer causes is not a failure:
+/// [`EndReason`](crate::EndReason) lists both.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, ErrorKind, Listener, OnFailure, Server};
+///
+/// let (listener, connector) = Listener::memory();
+/// let client = connector.connect().await?;
+/// let server = Server::new(listener).on_failure(OnFailure::Shutdown);
+/// let error = server.serve(async |_: Connection| Err::<(), _>("disk full")).await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::Handler);
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnFailure {
-    /// It ends its own connection, is logged and counted. The default: one bad client must not take the others down.
+    /// The failure ends its own connection; it is logged and counted. The default: one bad client must not take the
+    /// others down.
     #[default]
     Isolate,
-    /// The first one shuts the server down, which drains the others and returns the failure. As trio's
-    /// `serve_listeners` does; for servers whose handlers must never fail, and for tests. What a peer causes (an error
-    /// that the handler's own stream gave it, see [`EndReason`](crate::EndReason)) is no failure of this kind.
+    /// The first failure shuts the server down: the other handlers are drained, and `serve` returns the failure. As in
+    /// trio's `serve_listeners`. For servers whose handlers must never fail, and for tests.
     Shutdown,
 }
 
@@ -216,14 +369,14 @@ mod tests {
     }
 
     #[test]
-    fn debug_reads_as_a_sentence_with_what_is_behind_it_and_the_report() {
+    fn debug_is_a_sentence_with_the_errors_behind_it_and_the_report() {
         let shown = format!("{:?}", error(listener()));
         assert!(shown.starts_with("cannot accept connections on `memory` any more: invalid input"), "{shown}");
         assert!(shown.contains("(closed in 5ms because a shutdown was requested: 0 accepted"), "{shown}");
     }
 
     #[test]
-    fn a_bodys_io_error_comes_out_as_it_was_and_every_other_is_wrapped() {
+    fn a_bodys_io_error_is_returned_unchanged_and_every_other_error_is_wrapped() {
         let body = || Failure::Body { source: io::Error::new(io::ErrorKind::NotFound, "its own").into() };
         let converted = io::Error::from(error(body()));
         assert_eq!((converted.kind(), converted.to_string()), (io::ErrorKind::NotFound, "its own".to_owned()));
@@ -233,7 +386,7 @@ mod tests {
             (Failure::Body { source: "text".into() }, io::ErrorKind::Other),
             (Failure::Stopped, io::ErrorKind::Other),
             (
-                // A handler's kind is not the server's: a reset peer must not look like a reset server.
+                // The kind of a handler's error is dropped: a reset peer must not look like a reset server.
                 Failure::Handler { peer: Address::named("p"), source: io::Error::from(io::ErrorKind::NotFound).into() },
                 io::ErrorKind::Other,
             ),
@@ -242,19 +395,19 @@ mod tests {
             let converted = io::Error::from(error(failure));
             assert_eq!(converted.kind(), kind, "{converted}");
             let inner = converted.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-            assert!(inner.is_some(), "the report is still inside of {converted}");
+            assert!(inner.is_some(), "{converted} lost its report");
         }
     }
 
     #[test]
-    fn a_scope_within_the_body_of_a_scope_passes_the_inner_bodys_io_error_on() {
+    fn the_io_error_of_an_inner_scopes_body_passes_through_both_scopes() {
         let inner = error(Failure::Body { source: io::Error::new(io::ErrorKind::NotFound, "inner").into() });
         let outer = error(Failure::Body { source: inner.into() });
         assert_eq!(io::Error::from(outer).kind(), io::ErrorKind::NotFound);
     }
 
     #[test]
-    fn downcast_gives_the_error_behind_it_or_leaves_everything_as_it_is() {
+    fn downcast_returns_the_error_behind_it_or_the_error_unchanged() {
         assert_eq!(error(listener()).downcast::<io::Error>().unwrap().kind(), io::ErrorKind::InvalidInput);
         let same = error(listener()).downcast::<fmt::Error>().unwrap_err();
         assert!(std::error::Error::source(&same).is_some());

@@ -1,10 +1,10 @@
-//! [`EndReason`]: how a connection ended, and where that is counted.
+//! [`EndReason`], why a connection ended, and [`Bucket`], which number of [`Counts`](crate::Counts) it is part of.
 
 use std::fmt;
 
-/// How a connection ended: what [`Counts`](crate::Counts), events and log lines call it.
+/// Reasons for which a connection ends. [`Counts`](crate::Counts), events and log lines use them.
 ///
-/// Each belongs to one of the six numbers that add up to the accepted connections:
+/// Each reason belongs to one of the six numbers that add up to the accepted connections:
 ///
 /// | counted as | reasons |
 /// |---|---|
@@ -15,54 +15,70 @@ use std::fmt;
 /// | [`rejected`](crate::Counts::rejected) | `FirstByteTimeout`, `Handshake`, `ProxyHeader`, `AddressLimit` |
 /// | [`cancelled`](crate::Counts::cancelled) | `Shutdown`, `CancelledById`, `DrainedById`, `Age` |
 ///
-/// So `failed` and `panicked` are the program's faults, and worth an alert; `disconnected` and `rejected` are the
-/// peers', and a matter of course on the internet.
+/// `failed` and `panicked` are the program's faults, and worth an alert. `disconnected` and `rejected` are the peers'
+/// doing, and normal on the internet.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::EndReason;
+///
+/// assert_eq!(EndReason::IdleTimeout.to_string(), "idle_timeout"); // a label for metrics
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum EndReason {
     /// The handler returned `()` or `Ok(())`.
     Completed,
-    /// The handler returned an error that is not its connection's own.
+    /// The handler returned an error that is not its own connection's.
     Failed,
     /// The handler panicked.
     Panicked,
     /// A task of the connection panicked, and nothing held its [`JoinHandle`](crate::JoinHandle).
     TaskPanicked,
-    /// The handler returned an error that its own stream had given: the peer is gone, in the middle of something.
-    /// Looked for along [`Error::source`](std::error::Error::source), so a library may have wrapped it.
+    /// The handler returned an error that its own stream gave it: the peer left in the middle of something.
     ///
-    /// It is known by its [`io::ErrorKind`](std::io::ErrorKind): after a reset of its own connection, a handler's error
-    /// of that kind is the peer's, and after the peer's end of input an `UnexpectedEof` is. A handler that also reads
-    /// from others, such as a database, gives errors of those a type or kind of their own.
+    /// The error is looked for along [`Error::source`](std::error::Error::source), so a library may have wrapped it. It
+    /// is recognised by its [`io::ErrorKind`](std::io::ErrorKind):
+    ///
+    /// - After a reset of its own connection, a handler's error of that kind is the peer's.
+    /// - After EOF from the peer, an `UnexpectedEof` is the peer's.
+    ///
+    /// A handler that also reads from another source, such as a database, gives the errors of that source a type or a
+    /// kind of their own.
     Disconnected,
-    /// The handler returned an error of its [`Lines`](crate::Lines) or [`Frames`](crate::Frames): too long, or not
-    /// UTF-8.
+    /// The handler returned an error of its [`Lines`](crate::Lines) or [`Frames`](crate::Frames): the input was too
+    /// long, or was not UTF-8.
     BadInput,
-    /// [`Server::idle_timeout`](crate::Server::idle_timeout).
+    /// No byte passed either way for as long as the [`idle_timeout`](crate::Server::idle_timeout).
     IdleTimeout,
-    /// [`Server::write_timeout`](crate::Server::write_timeout).
+    /// A write made no progress for as long as the [`write_timeout`](crate::Server::write_timeout).
     WriteTimeout,
-    /// [`Server::ack_timeout`](crate::Server::ack_timeout): the peer has vanished with bytes on their way to it.
+    /// The peer acknowledged nothing for as long as the [`ack_timeout`](crate::Server::ack_timeout): it vanished while
+    /// bytes were on their way to it.
     AckTimeout,
-    /// [`Server::first_byte_timeout`](crate::Server::first_byte_timeout).
+    /// The peer sent no byte within the [`first_byte_timeout`](crate::Server::first_byte_timeout).
     FirstByteTimeout,
     /// The TLS handshake failed, or took too long.
     Handshake,
-    /// The PROXY header was missing, malformed or late, or came from a peer that may send none.
+    /// The PROXY header was missing, malformed or late, or its sender may not send one.
     ProxyHeader,
-    /// [`Server::max_connections_per_ip`](crate::Server::max_connections_per_ip), found once the PROXY header was read.
+    /// The address in the PROXY header had as many connections as
+    /// [`max_connections_per_ip`](crate::Server::max_connections_per_ip) allows.
     AddressLimit,
-    /// The exit cut it: a cancel, the end of the grace period, or a drop of the server.
+    /// The server's exit cut the connection: a cancel, the end of the grace period, or a drop of the server.
     Shutdown,
-    /// [`Handle::cancel_connection`](crate::Handle::cancel_connection).
+    /// [`Handle::cancel_connection`](crate::Handle::cancel_connection) was called.
     CancelledById,
-    /// [`Handle::drain_connection`](crate::Handle::drain_connection): the handler outlived its grace.
+    /// The handler outlived its grace period after
+    /// [`Handle::drain_connection`](crate::Handle::drain_connection).
     DrainedById,
-    /// [`Server::max_connection_age`](crate::Server::max_connection_age): the handler outlived its grace.
+    /// The handler outlived its grace period after the
+    /// [`max_connection_age`](crate::Server::max_connection_age).
     Age,
 }
 
-/// Which of the six numbers a reason belongs to.
+/// The six numbers that add up to the accepted connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bucket {
     Completed,
@@ -74,7 +90,7 @@ pub(crate) enum Bucket {
 }
 
 impl EndReason {
-    /// Each once, in the order of their declaration.
+    /// Each reason once, in the order of declaration: `reason as usize` is its index.
     pub(super) const ALL: [Self; 17] = [
         Self::Completed,
         Self::Failed,
@@ -108,12 +124,18 @@ impl EndReason {
         }
     }
 
-    /// Whether it is the program's own fault, which may stop the server.
+    /// Returns whether the reason is the program's own fault, which stops the server under `OnFailure::Shutdown`.
     pub(crate) fn is_a_fault(self) -> bool {
         matches!(self.bucket(), Bucket::Failed | Bucket::Panicked)
     }
 
-    /// Returns its name for metrics, in snake case: `idle_timeout`.
+    /// Returns the name of the reason in snake case, for metrics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(ebbtide::EndReason::IdleTimeout.as_str(), "idle_timeout");
+    /// ```
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Completed => "completed",

@@ -1,40 +1,55 @@
-//! The phases of a server's life, and which may follow which.
+//! [`Phase`]: how far a server has come, and which phase may follow which.
 
 use std::fmt;
 
-/// How far a server's life has come. A phase never goes back.
+/// Phases of a server's life. A phase never goes back.
 ///
 /// ```text
 /// Bound ──▶ Serving ──▶ LameDuck ──▶ Draining ──▶ Cancelling ──▶ Closed
 /// ```
 ///
-/// Each may be skipped towards the end: a server that is cancelled never drains, one whose handlers all end in time
-/// never cancels, one that is dropped before it has served is closed at once.
+/// A server can skip phases:
+///
+/// - A server that is cancelled never drains.
+/// - A server whose handlers all end in time never cancels.
+/// - A server that is dropped before it serves is closed at once.
+///
+/// [`Handle::phase`](crate::Handle::phase) returns the current phase, [`Handle::reached`](crate::Handle::reached) waits
+/// for one, and [`Handle::phases`](crate::Handle::phases) is the stream of all.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::Phase;
+///
+/// assert!(Phase::Serving < Phase::Draining);
+/// assert_eq!(Phase::LameDuck.to_string(), "lame duck");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Phase {
-    /// The sockets listen, and the kernel queues clients; none is accepted yet.
+    /// The sockets listen, and clients wait in the backlog. None is accepted yet.
     Bound,
     /// Connections are accepted and handled.
     Serving,
-    /// A shutdown was asked for, and clients are still accepted, while the load balancer takes notice.
+    /// A shutdown was requested. Clients are still accepted while the load balancer learns of it.
     LameDuck,
-    /// The sockets are closed; the handlers have been told and have the rest of the grace period.
+    /// The listening sockets are closed. The handlers are notified, and have the rest of the grace period.
     Draining,
-    /// What is left of the handlers is being destroyed.
+    /// The handlers that are left are being dropped.
     Cancelling,
     /// No handler is left, no listening socket is open, and every connection is shut down.
     Closed,
 }
 
 impl Phase {
-    /// Each once, in their order.
+    /// Each phase once, in order.
     pub(super) const ALL: [Self; 6] =
         [Self::Bound, Self::Serving, Self::LameDuck, Self::Draining, Self::Cancelling, Self::Closed];
 
-    /// Whether `next` may come after this one.
+    /// Returns whether the phase `next` may follow this one.
     pub(crate) fn may_become(self, next: Self) -> bool {
-        // There is nothing to drain before a client was accepted.
+        // A server that never served has no connection to drain.
         next > self && !(self == Self::Bound && matches!(next, Self::LameDuck | Self::Draining))
     }
 }

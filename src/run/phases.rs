@@ -1,4 +1,4 @@
-//! [`Reached`] and [`Phases`]: waiting for the phases of a run.
+//! [`Reached`] and [`Phases`]: a future and a stream that wait for the phases of a run.
 
 use super::{Run, phase::Phase};
 use crate::sync::lock;
@@ -9,9 +9,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// A task's place among those that wait for a phase; given up when dropped.
+/// A waiter's place in `Run::phase_waiters`. Its drop removes the waker.
 struct Place {
     run: Arc<Run>,
+    /// Key in the waker set. `None`: never registered.
     key: Option<usize>,
 }
 
@@ -20,7 +21,7 @@ impl Place {
         Self { run, key: None }
     }
 
-    /// To be called before the look.
+    /// Registers the waker. Call it before you look at the phase, so that no change is missed in between.
     fn wait(&mut self, cx: &Context<'_>) {
         let waker = cx.waker().clone(); // user code, and so without the lock
         let displaced = lock(&self.run.phase_waiters).register(&mut self.key, waker);
@@ -37,9 +38,28 @@ impl Drop for Place {
     }
 }
 
-/// Future of a server's phase: see [`Handle::reached`](crate::Handle::reached).
+/// Future that is ready once a server is in a phase or in a later one. See
+/// [`Handle::reached`](crate::Handle::reached).
 ///
-/// Polled again after it was ready, it is ready again.
+/// If it is polled again after it was ready, it is ready again.
+///
+/// # Cancel safety
+///
+/// Nothing is lost by dropping it, or by polling a reference to it.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, Listener, Phase, Reached, Server};
+///
+/// let server = Server::new(Listener::memory().0);
+/// let mut closed: Reached = server.handle().reached(Phase::Closed);
+/// server.scope(async |_: Connection| {}, async |_| ()).await?;
+/// (&mut closed).await;
+/// closed.await;
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
 #[must_use = "a future does nothing unless it is awaited"]
 pub struct Reached {
     place: Place,
@@ -67,11 +87,32 @@ impl fmt::Debug for Reached {
     }
 }
 
-/// Stream of a server's phases: see [`Handle::phases`](crate::Handle::phases).
+/// Stream of a server's phases: the current one, then each that the server enters, up to
+/// [`Closed`](Phase::Closed). See [`Handle::phases`](crate::Handle::phases).
+///
+/// # Cancel safety
+///
+/// Nothing is lost by dropping the future of `next`.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use async_std::prelude::*;
+/// use ebbtide::{Listener, Phase, Phases, Server};
+///
+/// let server = Server::new(Listener::memory().0);
+/// let mut phases: Phases = server.handle().phases();
+/// drop(server);
+/// while let Some(phase) = phases.next().await {
+///     assert!([Phase::Bound, Phase::Cancelling, Phase::Closed].contains(&phase), "{phase}");
+/// }
+/// # });
+/// ```
 #[must_use = "a stream does nothing unless it is polled"]
 pub struct Phases {
     place: Place,
-    /// The first that may be given, as a number; `None`: the last was given.
+    /// Number of the earliest phase that was not returned yet. `None`: `Closed` was returned, so the stream is over.
     next: Option<u8>,
 }
 

@@ -1,20 +1,28 @@
-//! [`ConnectionState`]: what a connection is doing.
+//! [`ConnectionState`]: what a connection is doing. It is for lists, logs and metrics, and decides nothing.
 
 use std::fmt;
 
-/// What a connection is doing.
+/// States of a connection: what it is doing.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::ConnectionState;
+///
+/// assert_eq!(ConnectionState::Lingering.to_string(), "lingering");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// The handler has not been called yet: what comes before it is waited for, such as the first byte.
+    /// The handler has not been called yet. The connection waits for what comes before it: the PROXY header, the TLS
+    /// handshake, or the first byte.
     Opening,
     /// The handler runs.
     Serving,
-    /// The handler has returned, and its tasks write what they have left, within the
-    /// [task grace](crate::Server::task_grace).
+    /// The handler has returned. Its tasks write the rest, within the [task grace](crate::Server::task_grace).
     Finishing,
-    /// The handler has ended, and the peer is still taking what was written, or may still be sending: its bytes are
-    /// read and thrown away, so that the reply reaches it.
+    /// The handler and its tasks have ended. The peer is still receiving what was written, or may still be sending. Its
+    /// bytes are read and discarded, so that the reply reaches it (lingering close, as in nginx and Apache).
     Lingering,
 }
 
@@ -25,10 +33,16 @@ impl fmt::Display for ConnectionState {
 }
 
 impl ConnectionState {
-    /// Each once, in the order of their declaration.
+    /// Each state once, in the order of declaration: `state as usize` is its index.
     pub(super) const ALL: [Self; 4] = [Self::Opening, Self::Serving, Self::Finishing, Self::Lingering];
 
-    /// Returns its name, for metrics: `serving`.
+    /// Returns the name of the state, for metrics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// assert_eq!(ebbtide::ConnectionState::Serving.as_str(), "serving");
+    /// ```
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Opening => "opening",
@@ -38,7 +52,7 @@ impl ConnectionState {
         }
     }
 
-    /// From its number, as the record keeps it.
+    /// Returns the state of this number, which the record keeps in an atomic.
     pub(super) fn of(number: u8) -> Self {
         Self::ALL.get(usize::from(number)).copied().unwrap_or(Self::Opening)
     }

@@ -11,7 +11,7 @@ use std::{fmt, io};
 /// Error of [`Server::serve`](crate::Server::serve) and [`Server::scope`](crate::Server::scope).
 ///
 /// The server is drained and closed when this error is returned. [`report`](Self::report) is the summary of its run,
-/// [`kind`](Self::kind) says what failed, and [`source`](std::error::Error::source) is the error behind it.
+/// [`kind`](Self::kind) names what failed, and [`source`](std::error::Error::source) is the error behind it.
 /// [`downcast`](Self::downcast) returns that error by value.
 ///
 /// # In functions that return `io::Result`
@@ -111,7 +111,7 @@ pub enum ErrorKind {
     /// The body of the scope returned an error.
     Body,
     /// Something else stopped the server while the body of its scope was still running, and the body was dropped.
-    /// [`Report::cause`] says what.
+    /// [`Report::cause`] names it.
     Stopped,
 }
 

@@ -1,17 +1,18 @@
-//! One run's shared state: requests, phases, and what the server, its handles and its connections know of each other.
+//! [`Run`]: the shared state of one server run. Requests, phases, and the books of its connections and tasks.
 //!
-//! Handles, shutdown streams, the body and failures *request*; the supervisor (`server/shutdown.rs`) *carries out*; the
-//! last [`CompletionGuard`] to be dropped *closes*.
+//! - Handles, shutdown streams, the body and failures *request* the end.
+//! - The supervisor (`server/shutdown.rs`) *carries it out*.
+//! - The last [`CompletionGuard`] to be dropped *closes* the run.
 //!
 //! | state | set by | means |
 //! |---|---|---|
 //! | `phase` | `start`, the supervisor, `close` | how far the run has come; never goes back |
 //! | `request` | the first request | the cause, its time, and the deadline; later requests only bring the deadline nearer |
 //! | `requested` | every request | the supervisor begins the exit |
-//! | `again` | a second graceful request | skips the lame duck |
-//! | `deadline_moved` | a request that brings the deadline nearer | the supervisor looks at it again |
-//! | `cancelled` | a cancel, a second shutdown signal, a drop | no grace |
-//! | `draining` | the drain; and `close` | handles that wait for it are woken |
+//! | `again` | a second graceful request | the lame duck is skipped |
+//! | `deadline_moved` | a request that brings the deadline nearer | the supervisor reads the deadline again |
+//! | `cancelled` | a cancel, a second shutdown signal, a drop | there is no grace period |
+//! | `draining` | the drain; and `close` | waits for the drain are over |
 //! | `closed`, `over` | `close` | the report is there |
 //! | `started`, `listening` | `start`; each listening socket | `is_serving`: both |
 //!
@@ -67,55 +68,57 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// Shared state of one server run. See the module.
 #[derive(Debug)]
 pub(crate) struct Run {
-    /// Shared with the owners of its tasks.
+    /// Shared with the owners of its tasks, which name the server in log lines.
     pub(crate) name: Arc<ServerName>,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) limit: Arc<ConnectionLimit>,
     pub(crate) limit_warning: LimitWarning,
-    /// Starts connections.
+    /// Spawns the tasks of connections.
     pub(crate) connections: Spawner,
-    /// Starts tasks of the server, which users spawn.
+    /// Spawns the tasks of `Handle::spawn`.
     pub(crate) tasks: Spawner,
-    /// The same for those that a drain does not wait for.
+    /// Spawns the tasks of `Handle::spawn_background`, which no drain waits for.
     pub(crate) background: Spawner,
-    /// A shutdown was requested.
+    /// A shutdown or a cancel was requested.
     pub(crate) requested: Event,
-    /// It was requested again, gracefully. Skips the lame duck.
+    /// A graceful shutdown was requested again: the supervisor skips the lame duck.
     pub(crate) again: Event,
-    /// The supervisor, while it waits for the deadline.
+    /// Wakes the supervisor, which waits for the deadline, when the deadline was moved.
     deadline_moved: BroadcastWaker,
     /// A cancel was requested.
     pub(crate) cancelled: Event,
-    /// The drain has begun. For handles, and for connections that are still opening; each handler has an event of its
-    /// own.
+    /// The drain has begun. For handles, and for connections that are still opening. Each handler has an event of its
+    /// own, in its record.
     pub(crate) draining: Event,
     pub(crate) newcomers: Newcomers,
-    /// Those that wait for a phase.
+    /// Wakers of tasks that wait for a phase.
     phase_waiters: Mutex<WakerSet>,
     pub(crate) observer: Observer,
     /// The run is closed, and the report is there.
     pub(crate) closed: Event,
-    /// The same, signalled after `closed`: by then a task that waits in a body for `closed` has been woken, so that the
-    /// one more poll that a body gets finds it ready.
+    /// As `closed`, but signalled after it, for the scope. When it is signalled, a body that waits for `closed` was
+    /// woken already, so the one more poll that a body gets finds `closed` ready.
     pub(crate) over: Event,
-    /// Serving has begun. With `listening`: whether a client can still get in.
+    /// Serving has begun. With `listening` it decides `is_serving`.
     started: AtomicBool,
-    /// A client was closed because it is no trusted proxy. The first may be one, and is logged louder.
+    /// A client was closed because it is no trusted proxy. The first such client of a run is logged at a higher level
+    /// than the others: it may be a proxy that the operator forgot to trust.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) has_met_untrusted: AtomicBool,
-    /// A line of this run was not logged in time: nothing waits for the logger any more.
+    /// A line of this run was not logged in time. From then on nothing of the run waits for the logger.
     pub(crate) logger_is_stuck: AtomicBool,
-    /// How many listening sockets are open.
+    /// Number of listening sockets that are open.
     listening: AtomicUsize,
-    /// The way to more completion guards.
+    /// Makes more completion guards while the run is open. Set once, in `new`.
     completion: OnceLock<Weak<Completion>>,
     /// The listening sockets, until the server is served or closed.
     listeners: Mutex<Vec<OpenListener>>,
-    /// Where tasks were spawned that were cut: each line is logged once. As many as the program has such lines.
+    /// Lines of code that spawned a task which was cut at the end of its grace. Each is logged once. Bounded by the
+    /// number of such lines in the program.
     cut_lines: Mutex<HashSet<Location<'static>>>,
     state: Mutex<RunState>,
 }
@@ -123,21 +126,24 @@ pub(crate) struct Run {
 #[derive(Debug)]
 struct RunState {
     phase: Phase,
-    /// Those that it has entered, as bits.
+    /// The phases that the run has entered, as bits.
     entered: u8,
+    /// The first request, if there was one.
     request: Option<Request>,
-    /// How long an exit may last: lame duck and grace; `None`: no limit. Known from the start of serving on.
+    /// How long an exit may last, lame duck and grace together. `None`: no limit. Zero before serving starts.
     allowance: Option<Duration>,
-    /// How long of that clients are still accepted.
+    /// How long clients are still accepted within `allowance`.
     lame_duck: Duration,
-    /// The allowance is that of a request, and not the server's.
+    /// `allowance` was set by a request, and not by the server's settings.
     is_limited: bool,
-    /// How long the drain of one connection may last.
+    /// How long the drain of one connection alone may last.
     own_grace: Duration,
-    /// The failure that stopped the server, until `serve` returns it, or is dropped. The error in it is the user's.
+    /// The failure that stopped the server, until `serve` takes it or is dropped. Its error is the user's, so its drop
+    /// is user code.
     failure: Option<Kept<Failure>>,
+    /// Set by `close`.
     report: Option<Report>,
-    /// What a server that does not serve yet owns.
+    /// What a server owns before it serves. Taken by `start` or `close_unserved`.
     unserved: Option<Unserved>,
 }
 
@@ -147,45 +153,46 @@ impl RunState {
         self.entered |= 1 << phase as u8;
     }
 
-    /// Of a limit that a request has set, half at least is left to the drain.
+    /// Limits the lame duck to half of the time that a request allows, so that at least half is left for the drain.
     fn limit_lame_duck(&mut self) {
         let half = self.allowance.map_or(Duration::MAX, |allowance| allowance / 2);
         self.lame_duck = self.lame_duck.min(half);
     }
 }
 
-/// What came of a request.
+/// Effects of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Entered {
     First,
-    /// There was one before.
+    /// It was not the first, and changed nothing.
     Again,
-    /// The same, and this is the deadline now.
+    /// It was not the first, and moved the deadline to this time.
     Nearer(Instant),
 }
 
 #[derive(Debug)]
 struct Request {
     cause: Cause,
+    /// When it was made.
     at: Instant,
-    /// When what is left of a drain is cancelled; `None`: never.
+    /// When everything that is left is cancelled. `None`: never.
     deadline: Option<Instant>,
 }
 
 /// What a server owns until it is served or closed.
 #[derive(Debug)]
 pub(crate) struct Unserved {
-    /// Dropped first: the tasks have guards of their own, so a thread that joins them, this one or another, finds the
-    /// run closed.
+    /// Dropped first. The tasks have guards of their own: when a thread, this or another, has joined them, the run is
+    /// closed.
     pub(crate) completion: CompletionGuard,
     pub(crate) connections: TaskGroup,
-    /// Users may spawn tasks before the server serves.
+    /// With the tasks that users spawn before the server serves.
     pub(crate) tasks: TaskGroup,
     pub(crate) background: TaskGroup,
 }
 
 impl Run {
-    /// A run that listens on nothing yet.
+    /// Creates a run in the phase `Bound`, with its first listener.
     pub(crate) fn new(first: Listener) -> Arc<Self> {
         let name = Arc::new(ServerName::new(Addresses::new(first.local_addr().clone())));
         let tasks = || TaskGroup::owned_by(Box::new(TasksOfServer(Arc::clone(&name))));
@@ -238,7 +245,7 @@ impl Run {
         run
     }
 
-    /// One more listener for a server that does not serve yet. One that is closed already closes it.
+    /// Adds a listener to a server that does not serve yet. If the run is closed already, the listener is closed.
     pub(crate) fn add_listener(self: &Arc<Self>, listener: Listener) {
         self.name.addresses.push(listener.local_addr().clone());
         let open = OpenListener::new(listener, Arc::clone(self));
@@ -248,12 +255,12 @@ impl Run {
         }
     }
 
-    /// See invariant 2. `None`: the run is closed.
+    /// Returns one more completion guard, or `None` if the run is closed. See invariant 2.
     pub(crate) fn completion_guard(&self) -> Option<CompletionGuard> {
         CompletionGuard::of(self.completion.get()?)
     }
 
-    /// The failure of a server that this process cannot serve, since it was forked after the bind.
+    /// Returns the failure of a server that this process cannot serve, because it was forked after the bind.
     pub(crate) fn why_not_here(&self) -> Option<Failure> {
         let listeners = lock(&self.listeners);
         let failed = listeners.iter().find_map(|open| Some((open.get().origin().why_not_here()?, open.get())));
@@ -261,7 +268,7 @@ impl Run {
         Some(Failure::Forked { address: listener.local_addr().clone(), why })
     }
 
-    /// Begins to serve. `None`: the server was closed before.
+    /// Begins to serve. Returns `None` if the server was closed before.
     pub(crate) fn start(
         &self,
         (grace, own_grace): (Option<Duration>, Duration),
@@ -277,13 +284,13 @@ impl Run {
         }
         let (allowance, is_limited) = (state.allowance, state.is_limited);
         if let (Some(request), false) = (&mut state.request, is_limited) {
-            // It came at this very moment, and did not know.
+            // A request that was made just before this lock was taken did not know the allowance.
             request.deadline = allowance.and_then(|allowance| request.at.checked_add(allowance));
         }
         drop(state);
         self.started.store(true, Ordering::Release);
         self.wake_phase_waiters();
-        self.tell_phase(Phase::Serving);
+        self.report_phase(Phase::Serving);
         Some((unserved, std::mem::take(&mut *lock(&self.listeners))))
     }
 
@@ -297,7 +304,7 @@ impl Run {
         self.request_end(Cause::Shutdown, None, Some(limit));
     }
 
-    /// Requests the end now.
+    /// Requests the immediate end.
     pub(crate) fn cancel(&self, cause: Cause) {
         self.enter_request(cause, None, None);
         if let Some(request) = &mut lock(&self.state).request {
@@ -309,13 +316,13 @@ impl Run {
         self.close_unserved();
     }
 
-    /// Requests a graceful end because of a failure, which `serve` returns if it was the first cause. What fails later
-    /// is logged.
+    /// Requests a graceful end because of a failure. `serve` returns the failure if it was the first cause. A later
+    /// failure is logged by the caller.
     pub(crate) fn fail(&self, cause: Cause, failure: Failure) {
         self.request_end(cause, Some(failure), None);
     }
 
-    /// The limit, if there is one: `None` in it means that there is no limit.
+    /// `limit`: the outer `None` means the server's own limit, the inner `None` means no limit.
     fn request_end(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) {
         let entered = self.enter_request(cause, failure, limit);
         if let Entered::Nearer(deadline) = entered {
@@ -325,14 +332,14 @@ impl Run {
             }
         }
         if entered != Entered::First && matches!(cause, Cause::Shutdown | Cause::Signal(_) | Cause::Stream) {
-            self.again.signal(); // what fails, or returns, in a lame duck does not end it
+            self.again.signal(); // a failure, or the return of the body, does not end a lame duck
         }
         self.requested.signal();
         self.close_unserved();
     }
 
-    /// A server that was never served is closed by any request. When this returns it is closed, even if another thread
-    /// is closing it.
+    /// Closes a server that never served: any request closes it. When this returns, the server is closed, even if
+    /// another thread began to close it.
     fn close_unserved(&self) {
         if self.started.load(Ordering::Acquire) {
             return;
@@ -340,25 +347,27 @@ impl Run {
         let unserved = {
             let mut state = lock(&self.state);
             if state.phase != Phase::Bound {
-                return; // just started, and so the supervisor's task; or closed
+                return; // it has just started, so the supervisor carries the request out; or it is closed
             }
             state.unserved.take()
         };
         let mut open = lock(&self.listeners);
         let listeners = std::mem::take(&mut *open);
-        // There is a guard: as long as there are listeners here, `unserved` is not dropped.
+        // If there are listeners, there is a guard: `unserved` holds one, and the thread that took it drops it only
+        // after it has locked the listeners and left none.
         if let (false, Some(completion)) = (listeners.is_empty(), self.completion_guard()) {
-            // A child, so that every thread that closes waits for it, and without a lock: a custom listener's
-            // destructor is user code. Spawned under this lock, so that no thread that finds no listeners cancels the
-            // group before it is in it.
+            // A child of `tasks` drops the listeners, without a lock: the destructor of a custom listener is user code.
+            // Every thread that closes the run waits for this child, in `cancel_and_join` below. The child is spawned
+            // under the lock of the listeners: a thread that finds no listeners then cancels a group that has it.
             self.tasks.spawn(ClosingListeners::new(listeners, completion));
         }
         drop(open);
         drop(unserved);
         self.background.cancel_and_join();
-        self.tasks.cancel_and_join(); // if another thread has the group and is dropping it: wait for that
+        self.tasks.cancel_and_join(); // another thread may be dropping the group: this waits for it
     }
 
+    /// Enters a request: the first one with its cause and deadline, a later one only with a nearer deadline.
     fn enter_request(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) -> Entered {
         let now = Instant::now();
         let mut state = lock(&self.state);
@@ -367,7 +376,7 @@ impl Run {
             let nearer = deadline.filter(|deadline| request.deadline.is_none_or(|before| *deadline < before));
             request.deadline = nearer.or(request.deadline);
             drop(state);
-            drop_caught(failure); // the error in it is the user's
+            drop_caught(failure); // its error is the user's, so its drop is user code
             return nearer.map_or(Entered::Again, Entered::Nearer);
         }
         if let Some(limit) = limit {
@@ -380,14 +389,14 @@ impl Run {
         Entered::First
     }
 
-    /// Moves on to a later phase.
+    /// Enters a later phase, and reports it to the functions of `Server::on_event`.
     pub(crate) fn advance(&self, phase: Phase) {
         if self.enter(phase) {
-            self.tell_phase(phase);
+            self.report_phase(phase);
         }
     }
 
-    /// The same, and the user's function is told later. Returns whether it is new.
+    /// Enters a later phase without reporting it. Returns whether the phase is new; then the caller reports it.
     fn enter(&self, phase: Phase) -> bool {
         {
             let mut state = lock(&self.state);
@@ -405,17 +414,18 @@ impl Run {
         wake_all(wakers);
     }
 
-    /// Tells the user's function. In the order of the phases, whichever threads enter them: one thread tells them all.
-    fn tell_phase(&self, phase: Phase) {
-        if !self.observer.is_set() || !self.observer.begin_to_tell(phase) {
+    /// Reports a phase to the functions of `Server::on_event`. Several threads may enter phases; the order is kept,
+    /// because one thread at a time reports all that are queued.
+    fn report_phase(&self, phase: Phase) {
+        if !self.observer.is_set() || !self.observer.begin_to_report(phase) {
             return;
         }
-        while let Some(phase) = self.observer.next_to_tell() {
+        while let Some(phase) = self.observer.next_to_report() {
             self.observer.tell(self, What::Phase(phase));
         }
     }
 
-    /// The phases that it has entered so far.
+    /// Returns the phases that the run has entered so far.
     fn entered(&self) -> impl Iterator<Item = Phase> {
         let entered = lock(&self.state).entered;
         Phase::ALL.into_iter().filter(move |phase| entered & 1 << *phase as u8 != 0)
@@ -429,36 +439,36 @@ impl Run {
         self.started.load(Ordering::Acquire) && self.listening.load(Ordering::Acquire) > 0
     }
 
-    /// Whether a load balancer should send clients: they are accepted, and nothing stands against that.
+    /// Returns whether a load balancer should send clients: the run serves, was not asked to stop, and is not paused.
     pub(crate) fn is_ready(&self) -> bool {
         self.is_serving() && !self.requested.is_signalled() && !self.limit.is_paused()
     }
 
-    /// When the exit is over at the latest; `None` if none was requested, or if it has no limit.
+    /// Returns the end of the grace period. `None` if no end was requested, or if the exit has no limit.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         lock(&self.state).request.as_ref()?.deadline
     }
 
-    /// How long clients are still accepted after the request.
+    /// Returns how long clients are still accepted after the request.
     pub(crate) fn lame_duck(&self) -> Duration {
         lock(&self.state).lame_duck
     }
 
-    /// How long the drain of one connection may last.
+    /// Returns how long the drain of one connection alone may last.
     pub(crate) fn own_grace(&self) -> Duration {
         lock(&self.state).own_grace
     }
 
-    /// Waits until the deadline is over, wherever it is moved meanwhile.
+    /// Waits until the deadline has passed, also if it is moved during the wait.
     pub(crate) async fn deadline_passed(&self) {
         self.part_of_time_passed(|deadline| deadline).await;
     }
 
-    /// The same for an earlier time, by the deadline.
+    /// Waits until an earlier time has passed, which `part` computes from the deadline.
     pub(crate) async fn part_of_time_passed(&self, part: impl Fn(Instant) -> Instant) {
         let (mut timer, mut armed) = (Timer::never(), None);
         poll_fn(|cx| {
-            self.deadline_moved.add(cx.waker()); // before the look
+            self.deadline_moved.add(cx.waker()); // before the deadline is read, so that no move is missed
             let deadline = self.deadline().map(&part);
             if armed != deadline {
                 timer = deadline.map_or_else(Timer::never, Timer::at);
@@ -469,41 +479,42 @@ impl Run {
         .await;
     }
 
-    /// Whether no handler may be started any more: cancelled, or past the deadline.
+    /// Returns whether it is too late to start a handler: the run is cancelled, or past its deadline.
     pub(crate) fn is_out_of_time(&self) -> bool {
         self.cancelled.is_signalled()
-            || self.requested.is_signalled() // before any lock
+            || self.requested.is_signalled() // first: it takes no lock
                 && self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
-    /// Why the server stops, if an end was requested.
+    /// Returns why the server stops, if an end was requested.
     pub(crate) fn cause(&self) -> Option<Cause> {
         lock(&self.state).request.as_ref().map(|request| request.cause)
     }
 
-    /// Begins the drain: notifies every connection, newcomers a little later. Comes after the last socket was closed,
-    /// so no later connection is missed. Returns how many there were.
+    /// Begins the drain: notifies every connection, newcomers later. Returns the number of connections.
+    ///
+    /// Called after the last listening socket was closed, so there is no later connection to miss.
     pub(crate) fn begin_drain(&self, newcomer_time: Duration, spread: Duration) -> usize {
         let is_new = self.enter(Phase::Draining);
         self.draining.signal();
         let (records, deadline) = (self.registry.all(), self.deadline());
         self.newcomers.begin_drain(&records, newcomer_time, spread, deadline);
         match self.deadline() {
-            Some(nearer) if deadline != Some(nearer) => self.newcomers.hurry(nearer), // it has just been moved
+            Some(nearer) if deadline != Some(nearer) => self.newcomers.hurry(nearer), // it was just moved
             _ => {}
         }
         if is_new {
-            self.tell_phase(Phase::Draining);
+            self.report_phase(Phase::Draining);
         }
         records.len()
     }
 
-    /// Whether no task that this line has spawned was cut before.
+    /// Returns whether this is the first cut of a task that this line of code has spawned.
     pub(crate) fn is_first_cut_of(&self, line: &Location<'static>) -> bool {
         lock(&self.cut_lines).insert(*line)
     }
 
-    /// The numbers of now. Looks at all connections.
+    /// Returns the current numbers. Looks at all connections.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = self.counters.read();
         counts.open = self.registry.states();
@@ -512,7 +523,7 @@ impl Run {
         counts
     }
 
-    /// The report, once the run is closed.
+    /// Returns the report. The run must be closed.
     pub(crate) fn report(&self) -> Report {
         let report = lock(&self.state).report.clone();
         report.expect("the report is written before `closed` is signalled")
@@ -522,7 +533,7 @@ impl Run {
         lock(&self.state).failure.take()
     }
 
-    /// The last completion guard is gone: nothing is left of the run.
+    /// Closes the run: the last completion guard was dropped, so nothing of the run is left.
     fn close(&self) {
         let mut state = lock(&self.state);
         state.enter(Phase::Closed);
@@ -533,11 +544,11 @@ impl Run {
         let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
         state.report = Some(report.clone());
         drop(state);
-        self.draining.signal(); // a server that was cancelled has not drained, and a wait for that is over, too
+        self.draining.signal(); // a cancelled server never drained: ends the waits for its drain
         self.closed.signal();
         self.wake_phase_waiters();
         self.over.signal();
-        self.tell_phase(Phase::Closed);
+        self.report_phase(Phase::Closed);
         self.observer.end();
         if !self.logger_is_stuck.load(Ordering::Relaxed) {
             run_line!(info, self, [phase:% = Phase::Closed, accepted = report.accepted()], "{report}");
@@ -545,7 +556,7 @@ impl Run {
     }
 }
 
-/// The owner of the server's tasks. One that panics while its handle is gone ends nothing else.
+/// Owner of the server's tasks: a panic of a task whose handle is gone ends nothing else.
 struct TasksOfServer(Arc<ServerName>);
 
 impl Owner for TasksOfServer {

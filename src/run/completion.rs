@@ -1,9 +1,9 @@
-//! What keeps a run from being closed: guards, and the listening sockets that it counts.
+//! [`CompletionGuard`]: its last drop closes the run. [`OpenListener`]: a listening socket that the run counts.
 //!
-//! Everything of a run that must be gone before it counts as closed holds a [`CompletionGuard`], and drops it last:
-//! each accept loop, each connection, each task, the supervisor; before serving, the server. So the last to end closes
-//! the run, whichever way it ended, and there is no path on which `Closed` stays unresolved. (In tokio this is done
-//! with the last sender of a channel.)
+//! Everything that must be gone before the run is closed holds a guard, and drops it last: each accept loop, each
+//! connection, each task, and the supervisor; before serving, the server. So the last of them closes the run,
+//! whichever way it ends, and there is no path on which `Closed` stays pending. (In tokio the usual form of this is the
+//! last sender of a channel.)
 
 use super::Run;
 use crate::group::Guard;
@@ -15,23 +15,23 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
-/// Keeps the run from being closed. Dropped last by whatever holds it.
+/// Keeps the run open. Its owner drops it last.
 #[derive(Clone, Debug)]
 pub(crate) struct CompletionGuard(Arc<Completion>);
 
-/// What the guards share. Its drop closes the run.
+/// Shared by all guards of a run. Its drop closes the run.
 #[derive(Debug)]
 pub(crate) struct Completion(Arc<Run>);
 
 impl CompletionGuard {
-    /// The first guard of a run, and the way to more.
+    /// Returns the first guard of a run, and the means to make more.
     pub(super) fn first(run: &Arc<Run>) -> (Self, Weak<Completion>) {
         let completion = Arc::new(Completion(Arc::clone(run)));
         let more = Arc::downgrade(&completion);
         (Self(completion), more)
     }
 
-    /// One more guard; `None` if the run is closed.
+    /// Returns one more guard, or `None` if the run is closed.
     pub(super) fn of(completion: &Weak<Completion>) -> Option<Self> {
         completion.upgrade().map(Self)
     }
@@ -43,12 +43,12 @@ impl Drop for Completion {
     }
 }
 
-/// The completion guard of a task, which is polled as code of the run.
+/// Completion guard of a task. The task is polled [`inside`] its run.
 #[derive(Debug, Default)]
 pub(crate) struct TaskGuard(Option<CompletionGuard>);
 
 impl TaskGuard {
-    /// Returns whether the run is still open.
+    /// Takes a guard of the run. Returns false if the run is closed.
     pub(crate) fn arm(&mut self, run: &Run) -> bool {
         self.0 = run.completion_guard();
         self.0.is_some()
@@ -59,17 +59,17 @@ impl Guard for TaskGuard {
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(guard) => inside(&guard.0.0, poll),
-            None => poll(), // not reached: no task runs unarmed
+            None => poll(), // not reached: a task that could not be armed is refused
         }
     }
 }
 
 thread_local! {
-    /// The run whose code this thread is running (its address), or 0. Only ever compared.
+    /// Address of the run whose code this thread is running, or 0. Only compared, never followed.
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Does `work` as code of this run, so that [`is_inside`] can tell.
+/// Runs `work` as code of this run, so that [`is_inside`] finds it.
 pub(crate) fn inside<T>(run: &Arc<Run>, work: impl FnOnce() -> T) -> T {
     struct Restore(usize);
     impl Drop for Restore {
@@ -82,12 +82,13 @@ pub(crate) fn inside<T>(run: &Arc<Run>, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Whether the caller is a handler or a task of this run: if it waits for the run's end, it waits for itself.
+/// Returns whether the caller is a handler or a task of this run. Such a caller waits for itself if it waits for the
+/// run's end.
 pub(crate) fn is_inside(run: &Arc<Run>) -> bool {
     INSIDE.get() == Arc::as_ptr(run) as usize
 }
 
-/// A listening socket that the run counts until it is closed.
+/// A listening socket. The run counts it until it is closed.
 #[derive(Debug)]
 pub(crate) struct OpenListener {
     /// `None` once it is closed.
@@ -102,17 +103,17 @@ impl OpenListener {
     }
 
     pub(crate) fn get_mut(&mut self) -> &mut Listener {
-        self.socket.as_mut().expect("it is open")
+        self.socket.as_mut().expect("the listening socket is open")
     }
 
     pub(crate) fn get(&self) -> &Listener {
-        self.socket.as_ref().expect("it is open")
+        self.socket.as_ref().expect("the listening socket is open")
     }
 
-    /// Closes the socket. After this there is no socket to get.
+    /// Closes the socket. After this `get` and `get_mut` panic.
     pub(crate) fn close(&mut self) {
         if let Some(socket) = self.socket.take() {
-            drop(socket); // first the port refuses, then `is_serving` is false
+            drop(socket); // first: when `is_serving` becomes false, the port must already refuse
             self.run.listening.fetch_sub(1, Ordering::AcqRel);
         }
     }
@@ -124,8 +125,8 @@ impl Drop for OpenListener {
     }
 }
 
-/// The listeners of a server that was never served, on their way to their end: a child that does nothing, and is
-/// dropped.
+/// The listeners of a server that never served, while they are closed: a child whose future does nothing, so that
+/// dropping the child closes them. See [`Run::close_unserved`].
 pub(super) struct ClosingListeners {
     _listeners: Vec<OpenListener>,
     /// Dropped last.

@@ -358,7 +358,7 @@ pub(crate) struct Observer {
 struct Phases {
     waiting: VecDeque<Phase>,
     /// A thread is reporting the queue.
-    is_telling: bool,
+    is_reporting: bool,
 }
 
 impl Observer {
@@ -409,18 +409,18 @@ impl Observer {
         drop(all);
     }
 
-    /// Queues a phase. Returns whether this thread must report the queue, until [`next_to_tell`](Self::next_to_tell) is
+    /// Queues a phase. Returns whether this thread must report the queue, until [`next_to_report`](Self::next_to_report) is
     /// `None`. If not, another thread is doing it.
-    pub(crate) fn begin_to_tell(&self, phase: Phase) -> bool {
+    pub(crate) fn begin_to_report(&self, phase: Phase) -> bool {
         let mut phases = lock(&self.phases);
         phases.waiting.push_back(phase);
-        !std::mem::replace(&mut phases.is_telling, true)
+        !std::mem::replace(&mut phases.is_reporting, true)
     }
 
-    pub(crate) fn next_to_tell(&self) -> Option<Phase> {
+    pub(crate) fn next_to_report(&self) -> Option<Phase> {
         let mut phases = lock(&self.phases);
         let next = phases.waiting.pop_front();
-        phases.is_telling = next.is_some();
+        phases.is_reporting = next.is_some();
         next
     }
 }

@@ -1,22 +1,26 @@
-//! [`LimitWarning`]: that the limit on connections is reached is logged once, and that it is over.
+//! [`LimitWarning`]: decides when to log that `max_connections` is reached, and when to log that this is over.
+//!
+//! Each is logged once. A busy server reaches its limit again and again, so the warning is over only after a while, and
+//! when a tenth of the permits is free.
 
 use crate::sync::{Mutex, lock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// A busy server is at its limit again and again: it is not over before this time.
+/// How long the warning stands at least.
 const SHORTEST: Duration = Duration::from_secs(10);
 
-/// Since when the limit is known to be reached.
+/// State of the warning.
 #[derive(Debug, Default)]
 pub(crate) struct LimitWarning {
+    /// Since when the limit is known to be reached. `None`: the warning is not set.
     since: Mutex<Option<Instant>>,
-    /// The same as a hint, to be looked at for each client.
+    /// Whether `since` is set. A hint that is cheap enough to read for each client.
     is_set: AtomicBool,
 }
 
 impl LimitWarning {
-    /// A client may be waiting, and there is no permit. Returns whether that is new.
+    /// Sets the warning: a client may be waiting, and there is no permit. Returns whether the warning is new.
     pub(crate) fn is_new(&self, now: Instant) -> bool {
         let mut since = lock(&self.since);
         let is_new = since.is_none();
@@ -30,8 +34,11 @@ impl LimitWarning {
         self.is_set.load(Ordering::Relaxed)
     }
 
-    /// A client was accepted, and so many of so many permits are out. Returns whether the limit was reached before, and
-    /// that is over: a tenth is free, or one at least. (With one permit none is, and it is over for a moment.)
+    /// Clears the warning if it is over, and returns whether it was cleared. Called after an accept, with `used` of
+    /// `max` permits in use.
+    ///
+    /// It is over if a tenth of the permits is free, and at least one. (If `max` is 1, none is free after an accept.
+    /// The warning is over all the same: the permit was free a moment ago.)
     pub(crate) fn is_over(&self, used: usize, max: usize, now: Instant) -> bool {
         let mut since = lock(&self.since);
         let is_over = since.is_some_and(|since| {
@@ -51,10 +58,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_said_once_and_over_when_a_tenth_is_free_after_a_while() {
+    fn the_warning_is_new_once_and_over_when_a_tenth_is_free_after_a_while() {
         let (warning, start) = (LimitWarning::default(), Instant::now());
         let late = start + SHORTEST;
-        assert!(!warning.is_over(1, 100, late), "it was never reached");
+        assert!(!warning.is_over(1, 100, late), "the limit was never reached");
         assert!(warning.is_new(start) && !warning.is_new(start) && !warning.is_new(late));
         assert!(!warning.is_over(91, 100, late) && !warning.is_over(90, 100, start));
         assert!(warning.is_over(90, 100, late) && !warning.is_over(90, 100, late));
@@ -62,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_limit_is_over_too_when_one_is_free() {
+    fn the_warning_of_a_small_limit_is_over_when_one_permit_is_free() {
         let start = Instant::now();
         let late = start + SHORTEST;
         for (max, used, is_over) in [(5, 5, false), (5, 4, true), (2, 2, false), (2, 1, true), (1, 1, true)] {
@@ -71,6 +78,6 @@ mod tests {
             assert_eq!(warning.is_over(used, max, late), is_over, "{used} of {max}");
         }
         let warning = LimitWarning::default();
-        assert!(warning.is_new(start) && !warning.is_over(1, 0, late), "the limit was lowered to none");
+        assert!(warning.is_new(start) && !warning.is_over(1, 0, late), "a limit of 0 has no free permit");
     }
 }

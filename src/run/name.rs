@@ -1,14 +1,15 @@
-//! What a server is called in log lines, and the lines themselves.
+//! [`ServerName`], which begins each log line of a run, and `run_line!`, the macro that logs such a line.
 
 use crate::address::Addresses;
 use crate::sync::{Mutex, lock};
 use std::fmt;
 use std::sync::Arc;
 
-/// What a server listens on, and what it is called.
+/// Addresses that a server listens on, and its name in log lines.
 #[derive(Debug)]
 pub(crate) struct ServerName {
     pub(crate) addresses: Addresses,
+    /// The name of `Server::name`. `None`: the first address is the name.
     given: Mutex<Option<Arc<str>>>,
 }
 
@@ -22,10 +23,10 @@ impl ServerName {
     }
 }
 
-/// The name that it was given, or its first address.
+/// The given name, or the first address.
 impl fmt::Display for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let given = lock(&self.given).clone(); // the formatter's writer is user code
+        let given = lock(&self.given).clone(); // the formatter's writer is user code, so not under the lock
         match given {
             Some(name) => f.pad(&name),
             None => self.addresses.first().fmt(f),
@@ -33,8 +34,10 @@ impl fmt::Display for ServerName {
     }
 }
 
-/// Logs a line of a run, which names its server: `run_line!(warn, run, [peer:% = peer], "text {value}")`. The level is
-/// its name or an expression; the key-values are those of the `log` crate's macros.
+/// Logs a line that begins with the server's name: `run_line!(warn, run, [peer:% = peer], "text {value}")`.
+///
+/// The level is a name (`warn`) or an expression of type `Level`. The key-values have the form of the `log` crate's
+/// macros.
 macro_rules! run_line {
     ($level:ident, $run:expr, [$($pairs:tt)*], $($text:tt)+) => {
         $crate::run::name::run_line!(@ [$level] $run, [$($pairs)*], $($text)+)

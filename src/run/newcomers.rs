@@ -1,10 +1,12 @@
-//! Connections whose handlers are notified of the drain later than others: newcomers, and all if it is spread.
+//! [`Newcomers`]: the queue of connections whose handlers are notified of the drain later than the others.
 //!
-//! A client that has just connected is about to send, and an end of input is the wrong answer to its first request. So
-//! a connection that was accepted, or opened, less than the newcomer time ago, and of which the handler has read no
-//! byte, is notified with its first read, or when that time is over. The first read notifies by itself; here is the
-//! queue of those whose time is still to come, with one timer for all, which runs only in a drain. If the drain is to
-//! be spread over some time, the others have their turns in it too.
+//! A client that has just connected is about to send, and EOF is the wrong answer to its first request. So a connection
+//! is a *newcomer* if its handler has read no byte, and if its accept or the end of its opening is less than the
+//! newcomer time ago. Its handler is notified with its first read, or when the newcomer time is over. The first read
+//! notifies by itself; this queue holds the connections whose time is not over.
+//!
+//! If the drain is spread over some time (`Server::drain_spread`), the other connections have their turns in this queue
+//! too. One timer serves all entries, and runs in a drain only.
 
 use super::record::ConnectionRecord;
 use super::registry::ConnectionId;
@@ -18,10 +20,10 @@ use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-/// Longer than any drain.
+/// Upper limit of a spread, longer than any drain.
 const LONGEST_SPREAD: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// See the module. Empty before a drain.
+/// Queue of the connections that are notified later. Empty before a drain.
 #[derive(Debug, Default)]
 pub(crate) struct Newcomers {
     queue: Mutex<Queue>,
@@ -31,18 +33,18 @@ pub(crate) struct Newcomers {
 struct Queue {
     /// How long a connection is a newcomer. Zero before the drain.
     time: Duration,
-    /// When the drain must be over.
+    /// End of the drain. `None`: no limit.
     deadline: Option<Instant>,
-    /// By their times.
+    /// Entries by the time at which they are notified.
     due: BTreeMap<(Instant, ConnectionId), Entry>,
-    /// Of the task that waits for the first of them.
+    /// Waker of the task that waits for the first entry.
     waker: Option<Waker>,
 }
 
 #[derive(Debug)]
 struct Entry {
     record: Weak<ConnectionRecord>,
-    /// It is no newcomer, and waits for its turn of a drain that is spread.
+    /// The connection is no newcomer, but waits for its turn in a drain that is spread.
     is_turn: bool,
 }
 
@@ -57,7 +59,9 @@ impl Entry {
 }
 
 impl Newcomers {
-    /// Notifies connections of the drain that has just begun: newcomers later, and the others evenly over `spread`.
+    /// Notifies all connections of the drain that has just begun: newcomers later, the others evenly over `spread`.
+    ///
+    /// `time` is the newcomer time.
     pub(super) fn begin_drain(
         &self,
         records: &[Arc<ConnectionRecord>],
@@ -71,7 +75,7 @@ impl Newcomers {
         }
         let start = Instant::now();
         let half = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(start) / 2);
-        // Each turn is a fraction of that; a length that no drain has would not fit.
+        // Each turn is a fraction of this, added to an `Instant`: a huge spread would overflow.
         let spread = spread.min(half).min(LONGEST_SPREAD);
         for (turn, record) in records.iter().enumerate() {
             let is_new = record.state() == ConnectionState::Opening
@@ -79,7 +83,7 @@ impl Newcomers {
             if is_new && !time.is_zero() && (record.spare() || record.is_spared()) {
                 if record.state() != ConnectionState::Opening {
                     self.enter(record, record.opened_at());
-                } // else its own task enters it, when its handler begins
+                } // else its own task enters it when its handler begins
             } else if spread.is_zero() || turn == 0 {
                 record.notify_of_drain();
             } else {
@@ -89,7 +93,7 @@ impl Newcomers {
         }
     }
 
-    /// There is less time than was thought: everyone's turn is now, and newcomers have a part of what is left.
+    /// Adapts to a nearer deadline: all turns are now, and newcomers keep at most a quarter of the time that is left.
     pub(super) fn hurry(&self, deadline: Instant) {
         let now = Instant::now();
         let latest = now + deadline.saturating_duration_since(now) / 4;
@@ -116,8 +120,8 @@ impl Newcomers {
         }
     }
 
-    /// The handler of a connection that was spared has its time from `start` on: at most a quarter of what is left of
-    /// the grace, so that most of it is left to answer in.
+    /// Enters a connection that was spared. Its newcomer time runs from `start`, and is at most a quarter of the time
+    /// that is left of the drain, so that most of that is left to answer in.
     pub(crate) fn enter(&self, record: &Arc<ConnectionRecord>, start: Instant) {
         let now = Instant::now();
         let (time, deadline) = {
@@ -128,7 +132,7 @@ impl Newcomers {
         let end = match (start.checked_add(time), quarter) {
             (Some(end), Some(quarter)) => end.min(quarter),
             (Some(end), None) | (None, Some(end)) => end,
-            (None, None) => return, // for ever, as was asked for
+            (None, None) => return, // a newcomer without end, as the settings ask for
         };
         match end <= now {
             true => record.end_newcomer_time(),
@@ -136,7 +140,7 @@ impl Newcomers {
         }
     }
 
-    /// Notifies each when its time is over. Never ends.
+    /// Notifies each entry when its time is over. Never returns.
     pub(crate) async fn notify_when_due(&self) {
         let mut timer = Timer::never();
         let mut armed = None;

@@ -1,27 +1,34 @@
-//! One connection's record: all that the rest of the run knows of it, and the one place for its states.
+//! [`ConnectionRecord`]: the shared state of one connection, and the meaning of each of its flags.
 //!
-//! Shared by the clones of its [`Connection`](crate::Connection), its task (`connection/task.rs`) and the registry.
-//! Each flag has one meaning and few writers:
+//! The clones of its [`Connection`](crate::Connection), its task (`connection/task.rs`) and the registry share it. Each
+//! flag has one meaning and few writers:
 //!
-//! | flag | set by | means |
+//! | flag | written by | means |
 //! |---|---|---|
-//! | `state` | the task alone | what the connection is doing: opening, serving, finishing, lingering. For lists and logs; decides nothing |
-//! | `abort_reason` | anyone; a cancel counts more than a panic | the handler is to be dropped before its next poll, or the task is to look at `alone`; it is woken |
-//! | `alone` | a drain of this connection alone | it has been notified, or will be, and until when it may last |
+//! | `state` | the connection's task alone | what the connection is doing: opening, serving, finishing, lingering. For lists and logs; the drain only looks whether it is opening |
+//! | `abort_reason` | any thread; a cancel overrides a panic | the task must drop the handler before the handler's next poll, or (`LOOK`) must look at `alone`. The writer wakes the task |
+//! | `alone` | a drain of this connection alone, by id or by age | the handler was notified or will be, and has until this deadline |
 //! | `end` | the task, when the handler has ended | what clones may still do ([`EndState`]). Set before the socket is shut down; never goes back |
-//! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the drain is told later, and whether an answer is due ([`Dialogue`]) |
-//! | `saw_eof` | a read that found EOF or a reset | nothing more comes from the peer, so closing needs no linger |
-//! | `shut_down` | the first thread to do it | the socket is shut down both ways |
-//! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close it |
-//! | `uses`: `UNDELIVERED` | the end of its task grace, and of its linger | something has not reached the peer. For the count, which has each connection once |
-//! | `watch` | `new` | for which limits, and whether for counts, reads and writes are noted ([`Watch`]) |
-//! | `uses`: `GAVE_EOF` | a read that gave EOF for a drain | an unexpected end is no fault of the handler's |
-//! | `uses`: `FRAMED` | a reader of lines or frames; reset by its drop | it has read ahead, and no other may |
+//! | `dialogue` | the handler's reads and writes; the drain; the end of the newcomer time, and of the handler | whether the handler is notified of the drain later, and whether an answer is due ([`Dialogue`]) |
+//! | `saw_eof` | a read that found EOF or a reset | the peer sends nothing more, so closing needs no linger |
+//! | `shut_down` | the first thread that shuts the socket down | the socket is shut down both ways |
+//! | `uses`: `LENT` | `Connection::tcp_stream` | the user may have duplicated the socket: closing our descriptor may not close the connection |
+//! | `uses`: `UNDELIVERED` | the end of its task grace, and of its linger | something has not reached the peer. The counter counts each connection once |
+//! | `uses`: `GAVE_EOF` | a read that returned EOF because of a drain | an `UnexpectedEof` is then not the handler's fault |
+//! | `uses`: `FRAMED` | a reader of lines or frames; cleared by its drop | this reader has read ahead, so there must be no second one |
+//! | `watch` | `new` | for which timeouts, and whether for byte counts, reads and writes are noted ([`Watch`]) |
 //! | `draining` | the drain; and the end of the connection, for clones that wait | an event, see [`Event`] |
 //!
-//! The order of a life: `state` opening → serving; then either the handler returns or `abort_reason` is set; then, if
-//! it returned and left tasks, `end` returned and `state` finishing; then `end` ended, half-close, `state` lingering if
-//! the peer still sends; then `shut_down`; then the record leaves the registry. `draining` may come at any time.
+//! The order of a life:
+//!
+//! 1. `state` opening, then serving.
+//! 2. The handler returns, or `abort_reason` is set.
+//! 3. If the handler returned and left tasks: `end` returned, `state` finishing.
+//! 4. `end` ended; half-close; `state` lingering if the peer still sends.
+//! 5. `shut_down`.
+//! 6. The record leaves the registry.
+//!
+//! `draining` may be signalled at any time.
 
 mod abort;
 
@@ -50,10 +57,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// Shared state of one connection. See the module.
 ///
-/// What is looked at with every message comes first, in as few cache lines as may be: with thousands of connections
-/// nothing of one is in the cache any more when its next message comes.
+/// The fields that each message touches are first, in as few cache lines as possible: with thousands of connections
+/// nothing of a connection is in the cache when its next message arrives.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct ConnectionRecord {
@@ -63,66 +70,68 @@ pub(crate) struct ConnectionRecord {
     /// A [`ConnectionState`].
     state: AtomicU8,
     shut_down: AtomicBool,
-    /// Bits, of [`Use`].
+    /// Bits of [`Use`].
     uses: AtomicU8,
     watch: Watch,
-    /// An [`AbortReason`], or `NONE`.
+    /// An [`AbortReason`], `NONE` or `LOOK`.
     abort_reason: AtomicU8,
     dialogue: Dialogue,
     pub(crate) transport: Transport,
-    /// The drain has begun. Each connection has its own, so that waiting for it is no meeting place. Its primary task
-    /// is the connection's own, which is woken for an abort too.
+    /// Signalled when the drain has begun. Each connection has an event of its own, so that waits of different
+    /// connections do not contend for a lock. Its primary task is the connection's own task, which an abort wakes too.
     pub(crate) draining: Event,
     pub(crate) id: ConnectionId,
-    /// The peer of the socket.
+    /// The peer of the socket; behind a proxy that is the proxy.
     peer: Address,
-    /// When it was accepted.
+    /// When the connection was accepted.
     pub(crate) since: Instant,
-    /// When the last byte went either way, in nanoseconds since `since`.
+    /// When the last byte passed either way, in nanoseconds after `since`. Kept with [`Watch::IDLE`] only.
     last_byte: AtomicU64,
     pub(crate) tasks: Tasks,
+    /// Made on first use.
     rare: OnceLock<Box<Rare>>,
 }
 
-/// What most connections never have, so that they need no room for it.
+/// State that most connections never need, so that they pay one word for it.
 #[derive(Debug, Default)]
 struct Rare {
-    /// Where the client connected to. If each connection has its own, the system is asked once, on demand.
+    /// The address that the client connected to. Given at the accept if it is the same for all clients of a listener;
+    /// otherwise the system is asked once, on demand.
     local: OnceLock<Option<Address>>,
-    /// The proxy's header, once that was read.
+    /// The PROXY header, once it was read.
     #[cfg(feature = "proxy-protocol")]
     proxied: OnceLock<Box<ProxyHeader>>,
-    /// When its opening ended, if there was something to wait for.
+    /// When the opening ended, if the connection had one.
     opened_at: OnceLock<Instant>,
-    /// The tasks whose reads end, in a drain, once what was read is answered.
+    /// Tasks whose reads return EOF in a drain as soon as the handler has answered what it read.
     awaiting_answer: BroadcastWaker,
-    /// The handler has returned. For those that wait for more than a read; made by the first.
+    /// Signalled when the handler has returned. For waits that outlast a read; made by the first of them.
     returned: OnceLock<Event>,
-    /// Since when a write has waited, in nanoseconds since `since`; 0: none waits.
+    /// Since when a write waits, in nanoseconds after `since`; 0: none waits. Kept with [`Watch::WRITES`] only.
     write_waits: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
-    /// What it is doing, in its handler's words.
+    /// What the connection is doing, in the handler's words.
     label: Mutex<Option<Cow<'static, str>>>,
-    /// The message of the task whose panic ends the connection.
+    /// Message of the first task whose panic ends the connection.
     task_panic: OnceLock<Box<str>>,
-    /// What kinds of errors its reads and writes have given, and how an end by one of them is counted.
+    /// Kinds of the errors that reads and writes have returned, and the end reason of a handler that returns one.
     given: Mutex<Vec<(io::ErrorKind, EndReason)>>,
-    /// It is drained, and not the whole server.
+    /// The drain of this connection alone.
     alone: OnceLock<DrainAlone>,
 }
 
-/// What is noted of the reads and writes of a server's connections, beside what they need: bits, to fit into one byte
-/// of each.
+/// What the reads and writes of a server's connections note for timeouts and counts. Bits, so that a connection needs
+/// one byte for it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Watch(u8);
 
 impl Watch {
-    /// There is an idle timeout, so `last_byte` is kept.
+    /// The server has an idle timeout, so `last_byte` is kept.
     pub(crate) const IDLE: u8 = 1;
-    /// There is a write timeout, so `write_waits` is kept.
+    /// The server has a write timeout, so `write_waits` is kept.
     pub(crate) const WRITES: u8 = 2;
-    /// The bytes are counted.
+    /// Bytes are counted.
     pub(crate) const BYTES: u8 = 4;
 
     pub(crate) fn set(&mut self, what: u8, is_set: bool) {
@@ -135,7 +144,7 @@ impl Watch {
     }
 }
 
-/// What has been made of a connection, as bits: see the module.
+/// Bits of `uses`: see the module.
 struct Use;
 
 impl Use {
@@ -145,14 +154,15 @@ impl Use {
     const GAVE_EOF: u8 = 8;
 }
 
-/// What clones may still do, in one byte.
+/// Values of `end`: what clones may still do.
 struct EndState;
 
 impl EndState {
-    /// The handler runs, or is to run.
+    /// The handler runs, or will run.
     const OPEN: u8 = 0;
-    /// It has returned, and left tasks: they may write.
+    /// The handler has returned and left tasks, which may still write.
     const RETURNED: u8 = 1;
+    /// Nothing may read or write.
     const ENDED: u8 = 2;
 }
 
@@ -184,7 +194,7 @@ impl ConnectionRecord {
         self.rare.get_or_init(Box::default)
     }
 
-    /// The client's address: the one in the proxy's header, once that was read, otherwise the socket's peer.
+    /// Returns the client's address: the one in the PROXY header if there is a header, otherwise the socket's peer.
     pub(crate) fn peer(&self) -> &Address {
         #[cfg(feature = "proxy-protocol")]
         if let Some(source) = self.proxied().and_then(ProxyHeader::source) {
@@ -193,8 +203,8 @@ impl ConnectionRecord {
         &self.peer
     }
 
-    /// The address that the client connected to: the one in the proxy's header, or the socket's, if the system still
-    /// tells it.
+    /// Returns the address that the client connected to: the one in the PROXY header if there is a header, otherwise
+    /// the socket's, if the system still reports it.
     pub(crate) fn local(&self) -> Option<&Address> {
         #[cfg(feature = "proxy-protocol")]
         if let Some(destination) = self.proxied().and_then(ProxyHeader::destination) {
@@ -203,27 +213,27 @@ impl ConnectionRecord {
         self.socket_local()
     }
 
-    /// The peer of the socket.
+    /// Returns the peer of the socket.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn socket_peer(&self) -> &Address {
         &self.peer
     }
 
-    /// The address of our end of the socket, if the system still tells it.
+    /// Returns the address of our end of the socket, if the system still reports it.
     pub(crate) fn socket_local(&self) -> Option<&Address> {
         self.rare().local.get_or_init(|| self.transport.local_address()).as_ref()
     }
 
-    /// The proxy's header, once that was read.
+    /// Returns the PROXY header, if one was read.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn proxied(&self) -> Option<&ProxyHeader> {
         self.rare.get()?.proxied.get().map(Box::as_ref)
     }
 
-    /// From now on the client is the one that the header names.
+    /// Sets the PROXY header. From now on its source is the client's address.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) fn set_proxied(&self, header: ProxyHeader) {
-        let _ = self.rare().proxied.set(Box::new(header)); // there is one header
+        let _ = self.rare().proxied.set(Box::new(header)); // a connection has at most one header
     }
 
     pub(crate) fn set_label(&self, label: Cow<'static, str>) {
@@ -235,12 +245,12 @@ impl ConnectionRecord {
         lock(&self.rare.get()?.label).clone()
     }
 
-    /// The label as it follows the connection's name in a text; nothing if there is none.
+    /// Returns the label as it follows the connection's name in a text. Empty if there is no label.
     pub(crate) fn shown_label(&self) -> String {
         self.label().map_or_else(String::new, |label| format!(" (`{}`)", Label(&label)))
     }
 
-    /// For how long no byte has gone either way, as far as that is known.
+    /// Returns for how long no byte has passed either way, if that is known.
     pub(crate) fn silence(&self) -> Option<Duration> {
         match self.watch.has(Watch::IDLE) {
             true => Some(self.last_byte().elapsed()),
@@ -256,19 +266,21 @@ impl ConnectionRecord {
         self.state.store(state as u8, Ordering::SeqCst);
     }
 
-    /// What came before the handler is over.
+    /// Notes that the opening has ended: PROXY header, handshake, first byte.
     pub(crate) fn note_opened(&self) {
-        let _ = self.rare().opened_at.set(Instant::now()); // there is one opening
+        let _ = self.rare().opened_at.set(Instant::now()); // a connection has one opening
     }
 
-    /// From when on the client could speak to the handler.
+    /// Returns when the client could first send to the handler: the end of the opening, or the accept.
     pub(crate) fn opened_at(&self) -> Instant {
         self.rare.get().and_then(|rare| rare.opened_at.get()).copied().unwrap_or(self.since)
     }
 
-    /// The drain has begun: a connection of which the handler has read no byte is notified later. Returns whether it is
-    /// one. The drain looks at `state` after that, and the task, which sets `state`, looks after that whether it is
-    /// spared: so that one of the two finds the other's change.
+    /// Spares the connection when the drain begins: if its handler has read no byte, it is notified later. Returns
+    /// whether it is spared.
+    ///
+    /// The drain spares first and then looks at `state`. The task sets `state` first and then looks whether it is
+    /// spared. So at least one of the two sees the other's change.
     pub(crate) fn spare(&self) -> bool {
         self.dialogue.spare()
     }
@@ -277,16 +289,16 @@ impl ConnectionRecord {
         self.dialogue.is_spared()
     }
 
-    /// Its newcomer time is over, or its handler has ended. Notifies it of a drain that has begun meanwhile.
+    /// Ends the newcomer time: it is over, or the handler has ended. Notifies the handler if the drain spared it.
     pub(crate) fn end_newcomer_time(&self) {
-        // If its handler has read, it has been notified, and an answer may be due: that stays so.
+        // A handler that has read was notified by its read, and an answer may be due: neither changes here.
         if self.dialogue.end_newcomer_time() {
             self.notify_of_drain();
         }
     }
 
-    /// Ready if no byte was read since the last write. Else the handler may be in the middle of a message; then the
-    /// task is woken by the next write. To be asked in a drain only.
+    /// Ready if no byte was read since the last write. Otherwise the handler may be in the middle of a message, and the
+    /// next write wakes the task. Call it in a drain only: outside of one a write wakes no task.
     pub(crate) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.dialogue.is_answer_due() {
             self.rare().awaiting_answer.add(cx.waker());
@@ -297,32 +309,33 @@ impl ConnectionRecord {
         Poll::Ready(())
     }
 
-    /// The drain has begun; or the connection has ended, and clones must not wait for a drain any more.
+    /// Signals `draining`: the drain has begun; or the connection has ended, and clones must stop waiting for a drain.
     pub(crate) fn notify_of_drain(&self) {
-        self.transport.be_eager(); // first, so that a task which is notified, and looks again, finds what has arrived
+        self.transport.be_eager(); // first: a task that is notified reads again, and must find what has arrived
         self.draining.signal();
     }
 
-    /// No clone reads or writes any more.
+    /// Returns whether the connection has ended: no clone may read or write.
     pub(crate) fn has_ended(&self) -> bool {
         self.end.load(Ordering::Acquire) == EndState::ENDED
     }
 
-    /// No clone reads any more; a task may still write.
+    /// Returns whether the handler has returned: no clone may read, but a task may still write.
     pub(crate) fn has_returned(&self) -> bool {
         self.end.load(Ordering::Acquire) != EndState::OPEN
     }
 
-    /// The handler has returned, and its tasks may finish what they write. From now on reads find EOF.
+    /// Ends all reads: from now on they return EOF. The handler has returned, and its tasks may finish what they write.
     pub(crate) fn end_reads(&self) {
         self.end.store(EndState::RETURNED, Ordering::SeqCst);
         self.signal_returned();
         self.transport.wake_readers();
-        self.notify_of_drain(); // what waits for it has no reason to any more
+        self.notify_of_drain(); // a wait for the drain has no purpose after the handler
     }
 
-    /// From now on no clone reads or writes, or waits for anything. Those that do are woken: if there are clones, which
-    /// the caller may know not to be.
+    /// Ends the connection for its clones: from now on none reads, writes or waits. Wakes those that do.
+    ///
+    /// `has_clones`: false if the caller knows that there is no clone, so that there is nothing to wake.
     pub(crate) fn end(&self, has_clones: bool) {
         self.end.store(EndState::ENDED, Ordering::SeqCst);
         self.signal_returned();
@@ -333,7 +346,7 @@ impl ConnectionRecord {
     }
 
     fn signal_returned(&self) {
-        fence(Ordering::SeqCst); // with `returned`: one of the two sees the other
+        fence(Ordering::SeqCst); // pairs with `returned`: either this sees its event, or it sees the new `end`
         if let Some(returned) = self.rare.get().and_then(|rare| rare.returned.get()) {
             returned.signal();
         }
@@ -342,13 +355,13 @@ impl ConnectionRecord {
     /// Waits until the handler has returned.
     pub(crate) async fn returned(&self) {
         let returned = self.rare().returned.get_or_init(Event::default);
-        fence(Ordering::SeqCst);
+        fence(Ordering::SeqCst); // pairs with `signal_returned`
         if !self.has_returned() {
             returned.wait().await;
         }
     }
 
-    /// The socket itself, for the user.
+    /// Lends the socket to the user.
     pub(crate) fn lend_tcp(&self) -> Option<&TcpStream> {
         self.uses.fetch_or(Use::LENT, Ordering::Relaxed);
         self.transport.as_tcp()
@@ -358,12 +371,12 @@ impl ConnectionRecord {
         self.uses.load(Ordering::Relaxed) & Use::LENT != 0
     }
 
-    /// Claims the reading for a reader that reads ahead. False: another has it.
+    /// Claims the connection for a reader that reads ahead. Returns false if another reader has it.
     pub(crate) fn claim_framing(&self) -> bool {
         self.uses.fetch_or(Use::FRAMED, Ordering::AcqRel) & Use::FRAMED == 0
     }
 
-    /// Something that was written, or was still to be, has not reached the peer. Returns whether that is new.
+    /// Notes that bytes, written or still to be written, have not reached the peer. Returns whether that is new.
     pub(crate) fn note_undelivered(&self) -> bool {
         self.uses.fetch_or(Use::UNDELIVERED, Ordering::AcqRel) & Use::UNDELIVERED == 0
     }
@@ -372,7 +385,7 @@ impl ConnectionRecord {
         self.uses.fetch_and(!Use::FRAMED, Ordering::AcqRel);
     }
 
-    /// A read has found EOF, or a reset.
+    /// Notes that a read has found EOF or a reset.
     pub(crate) fn note_eof(&self) {
         self.saw_eof.store(true, Ordering::Relaxed);
     }
@@ -381,12 +394,12 @@ impl ConnectionRecord {
         self.saw_eof.load(Ordering::Relaxed)
     }
 
-    /// A read gives EOF because of a drain.
+    /// Notes that a read returns EOF because of a drain.
     pub(crate) fn note_given_eof(&self) {
         self.uses.fetch_or(Use::GAVE_EOF, Ordering::Relaxed);
     }
 
-    /// A read or a write gives an error of this kind: so that it is known again in what the handler returns.
+    /// Notes that a read or a write returns an error of this kind, so that it is recognised if the handler returns it.
     #[cold]
     pub(crate) fn note_given(&self, kind: io::ErrorKind, reason: EndReason) {
         let mut given = lock(&self.rare().given);
@@ -395,9 +408,9 @@ impl ConnectionRecord {
         }
     }
 
-    /// Whether its stream has given an error of this kind, and how an end by it is counted.
+    /// Returns the end reason of a handler that returns an error of this kind, if its own stream gave it one.
     pub(crate) fn given(&self, kind: io::ErrorKind) -> Option<EndReason> {
-        // What reads a whole message makes this of an end of input.
+        // `read_exact` and similar methods turn EOF into this.
         let ended = self.saw_eof() || self.uses.load(Ordering::Relaxed) & Use::GAVE_EOF != 0;
         if kind == io::ErrorKind::UnexpectedEof && ended {
             return Some(EndReason::Disconnected);
@@ -406,7 +419,7 @@ impl ConnectionRecord {
         given.iter().find(|(known, _)| *known == kind).map(|(_, reason)| *reason)
     }
 
-    /// The handler has read bytes.
+    /// Notes that the handler has read bytes.
     #[inline]
     pub(crate) fn note_read(&self, bytes: usize) {
         if self.dialogue.ask() {
@@ -418,7 +431,7 @@ impl ConnectionRecord {
         self.note_bytes();
     }
 
-    /// The handler has written bytes.
+    /// Notes that the handler, or a task, has written bytes.
     #[inline]
     pub(crate) fn note_written(&self, bytes: usize) {
         if self.watch.has(Watch::BYTES) {
@@ -433,7 +446,7 @@ impl ConnectionRecord {
         self.note_bytes();
     }
 
-    /// A write has to wait.
+    /// Notes that a write has to wait.
     pub(crate) fn note_write_waits(&self) {
         if self.watch.has(Watch::WRITES) {
             let now = self.elapsed().max(1);
@@ -441,7 +454,7 @@ impl ConnectionRecord {
         }
     }
 
-    /// No write waits.
+    /// Notes that no write waits.
     #[inline]
     pub(crate) fn note_write_done(&self) {
         if self.watch.has(Watch::WRITES) {
@@ -449,7 +462,7 @@ impl ConnectionRecord {
         }
     }
 
-    /// Since when a write has waited, if one does.
+    /// Returns since when a write has waited, if one waits.
     pub(crate) fn write_waits_since(&self) -> Option<Instant> {
         match self.rare.get()?.write_waits.load(Ordering::Relaxed) {
             0 => None,
@@ -457,19 +470,19 @@ impl ConnectionRecord {
         }
     }
 
-    /// In nanoseconds since it was accepted.
+    /// Returns the nanoseconds since the accept.
     fn elapsed(&self) -> u64 {
         u64::try_from(self.since.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
-    /// Bytes went over the connection.
+    /// Notes that bytes have passed, for the idle timeout.
     pub(crate) fn note_bytes(&self) {
         if self.watch.has(Watch::IDLE) {
             self.last_byte.store(self.elapsed(), Ordering::Relaxed);
         }
     }
 
-    /// How many the handler has read, and written, if that is counted.
+    /// Returns how many bytes were read and written, if they are counted.
     pub(crate) fn bytes(&self) -> Option<(u64, u64)> {
         if !self.watch.has(Watch::BYTES) {
             return None;
@@ -478,17 +491,17 @@ impl ConnectionRecord {
         Some(self.rare.get().map_or((0, 0), |rare| read(rare)))
     }
 
-    /// When the last byte went either way; at first, when the connection was accepted.
+    /// Returns when the last byte passed either way, or when the connection was accepted if none has.
     pub(crate) fn last_byte(&self) -> Instant {
         self.since + Duration::from_nanos(self.last_byte.load(Ordering::Relaxed))
     }
 
-    /// Closes our direction, after what was written.
+    /// Half-closes: the peer reads EOF after what was written.
     pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.transport.poll_close(cx).map(|result| self.note_closing(result))
     }
 
-    /// Shuts the stream down, both ways.
+    /// Shuts the socket down both ways, once.
     pub(crate) fn shut_down(&self) {
         if !self.shut_down.swap(true, Ordering::AcqRel) {
             self.note_closing(self.transport.shut_down());
@@ -515,7 +528,7 @@ impl fmt::Display for ConnectionRecord {
 
 impl ChildName for ConnectionRecord {}
 
-/// A connection as log lines name it.
+/// Shows a connection as log lines name it.
 pub(crate) struct Named<'a>(pub(crate) &'a ConnectionRecord);
 
 impl fmt::Display for Named<'_> {
@@ -524,12 +537,12 @@ impl fmt::Display for Named<'_> {
     }
 }
 
-/// A label as it is shown: it may have a stranger's text in it.
+/// Shows a label: escaped and shortened, since it may contain untrusted text.
 pub(super) struct Label<'a>(pub(super) &'a str);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        /// In characters.
+        /// How many characters are shown.
         const LONGEST: usize = 100;
 
         let mut rest = self.0.chars();

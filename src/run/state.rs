@@ -1,4 +1,5 @@
-//! [`ConnectionState`]: what a connection is doing. It is for lists, logs and metrics, and decides nothing.
+//! [`ConnectionState`]: what a connection is doing. For lists, logs and metrics. The drain only looks whether a
+//! connection is still opening.
 
 use std::fmt;
 

@@ -1,4 +1,7 @@
-//! The tasks of one connection.
+//! [`Tasks`]: the tasks that a connection's handler has spawned, as two task groups.
+//!
+//! The groups are made for the first task. The connection's task closes them when the handler ends: it joins what is
+//! awaited, and cancels the rest.
 
 use super::name::ServerName;
 use super::record::{AbortReason, ConnectionRecord};
@@ -9,8 +12,7 @@ use std::future::Future;
 use std::panic::Location;
 use std::sync::{Arc, Weak};
 
-/// The tasks of one connection: groups that are made for the first. Most connections have none, and pay one word for
-/// that.
+/// Tasks of one connection. Most connections have none, so the groups are made for the first task.
 #[derive(Debug, Default)]
 pub(crate) struct Tasks {
     state: Mutex<TasksState>,
@@ -21,19 +23,20 @@ enum TasksState {
     #[default]
     None,
     Some(Box<TaskGroups>),
-    /// The handler has ended.
+    /// The handler has ended: a new task is refused.
     Over,
 }
 
-/// What a task is to its connection.
+/// Kinds of a connection's tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum TaskKind {
-    /// It may finish what it writes when the handler has returned.
+    /// Started by `Connection::spawn`: it may finish its writes after the handler has returned.
     Awaited,
-    /// It ends with the handler.
+    /// Started by `Connection::spawn_background`: it ends with the handler.
     Background,
 }
 
+/// One group for each [`TaskKind`].
 #[derive(Debug)]
 pub(crate) struct TaskGroups {
     pub(crate) awaited: TaskGroup,
@@ -54,13 +57,13 @@ impl TaskGroups {
         }
     }
 
-    /// Asks for the end of all.
+    /// Requests that all tasks end.
     pub(crate) fn cancel(&self) {
         self.awaited.cancel();
         self.background.cancel();
     }
 
-    /// The same, and waits for their ends.
+    /// Cancels all tasks, and waits until each has ended.
     pub(crate) async fn end(self) {
         self.cancel();
         self.awaited.settled().await;
@@ -69,7 +72,7 @@ impl TaskGroups {
 }
 
 impl Tasks {
-    /// Starts a task; it is refused once the handler has ended.
+    /// Starts a task, or refuses it if the handler has ended.
     pub(crate) fn spawn<F, G>(
         &self,
         (record, server): (&Weak<ConnectionRecord>, &Arc<ServerName>),
@@ -90,7 +93,7 @@ impl Tasks {
             match &*state {
                 TasksState::Some(groups) => groups.get(kind).spawner(),
                 _ => {
-                    drop(state); // the future's destructor is user code
+                    drop(state); // a refused future is dropped, which is user code, so not under the lock
                     return JoinHandle::refused(at, future);
                 }
             }
@@ -98,7 +101,7 @@ impl Tasks {
         spawner.spawn_guarded(label, at, future, arm)
     }
 
-    /// The group of those that are awaited; `None` if there has been no task.
+    /// Returns a spawner of the group of awaited tasks. `None` if there was no task, or the handler has ended.
     pub(crate) fn awaited(&self) -> Option<Spawner> {
         match &*lock(&self.state) {
             TasksState::Some(groups) => Some(groups.awaited.spawner()),
@@ -106,7 +109,7 @@ impl Tasks {
         }
     }
 
-    /// Refuses new tasks from now on and gives the present ones: to be joined, or dropped, which joins them too.
+    /// Refuses new tasks from now on, and returns the groups. The caller joins them, or drops them, which joins too.
     pub(crate) fn close(&self) -> Option<Box<TaskGroups>> {
         match std::mem::replace(&mut *lock(&self.state), TasksState::Over) {
             TasksState::Some(groups) => Some(groups),
@@ -115,7 +118,7 @@ impl Tasks {
     }
 }
 
-/// The owner of a connection's tasks. One that panics while its handle is gone ends the connection.
+/// Owner of a connection's tasks: a panic of a task whose handle is gone ends the connection.
 struct TasksOf {
     record: Weak<ConnectionRecord>,
     server: Arc<ServerName>,

@@ -1,6 +1,7 @@
-//! Why a handler ends before it returns: the abort reason of a record, and the drain of its connection alone.
+//! Why a handler ends before it returns: [`AbortReason`]; and [`DrainAlone`], the drain of one connection.
 //!
-//! Anyone may set either, from any thread. The connection's own task finds them before its next poll of the handler.
+//! Any thread may set either, and wakes the connection's own task. The task looks at both before it polls the handler.
+//! `abort_reason` is one byte, so this look costs one load for each poll.
 
 use super::ConnectionRecord;
 use crate::run::end_reason::EndReason;
@@ -10,28 +11,29 @@ use std::time::Instant;
 /// The drain of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DrainAlone {
+    /// When the handler is cut.
     pub(crate) deadline: Instant,
-    /// How it is counted if it is cut then.
+    /// How the connection is counted if its handler is cut at the deadline.
     pub(crate) reason: EndReason,
 }
 
-/// Why a handler is dropped before its end.
+/// Reasons for which a handler is dropped before it returns.
 #[derive(Debug)]
 pub(crate) enum AbortReason {
-    /// A task of the connection has panicked, with this message.
+    /// A task of the connection panicked with this message.
     TaskPanicked(String),
     /// The peer has acknowledged nothing for too long.
     Vanished,
     /// This connection alone was cancelled.
     CancelledById,
-    /// The whole server was.
+    /// The whole server was cancelled, or its deadline passed.
     Exit,
 }
 
-/// An abort reason in one byte. What counts more is larger; of the cancels the first counts.
+/// The values of `abort_reason`. A larger value overrides a smaller one, except that the first cancel stays.
 impl AbortReason {
     pub(super) const NONE: u8 = 0;
-    /// None, but the task is to look at `alone`.
+    /// There is no abort, but the task must look at `alone`.
     const LOOK: u8 = 1;
     const TASK_PANICKED: u8 = 2;
     const VANISHED: u8 = 3;
@@ -40,8 +42,8 @@ impl AbortReason {
 }
 
 impl ConnectionRecord {
-    /// Has the handler dropped before its next poll. A cancel counts more than a panic: it also ends what comes after
-    /// the handler.
+    /// Requests that the task drop the handler before the handler's next poll. A cancel overrides a panic: it also ends
+    /// what follows the handler, such as the linger.
     pub(crate) fn abort(&self, reason: AbortReason) {
         let reason = match reason {
             AbortReason::TaskPanicked(message) => {
@@ -52,13 +54,13 @@ impl ConnectionRecord {
             AbortReason::CancelledById => AbortReason::CANCELLED_BY_ID,
             AbortReason::Exit => AbortReason::EXIT,
         };
-        let counts_more = |before| (before < reason && before < AbortReason::CANCELLED_BY_ID).then_some(reason);
-        let _ = self.abort_reason.fetch_update(Ordering::AcqRel, Ordering::Acquire, counts_more);
+        let overrides = |before| (before < reason && before < AbortReason::CANCELLED_BY_ID).then_some(reason);
+        let _ = self.abort_reason.fetch_update(Ordering::AcqRel, Ordering::Acquire, overrides);
         self.draining.wake_primary();
     }
 
-    /// Drains this connection alone: its task notifies the handler, and cuts it at the deadline. The first such drain
-    /// counts.
+    /// Drains this connection alone: its task notifies the handler, and cuts it at the deadline. Only the first such
+    /// drain of a connection has an effect.
     pub(crate) fn drain_alone(&self, drain: DrainAlone) {
         let _ = self.rare().alone.set(drain);
         let look = AbortReason::LOOK;
@@ -70,20 +72,22 @@ impl ConnectionRecord {
         self.rare.get()?.alone.get().copied()
     }
 
-    /// To be asked by the connection's own task, before it looks at `alone`.
+    /// Returns whether the task must look at `alone`, and clears that mark. Only the connection's own task calls it,
+    /// before it looks.
     pub(crate) fn take_look(&self) -> bool {
         let look = AbortReason::LOOK;
         self.abort_reason.compare_exchange(look, AbortReason::NONE, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Whether its task has something to do about it, or about `alone`. To be asked by the connection's own task, once
-    /// it is the event's primary task.
+    /// Returns whether there is an abort, or a drain of this connection alone to look at. Only the connection's own
+    /// task calls it, after it became the primary task of `draining`: so it misses no abort in between.
     #[inline]
     pub(crate) fn is_aborted(&self) -> bool {
         self.abort_reason.load(Ordering::Acquire) != AbortReason::NONE
     }
 
-    /// The same for a cancel alone: a task's panic ends the handler, and nothing that comes after it.
+    /// Returns whether the connection was cancelled. A task's panic is no cancel: it ends the handler, and nothing that
+    /// follows the handler.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.abort_reason.load(Ordering::Acquire) >= AbortReason::CANCELLED_BY_ID
     }

@@ -29,6 +29,9 @@ use std::{fmt, io};
 /// failed: 1 accepted, 0 completed, 1 failed, 0 panicked, 0 cancelled; 0 ended during the drain)
 /// ```
 ///
+/// A `main` that returns `Result<(), BoxError>` prints exactly this ([`BoxError`](crate::BoxError)). If it returns
+/// `io::Result<()>`, std prints the same line inside `Custom { kind: …, error: … }`.
+///
 /// # Examples
 ///
 /// The error of a body:
@@ -53,7 +56,7 @@ use std::{fmt, io};
 /// # io::Result::Ok(()) }).unwrap();
 /// ```
 ///
-/// What `main` prints:
+/// What a `main` that returns `Result<(), BoxError>` prints:
 ///
 /// ```
 /// # async_std::task::block_on(async {
@@ -64,7 +67,7 @@ use std::{fmt, io};
 /// let server = Server::new(listener).on_failure(OnFailure::Shutdown);
 /// let error = server.serve(async |_: Connection| Err::<(), _>("disk full")).await.unwrap_err();
 /// assert_eq!(error.to_string(), "the handler of the connection from `memory:0` failed");
-/// let in_main = format!("Error: {error:?}");
+/// let in_main = format!("Error: {:?}", ebbtide::BoxError::from(error));
 /// assert!(in_main.starts_with("Error: the handler of the connection from `memory:0` failed: disk full (closed in "));
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```

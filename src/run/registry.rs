@@ -427,6 +427,7 @@ impl fmt::Display for ConnectionId {
     }
 }
 
+/// Parses the number of a connection, as log lines show it.
 impl FromStr for ConnectionId {
     type Err = ParseIntError;
 

@@ -409,8 +409,8 @@ impl Observer {
         drop(all);
     }
 
-    /// Queues a phase. Returns whether this thread must report the queue, until [`next_to_report`](Self::next_to_report) is
-    /// `None`. If not, another thread is doing it.
+    /// Queues a phase. Returns whether this thread must report the queue, until
+    /// [`next_to_report`](Self::next_to_report) is `None`. If not, another thread is doing it.
     pub(crate) fn begin_to_report(&self, phase: Phase) -> bool {
         let mut phases = lock(&self.phases);
         phases.waiting.push_back(phase);

@@ -346,7 +346,7 @@ impl ConnectionRecord {
     }
 
     fn signal_returned(&self) {
-        fence(Ordering::SeqCst); // pairs with `returned`: either this sees its event, or it sees the new `end`
+        fence(Ordering::SeqCst); // pairs with `returned`: either its event is seen here, or it sees `end`
         if let Some(returned) = self.rare.get().and_then(|rare| rare.returned.get()) {
             returned.signal();
         }

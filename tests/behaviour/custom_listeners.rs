@@ -173,7 +173,7 @@ fn an_error_whose_destructor_panics_is_one_like_others_and_the_next_client_is_se
 fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
     for last in [Step::Fail(io::Error::other("too late")), Step::Panic("too late")] {
         test(async {
-            let (listener, script) = Script::listener_at_the_end();
+            let (listener, script) = Script::listener_that_forgets_its_waker();
             let mut served = script.client();
             script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb("in the sweep"))); // besides
             let mut after_one_that_left = script.client();

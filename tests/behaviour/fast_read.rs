@@ -2,7 +2,7 @@
 
 use crate::support;
 use crate::support::executor::alone_with_threads;
-use crate::support::{FOR_EVER, bind, connect, echo_by, test};
+use crate::support::{FOR_EVER, bind, connect, echo_with_buffer, test};
 use async_std::channel::bounded;
 use async_std::{io, prelude::*, task};
 use ebbtide::Connection;
@@ -29,7 +29,7 @@ fn messages_shorter_than_the_buffer_as_long_and_longer() {
         let (_, report) = bind()
             .await
             .scope(
-                |conn| echo_by(16, conn),
+                |conn| echo_with_buffer(16, conn),
                 async |server| {
                     let mut client = connect(server.local_addr());
                     for round in 0..200_usize {
@@ -54,7 +54,7 @@ fn the_end_right_after_data_is_read_as_such() {
         let (_, report) = bind()
             .await
             .scope(
-                |conn| echo_by(64, conn),
+                |conn| echo_with_buffer(64, conn),
                 async |server| {
                     for length in [1, 63, 64, 65, 128] {
                         let mut client = connect(server.local_addr());
@@ -78,7 +78,7 @@ fn a_reset_is_noticed_by_one_who_waits() {
         let (_, report) = bind()
             .await
             .scope(
-                |conn| echo_by(64, conn),
+                |conn| echo_with_buffer(64, conn),
                 async |server| {
                     let mut client = connect(server.local_addr());
                     ping(&mut client, b"hello");
@@ -165,7 +165,7 @@ fn a_read_that_a_cancel_or_a_drop_ends_is_gone() {
         for dropped in [false, true] {
             let server = bind().await;
             let handle = server.handle();
-            let mut serving = Box::pin(server.serve(|conn| echo_by(64, conn)));
+            let mut serving = Box::pin(server.serve(|conn| echo_with_buffer(64, conn)));
             let mut clients: Vec<_> = (0..8).map(|_| connect(handle.local_addr())).collect();
             let mut driving = Box::pin(async {
                 task::spawn_blocking(move || {

@@ -2,7 +2,7 @@
 //! under the same names (the circles' are in `group_circles.rs`). A model tries every interleaving of a few steps; its
 //! twin has the real threads, wakers and queue.
 
-use crate::support::probe::{Gate, Live, Shared, drop_shared, let_the_executor_go_round};
+use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group, let_the_executor_go_round};
 use async_std::task;
 use ebbtide::{JoinHandle, TaskGroup};
 use std::future::{pending, poll_fn};
@@ -103,7 +103,7 @@ fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
     live.clone().within_net(move || {
         for _ in 0..ROUNDS {
             let group = TaskGroup::new();
-            let shared = Shared::default();
+            let shared = SharedGroup::default();
             let ready = Gate::new();
             let went_on = Arc::new(AtomicBool::new(false));
             let child = {
@@ -111,7 +111,7 @@ fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
                     (Arc::clone(&shared), ready.clone(), siblings.clone(), Arc::clone(&went_on));
                 async move {
                     ready.opened().await;
-                    drop_shared(&shared);
+                    drop_shared_group(&shared);
                     assert_eq!(siblings.count(), 0, "a sibling outlived the drop");
                     task::yield_now().await;
                     went_on.store(true, SeqCst);

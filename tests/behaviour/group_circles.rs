@@ -3,7 +3,7 @@
 //! twins of models in `src/group/loom_tests.rs`.)
 
 use crate::support::executor::alone_with_threads;
-use crate::support::probe::{Gate, Live, Shared, drop_shared};
+use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group};
 use async_std::task;
 use ebbtide::TaskGroup;
 use std::future::pending;
@@ -43,20 +43,20 @@ fn circles(size: usize) {
     let live = Live::default();
     live.clone().within_net(move || {
         for _ in 0..ROUNDS {
-            let groups: Vec<_> = (0..size).map(|_| Shared::default()).collect();
+            let groups: Vec<_> = (0..size).map(|_| SharedGroup::default()).collect();
             let ready = Gate::new();
             for n in 0..size {
                 let group = TaskGroup::new();
                 let (ready, next) = (ready.clone(), Arc::clone(&groups[(n + 1) % size]));
                 group.spawn(live.child(async move {
                     ready.opened().await;
-                    drop_shared(&next);
+                    drop_shared_group(&next);
                     pending().await
                 }));
                 *groups[n].lock().unwrap() = Some(group);
             }
             ready.open();
-            groups.iter().for_each(drop_shared);
+            groups.iter().for_each(drop_shared_group);
             live.wait_for(0);
         }
     });
@@ -69,7 +69,7 @@ fn meeting_circles(size: usize) {
     let all = Live::default();
     all.clone().within_net(move || {
         for _ in 0..ROUNDS {
-            let groups: Vec<_> = (0..size).map(|_| Shared::default()).collect();
+            let groups: Vec<_> = (0..size).map(|_| SharedGroup::default()).collect();
             let lives: Vec<_> = (0..size).map(|_| Live::default()).collect();
             let (early, went_on) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
             let (ready, meet) = (Gate::new(), Arc::new(Barrier::new(size)));
@@ -82,7 +82,7 @@ fn meeting_circles(size: usize) {
                     let _probe = probe;
                     ready.opened().await;
                     meet.wait();
-                    drop_shared(&next);
+                    drop_shared_group(&next);
                     early.fetch_add(next_live.count(), SeqCst);
                     task::yield_now().await;
                     went_on.fetch_add(1, SeqCst);

@@ -231,7 +231,7 @@ fn r02_a_child_that_blocks_its_thread_does_not_hold_up_its_siblings() {
 
 /// Drops it on another thread, opens the gate as soon as the drop has said that it has to wait, and looks that it did.
 fn drop_waits_for(gate: &Gate, group: TaskGroup, live: &Live) {
-    let _opens = gate.opens_at_the_end(); // a failure must not keep the executor's thread
+    let _opens = gate.open_on_drop(); // a failure must not keep the executor's thread
     let logs = logs::remember();
     let notices = || logs.lines_with(&format!("still waiting for the end of a task (spawned at {}:", file!())).len();
     let before = notices();

@@ -30,8 +30,8 @@ fn answers(bytes: Vec<u8>, expected: &'static str) {
 
 #[test]
 fn the_address_in_the_header_is_the_peers_in_both_versions() {
-    answers(V1.to_vec(), SAID);
-    answers(V2.to_vec(), SAID);
+    answers(V1.to_vec(), ANSWER);
+    answers(V2.to_vec(), ANSWER);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_header_may_come_byte_by_byte() {
                         client.send(&[byte]);
                     }
                     client.finish();
-                    assert_eq!(client.rest(), format!("{SAID}hello"), "{way:?}");
+                    assert_eq!(client.rest(), format!("{ANSWER}hello"), "{way:?}");
                 },
             );
         }
@@ -83,7 +83,7 @@ fn a_header_may_come_in_two_pieces_cut_anywhere() {
                     client.send(&header[cut..]);
                     client.send(b"hello");
                     client.finish();
-                    assert_eq!(client.rest(), format!("{SAID}hello"), "cut after {cut} bytes");
+                    assert_eq!(client.rest(), format!("{ANSWER}hello"), "cut after {cut} bytes");
                 }
             },
         );
@@ -100,7 +100,7 @@ fn a_long_message_behind_a_header_arrives_whole() {
             move |door, _| {
                 let message = "0123456789abcdef".repeat(2048);
                 let answer = door.client().ask(&[V1, message.as_bytes()].concat());
-                assert!(answer.strip_prefix(SAID) == Some(&*message), "{way:?}: {} bytes", answer.len());
+                assert!(answer.strip_prefix(ANSWER) == Some(&*message), "{way:?}: {} bytes", answer.len());
             },
         );
     }
@@ -201,7 +201,7 @@ fn an_inherited_socket_can_have_it_too_and_one_server_can_listen_with_and_withou
                     client.shutdown(std::net::Shutdown::Write).unwrap();
                     (client.local_addr().unwrap(), rest(&mut client))
                 };
-                assert_eq!(ask(&behind.into(), &[V1, b"hello"].concat()).1, format!("{SAID}hello"));
+                assert_eq!(ask(&behind.into(), &[V1, b"hello"].concat()).1, format!("{ANSWER}hello"));
                 let (client, answer) = ask(handle.local_addr(), b"hello");
                 assert_eq!(answer, format!("{client} to {}: hello", handle.local_addr()));
             })

@@ -42,7 +42,7 @@ fn a_drain_waits_a_second_for_headers_and_whoever_is_quick_is_served() {
                 handle.until_draining(pending::<()>()).await;
                 task::spawn_blocking(move || {
                     let mut quick = clients.remove(2);
-                    assert_eq!(quick.ask(&[&V1[20..], b"just in time"].concat()), format!("{SAID}just in time"));
+                    assert_eq!(quick.ask(&[&V1[20..], b"just in time"].concat()), format!("{ANSWER}just in time"));
                     clients.iter_mut().for_each(|client| assert_eq!(client.rest(), ""));
                 })
                 .await;

@@ -26,7 +26,7 @@ fn a_header_is_read_and_its_absence_is_fine() {
             |server| server,
             |door, _| {
                 for header in [V1, V2] {
-                    assert_eq!(door.client().ask(&[header, b"hello"].concat()), format!("{SAID}hello"));
+                    assert_eq!(door.client().ask(&[header, b"hello"].concat()), format!("{ANSWER}hello"));
                 }
                 for bytes in [
                     "hello",

@@ -22,7 +22,7 @@ fn required() -> ProxyProtocol {
 /// And then there is a good client.
 fn still_serves(door: &Door, handle: &Handle) {
     assert!(handle.is_serving());
-    assert_eq!(door.client().ask(&[V1, b"hello"].concat()), format!("{SAID}hello"));
+    assert_eq!(door.client().ask(&[V1, b"hello"].concat()), format!("{ANSWER}hello"));
 }
 
 /// A line of the log may come after its connection's end.

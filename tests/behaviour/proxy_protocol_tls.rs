@@ -38,7 +38,7 @@ fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it(
                     client.flush().unwrap();
                     let mut answer = String::new();
                     client.read_to_string(&mut answer).unwrap();
-                    assert_eq!(answer, format!("{SAID}hello"));
+                    assert_eq!(answer, format!("{ANSWER}hello"));
                 }
                 // Without the handshake after the header, and without the header before the handshake.
                 let mut plain = connect(handle.local_addr());

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::panic::panic_any;
 
-/// Panics with this text when it is dropped. It is an error too.
+/// Value that panics with this text when it is dropped. It implements `Error` too.
 #[derive(Debug)]
 pub struct Bomb(pub &'static str);
 

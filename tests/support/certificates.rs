@@ -1,4 +1,4 @@
-//! Certificates of a test's own, and clients that trust them.
+//! A certificate authority for tests, and TLS clients that trust it.
 
 use super::files::Folder;
 use ebbtide::rustls::crypto::ring;
@@ -9,13 +9,14 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Who issues certificates.
+/// Certificate authority.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    /// Its own certificate.
     pem: String,
 }
 
-/// The files of a certificate and its key.
+/// Paths of the files of a certificate chain and its key.
 pub struct Identity {
     pub certificates: PathBuf,
     pub key: PathBuf,
@@ -35,12 +36,12 @@ impl Authority {
         &self.pem
     }
 
-    /// A certificate for these names, in files of the folder that begin with `file`.
+    /// Issues a certificate for these names, and writes `FILE.pem` and `FILE.key` into the folder.
     pub fn issue(&self, folder: &Folder, file: &str, names: &[&str]) -> Identity {
         let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, file);
-        params.use_authority_key_identifier_extension = true; // strict clients want it
+        params.use_authority_key_identifier_extension = true; // strict clients require it
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity {
@@ -49,7 +50,7 @@ impl Authority {
         }
     }
 
-    /// A client that trusts this authority, and shows a certificate if it has one.
+    /// Returns the configuration of a client that trusts this authority, and that presents `identity` if there is one.
     pub fn client(&self, identity: Option<&Identity>) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
@@ -72,9 +73,10 @@ fn key(path: &Path) -> PrivateKeyDer<'static> {
     PrivateKeyDer::from_pem_file(path).unwrap()
 }
 
-/// A blocking client of the server that goes by the name `localhost`. It shakes hands when it first reads or writes.
+/// Blocking TLS client of a server named `localhost`. The handshake happens at its first read or write.
 pub type Client = StreamOwned<ClientConnection, TcpStream>;
 
+/// Makes a TLS client of a connected socket.
 pub fn secure(socket: TcpStream, config: impl Into<Arc<ClientConfig>>) -> Client {
     let session = ClientConnection::new(config.into(), "localhost".try_into().unwrap()).unwrap();
     StreamOwned::new(session, socket)

@@ -1,4 +1,4 @@
-//! Tests that need a certain executor: all of its threads held, or a certain number of threads.
+//! Tests that need a certain executor: one whose threads are all blocked, or one with a certain number of threads.
 
 use super::{NET, gate};
 use async_std::task;
@@ -7,28 +7,30 @@ use std::env;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 
-/// async-std reads it when its executor starts, so another number takes another process.
+/// async-std reads this variable when its executor starts, so another number of threads needs another process.
 const THREADS: &str = "ASYNC_STD_THREAD_COUNT";
 
-/// Set in the processes that are started here: the one test that each of them runs.
+/// Set in the processes that are started here. Its value is the name of the one test that the process runs.
 const RERUN: &str = "EBBTIDE_TEST_RERUN";
 
-/// How many threads the executor has.
+/// Returns the number of the executor's threads.
 pub fn threads() -> usize {
     let threads = env::var(THREADS).ok().and_then(|threads| threads.parse().ok());
     threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap().get())
 }
 
-/// Keeps every thread of the executor busy until it is dropped: what is spawned meanwhile runs afterwards.
-pub struct Held {
+/// Guard that blocks every thread of the executor until it is dropped. Tasks that are spawned in this time run
+/// afterwards.
+pub struct HeldExecutor {
+    /// The blocking tasks end when this sender is dropped.
     _gate: mpsc::Sender<()>,
 }
 
-/// For tests that run alone: the others would not get on.
-pub fn hold_executor() -> Held {
-    assert!(gate::is_alone(), "the test holds the executor, and is not alone");
+/// Blocks every thread of the executor. Only for tests that run alone: other tests would make no progress.
+pub fn hold_executor() -> HeldExecutor {
+    assert!(gate::is_alone(), "a test that holds the executor has to run alone");
     static ONE: Mutex<()> = Mutex::new(());
-    // Two parts of a test that hold half of the threads each would wait for each other.
+    // Otherwise two parts of a test could hold half of the threads each, and wait for each other.
     let _one_at_a_time = ONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let threads = threads();
     let (gate, closed) = mpsc::channel::<()>();
@@ -38,22 +40,22 @@ pub fn hold_executor() -> Held {
         let (closed, held) = (Arc::clone(&closed), held.clone());
         task::spawn(async move {
             held.send(()).unwrap();
-            // An error for all of them at once: the gate is gone.
+            // When the sender is dropped, this returns an error in all of the tasks at once.
             let _ = closed.lock().unwrap().recv_timeout(NET);
         });
     }
-    (0..threads).for_each(|_| is_held.recv_timeout(NET).expect("an executor thread is free"));
-    Held { _gate: gate }
+    (0..threads).for_each(|_| is_held.recv_timeout(NET).expect("every executor thread takes a task"));
+    HeldExecutor { _gate: gate }
 }
 
-/// Runs the body of a test in a process of its own with so many executor threads. The body must be a closure that is
-/// written in the test: the name of its type has the name of the test in it.
+/// Runs the body of a test in a process of its own, with this number of executor threads. The body must be a closure
+/// that is written inside the test function: the test's name is taken from the name of the closure's type.
 pub fn alone_with_threads<F: FnOnce()>(threads: usize, body: F) {
     let path = type_name::<F>().trim_end_matches("::{{closure}}");
     let (_, test) = path.split_once("::").expect("the name of the crate comes first");
     match env::var(RERUN) {
         Ok(name) if name == test => body(),
-        Ok(_) => {} // it has a process of its own
+        Ok(_) => {} // this process was started for another test
         Err(_) => rerun(threads, test),
     }
 }

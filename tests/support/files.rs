@@ -1,10 +1,10 @@
-//! Folders for sockets and other files.
+//! Temporary folders for sockets and other files.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A folder of a test's own, with a short name, since the paths of sockets are short. Removed by its drop, with all
-/// that is in it.
+/// Temporary folder of one test. Its path is short, because the path of a Unix socket may have only about 100 bytes.
+/// Dropping it removes the folder with its contents.
 pub struct Folder {
     path: PathBuf,
 }
@@ -18,24 +18,24 @@ impl Folder {
         Self { path }
     }
 
-    /// A path in it.
+    /// Returns a path in the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Writes a file in it.
+    /// Writes a file into the folder, and returns its path.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
         std::fs::write(&path, text).unwrap();
         path
     }
 
-    /// The folder itself.
+    /// Returns the path of the folder itself.
     pub fn itself(&self) -> &Path {
         &self.path
     }
 
-    /// The names of what is in it.
+    /// Returns the names of the folder's entries.
     pub fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.path).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()

@@ -1,21 +1,23 @@
-//! Which tests may run beside each other.
+//! Decides which tests run at the same time, and gives each test a time limit.
 //!
 //! The tests of a binary share one process: its executor, its log, its open files. Most tests run beside others. These
 //! run alone:
 //!
-//! - a test that blocks executor threads, or counts what the process holds ([`alone`]);
-//! - the start of a process by [`alone_with_threads`](super::executor::alone_with_threads). The new process has a copy
-//!   of every socket until it executes its program, so for a moment a socket that a test has closed is still open.
+//! - a test that blocks executor threads, or that counts what the process holds ([`alone`]);
+//! - the start of a process by [`alone_with_threads`](super::executor::alone_with_threads). Until the new process
+//!   executes its program it has a copy of every socket. So for a moment a socket that a test has closed is still open.
 
 use super::NET;
 use std::cell::Cell;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
 
-/// What a test shares.
+/// How a test shares the process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Role {
+    /// Beside other tests.
     Beside,
+    /// While no other test runs.
     Alone,
 }
 
@@ -24,8 +26,11 @@ thread_local! {
     static ROLE: Cell<Option<Role>> = const { Cell::new(None) };
 }
 
+/// The tests that are running.
 struct State {
+    /// How many of [`Role::Beside`].
     beside: usize,
+    /// Whether one of [`Role::Alone`].
     alone: bool,
 }
 
@@ -36,7 +41,7 @@ fn wait_while(holds: fn(&State) -> bool) -> MutexGuard<'static, State> {
     GATE.1.wait_while(state, |state| holds(state)).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The permit of a test. Its drop lets others begin.
+/// The permit of a running test. Dropping it lets other tests begin.
 struct Permit(Role);
 
 impl Permit {
@@ -61,26 +66,28 @@ impl Drop for Permit {
     }
 }
 
-/// Does something quick while no test runs. Not for tests, which would wait for themselves.
+/// Does something short while no test runs. A test must not call this: it would wait for its own end.
 pub fn while_no_test_runs<T>(work: impl FnOnce() -> T) -> T {
     assert_eq!(ROLE.get(), None, "a test cannot wait until no test runs");
     let _permit = Permit::wait_for(Role::Alone);
     work()
 }
 
-/// Fails if no test runs, so that no test goes without one of the functions below.
+/// Panics if no test runs. This finds tests that use none of the functions below.
 pub fn assert_in_a_test() {
     let state = wait_while(|_| false);
-    assert!(state.alone || state.beside > 0, "a test without `test`, `on_thread`, `alone` or `within_net` around it");
+    assert!(state.alone || state.beside > 0, "a test has to run in `test`, `on_thread`, `alone` or `within_net`");
 }
 
-/// Whether the test of this thread has the process to itself.
+/// Returns whether this thread's test runs alone.
 pub fn is_alone() -> bool {
     ROLE.get() == Some(Role::Alone)
 }
 
-/// Runs a test on a thread of its own, since after a panic async-std's `block_on` is not the same on that thread. It
-/// fails when it still runs after `net`, with `alive` in its message. A test inside of another is a part of that.
+/// Runs a test on a thread of its own, because a panic leaves async-std's `block_on` in another state on its thread.
+///
+/// The test fails if it still runs after `net`; the message then ends with `alive()`. If this is called inside a test,
+/// the body is a part of that test.
 pub fn run<T: Send + 'static>(
     role: Role,
     net: Duration,
@@ -90,7 +97,7 @@ pub fn run<T: Send + 'static>(
     run_boxed(role, net, alive, Box::new(body))
 }
 
-/// Compiled once for all tests.
+/// [`run`] without the type of the body, so that less code is compiled for each test.
 fn run_boxed<T: Send + 'static>(
     role: Role,
     net: Duration,
@@ -98,7 +105,7 @@ fn run_boxed<T: Send + 'static>(
     body: Box<dyn FnOnce() -> T + Send>,
 ) -> T {
     let outer = ROLE.get();
-    assert!(outer.is_none() || role == Role::Beside || is_alone(), "a part of a test cannot be alone");
+    assert!(outer.is_none() || role == Role::Beside || is_alone(), "only a whole test can run alone, not a part of it");
     let _permit = outer.is_none().then(|| Permit::wait_for(role));
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
@@ -116,17 +123,17 @@ fn run_boxed<T: Send + 'static>(
     }
 }
 
-/// Runs a test, or blocking code of one, on a thread of its own within the net.
+/// Runs a test, or blocking code of one, on a thread of its own, for at most [`NET`].
 pub fn on_thread<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     run(Role::Beside, NET, &String::new, body)
 }
 
-/// The same while no other test runs.
+/// Does the same while no other test runs.
 pub fn alone<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> T {
     run(Role::Alone, NET, &String::new, body)
 }
 
-/// Runs the parts of a test side by side, a thread for each.
+/// Runs the parts of a test at the same time, each on a thread of its own.
 pub fn side_by_side<T: Copy + Send + Sync>(parts: &[T], body: impl Fn(T) + Sync) {
     let outer = ROLE.get();
     let _permit = outer.is_none().then(|| Permit::wait_for(Role::Beside));

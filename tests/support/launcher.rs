@@ -1,14 +1,14 @@
-//! Starts programs as systemd does: a listening socket is descriptor 3, and the environment says so.
+//! Starts programs as systemd does: descriptor 3 is a listening socket, and environment variables describe it.
 
 use super::process::{Process, example};
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
-/// One socket, without a name.
+/// Shell script that passes one socket, without a name.
 pub const ONE: &str = "LISTEN_FDS=1 LISTEN_PID=$$ exec \"$@\" 3<&0 0</dev/null";
 
-/// Starts `program` by a shell that executes `script`, with the socket as its standard input. The shell becomes the
-/// program, so `$$` is the program's process id.
+/// Starts `program` from a shell that runs `script`, with the socket as its standard input. The shell becomes the
+/// program (`exec`), so `$$` is the program's process id.
 pub fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
     let mut shell = Command::new("sh");
     shell.args(["-c", script, "sh"]).arg(program.get_program()).args(program.get_args());
@@ -22,7 +22,8 @@ pub fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
     Process::start_with(&mut shell, Stdio::from(socket))
 }
 
-/// The example, with so many executor threads; `None` for the usual number.
+/// Returns the command for the example `socket_activation` with this number of executor threads. `None` stands for
+/// async-std's default.
 pub fn service(threads: Option<&str>) -> Command {
     let mut service = example("socket_activation");
     match threads {

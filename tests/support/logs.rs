@@ -1,6 +1,6 @@
-//! A logger that remembers.
+//! A logger that keeps the crate's log lines, so that a test can look for them.
 //!
-//! All tests of a binary log to it. So a test looks for a text that no other test logs, or runs alone.
+//! All tests of a binary log to it. So a test looks for a text that no other test logs, or it runs alone.
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,16 +8,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 struct Remember;
 
 #[derive(Default)]
-struct Book {
+struct Kept {
     lines: Vec<(Level, String)>,
-    /// How many tests read in it. Without one nothing is remembered.
+    /// How many [`Logs`] there are. Without one no line is kept.
     readers: usize,
 }
 
-static BOOK: Mutex<Book> = Mutex::new(Book { lines: Vec::new(), readers: 0 });
+static KEPT: Mutex<Kept> = Mutex::new(Kept { lines: Vec::new(), readers: 0 });
 
-fn book() -> MutexGuard<'static, Book> {
-    BOOK.lock().unwrap_or_else(PoisonError::into_inner)
+fn kept() -> MutexGuard<'static, Kept> {
+    KEPT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Log for Remember {
@@ -26,18 +26,18 @@ impl Log for Remember {
     }
 
     fn log(&self, record: &Record<'_>) {
-        if self.enabled(record.metadata()) && book().readers > 0 {
+        if self.enabled(record.metadata()) && kept().readers > 0 {
             let mut pairs = Pairs(String::new());
             record.key_values().visit(&mut pairs).unwrap();
             let line = format!("{}{}", record.args(), pairs.0);
-            book().lines.push((record.level(), line));
+            kept().lines.push((record.level(), line));
         }
     }
 
     fn flush(&self) {}
 }
 
-/// The key-values as ` key=value`.
+/// The key-values of a line, each as ` key=value`.
 struct Pairs(String);
 
 impl<'kvs> log::kv::VisitSource<'kvs> for Pairs {
@@ -47,35 +47,35 @@ impl<'kvs> log::kv::VisitSource<'kvs> for Pairs {
     }
 }
 
-/// What the crate logs in this process, from the moment when it was made.
+/// Reader of the lines that the crate logs in this process, from the moment when the reader was made.
 #[derive(Clone)]
-pub struct Logs(Arc<From>);
+pub struct Logs(Arc<Start>);
 
-/// The first line of it.
-struct From(usize);
+/// Index of a reader's first line. Dropping the last one removes all lines.
+struct Start(usize);
 
-impl Drop for From {
+impl Drop for Start {
     fn drop(&mut self) {
-        let mut book = book();
-        book.readers -= 1;
-        if book.readers == 0 {
-            book.lines.clear();
+        let mut kept = kept();
+        kept.readers -= 1;
+        if kept.readers == 0 {
+            kept.lines.clear();
         }
     }
 }
 
-/// From now on everything that the crate logs in this process is remembered.
+/// Begins to keep every line that the crate logs in this process.
 pub fn remember() -> Logs {
-    let _ = log::set_logger(&Remember); // another test may have been first
+    let _ = log::set_logger(&Remember); // fails if another test has already set it
     log::set_max_level(LevelFilter::Trace);
-    let mut book = book();
-    book.readers += 1;
-    Logs(Arc::new(From(book.lines.len())))
+    let mut kept = kept();
+    kept.readers += 1;
+    Logs(Arc::new(Start(kept.lines.len())))
 }
 
 impl Logs {
-    /// The lines that contain `what`, with their levels.
+    /// Returns the lines that contain `what`, with their levels.
     pub fn lines_with(&self, what: &str) -> Vec<(Level, String)> {
-        book().lines[self.0.0..].iter().filter(|(_, line)| line.contains(what)).cloned().collect()
+        kept().lines[self.0.0..].iter().filter(|(_, line)| line.contains(what)).cloned().collect()
     }
 }

@@ -1,4 +1,5 @@
-//! What the tests share. Each test binary uses a part of it.
+//! Helpers that the test binaries share: servers and handlers, clients, drop guards, time limits. Each binary uses a
+//! part of them, and includes this module by its path.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod addresses;
@@ -27,7 +28,7 @@ pub use addresses::loopback;
 pub use bomb::Bomb;
 pub use executor::hold_executor;
 pub use gate::{Role, alone, on_thread};
-pub use servers::{adds_up, bind, echo, echo_at_eof, echo_by, speaks, until};
+pub use servers::{adds_up, bind, echo, echo_at_eof, echo_with_buffer, speaks, until};
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::{io, prelude::*, task};
@@ -40,35 +41,35 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// A stream of any kind.
+/// Stream of any kind, boxed.
 pub type BoxedStream = std::pin::Pin<Box<dyn Duplex>>;
 
 pub trait Duplex: async_std::io::Read + async_std::io::Write + Send {}
 
 impl<T: async_std::io::Read + async_std::io::Write + Send> Duplex for T {}
 
-/// The safety net of everything that waits. Never the way in which a test passes.
+/// Safety net: the time limit of every wait. No test passes because this time is over.
 pub const NET: Duration = Duration::from_secs(60);
 
-/// Long enough that a test which waited for it would fail in its net.
+/// A time that is longer than [`NET`]: a test that waits for it fails.
 pub const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// Runs a test within the net.
+/// Runs a test for at most [`NET`].
 pub fn test<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
     block_on(Role::Beside, Box::pin(body))
 }
 
-/// Runs a test within the net, while no other test runs.
+/// Runs a test for at most [`NET`], while no other test runs.
 pub fn test_alone<T: Send + 'static>(body: impl Future<Output = T> + Send + 'static) -> T {
     block_on(Role::Alone, Box::pin(body))
 }
 
-/// Compiled once for all tests.
+/// Takes a boxed future, so that less code is compiled for each test.
 fn block_on<T: Send + 'static>(role: Role, body: Pin<Box<dyn Future<Output = T> + Send>>) -> T {
     gate::run(role, NET, &String::new, move || task::block_on(body))
 }
 
-/// Counts what is alive.
+/// Counts the guards that are alive: a handler holds one to show that its future has not been dropped.
 #[derive(Clone, Default)]
 pub struct Live(Arc<AtomicUsize>);
 
@@ -91,10 +92,11 @@ impl Drop for LiveGuard {
     }
 }
 
-/// Handlers that do as their client says with its first byte, and how many of them live.
+/// Handlers that do what the client's first byte orders ([`POLITE`], [`STUBBORN`] …), and the number that are alive.
 #[derive(Clone)]
 pub struct Handlers {
     pub live: Live,
+    /// Gets a message from each handler that has read its order.
     started: Sender<()>,
     has_started: Receiver<()>,
 }
@@ -105,7 +107,7 @@ impl Handlers {
         Self { live: Live::default(), started, has_started }
     }
 
-    /// Waits until `n` more handlers have read their first byte.
+    /// Waits until `n` more handlers have read their orders.
     pub async fn started(&self, n: usize) {
         for _ in 0..n {
             self.has_started.recv().await.unwrap();
@@ -147,16 +149,18 @@ impl Handlers {
     }
 }
 
-/// Waits for the drain, says `bye`, and returns.
+/// The handler waits for the drain, writes `bye`, and returns.
 pub const POLITE: u8 = b'p';
-/// Ignores everything.
+/// The handler ignores the drain, and does not end by itself.
 pub const STUBBORN: u8 = b's';
+/// The handler returns an error.
 pub const FAILS: u8 = b'f';
+/// The handler panics.
 pub const PANICS: u8 = b'!';
-/// Replies `whole reply` and returns.
+/// The handler writes `whole reply` and returns.
 pub const SPEAKS: u8 = b'r';
 
-/// A client with a net.
+/// Connects a TCP client whose reads and writes time out after [`NET`].
 pub fn connect(address: &Address) -> TcpStream {
     let client = TcpStream::connect(tcp(address)).unwrap();
     client.set_read_timeout(Some(NET)).unwrap();
@@ -164,20 +168,21 @@ pub fn connect(address: &Address) -> TcpStream {
     client
 }
 
-/// A client that has given its order. The kernel queues it if nobody serves yet.
+/// Connects a client and sends its order. If the server does not serve yet, the client waits in the backlog.
 pub fn order(address: &Address, order: u8) -> TcpStream {
     let mut client = connect(address);
     client.write_all(&[order]).unwrap();
     client
 }
 
-/// All that the client still gets; fails unless an orderly end comes after it.
+/// Reads until EOF, and returns what the client has read. Panics if the connection ends in any other way.
 pub fn rest(client: &mut TcpStream) -> String {
     let mut rest = String::new();
-    client.read_to_string(&mut rest).expect("the client sees an orderly end");
+    client.read_to_string(&mut rest).expect("the connection ends with EOF");
     rest
 }
 
+/// Returns whether a connection to the address is refused.
 pub fn refuses(address: &Address) -> bool {
     match TcpStream::connect(tcp(address)) {
         Ok(_) => false,

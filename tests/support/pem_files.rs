@@ -1,4 +1,4 @@
-//! PEM files, good ones and what they are damaged with.
+//! PEM files for the tests of loading them: valid ones, and the parts that damaged ones are made of.
 
 use super::files::Folder;
 use super::secured::House;
@@ -7,20 +7,25 @@ use pem::{EncodeConfig, LineEnding, Pem, encode_config};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// What a test loads, and what it has to hear of it.
+/// The files that a test loads.
 pub struct Files {
     pub folder: Folder,
     pub certificates: PathBuf,
     pub key: PathBuf,
+    /// For `client_ca`.
     pub authorities: Option<PathBuf>,
 }
 
-/// Good ones, to be damaged: the server's certificate with its issuer's, and its key.
+/// Valid PEM texts, which a test then damages.
 pub struct Good {
     pub house: Arc<House>,
+    /// The server's certificate, and then its issuer's.
     pub chain: String,
+    /// The server's certificate.
     pub leaf: String,
+    /// The issuer's certificate.
     pub issuer: String,
+    /// The server's key.
     pub key: String,
 }
 
@@ -34,6 +39,7 @@ impl Good {
         Self { house: Arc::new(house), chain, leaf, issuer, key }
     }
 
+    /// Writes the chain and the key into a new folder.
     pub fn files(&self) -> Files {
         let folder = Folder::new();
         let (certificates, key) = (folder.write("cert.pem", &self.chain), folder.write("key.pem", &self.key));
@@ -41,11 +47,12 @@ impl Good {
     }
 }
 
+/// Returns the text with LF for CR LF.
 pub fn unix(text: &str) -> String {
     text.replace("\r\n", "\n")
 }
 
-/// Which of the files a damage is done to.
+/// Which of the files a test damages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum File {
     Certificates,
@@ -81,7 +88,7 @@ pub fn der(pem: &str) -> Vec<u8> {
     pem::parse(pem).unwrap().into_contents()
 }
 
-/// An element of DER.
+/// Returns a DER element: tag, length, content.
 pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     let mut element = vec![tag];
     match content.len() {
@@ -93,7 +100,7 @@ pub fn element(tag: u8, content: &[u8]) -> Vec<u8> {
     element
 }
 
-/// The elements in a sequence that is longer than 127 bytes.
+/// Returns the elements of a DER sequence. The sequence is longer than 127 bytes.
 pub fn elements(sequence: &[u8]) -> Vec<&[u8]> {
     let length = |der: &[u8]| match der[1] {
         short @ 0..0x80 => (2, usize::from(short)),
@@ -111,7 +118,7 @@ pub fn elements(sequence: &[u8]) -> Vec<&[u8]> {
     elements
 }
 
-/// A certificate without its version and its extensions, as it was before there were any.
+/// Returns the certificate without its version and its extensions: an X.509 certificate of version 1.
 pub fn of_version_1(certificate: &str) -> String {
     let certificate = der(certificate);
     let [tbs, algorithm, signature] = elements(&certificate)[..] else { panic!("three parts") };
@@ -120,23 +127,25 @@ pub fn of_version_1(certificate: &str) -> String {
     pem("CERTIFICATE", element(0x30, &[&tbs, algorithm, signature].concat()))
 }
 
-/// A key in PKCS #8 of this kind.
+/// Returns a key in PKCS #8, of this algorithm.
 pub fn key_of(oid: &[u8], parameters: &[u8]) -> String {
     let algorithm = element(0x30, &[element(6, oid), parameters.to_vec()].concat());
     pem("PRIVATE KEY", element(0x30, &[vec![2, 1, 0], algorithm, element(4, &[7; 32])].concat()))
 }
 
-/// An RSA key in PKCS #1, as far as its size.
+/// Returns the first part of an RSA key in PKCS #1: as much as shows its size.
 pub fn rsa_key(bits: usize) -> String {
     let modulus = [vec![0], vec![0xF1; bits / 8]].concat();
     pem("RSA PRIVATE KEY", element(0x30, &[vec![2, 1, 0], element(2, &modulus), vec![2, 3, 1, 0, 1]].concat()))
 }
 
+/// Returns the lines of `text` whose numbers, from 1, satisfy `which`.
 pub fn lines(text: &str, which: impl Fn(usize) -> bool) -> String {
     let lines = text.lines().enumerate().filter(|(n, _)| which(n + 1));
     lines.map(|(_, line)| format!("{line}\n")).collect()
 }
 
+/// Returns `text` in UTF-16, with a byte order mark if `mark` is set.
 pub fn utf_16(text: &str, bytes: fn(u16) -> [u8; 2], mark: bool) -> Vec<u8> {
     mark.then_some(0xFEFF).into_iter().chain(text.encode_utf16()).flat_map(bytes).collect()
 }

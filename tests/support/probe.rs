@@ -1,4 +1,5 @@
-//! Drop probes: how many of something are alive, how often it was polled, and a net for what may hang.
+//! Drop probes for the tests of groups: they count how many futures are alive and how often these were polled. Also
+//! gates that block tasks, and time limits for tests that may hang.
 
 use super::gate::{self, Role};
 use async_std::channel::{Receiver, Sender, bounded};
@@ -12,27 +13,30 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before its test gives up. Never the way in which a test passes.
+/// Safety net: the time limit of every wait. No test passes because this time is over.
 pub const NET: Duration = Duration::from_secs(30);
 
-/// Longer than any test runs.
+/// A time that is longer than any test runs.
 pub const FOR_EVER: Duration = Duration::from_secs(3600);
 
-/// The books of one test: how many of its probes are alive, and how often its children were polled.
+/// Counts of one test: how many of its probes are alive, and how often its children were polled.
 #[derive(Clone, Debug, Default)]
-pub struct Live(Arc<Books>);
+pub struct Live(Arc<Counts>);
 
 #[derive(Debug, Default)]
-struct Books {
+struct Counts {
     alive: Mutex<usize>,
+    /// Notified when `alive` or `polls` changes.
     changed: Condvar,
     polls: AtomicUsize,
+    /// Whether a child was moved after its first poll.
     moved: AtomicBool,
+    /// Whether a child was polled after it had returned `Ready`.
     polled_after_end: AtomicBool,
 }
 
 impl Live {
-    /// Counts as alive until it is dropped.
+    /// Makes a probe, which counts as alive until it is dropped.
     pub fn probe(&self) -> Probe {
         gate::assert_in_a_test();
         *self.alive() += 1;
@@ -40,21 +44,22 @@ impl Live {
         Probe(self.clone())
     }
 
+    /// Returns how many probes are alive.
     pub fn count(&self) -> usize {
         *self.alive()
     }
 
-    /// How often the children were polled, all together.
+    /// Returns how often the children were polled, all together.
     pub fn polls(&self) -> usize {
         self.0.polls.load(SeqCst)
     }
 
-    /// Waits until so many are alive.
+    /// Waits until exactly `count` probes are alive.
     pub fn wait_for(&self, count: usize) {
         self.wait_until(|alive| alive == count, || format!("for {count} alive"));
     }
 
-    /// Waits until the children have been polled so often, all together.
+    /// Waits until the children have been polled at least `polls` times, all together.
     pub fn wait_for_polls(&self, polls: usize) {
         self.wait_until(|_| self.polls() >= polls, || format!("for {polls} polls"));
     }
@@ -69,23 +74,23 @@ impl Live {
         }
     }
 
-    /// A child that runs `future` under observation.
+    /// Returns a child that runs `future`, counts its polls, and checks that it is never moved.
     pub fn child<F: Future<Output = ()>>(&self, future: F) -> Child<F> {
         Child {
             future: Mutex::new(Box::pin(future)),
-            place: AtomicUsize::new(0),
+            address: AtomicUsize::new(0),
             ended: AtomicBool::new(false),
             probe: self.probe(),
             _pinned: PhantomPinned,
         }
     }
 
-    /// A child that nothing wakes.
+    /// Returns a child that is never woken.
     pub fn sleeper(&self) -> impl Future<Output = ()> + Send + 'static {
         self.child(std::future::pending())
     }
 
-    /// A child that is always being polled, or about to be.
+    /// Returns a child that yields without end: it is always being polled or about to be polled.
     pub fn runner(&self) -> impl Future<Output = ()> + Send + 'static {
         self.child(async {
             loop {
@@ -99,6 +104,7 @@ impl Live {
     }
 }
 
+/// Counts as alive until it is dropped.
 #[derive(Debug)]
 pub struct Probe(Live);
 
@@ -109,21 +115,24 @@ impl Drop for Probe {
     }
 }
 
-/// A child that must stay where it was first polled: it is not `Unpin`, and looks at its address whenever it is called.
+/// Future that checks its pinning: it is not `Unpin`, and it compares its address at each poll and in its destructor
+/// with the address of its first poll.
 pub struct Child<F> {
-    // Dropped first, so that the probe lives as long as anything of the future does.
+    // The first field, so that it is dropped before the probe: the probe outlives all of the future.
     future: Mutex<Pin<Box<F>>>,
-    place: AtomicUsize,
+    /// The address at the first poll; 0 before.
+    address: AtomicUsize,
+    /// Whether a poll has returned `Ready`.
     ended: AtomicBool,
     probe: Probe,
     _pinned: PhantomPinned,
 }
 
 impl<F> Child<F> {
-    fn look(&self) {
+    fn check_address(&self) {
         let here = std::ptr::from_ref(self).addr();
-        let first = self.place.compare_exchange(0, here, SeqCst, SeqCst);
-        if first.is_err_and(|place| place != here) {
+        let first = self.address.compare_exchange(0, here, SeqCst, SeqCst);
+        if first.is_err_and(|address| address != here) {
             self.probe.0.0.moved.store(true, SeqCst);
         }
     }
@@ -134,17 +143,18 @@ impl<F: Future<Output = ()>> Future for Child<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.as_ref().get_ref();
-        this.look();
-        let books = &this.probe.0.0;
+        this.check_address();
+        let counts = &this.probe.0.0;
         if this.ended.load(SeqCst) {
-            books.polled_after_end.store(true, SeqCst);
+            counts.polled_after_end.store(true, SeqCst);
             return Poll::Pending;
         }
         {
-            let _under_lock = this.probe.0.alive(); // or the wake is lost
-            books.polls.fetch_add(1, SeqCst);
+            // Without the lock `wait_until` could check the count before this, and wait after the notification.
+            let _under_lock = this.probe.0.alive();
+            counts.polls.fetch_add(1, SeqCst);
         }
-        books.changed.notify_all();
+        counts.changed.notify_all();
         let poll = this.future.lock().unwrap_or_else(PoisonError::into_inner).as_mut().poll(cx);
         this.ended.store(poll.is_ready(), SeqCst);
         poll
@@ -153,25 +163,25 @@ impl<F: Future<Output = ()>> Future for Child<F> {
 
 impl<F> Drop for Child<F> {
     fn drop(&mut self) {
-        if self.place.load(SeqCst) != 0 {
-            self.look();
+        if self.address.load(SeqCst) != 0 {
+            self.check_address();
         }
     }
 }
 
 impl Live {
-    /// Nothing was done to a child that never may be.
+    /// Asserts that no child was moved after its first poll, and none was polled after its end.
     pub fn assert_sound(&self) {
         assert!(!self.0.moved.load(SeqCst), "a child was moved after its first poll");
         assert!(!self.0.polled_after_end.load(SeqCst), "a child was polled after its end");
     }
 
-    /// Runs a test within the net.
+    /// Runs a test for at most [`NET`].
     pub fn within_net(&self, body: impl FnOnce() + Send + 'static) {
         self.run(Role::Beside, body);
     }
 
-    /// Runs a test within the net, while no other test runs.
+    /// Runs a test for at most [`NET`], while no other test runs.
     pub fn alone_within_net(&self, body: impl FnOnce() + Send + 'static) {
         self.run(Role::Alone, body);
     }
@@ -183,25 +193,26 @@ impl Live {
     }
 }
 
-/// Something that opens once, and stays open.
+/// Gate that opens once and stays open: to open it is to close a channel.
 #[derive(Clone, Debug)]
 pub struct Gate {
-    closed_when_open: Sender<()>,
-    ends_when_open: Receiver<()>,
+    opener: Sender<()>,
+    /// Never gets a message; a receive returns an error once the gate is open.
+    waiter: Receiver<()>,
 }
 
 impl Gate {
     pub fn new() -> Self {
-        let (closed_when_open, ends_when_open) = bounded(1);
-        Self { closed_when_open, ends_when_open }
+        let (opener, waiter) = bounded(1);
+        Self { opener, waiter }
     }
 
     pub fn open(&self) {
-        self.closed_when_open.close();
+        self.opener.close();
     }
 
-    /// Opens when what this returns is dropped, at the latest.
-    pub fn opens_at_the_end(&self) -> impl Drop + use<> {
+    /// Returns a guard that opens the gate when it is dropped.
+    pub fn open_on_drop(&self) -> impl Drop + use<> {
         struct Opens(Gate);
         impl Drop for Opens {
             fn drop(&mut self) {
@@ -211,19 +222,19 @@ impl Gate {
         Opens(self.clone())
     }
 
-    /// Waits as a task does.
+    /// Waits until the gate is open.
     pub async fn opened(&self) {
-        assert!(self.ends_when_open.recv().await.is_err());
+        assert!(self.waiter.recv().await.is_err());
     }
 
-    /// Blocks the thread.
+    /// Blocks the thread until the gate is open.
     pub fn block_until_open(&self) {
-        assert!(self.ends_when_open.recv_blocking().is_err());
+        assert!(self.waiter.recv_blocking().is_err());
     }
 }
 
-/// Returns after the executor has had time to run whatever was scheduled before: it goes round its whole queue a few
-/// times.
+/// Returns after the executor has gone through its whole queue a few times. So it has polled every task that was
+/// scheduled before the call.
 pub fn let_the_executor_go_round() {
     let tasks: Vec<_> = (0..16)
         .map(|_| {
@@ -241,10 +252,10 @@ pub fn let_the_executor_go_round() {
     });
 }
 
-/// A group that a child can take and drop, its own one too.
-pub type Shared = Arc<Mutex<Option<TaskGroup>>>;
+/// Group that a child can take and drop. It may be the child's own group.
+pub type SharedGroup = Arc<Mutex<Option<TaskGroup>>>;
 
-pub fn drop_shared(group: &Shared) {
+pub fn drop_shared_group(group: &SharedGroup) {
     let group = group.lock().unwrap().take();
-    drop(group); // without the lock
+    drop(group); // after the lock was released
 }

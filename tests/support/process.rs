@@ -1,7 +1,8 @@
-//! Runs a program as a process: what it prints is an event to wait for, and it does not outlive its test.
+//! Runs programs as processes. A test waits for the lines that a program prints, and the program is killed at the end
+//! of its test at the latest.
 //!
-//! A program is either a built example or a test binary itself, which then plays another part (see [`this_binary`]).
-//! No port is fixed: a program is given `127.0.0.1:0`, and says in its first line where it listens.
+//! A program is a built example, a program of `tests/programs`, or the test binary itself in another part (see
+//! [`this_binary`]). No port is fixed: a program is given `127.0.0.1:0`, and prints in its first line where it listens.
 
 #[cfg(unix)]
 use nix::sys::signal::{Signal, kill, killpg};
@@ -16,15 +17,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long a program may be silent, or take to end, before the test gives up. A safety net: nothing is timed by it.
+/// How long a test waits for a line or for the end of a program. A safety net: no test passes because this time is
+/// over.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The address to give to a program: any free port of this machine.
+/// The address that a program is given to listen on: any free port.
 pub const ANY_PORT: &str = "127.0.0.1:0";
 
 const LISTENING: &str = "Server listening on ";
 
-/// A built example. `cargo test` builds them beside the tests: `deps/TEST` and `examples/EXAMPLE` in one folder.
+/// Returns the command for a built example. `cargo test` builds examples beside the tests: `deps/TEST` and
+/// `examples/EXAMPLE` are in one folder.
 pub fn example(name: &str) -> Command {
     let deps = env::current_exe().expect("a test knows its own path");
     let profile = deps.ancestors().nth(2).expect("a test lies in `deps`, in the folder of its profile");
@@ -39,9 +42,10 @@ pub fn example(name: &str) -> Command {
     command
 }
 
-/// A program of `tests/programs`, which is built first, beside the rest of what this build has made.
+/// Returns the command for a program of `tests/programs`. The first call builds these programs, in a folder of this
+/// build.
 ///
-/// The packages are those of this crate's Cargo.lock, which are here already: nothing is fetched.
+/// Their dependencies are those of this crate's Cargo.lock, which have already been fetched: the build is offline.
 pub fn other_program(name: &str) -> Command {
     static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     let folder = BUILT.get_or_init(|| {
@@ -49,7 +53,8 @@ pub fn other_program(name: &str) -> Command {
         let deps = env::current_exe().expect("a test knows its own path");
         let package = deps.ancestors().nth(3).expect("a test lies in `deps`, in a profile's folder").join("programs");
         std::fs::create_dir_all(&package).unwrap();
-        // Two suites at once share it, and each waits for the other: its lock goes with its process at the latest.
+        // Two test runs may use this folder at once: one waits for the other. The kernel releases the lock when its
+        // process ends.
         let _alone = locked(&package.join("lock"));
         let copy = |from: &str, to: &str| {
             let (from, to) = (root.join(from), package.join(to));
@@ -57,11 +62,13 @@ pub fn other_program(name: &str) -> Command {
             let text = std::fs::read_to_string(&from).unwrap().replace("../..", &root.display().to_string());
             let is_new = std::fs::read_to_string(&to).ok().as_ref() != Some(&text);
             if is_new {
-                std::fs::write(&to, text).unwrap(); // what has not changed keeps its time, and is not built again
+                // A file that has not changed keeps its modification time, so Cargo does not build it again.
+                std::fs::write(&to, text).unwrap();
             }
             is_new
         };
-        // Cargo takes from it what the package does not need, and that would look like a change.
+        // Cargo removes from its Cargo.lock what the package does not need. So the original is kept beside it, to see
+        // whether it has changed.
         if copy("Cargo.lock", "Cargo.lock.of-the-crate") {
             copy("Cargo.lock", "Cargo.lock");
         }
@@ -91,10 +98,12 @@ fn locked(path: &std::path::Path) -> nix::fcntl::Flock<std::fs::File> {
 #[cfg(not(unix))]
 fn locked(_path: &std::path::Path) {}
 
-/// A shell script that starts the tests with `&`, or `nohup`, has them ignore signals, and so what they start, which would
-/// then be deaf. A signal that has a handler here, be it one that does nothing, has its default effect there.
+/// Makes sure that the programs do not inherit ignored signals.
+///
+/// If a shell script starts the tests with `&` or `nohup`, they ignore some signals, and so would every program that
+/// they start. A signal with a handler, even one that does nothing, gets its default effect in a new program (execve).
 #[cfg(unix)]
-fn give_no_ignored_signals_on() {
+fn reset_ignored_signals() {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
@@ -107,25 +116,25 @@ fn give_no_ignored_signals_on() {
     });
 }
 
-/// The running test binary once more, to run only `test` of `module`, which plays the part that `program` names. It has
-/// to end the process itself, or the test harness adds its lines.
+/// Returns the command that starts this test binary again, to run only `test` of `module`. That test plays the part
+/// that `program` names. It has to exit the process itself: otherwise the test harness prints lines of its own.
 pub fn this_binary(module: &str, test: &str, program: &str) -> Command {
     let (_, module) = module.split_once("::").expect("the name of the crate comes first");
     let mut command = Command::new(env::current_exe().expect("a test knows its own path"));
-    // With more than one thread the harness does not begin a line that the program would then go on with.
+    // With one thread the harness prints `test …` without a newline first, and the program's output would follow it.
     command.args([&format!("{module}::{test}"), "--exact", "--nocapture", "--test-threads=2"]).env(PROGRAM, program);
     command.env("RUST_BACKTRACE", "0");
     command
 }
 
-/// Which part the running test binary is to play; `None` in the test run proper.
+/// Returns which part this process has to play; `None` in an ordinary test run.
 pub fn part_to_play() -> Option<String> {
     env::var(PROGRAM).ok()
 }
 
 const PROGRAM: &str = "EBBTIDE_TEST_PROGRAM";
 
-/// From now on this process prints what the crate logs, from level info on: `WARN text`.
+/// Prints the crate's log lines of level info and above to standard output, as `WARN text`.
 pub fn print_log() {
     struct Print;
     impl log::Log for Print {
@@ -145,25 +154,25 @@ pub fn print_log() {
     log::set_max_level(log::LevelFilter::Info);
 }
 
-/// Runs the same test with the executor's usual threads and with one, side by side. The test is given the function that
-/// starts its programs.
+/// Runs a test twice at the same time: with the default number of executor threads, and with one. The test gets the
+/// function that starts its programs.
 pub fn with_each_executor(test: impl Fn(fn(&mut Command) -> Process) + Sync) {
     thread::scope(|scope| {
         let one = scope.spawn(|| test(|command| Process::start(command.env("ASYNC_STD_THREAD_COUNT", "1"))));
         test(|command| Process::start(command.env_remove("ASYNC_STD_THREAD_COUNT")));
         if let Err(payload) = one.join() {
-            eprintln!("the above was with ASYNC_STD_THREAD_COUNT=1");
+            eprintln!("this failure is of the run with ASYNC_STD_THREAD_COUNT=1");
             std::panic::resume_unwind(payload);
         }
     });
 }
 
-/// A running program. Dropped, it is killed, with the processes that it has started.
+/// Running program. Dropping it kills the program and the processes that the program has started.
 pub struct Process {
     child: Child,
-    /// Set once the child has been waited for: its id may then be somebody else's.
+    /// Set once the child has been waited for. From then on its id may belong to another process.
     status: Option<ExitStatus>,
-    /// Written by a thread for each of its outputs.
+    /// The lines of its two outputs; a thread for each output adds them.
     printed: Arc<Printed>,
     started: Instant,
     /// Its command line, for messages.
@@ -185,10 +194,10 @@ impl Process {
         Self::start_with(command, Stdio::piped())
     }
 
-    /// The same with a standard input of the caller's; nothing can be said to it then.
+    /// Starts the program with this standard input; [`say`](Self::say) works only with a pipe.
     pub fn start_with(command: &mut Command, stdin: impl Into<Stdio>) -> Self {
         #[cfg(unix)]
-        give_no_ignored_signals_on();
+        reset_ignored_signals();
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
         std::os::unix::process::CommandExt::process_group(command, 0);
@@ -196,8 +205,8 @@ impl Process {
         let started = Instant::now();
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let printed = Arc::new(Printed::default());
-        printed.follow(child.stdout.take().expect("it was asked for"), |lines| &mut lines.stdout);
-        printed.follow(child.stderr.take().expect("it was asked for"), |lines| &mut lines.stderr);
+        printed.follow(child.stdout.take().expect("it is a pipe"), |lines| &mut lines.stdout);
+        printed.follow(child.stderr.take().expect("it is a pipe"), |lines| &mut lines.stderr);
         Self { child, status: None, printed, started, name }
     }
 
@@ -205,31 +214,31 @@ impl Process {
         self.child.id()
     }
 
-    /// Sends a signal to the program, and to nothing that it has started.
+    /// Sends a signal to the program, and not to the processes that it has started.
     #[cfg(unix)]
     pub fn send(&self, signal: Signal) {
         send(self.id(), signal);
     }
 
-    /// Gives it a line on its standard input.
+    /// Writes a line to the program's standard input.
     pub fn say(&mut self, line: &str) {
-        let stdin = self.child.stdin.as_mut().expect("it was asked for");
-        writeln!(stdin, "{line}").unwrap_or_else(|error| panic!("it does not listen ({error}): {self}"));
+        let stdin = self.child.stdin.as_mut().expect("it is a pipe");
+        writeln!(stdin, "{line}").unwrap_or_else(|error| panic!("its standard input is closed ({error}): {self}"));
     }
 
-    /// The port of the line `Server listening on …`.
+    /// Waits for the line `Server listening on …`, and returns its port.
     pub fn port(&self) -> u16 {
         let line = self.wait_for(LISTENING);
         let (_, port) = line.rsplit_once(':').unwrap_or_else(|| panic!("no port in `{line}`"));
         port.parse().unwrap_or_else(|error| panic!("no port in `{line}`: {error}"))
     }
 
-    /// The first line on standard output that contains `text`.
+    /// Waits for the first line on standard output that contains `text`, and returns it.
     pub fn wait_for(&self, text: &str) -> String {
         self.wait_for_nth(1, text)
     }
 
-    /// The `n`th line on standard output that contains `text`, from 1.
+    /// Waits for the `n`th line, from 1, on standard output that contains `text`, and returns it.
     pub fn wait_for_nth(&self, n: usize, text: &str) -> String {
         let find = |lines: &Lines| lines.stdout.text.iter().filter(|line| line.contains(text)).nth(n - 1).cloned();
         let over = |lines: &Lines| find(lines).is_some() || lines.stdout.ended;
@@ -237,14 +246,14 @@ impl Process {
         found.unwrap_or_else(|| panic!("waited for `{text}` ({n} times): {self}"))
     }
 
-    /// Until a line on standard error contains `text`.
+    /// Waits for a line on standard error that contains `text`.
     pub fn wait_for_error(&self, text: &str) {
         let has_it = |lines: &Lines| lines.stderr.text.iter().any(|line| line.contains(text));
         let found = has_it(&self.printed.wait(PATIENCE, |lines| has_it(lines) || lines.stderr.ended));
         assert!(found, "waited for `{text}` on standard error: {self}");
     }
 
-    /// Whether a line on standard output contains `text`, now or before `limit` is over.
+    /// Waits for at most `limit`, and returns whether a line on standard output contains `text`.
     pub fn prints_within(&self, limit: Duration, text: &str) -> bool {
         let has_it = |lines: &Lines| lines.stdout.text.iter().any(|line| line.contains(text));
         has_it(&self.printed.wait(limit, |lines| has_it(lines) || lines.stdout.ended))
@@ -252,19 +261,20 @@ impl Process {
 
     pub fn is_running(&mut self) -> bool {
         if self.status.is_none() {
-            self.status = self.child.try_wait().expect("a child can be asked for");
+            self.status = self.child.try_wait().expect("the state of a child can be read");
         }
         self.status.is_none()
     }
 
-    /// Waits until the program has ended, and everything that it has started with it: until nobody can print any more.
+    /// Waits until the program and every process that it has started have closed their outputs, and the program has
+    /// ended.
     pub fn wait(mut self) -> Ended {
         let deadline = Instant::now() + PATIENCE;
         let ended = self.printed.wait(PATIENCE, Lines::have_ended).have_ended();
-        assert!(ended, "it does not end: {self}");
-        // Who closes its output last ends at once; there is only no event for it.
+        assert!(ended, "its output is still open after {PATIENCE:?}: {self}");
+        // A program that has closed its output ends at once, but there is no event for that.
         while self.is_running() {
-            assert!(Instant::now() < deadline, "it has closed its output and does not end: {self}");
+            assert!(Instant::now() < deadline, "it has closed its output and still runs: {self}");
             thread::sleep(Duration::from_millis(1));
         }
         let took = self.started.elapsed();
@@ -278,7 +288,8 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.is_running() {
-            // Not waited for yet, so the id is its own; its group has all that it has started.
+            // The child has not been waited for, so the id is still its own. Its process group contains the processes
+            // that it has started.
             #[cfg(unix)]
             let _gone = killpg(pid(self.id()), Signal::SIGKILL);
             let _gone = self.child.kill();
@@ -287,7 +298,7 @@ impl Drop for Process {
     }
 }
 
-/// Sends a signal to one process, which must not have been waited for.
+/// Sends a signal to one process. The process must not have been waited for: its id could belong to another one.
 #[cfg(unix)]
 pub fn send(id: u32, signal: Signal) {
     kill(pid(id), signal).unwrap_or_else(|error| panic!("cannot send {signal} to process {id}: {error}"));
@@ -298,12 +309,12 @@ fn pid(id: u32) -> Pid {
     Pid::from_raw(i32::try_from(id).expect("process ids are small"))
 }
 
-/// What is to be known when a test gives up on it.
+/// The message for a failing test: command line, state, and everything that the program has printed.
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let alive = match self.status {
             Some(status) => status.to_string(),
-            None => format!("process {} has not been seen to end", self.id()),
+            None => format!("process {} still runs, or has not been waited for", self.id()),
         };
         let lines = self.printed.lock();
         write!(f, "{}: {alive} after {:.1?}", self.name, self.started.elapsed())?;
@@ -317,8 +328,8 @@ impl fmt::Display for Process {
 #[derive(Default)]
 struct Printed {
     lines: Mutex<Lines>,
-    /// Notified after each line, and after each end.
-    news: Condvar,
+    /// Notified after each line, and when an output is closed.
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -330,7 +341,7 @@ struct Lines {
 #[derive(Default)]
 struct Output {
     text: Vec<String>,
-    /// Closed by all who had it.
+    /// Whether every process that had it has closed it.
     ended: bool,
 }
 
@@ -345,23 +356,23 @@ impl Printed {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes each line on a thread of its own, until the end.
+    /// Adds each line of the pipe, from a thread of its own, until EOF.
     fn follow(self: &Arc<Self>, pipe: impl Read + Send + 'static, output: fn(&mut Lines) -> &mut Output) {
         let this = Arc::clone(self);
         thread::spawn(move || {
             for line in BufReader::new(pipe).split(b'\n') {
                 let Ok(line) = line else { break };
                 output(&mut this.lock()).text.push(String::from_utf8_lossy(&line).into_owned());
-                this.news.notify_all();
+                this.changed.notify_all();
             }
             output(&mut this.lock()).ended = true;
-            this.news.notify_all();
+            this.changed.notify_all();
         });
     }
 
-    /// Until `over` says so, or the limit is over.
+    /// Waits until `over` returns true, but for at most `limit`.
     fn wait(&self, limit: Duration, over: impl Fn(&Lines) -> bool) -> MutexGuard<'_, Lines> {
-        let waited = self.news.wait_timeout_while(self.lock(), limit, |lines| !over(lines));
+        let waited = self.changed.wait_timeout_while(self.lock(), limit, |lines| !over(lines));
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 }

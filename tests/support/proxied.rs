@@ -1,4 +1,4 @@
-//! Servers behind a proxy, which the test plays.
+//! Servers behind a proxy: the test plays the proxy, over TCP, a Unix socket, or memory.
 
 use super::files::Folder;
 use super::{NET, loopback, test};
@@ -12,14 +12,16 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// A header of version 1.
 pub const V1: &[u8] = b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n";
-/// The same in version 2.
+/// The same header in version 2.
 pub const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb";
-/// What the handler answers to these two.
-pub const SAID: &str = "192.0.2.1:56324 to 198.51.100.2:443: ";
+/// How the answer of [`who`] begins after one of these two headers.
+pub const ANSWER: &str = "192.0.2.1:56324 to 198.51.100.2:443: ";
+/// A header of version 2 with the command LOCAL: the proxy itself is the client.
 pub const LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
-/// How a peer gets to the server.
+/// How a peer connects to the server.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Way {
     Tcp,
@@ -35,12 +37,12 @@ pub const WAYS: &[Way] = &[
     Way::Memory,
 ];
 
-/// Believes everybody of this machine.
+/// Trusts every peer of this machine to send a header.
 pub fn trusting(proxy: ProxyProtocol) -> ProxyProtocol {
     proxy.trust("127.0.0.0/8").unwrap().trust_local()
 }
 
-/// Reads all, and then says who is there and what it has read.
+/// Handler that reads until EOF, and then answers with the connection's addresses and what it has read.
 pub async fn who(mut conn: Connection) -> io::Result<()> {
     let mut all = String::new();
     conn.read_to_string(&mut all).await?;
@@ -48,7 +50,7 @@ pub async fn who(mut conn: Connection) -> io::Result<()> {
     conn.write_all(answer.as_bytes()).await
 }
 
-/// Serves [`who`] while `clients` runs, on a thread of its own.
+/// Serves with the handler [`who`] while `clients` runs on a thread of its own. `set` changes the server's settings.
 pub fn serve(
     way: Way,
     proxy: ProxyProtocol,
@@ -62,10 +64,10 @@ pub fn serve(
     })
 }
 
-/// Where clients get in.
+/// Where clients connect.
 pub struct Door {
     to: To,
-    /// Of its socket, which its drop removes.
+    /// The folder of the Unix socket; dropping it removes both.
     _folder: Option<Folder>,
 }
 
@@ -77,6 +79,7 @@ enum To {
 }
 
 impl Door {
+    /// Binds a server that expects PROXY headers.
     pub async fn open(way: Way, proxy: ProxyProtocol) -> (Server, Self) {
         match way {
             Way::Tcp => {
@@ -101,6 +104,7 @@ impl Door {
         }
     }
 
+    /// Connects a client.
     pub fn client(&self) -> Client {
         match &self.to {
             To::Tcp(address) => {
@@ -128,7 +132,7 @@ pub enum Client {
 }
 
 impl Client {
-    /// A server that has closed takes nothing more, and that is no failure here.
+    /// Sends bytes. Ignores an error: the server may have closed the connection.
     pub fn send(&mut self, bytes: &[u8]) {
         let _ = match self {
             Self::Tcp(socket) => socket.write_all(bytes),
@@ -138,6 +142,7 @@ impl Client {
         };
     }
 
+    /// Shuts down its writing half.
     pub fn finish(&mut self) {
         let _ = match self {
             Self::Tcp(socket) => socket.shutdown(Shutdown::Write),
@@ -147,7 +152,7 @@ impl Client {
         };
     }
 
-    /// What it gets until the end; for one who was closed while it was sending, a reset is an end.
+    /// Reads until EOF. A reset counts as EOF: the kernel sends one if the server closes before it has read all.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         let result = match self {
@@ -163,7 +168,7 @@ impl Client {
         String::from_utf8(rest).unwrap()
     }
 
-    /// Sends all, in one piece, and gets the answer.
+    /// Sends all bytes in one piece, shuts down its writing half, and returns the answer.
     pub fn ask(&mut self, bytes: &[u8]) -> String {
         self.send(bytes);
         self.finish();
@@ -173,7 +178,7 @@ impl Client {
     pub fn address(&self) -> SocketAddr {
         match self {
             Self::Tcp(socket) => socket.local_addr().unwrap(),
-            _ => panic!("only TCP clients have one"),
+            _ => panic!("only a TCP client has a socket address"),
         }
     }
 }

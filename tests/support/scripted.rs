@@ -1,4 +1,4 @@
-//! A listener and a stream that do as a test tells them.
+//! A custom listener and a custom stream that do what a test scripts.
 
 use super::BoxedStream;
 use async_std::channel::{Receiver, Sender, unbounded};
@@ -9,35 +9,35 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// What the listener does next.
+/// What the listener's next accept does.
 pub enum Step {
     Client(BoxedStream),
     Fail(io::Error),
     Panic(&'static str),
 }
 
-/// Tells a listener what to do. Its clients are numbered.
+/// The script of a listener: the test adds steps, and each accept takes one. Clients are named `client 1`, `client 2` …
 #[derive(Clone)]
 pub struct Script {
     steps: Sender<Step>,
-    /// It was asked for the first time.
+    /// Gets a message when `accept` is called for the first time.
     asked: Receiver<()>,
 }
 
 impl Script {
-    /// A listener that does nothing until it is told to.
+    /// Returns a listener whose accepts wait for steps, and its script.
     pub fn listener() -> (Listener, Self) {
         Self::listener_at("scripted")
     }
 
-    /// The same with an address of its own, to find it in the log.
+    /// The same with another address, to find the listener's lines in the log.
     pub fn listener_at(address: &str) -> (Listener, Self) {
         Self::make(address, false)
     }
 
-    /// One that has nothing when it is asked first, and forgets whom to wake. Asked again when the server empties the
-    /// queue, it goes on with its steps.
-    pub fn listener_at_the_end() -> (Listener, Self) {
+    /// Returns a listener whose first accept is pending once and never wakes its task. So the server polls it again
+    /// only when it empties the queue at a shutdown; then the listener takes its steps.
+    pub fn listener_that_forgets_its_waker() -> (Listener, Self) {
         Self::make("scripted", true)
     }
 
@@ -48,30 +48,34 @@ impl Script {
         (Listener::custom(Address::named(address), scripted), Self { steps, asked })
     }
 
-    /// Waits until it was asked for the first time.
+    /// Waits until `accept` is called for the first time.
     pub async fn asked(&self) {
         self.asked.recv().await.expect("the listener is asked");
     }
 
+    /// Adds a step.
     pub fn tell(&self, step: Step) {
-        self.steps.try_send(step).unwrap_or_else(|_| panic!("the listener is gone"));
+        self.steps.try_send(step).unwrap_or_else(|_| panic!("the listener was dropped"));
     }
 
+    /// Adds an error.
     pub fn fail(&self, error: impl Into<io::Error>) {
         self.tell(Step::Fail(error.into()));
     }
 
+    /// Adds a client, and returns the client's end of the stream.
     pub fn client(&self) -> MemoryStream {
         let (ours, theirs) = MemoryStream::pair();
         self.tell(Step::Client(Box::pin(theirs)));
         ours
     }
 
+    /// Returns whether the listener was dropped.
     pub fn is_gone(&self) -> bool {
         self.steps.is_closed()
     }
 
-    /// How many steps it has not taken.
+    /// Returns how many steps the listener has not taken yet.
     pub fn left(&self) -> usize {
         self.steps.len()
     }
@@ -79,8 +83,11 @@ impl Script {
 
 struct Scripted {
     next: Receiver<Step>,
+    /// How many clients it has returned.
     clients: usize,
+    /// Whether the first accept is pending once without a wake.
     forgets: bool,
+    /// Taken by the first accept.
     asked: Option<Sender<()>>,
 }
 
@@ -111,8 +118,8 @@ type OnRead = Box<dyn FnMut(&mut Context<'_>, &mut [u8]) -> Poll<io::Result<usiz
 type OnWrite = Box<dyn FnMut(&mut Context<'_>, &[u8]) -> Poll<io::Result<usize>> + Send>;
 type OnClose = Box<dyn FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + Send>;
 
-/// A stream whose methods the test writes. What is left out has no bytes for ever, swallows all of them, closes at
-/// once, and has no destructor.
+/// Stream whose methods the test writes. By default its reads are pending without end, its writes discard everything,
+/// its close returns at once, and its destructor does nothing.
 pub struct Puppet {
     pub read: OnRead,
     pub write: OnWrite,

@@ -1,4 +1,4 @@
-//! A server with TLS, and clients that trust it.
+//! A server with TLS, and clients that trust its certificate.
 
 use super::certificates::{Authority, Client, Identity, secure};
 use super::files::Folder;
@@ -7,7 +7,7 @@ use async_std::{io, prelude::*};
 use ebbtide::{Address, Connection, ListenOptions, Server, Tls};
 use std::io::Read as _;
 
-/// What every test begins with: an authority, and a server's certificate by it.
+/// What a TLS test begins with: a certificate authority, and a server certificate that it has issued for `localhost`.
 pub struct House {
     pub folder: Folder,
     pub authority: Authority,
@@ -38,7 +38,7 @@ pub async fn bind_tls(tls: &Tls) -> Server {
     Server::bind_with(loopback(), &ListenOptions::new().tls(tls)).await.unwrap()
 }
 
-/// All that comes, if `close_notify` comes after it; its absence is an error.
+/// Reads until EOF. An EOF without `close_notify` is an error.
 pub fn rest(client: &mut Client) -> std::io::Result<String> {
     let mut rest = String::new();
     client.read_to_string(&mut rest).map(|_| rest)

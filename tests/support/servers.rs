@@ -1,21 +1,21 @@
-//! Servers and handlers that many tests use.
+//! A TCP server, handlers, and assertions that many tests use.
 
 use super::{NET, loopback};
 use async_std::{future, io, prelude::*, task};
 use ebbtide::{Connection, Report, Server};
 
-/// A TCP server.
+/// Binds a TCP server.
 pub async fn bind() -> Server {
     Server::bind(loopback()).await.unwrap()
 }
 
 /// Echoes until EOF or the drain.
 pub async fn echo(conn: Connection) -> io::Result<()> {
-    echo_by(64 * 1024, conn).await
+    echo_with_buffer(64 * 1024, conn).await
 }
 
-/// Echoes until EOF or the drain, by a buffer of this length.
-pub async fn echo_by(length: usize, conn: Connection) -> io::Result<()> {
+/// Echoes until EOF or the drain, with a buffer of this length.
+pub async fn echo_with_buffer(length: usize, conn: Connection) -> io::Result<()> {
     let mut buf = vec![0; length];
     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
         if n == 0 {
@@ -26,7 +26,7 @@ pub async fn echo_by(length: usize, conn: Connection) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads until EOF, and then sends all of it back.
+/// Reads until EOF, and then sends everything back.
 pub async fn echo_at_eof(conn: Connection) -> io::Result<()> {
     let mut text = Vec::new();
     (&conn).read_to_end(&mut text).await?;
@@ -39,7 +39,7 @@ pub async fn speaks(mut conn: Connection) -> io::Result<()> {
     conn.write_all(b"whole reply").await
 }
 
-/// Every accepted connection is in one bucket of the report.
+/// Asserts that every accepted connection is in one bucket of the report.
 pub fn adds_up(report: &Report) {
     let ends = report.completed()
         + report.failed()
@@ -50,12 +50,12 @@ pub fn adds_up(report: &Report) {
     assert_eq!(report.accepted(), ends, "{report}");
 }
 
-/// Waits for what another task brings about.
+/// Waits until `what` returns true.
 pub async fn until(what: impl Fn() -> bool) {
     let waiting = async {
         while !what() {
             task::yield_now().await;
         }
     };
-    future::timeout(NET, waiting).await.expect("it never came true");
+    future::timeout(NET, waiting).await.expect("the awaited condition never became true");
 }

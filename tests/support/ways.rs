@@ -1,6 +1,6 @@
-//! The ways in, so that one test runs over all of them: a listener of each kind, and how its clients connect.
+//! A listener of each kind, and how its clients connect, so that one test can run over all kinds.
 //!
-//! Another kind is one more `Kind`, and its arms in `open`, `connect` and `left_behind`.
+//! Another kind needs one more variant of `Kind`, and its arms in `open`, `connect` and `left_behind`.
 use super::files::Folder;
 use super::{BoxedStream, NET, loopback, tcp};
 use async_io::Async;
@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// Kind of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Tcp,
@@ -42,7 +43,7 @@ impl Kind {
         Self::Tls,
     ];
 
-    /// A listener, and where its clients find it.
+    /// Returns a listener, and the place where its clients connect.
     pub fn open(self) -> (Listener, Place) {
         let folder = Folder::new();
         let (listener, to) = match self {
@@ -76,6 +77,7 @@ impl Kind {
 pub struct Place {
     pub kind: Kind,
     to: To,
+    /// Where the file of a Unix socket is.
     folder: Folder,
 }
 
@@ -87,21 +89,21 @@ enum To {
     Tls(SocketAddr, over_tls::Trusting),
 }
 
-/// A client's end. Closing it ends its own direction only.
+/// Client's end of a connection. Closing it is a half-close.
 pub type Client = BoxedStream;
 
 impl Place {
-    /// Where the listener of a TCP server of the test's own is.
+    /// Returns the place of a TCP server that the test has bound itself.
     pub fn over_tcp(address: SocketAddr) -> Self {
         Self { kind: Kind::Tcp, to: To::Tcp(address), folder: Folder::new() }
     }
 
-    /// A client that has got as far as it gets before it is accepted.
+    /// Connects a client, as far as that is possible before the server accepts it.
     pub async fn connect(&self) -> io::Result<Client> {
         Ok(self.connect_from().await?.1)
     }
 
-    /// The same, with its address if it has one.
+    /// The same; returns the client's socket address too, if it has one.
     async fn connect_from(&self) -> io::Result<(Option<SocketAddr>, Client)> {
         Ok(match &self.to {
             To::Tcp(address) => {
@@ -115,7 +117,7 @@ impl Place {
                 (None, Box::pin(Socket(socket, |socket| socket.shutdown(Shutdown::Write))))
             }
             #[cfg(not(unix))]
-            To::Unix(_) => unreachable!("there is no such kind"),
+            To::Unix(_) => unreachable!("this system has no Unix sockets"),
             To::Memory(connector) => (None, Box::pin(connector.connect().await?)),
             #[cfg(feature = "tls")]
             To::Tls(address, trusting) => {
@@ -125,42 +127,42 @@ impl Place {
         })
     }
 
-    /// A client that has sent this.
+    /// Connects a client that sends these bytes.
     pub async fn say(&self, words: &[u8]) -> Client {
         self.say_from(words).await.1
     }
 
-    /// The same, with its address if it has one.
+    /// The same; returns the client's socket address too, if it has one.
     pub async fn say_from(&self, words: &[u8]) -> (Option<SocketAddr>, Client) {
         let (from, mut client) = self.connect_from().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
         client.write_all(words).await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
         (from, client)
     }
 
-    /// What is left of a server that is closed; nothing, if all is well.
+    /// Returns what a closed server has left behind: an open socket or a file. `None` is right.
     pub async fn left_behind(&self) -> Option<String> {
         match self.connect().await {
-            Ok(_) => Some("it does not refuse".to_owned()),
-            Err(_) if !self.folder.names().is_empty() => Some(format!("there are files: {:?}", self.folder.names())),
+            Ok(_) => Some("its address still accepts connections".to_owned()),
+            Err(_) if !self.folder.names().is_empty() => Some(format!("files are left: {:?}", self.folder.names())),
             Err(_) => None,
         }
     }
 }
 
-/// All that the client still gets; fails unless an orderly end comes after it.
+/// Reads until EOF, and returns what the client has read. Panics if the connection ends in any other way.
 pub async fn rest(client: &mut (impl Read + Unpin)) -> String {
     let mut rest = String::new();
     let read = future::timeout(NET, client.read_to_string(&mut rest)).await;
-    read.expect("the client sees an end").expect("the client sees an orderly end");
+    read.expect("the connection ends in time").expect("the connection ends with EOF");
     rest
 }
 
-/// Ends the client's direction.
+/// Half-closes the client's connection.
 pub async fn close(client: &mut Client) {
     std::future::poll_fn(|cx| client.as_mut().poll_close(cx)).await.unwrap();
 }
 
-/// A socket, and how it ends its direction: async-std's own only flush.
+/// Socket, and the function that half-closes it: `poll_close` of async-std's own sockets only flushes.
 struct Socket<S>(Async<S>, fn(&S) -> io::Result<()>);
 
 impl<S> Read for Socket<S>
@@ -189,8 +191,8 @@ where
     }
 }
 
-/// TLS clients. What they say must be on its way, and their handshake go on, while nobody polls them; so a task does
-/// that, and the test has the other end of a pipe.
+/// TLS clients. Their handshake and their writes must make progress while the test does not poll them. So a task drives
+/// the TLS stream, and the test has the other end of a pipe to that task.
 #[cfg(feature = "tls")]
 mod over_tls {
     use super::super::certificates::Authority;
@@ -223,7 +225,8 @@ mod over_tls {
         task::spawn(async move {
             if let Ok(stream) = handshake.await {
                 let (inner, outer) = (Half::new(theirs), Half::new(stream));
-                // Each direction to its end. That the line was cut, `tls_ends` looks at; here it is an end.
+                // Copies each direction until EOF. A connection that is cut off ends in EOF here; `tls_ends` tests
+                // that case.
                 (carry(inner.clone(), outer.clone()), carry(outer, inner)).join().await;
             }
         });

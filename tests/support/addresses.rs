@@ -27,7 +27,8 @@ mod linux {
     /// when the process ends.
     static NETWORK: LazyLock<(u8, UnixListener)> = LazyLock::new(|| {
         let first = std::process::id() as u8;
-        let mut networks = (0..=u8::MAX).map(|n| first.wrapping_add(n)).filter(|&n| n > 0); // every program may use 127.0.0.1
+        // Not 127.0.0.0/16: other programs use 127.0.0.1.
+        let mut networks = (0..=u8::MAX).map(|n| first.wrapping_add(n)).filter(|&n| n > 0);
         networks.find_map(|n| Some((n, take(n)?))).expect("255 processes with tests are running")
     });
 

@@ -1,6 +1,5 @@
-//! Listeners that users write, and that fail as a test tells them: their errors are treated as a socket's, their panics
-//! and destructors take nothing down, and their clients are a server's like all others. Behaviours 28, 29 and 30
-//! without sockets.
+//! Custom listeners (`Listener::custom`), scripted by the tests: their errors are treated like a socket's, their panics
+//! and destructors do not harm the server, and their clients are served and limited like all others.
 
 use crate::support;
 use crate::support::scripted::{Script, Step};
@@ -20,7 +19,7 @@ async fn reply(mut conn: Connection) -> io::Result<()> {
     conn.write_all(b"served").await
 }
 
-/// The lines about pauses of this listener.
+/// Returns the log lines about this listener's back-off.
 fn pauses(logs: &logs::Logs, listener: &str) -> Vec<String> {
     let lines = logs.lines_with("trying again in ");
     lines.into_iter().map(|(_, line)| line).filter(|line| line.contains(&format!("listener={listener}"))).collect()
@@ -37,7 +36,7 @@ mod numbers {
 use numbers::*;
 
 #[test]
-fn errors_of_one_client_are_skipped_without_a_pause() {
+fn accept_errors_of_one_client_are_skipped_without_a_back_off() {
     test(async {
         let logs = logs::remember();
         let (listener, script) = Script::listener_at("skips");
@@ -63,14 +62,14 @@ fn errors_of_one_client_are_skipped_without_a_pause() {
 
 #[cfg(unix)]
 #[test]
-fn exhaustion_is_waited_for_longer_each_time_and_forgotten_after_a_client() {
+fn the_back_off_grows_with_each_error_and_starts_anew_after_a_client() {
     test(async {
         let logs = logs::remember();
         let (listener, script) = Script::listener_at("tired");
         (0..4).for_each(|_| script.fail(io::Error::from_raw_os_error(EMFILE)));
         let mut first = script.client();
         script.fail(io::Error::other("nobody knows"));
-        script.fail(ErrorKind::WouldBlock); // a listener says `Pending` instead
+        script.fail(ErrorKind::WouldBlock); // a correct listener is pending instead
         let mut second = script.client();
         let body = async |_| Ok((rest(&mut first).await, rest(&mut second).await));
         let (served, report) = Server::new(listener).scope(reply, body).await.unwrap();
@@ -86,7 +85,7 @@ fn exhaustion_is_waited_for_longer_each_time_and_forgotten_after_a_client() {
 
 #[cfg(unix)]
 #[test]
-fn a_shutdown_during_the_pause_does_not_wait_for_its_end() {
+fn a_shutdown_during_a_back_off_does_not_wait_for_its_end() {
     test(async {
         let logs = logs::remember();
         let (listener, script) = Script::listener_at("resting");
@@ -97,13 +96,14 @@ fn a_shutdown_during_the_pause_does_not_wait_for_its_end() {
             }
         };
         let (_, report) = Server::new(listener).scope(reply, body).await.unwrap();
-        assert!(report.elapsed() < Duration::from_millis(900), "the pause lasts a second: {report}");
+        assert!(report.elapsed() < Duration::from_millis(900), "waited for the back-off of 1 s: {report}");
         assert!(script.is_gone());
     });
 }
 
-/// Serves a polite client over TCP and another over a scripted listener, which then fails like this.
-fn fails_for_good(step: Step, kind: ErrorKind, message: &str) {
+/// Serves a polite client over TCP and another one over a scripted listener, which then fails. Asserts that the server
+/// drains both clients and returns an error that names the listener.
+fn assert_fatal(step: Step, kind: ErrorKind, message: &str) {
     let message = message.to_owned();
     test(async move {
         let (listener, script) = Script::listener();
@@ -132,25 +132,25 @@ fn fails_for_good(step: Step, kind: ErrorKind, message: &str) {
 
 #[cfg(unix)]
 #[test]
-fn a_listener_that_fails_for_good_drains_the_server_and_is_named_by_its_error() {
-    fails_for_good(Step::Fail(io::Error::from_raw_os_error(EINVAL)), ErrorKind::InvalidInput, "os error 22");
+fn a_fatal_error_of_a_listener_drains_the_server_and_the_returned_error_names_the_listener() {
+    assert_fatal(Step::Fail(io::Error::from_raw_os_error(EINVAL)), ErrorKind::InvalidInput, "os error 22");
     let kind = io::Error::from_raw_os_error(EBADF).kind();
-    fails_for_good(Step::Fail(io::Error::from_raw_os_error(EBADF)), kind, "os error 9");
+    assert_fatal(Step::Fail(io::Error::from_raw_os_error(EBADF)), kind, "os error 9");
 }
 
 #[test]
-fn a_listener_that_says_it_can_never_go_on_is_believed() {
+fn an_error_of_kind_invalid_input_is_fatal_whatever_its_message_is() {
     let error = io::Error::new(ErrorKind::InvalidInput, "its own words");
-    fails_for_good(Step::Fail(error), ErrorKind::InvalidInput, "its own words");
+    assert_fatal(Step::Fail(error), ErrorKind::InvalidInput, "its own words");
 }
 
 #[test]
-fn a_listener_that_panics_can_never_go_on() {
-    fails_for_good(Step::Panic("in an accept"), ErrorKind::InvalidInput, "the listener panicked: in an accept");
+fn a_panic_of_a_listener_is_fatal() {
+    assert_fatal(Step::Panic("in an accept"), ErrorKind::InvalidInput, "the listener panicked: in an accept");
 }
 
 #[test]
-fn an_error_whose_destructor_panics_is_one_like_others_and_the_next_client_is_served() {
+fn after_an_accept_error_whose_destructor_panics_the_next_client_is_served() {
     const TEXT: &str = "in the destructor of an accept's error";
     for kind in [ErrorKind::ConnectionAborted, ErrorKind::Other] {
         let logs = logs::remember();
@@ -170,12 +170,12 @@ fn an_error_whose_destructor_panics_is_one_like_others_and_the_next_client_is_se
 }
 
 #[test]
-fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
+fn an_error_in_the_last_sweep_of_the_backlog_ends_the_sweep_and_nothing_else() {
     for last in [Step::Fail(io::Error::other("too late")), Step::Panic("too late")] {
         test(async {
             let (listener, script) = Script::listener_that_forgets_its_waker();
             let mut served = script.client();
-            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb("in the sweep"))); // besides
+            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb("in the sweep"))); // skipped: an error of one client
             let mut after_one_that_left = script.client();
             script.tell(last);
             let mut lost = script.client();
@@ -186,7 +186,7 @@ fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
                 (rest(&mut served).await, rest(&mut after_one_that_left).await),
                 ("served".into(), "served".into())
             );
-            drop(script); // which has what the listener did not take
+            drop(script); // it holds the client that the listener did not take
             assert_eq!(rest(&mut lost).await, "");
         });
     }
@@ -194,7 +194,7 @@ fn an_error_while_the_queue_is_emptied_ends_that_and_nothing_else() {
 
 type Accepted = io::Result<(MemoryStream, Address)>;
 
-/// Each accept is what this closure gives.
+/// Listener whose accepts are the futures that a closure returns.
 struct By<F>(F);
 
 impl<F, Fut> Accept for By<F>
@@ -217,7 +217,7 @@ where
     Listener::custom(Address::named("accept by"), By(accept))
 }
 
-/// Clients that wait in a queue, their ends, and the queue.
+/// Puts clients into a queue; returns the clients' ends and both ends of the queue.
 fn queue_of(clients: usize) -> (Vec<MemoryStream>, Sender<MemoryStream>, Receiver<MemoryStream>) {
     let (send, queue) = unbounded();
     let mut ends = Vec::new();
@@ -229,7 +229,7 @@ fn queue_of(clients: usize) -> (Vec<MemoryStream>, Sender<MemoryStream>, Receive
     (ends, send, queue)
 }
 
-/// The next of them.
+/// Accepts the next client of the queue; pending once the queue is closed.
 async fn next_of(queue: Receiver<MemoryStream>) -> Accepted {
     match queue.recv().await {
         Ok(stream) => Ok((stream, Address::named("queued"))),
@@ -238,7 +238,7 @@ async fn next_of(queue: Receiver<MemoryStream>) -> Accepted {
 }
 
 #[test]
-fn an_accept_is_polled_once_for_each_client_and_once_more() {
+fn an_accept_is_polled_once_for_each_queued_client_and_once_more_to_wait() {
     test(async {
         let (calls, polls) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (mut clients, sender, queue) = queue_of(10);
@@ -257,18 +257,19 @@ fn an_accept_is_polled_once_for_each_client_and_once_more() {
             until(|| now() == (11, 11)).await;
             let (mut last, theirs) = MemoryStream::pair();
             sender.send(theirs).await.unwrap();
-            until(|| now() == (12, 13)).await; // woken by the client, and once more
+            until(|| now() == (12, 13)).await; // polled because of the client's wake, and once more to wait
             for client in clients.iter_mut().chain([&mut last]) {
                 assert_eq!(rest(client).await, "served");
             }
             assert_eq!(now(), (12, 13));
         };
         let (_, report) = Server::new(listener).scope(reply, body).await.unwrap();
-        assert_eq!((now(), report.completed()), ((12, 14), 11), "the last is for who is there at the end: {report}");
+        assert_eq!((now(), report.completed()), ((12, 14), 11), "one more poll, in the last sweep: {report}");
     });
 }
 
-/// An accept whose clients come in three parts, and those parts. The clients are called like them.
+/// Returns a listener that needs three parts for each client, and the sender of the parts. A client's address is its
+/// three parts, joined.
 fn in_three_parts() -> (Listener, Sender<&'static str>) {
     let (parts, next) = unbounded::<&str>();
     let listener = accept_by(move || {
@@ -285,7 +286,7 @@ fn in_three_parts() -> (Listener, Sender<&'static str>) {
 }
 
 #[test]
-fn an_accept_keeps_what_it_has_begun_between_polls_and_during_a_pause() {
+fn an_accept_that_has_begun_is_not_dropped_between_polls_or_during_a_pause() {
     test(async {
         let (listener, parts) = in_three_parts();
         let (send, names) = unbounded();
@@ -305,11 +306,11 @@ fn an_accept_keeps_what_it_has_begun_between_polls_and_during_a_pause() {
             taken("d").await;
             server.pause();
             parts.send("e").await.unwrap();
-            task::sleep(Duration::from_millis(20)).await; // it is woken, and nobody is wanted
+            task::sleep(Duration::from_millis(20)).await; // the accept is woken while the server is paused
             server.resume();
             taken("f").await;
             assert_eq!(names.recv().await, Ok("def".to_owned()));
-            taken("g").await; // it never comes to more
+            taken("g").await; // the third client never gets its other parts
         };
         let (_, report) = Server::new(listener).scope(handler, body).await.unwrap();
         assert_eq!((report.accepted(), report.completed()), (2, 2), "{report}");
@@ -317,7 +318,7 @@ fn an_accept_keeps_what_it_has_begun_between_polls_and_during_a_pause() {
 }
 
 #[test]
-fn an_accept_goes_on_with_what_it_has_begun_when_the_queue_is_emptied() {
+fn an_accept_that_has_begun_may_return_its_client_in_the_last_sweep() {
     test_alone(async {
         let (listener, parts) = in_three_parts();
         let body = async |server: Handle| {
@@ -325,7 +326,7 @@ fn an_accept_goes_on_with_what_it_has_begun_when_the_queue_is_emptied() {
                 parts.send(part).await.unwrap();
                 until(|| parts.is_empty()).await;
             }
-            let _held = hold_executor(); // so it finds the shutdown first
+            let _held = hold_executor(); // so that the accept loop sees the shutdown before the last part
             drop(server.shutdown());
             parts.send("c").await.unwrap();
         };
@@ -336,7 +337,7 @@ fn an_accept_goes_on_with_what_it_has_begun_when_the_queue_is_emptied() {
 }
 
 #[test]
-fn a_client_that_an_accept_has_taken_in_one_poll_and_gives_in_the_next_is_not_lost() {
+fn a_client_that_an_accept_takes_in_one_poll_and_returns_in_the_next_is_not_lost() {
     use futures_concurrency::prelude::*;
     test(async {
         let (clients, _sender, queue) = queue_of(100);
@@ -354,7 +355,7 @@ fn a_client_that_an_accept_has_taken_in_one_poll_and_gives_in_the_next_is_not_lo
                     assert_eq!(rest(&mut client).await, "served");
                 }
             };
-            let teasing = async {
+            let pausing = async {
                 loop {
                     server.pause();
                     task::yield_now().await;
@@ -362,7 +363,7 @@ fn a_client_that_an_accept_has_taken_in_one_poll_and_gives_in_the_next_is_not_lo
                     task::yield_now().await;
                 }
             };
-            (served, teasing).race().await;
+            (served, pausing).race().await;
         };
         let (_, report) = Server::new(listener).max_connections(1).scope(reply, body).await.unwrap();
         assert_eq!((report.accepted(), report.completed()), (100, 100), "{report}");
@@ -370,7 +371,7 @@ fn a_client_that_an_accept_has_taken_in_one_poll_and_gives_in_the_next_is_not_lo
 }
 
 #[test]
-fn a_cancel_at_any_moment_loses_no_client_that_an_accept_has_given() {
+fn a_cancel_at_any_moment_loses_no_client_that_an_accept_has_returned() {
     for at in [1, 2, 3, 63, 64, 65, 127, 128, 129] {
         test(async move {
             let (mut clients, sender, queue) = queue_of(200);
@@ -391,17 +392,17 @@ fn a_cancel_at_any_moment_loses_no_client_that_an_accept_has_given() {
             assert_eq!(report.accepted(), given as u64, "cancelled with client {at}: {report}");
             adds_up(&report);
             for client in &mut clients {
-                rest(client).await; // all of them see the end
+                rest(client).await; // every client sees EOF
             }
         });
     }
 }
 
 #[test]
-fn a_panic_of_an_accept_ends_the_server_wherever_it_is() {
+fn a_panic_in_the_call_or_in_any_poll_of_an_accept_ends_the_server() {
     type Next = std::pin::Pin<Box<dyn Future<Output = Accepted> + Send>>;
     let ways: [fn() -> Next; 3] = [
-        || panic!("as ordered"), // where it is called
+        || panic!("as ordered"), // in the call itself
         || Box::pin(async { panic!("as ordered") }),
         || {
             Box::pin(async {
@@ -430,7 +431,7 @@ fn a_panic_of_an_accept_ends_the_server_wherever_it_is() {
 }
 
 #[test]
-fn a_listener_that_never_says_pending_starves_nobody_and_holds_no_exit_up() {
+fn a_listener_that_is_always_ready_neither_starves_other_tasks_nor_delays_a_shutdown() {
     test(async {
         let accepted = Arc::new(AtomicUsize::new(0));
         let server = Server::new(accept_by({
@@ -455,7 +456,7 @@ fn a_listener_that_never_says_pending_starves_nobody_and_holds_no_exit_up() {
 }
 
 #[test]
-fn a_custom_listeners_clients_with_ip_addresses_are_limited_like_others() {
+fn the_limit_per_ip_address_applies_to_clients_of_a_custom_listener() {
     test(async {
         let asked = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&asked);
@@ -480,16 +481,16 @@ fn a_custom_listeners_clients_with_ip_addresses_are_limited_like_others() {
     });
 }
 
-/// Nobody comes; and its destructor does this.
-struct Last(Option<Box<dyn FnOnce() + Send>>);
+/// Listener without clients, whose destructor runs a closure.
+struct OnDrop(Option<Box<dyn FnOnce() + Send>>);
 
-impl Last {
-    fn listener(at_the_end: impl FnOnce() + Send + 'static) -> Listener {
-        Listener::custom(Address::named("last words"), Self(Some(Box::new(at_the_end))))
+impl OnDrop {
+    fn listener(on_drop: impl FnOnce() + Send + 'static) -> Listener {
+        Listener::custom(Address::named("on drop"), Self(Some(Box::new(on_drop))))
     }
 }
 
-impl Accept for Last {
+impl Accept for OnDrop {
     type Io = MemoryStream;
 
     async fn accept(&mut self) -> Accepted {
@@ -497,42 +498,42 @@ impl Accept for Last {
     }
 }
 
-impl Drop for Last {
+impl Drop for OnDrop {
     fn drop(&mut self) {
-        if let Some(end) = self.0.take() {
-            end();
+        if let Some(on_drop) = self.0.take() {
+            on_drop();
         }
     }
 }
 
 #[test]
-fn a_listener_whose_destructor_panics_takes_nothing_down() {
+fn a_listener_whose_destructor_panics_does_not_harm_the_server() {
     test(async {
-        let server = bind().await.add_listener(Last::listener(|| panic!("in a destructor")));
+        let server = bind().await.add_listener(OnDrop::listener(|| panic!("in a destructor")));
         let address = server.local_addr().clone();
         let (value, report) = server.scope(reply, async |_| Ok(1)).await.unwrap();
         assert_eq!((value, report.cause(), refuses(&address)), (1, Cause::BodyReturned, true));
-        drop(Server::new(Last::listener(|| panic!("unserved")))); // nor where it is never served
-        drop(Last::listener(|| panic!("without a server")));
+        drop(Server::new(OnDrop::listener(|| panic!("unserved")))); // never served: no panic either
+        drop(OnDrop::listener(|| panic!("without a server")));
     });
 }
 
-/// Nobody comes; and when an accept is dropped it does this.
-fn last_words_of_an_accept(at_the_end: impl FnOnce() + Send + 'static) -> Listener {
-    let mut last = Some(Last(Some(Box::new(at_the_end))));
+/// Returns a listener without clients. When the future of its first accept is dropped, it runs a closure.
+fn on_drop_of_an_accept(on_drop: impl FnOnce() + Send + 'static) -> Listener {
+    let mut on_drop = Some(OnDrop(Some(Box::new(on_drop))));
     accept_by(move || {
-        let last = last.take();
+        let on_drop = on_drop.take();
         async move {
-            let _last = last;
+            let _on_drop = on_drop;
             pending().await
         }
     })
 }
 
 #[test]
-fn an_accept_that_panics_when_it_is_dropped_takes_nothing_down() {
+fn an_accept_that_panics_when_it_is_dropped_does_not_harm_the_server() {
     test(async {
-        let server = bind().await.add_listener(last_words_of_an_accept(|| panic!("in a destructor")));
+        let server = bind().await.add_listener(on_drop_of_an_accept(|| panic!("in a destructor")));
         let address = server.local_addr().clone();
         let mut client = connect(&address);
         let served = async |_| Ok(task::spawn_blocking(move || support::rest(&mut client)).await);
@@ -547,7 +548,7 @@ fn a_listeners_destructor_may_use_the_handle_of_its_own_server() {
         test(async move {
             let own = Arc::new(Mutex::new(None::<Handle>));
             let (theirs, (saw, seen)) = (Arc::clone(&own), mpsc::channel());
-            let server = bind().await.add_listener(Last::listener(move || {
+            let server = bind().await.add_listener(OnDrop::listener(move || {
                 let server = theirs.lock().unwrap().take().unwrap();
                 drop((server.shutdown(), server.cancel()));
                 saw.send(server.phase()).unwrap();
@@ -558,19 +559,19 @@ fn a_listeners_destructor_may_use_the_handle_of_its_own_server() {
                 true => drop(server.scope(reply, async |_| ()).await.unwrap()),
                 false => drop(server),
             }
-            assert_ne!(seen.recv_timeout(NET).unwrap(), ebbtide::Phase::Closed, "while a listener lives it is not");
+            assert_ne!(seen.recv_timeout(NET).unwrap(), ebbtide::Phase::Closed, "closed while a listener is alive");
             assert_eq!(handle.phase(), ebbtide::Phase::Closed);
         });
     }
 }
 
 #[test]
-fn who_closes_an_unserved_server_waits_for_another_who_is_closing_its_listeners() {
+fn the_drop_of_an_unserved_server_waits_for_another_thread_that_is_closing_its_listeners() {
     test(async {
         let (closing, is_closing) = mpsc::channel();
         let live = Live::default();
         let alive = live.guard();
-        let server = Server::new(Last::listener(move || {
+        let server = Server::new(OnDrop::listener(move || {
             closing.send(()).unwrap();
             std::thread::sleep(Duration::from_millis(200));
             drop(alive);
@@ -586,17 +587,17 @@ fn who_closes_an_unserved_server_waits_for_another_who_is_closing_its_listeners(
 }
 
 #[test]
-fn r04_a_custom_listener_is_gone_before_the_drain_begins() {
-    gone_before_the_drain(|alive| Last::listener(move || drop(alive)));
+fn r04_a_custom_listener_is_dropped_before_the_drain_begins() {
+    dropped_before_the_drain(|alive| OnDrop::listener(move || drop(alive)));
 }
 
 #[test]
-fn r04_an_accept_is_gone_before_the_drain_begins() {
-    gone_before_the_drain(|alive| last_words_of_an_accept(move || drop(alive)));
+fn r04_the_future_of_an_accept_is_dropped_before_the_drain_begins() {
+    dropped_before_the_drain(|alive| on_drop_of_an_accept(move || drop(alive)));
 }
 
-/// The listener drops what it is given.
-fn gone_before_the_drain(listener: fn(LiveGuard) -> Listener) {
+/// Asserts that the listener's guard has been dropped when a handler is notified of the drain.
+fn dropped_before_the_drain(listener: fn(LiveGuard) -> Listener) {
     test(async move {
         let live = Live::default();
         let server = bind().await.add_listener(listener(live.guard()));

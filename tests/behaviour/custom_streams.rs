@@ -1,5 +1,5 @@
-//! Streams that users write may panic, hang, never end, and be polled by many tasks at once. That costs their own
-//! connection, and nothing else: the server serves on, every way out still ends, and nobody spins.
+//! Custom streams that panic, hang, never end, or are polled by many tasks at once. Each of these ends its own
+//! connection at most: the server goes on, every way out ends in time, and no task spins.
 
 use crate::support::scripted::{Puppet, Script, Step};
 use crate::support::*;
@@ -14,14 +14,14 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// A server whose first client is this one.
+/// Returns a server whose first client has this stream.
 fn server_with(stream: Puppet) -> (Server, Script) {
     let (listener, script) = Script::listener();
     script.tell(Step::Client(Box::pin(stream)));
     (Server::new(listener), script)
 }
 
-/// Reads until the end.
+/// Handler that reads until EOF or the drain.
 async fn read(conn: Connection) -> io::Result<()> {
     let mut buf = [0; 16];
     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
@@ -32,7 +32,7 @@ async fn read(conn: Connection) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until nobody is connected, and then until another client is served: the server has survived.
+/// Asserts that the server goes on: waits until no connection is open, and then until another client is served.
 async fn survives(server: &Handle, script: &Script) {
     while server.connection_count() > 0 || script.left() > 0 {
         task::sleep(Duration::from_millis(1)).await;
@@ -44,7 +44,7 @@ async fn survives(server: &Handle, script: &Script) {
 }
 
 #[test]
-fn a_read_that_panics_is_an_error_of_its_connection() {
+fn a_read_that_panics_gives_its_connection_an_error() {
     test(async {
         let logs = logs::remember();
         let (server, script) = server_with(Puppet::new().read(|_, _| panic!("in a scripted read")));
@@ -52,12 +52,12 @@ fn a_read_that_panics_is_an_error_of_its_connection() {
         assert_eq!((report.failed(), report.panicked(), report.completed()), (1, 0, 1), "{report}");
         let lines = logs.lines_with("in a scripted read");
         assert!(lines.iter().any(|(level, _)| *level == log::Level::Error), "{lines:?}");
-        assert!(lines.iter().any(|(_, line)| line.contains("peer=client 1")), "its peer is named: {lines:?}");
+        assert!(lines.iter().any(|(_, line)| line.contains("peer=client 1")), "the line names the peer: {lines:?}");
     });
 }
 
 #[test]
-fn a_stream_that_has_panicked_is_never_polled_again_and_destroyed() {
+fn a_stream_that_has_panicked_is_dropped_at_once_and_never_polled_again() {
     test(async {
         let (polls, destroyed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, flag) = (Arc::clone(&polls), Arc::clone(&destroyed));
@@ -69,7 +69,7 @@ fn a_stream_that_has_panicked_is_never_polled_again_and_destroyed() {
             let destroyed = Arc::clone(&destroyed);
             async move {
                 conn.read(&mut [0]).await.unwrap_err();
-                assert!(destroyed.load(SeqCst), "at once, since nobody can use it any more");
+                assert!(destroyed.load(SeqCst), "the stream is alive after its panic");
                 assert_eq!(conn.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
                 assert_eq!(conn.write(b"!").await.unwrap_err().kind(), io::ErrorKind::BrokenPipe);
             }
@@ -86,7 +86,7 @@ fn a_stream_that_has_panicked_is_never_polled_again_and_destroyed() {
 }
 
 #[test]
-fn a_close_that_panics_and_a_destructor_that_panics_move_nothing_in_the_books() {
+fn a_close_or_a_destructor_that_panics_changes_no_count() {
     test(async {
         for stream in [
             Puppet::new().read(|_, _| Poll::Ready(Ok(0))).close(|_| panic!("in a close")),
@@ -108,7 +108,7 @@ fn a_close_that_panics_and_a_destructor_that_panics_move_nothing_in_the_books() 
 }
 
 #[test]
-fn a_stream_is_closed_at_its_handlers_end_read_to_the_peers_and_then_destroyed() {
+fn after_its_handler_has_returned_a_stream_is_closed_then_read_until_eof_then_dropped() {
     test(async {
         let (note, noted) = async_std::channel::unbounded();
         let so_far = || std::iter::from_fn(|| noted.try_recv().ok()).collect::<Vec<_>>();
@@ -137,7 +137,7 @@ fn a_stream_is_closed_at_its_handlers_end_read_to_the_peers_and_then_destroyed()
         assert_eq!(order, ["close", "read", "drop"]);
         drop(script);
 
-        // A cancel does not ask: its way to close is to be destroyed.
+        // A cancel drops the stream without closing it first.
         let (server, script) = server_with(stream());
         let handle = server.handle();
         let serving = task::spawn(server.serve(|_: Connection| pending::<()>()));
@@ -151,7 +151,7 @@ fn a_stream_is_closed_at_its_handlers_end_read_to_the_peers_and_then_destroyed()
 }
 
 #[test]
-fn a_peer_that_has_reset_the_connection_is_not_listened_to_any_more() {
+fn a_stream_is_not_read_again_after_a_reset() {
     test(async {
         let reads = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&reads);
@@ -161,12 +161,12 @@ fn a_peer_that_has_reset_the_connection_is_not_listened_to_any_more() {
         }));
         let (_, report) = server.scope(read, async |server| survives(&server, &script).await).await.unwrap();
         assert_eq!((report.disconnected(), report.completed()), (1, 1), "{report}");
-        assert_eq!(reads.load(SeqCst), 1, "nothing more comes, so nothing is waited for");
+        assert_eq!(reads.load(SeqCst), 1, "read again after the reset");
     });
 }
 
 #[test]
-fn a_close_that_hangs_keeps_no_drain_beyond_its_grace() {
+fn a_close_that_hangs_does_not_extend_a_drain_beyond_its_grace() {
     test(async {
         let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
         let server = server.grace(Duration::from_secs(1));
@@ -177,19 +177,19 @@ fn a_close_that_hangs_keeps_no_drain_beyond_its_grace() {
         };
         let (_, report) = server.scope(read, body).await.unwrap();
         assert!(script.is_gone());
-        assert_eq!(report.completed(), 1, "its handler had ended: {report}");
+        assert_eq!(report.completed(), 1, "the handler had returned: {report}");
         assert!(report.elapsed() < Duration::from_secs(2), "{report}");
     });
 }
 
 #[test]
-fn a_close_that_hangs_keeps_no_connection_for_ever_and_no_cancel_at_all() {
+fn a_close_that_hangs_ends_after_a_time_limit_and_does_not_delay_a_cancel() {
     test(async {
         let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
         let at_once = |_: Connection| async {};
         let start = Instant::now();
         let (_, report) = server.scope(at_once, async |server| survives(&server, &script).await).await.unwrap();
-        assert!(start.elapsed() < Duration::from_secs(10), "2 seconds to close, and none for the read after it");
+        assert!(start.elapsed() < Duration::from_secs(10), "a close may take 2 s, and no read follows it");
         assert_eq!(report.completed(), 2, "{report}");
 
         let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
@@ -205,10 +205,10 @@ fn a_close_that_hangs_keeps_no_connection_for_ever_and_no_cancel_at_all() {
 }
 
 #[test]
-fn a_stream_without_end_is_not_read_for_ever() {
+fn a_stream_that_never_ends_is_read_for_a_limited_time_only() {
     test(async {
         let endless = || Puppet::new().read(|_, buf| Poll::Ready(Ok(buf.len())));
-        // In a drain no longer than the grace, though it is always still sending.
+        // In a drain: for the grace at most, although the peer never stops sending.
         let (server, script) = server_with(endless());
         let body = async |_| {
             while script.left() > 0 {
@@ -219,7 +219,7 @@ fn a_stream_without_end_is_not_read_for_ever() {
         let (_, report) = server.scope(|_: Connection| async {}, body).await.unwrap();
         assert_eq!(report.completed(), 1, "{report}");
         assert!(report.elapsed() < Duration::from_secs(2), "{report}");
-        // While serving, for as long as a client may linger.
+        // While the server serves: for the time of a linger.
         let (server, script) = server_with(endless());
         let body = async |server: Handle| {
             while server.connection_count() > 0 || script.left() > 0 {
@@ -232,7 +232,7 @@ fn a_stream_without_end_is_not_read_for_ever() {
 }
 
 #[test]
-fn a_cancel_waits_for_the_handlers_poll_of_its_stream_and_destroys_it_then() {
+fn a_cancel_waits_for_the_handlers_running_poll_and_then_drops_the_stream() {
     test_alone(async {
         let (reading, is_reading) = async_std::channel::bounded(1);
         let (open, gate) = mpsc::channel::<()>();
@@ -240,7 +240,7 @@ fn a_cancel_waits_for_the_handlers_poll_of_its_stream_and_destroys_it_then() {
         let alive = live.guard();
         let stream = Puppet::new().drop(move || drop(alive)).read(move |_, _| {
             let _ = reading.try_send(());
-            let _ = gate.lock().unwrap().recv_timeout(NET); // blocks its thread: what nobody should do
+            let _ = gate.lock().unwrap().recv_timeout(NET); // blocks its thread, which is a mistake
             Poll::Pending
         });
         let (server, _script) = server_with(stream);
@@ -248,7 +248,7 @@ fn a_cancel_waits_for_the_handlers_poll_of_its_stream_and_destroys_it_then() {
         let serving = task::spawn(server.serve(read));
         is_reading.recv().await.unwrap();
         let cancelling = std::thread::spawn(move || task::block_on(handle.cancel()));
-        assert_eq!(live.count(), 1, "it is being polled");
+        assert_eq!(live.count(), 1, "the stream was dropped during its poll");
         open.send(()).unwrap();
         let report = task::spawn_blocking(move || cancelling.join().unwrap()).await;
         assert_eq!((report.cancelled(), live.count()), (1, 0), "{report}");
@@ -257,7 +257,7 @@ fn a_cancel_waits_for_the_handlers_poll_of_its_stream_and_destroys_it_then() {
 }
 
 #[test]
-fn r03_a_detached_poll_that_is_under_way_keeps_nobody_waiting_and_its_stream_goes_with_it() {
+fn r03_a_cancel_does_not_wait_for_a_detached_poll_and_the_stream_is_dropped_after_it() {
     test(async {
         let (reading, is_reading) = async_std::channel::bounded(1);
         let (open, gate) = mpsc::channel::<()>();
@@ -287,18 +287,18 @@ fn r03_a_detached_poll_that_is_under_way_keeps_nobody_waiting_and_its_stream_goe
             })
         });
         is_reading.recv().await.unwrap();
-        let report = handle.cancel().await; // the server is closed, though that poll goes on
+        let report = handle.cancel().await; // the server closes although that poll still runs
         assert_eq!(report.cancelled(), 1, "{report}");
         assert!(is_destroyed.try_recv().is_err());
         open.send(()).unwrap();
         is_destroyed.recv().await.unwrap();
         let reads = task::spawn_blocking(move || reader.join().unwrap()).await;
-        assert_eq!(reads, (1, 0), "what it had read, and then the end");
+        assert_eq!(reads, (1, 0), "the byte of the running poll, and then EOF");
         serving.await.unwrap();
     });
 }
 
-/// A stream that has bytes only when the test says so, and counts how often it is asked.
+/// Makes a stream that has bytes only when the test feeds it, and that counts its polls.
 #[derive(Clone, Default)]
 struct Fed(Arc<Feed>);
 
@@ -307,19 +307,20 @@ struct Feed {
     bytes: AtomicUsize,
     polls: AtomicUsize,
     waker: Mutex<Option<Waker>>,
-    /// It ends when the bytes do.
+    /// Whether EOF follows the bytes.
     over: AtomicBool,
-    /// How many tasks are about to read.
+    /// How many tasks have begun to read.
     readers: AtomicUsize,
-    /// Each poll lasts until another task has surely come in between.
+    /// Whether each poll lasts so long that another task polls at the same time.
     slow: bool,
 }
 
 impl Feed {
+    /// Waits, within a poll, until a second reader has begun to read.
     fn meet(&self) {
         let start = Instant::now();
         while self.readers.load(SeqCst) < 2 && start.elapsed() < Duration::from_millis(20) {
-            std::thread::yield_now(); // there may be only one thread
+            std::thread::yield_now(); // with one executor thread there is no second reader: hence the limit
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -342,7 +343,7 @@ impl Fed {
         })
     }
 
-    /// The last bytes, and the end.
+    /// Gives the last bytes, and then EOF.
     fn feed(&self, bytes: usize) {
         self.0.bytes.fetch_add(bytes, SeqCst);
         self.0.over.store(true, SeqCst);
@@ -351,7 +352,7 @@ impl Fed {
         }
     }
 
-    /// How often it was asked, once nobody asks any more.
+    /// Waits until the stream is not polled any more, and returns how often it was polled.
     async fn polls_at_rest(&self) -> usize {
         let start = Instant::now();
         loop {
@@ -361,13 +362,13 @@ impl Fed {
             if polls == before {
                 return polls;
             }
-            assert!(start.elapsed() < Duration::from_secs(20), "after {polls} polls they still wake each other");
+            assert!(start.elapsed() < Duration::from_secs(20), "after {polls} polls the readers still wake each other");
         }
     }
 }
 
-/// So many tasks read a byte each, of clones of one connection. They must come to rest while there is none, and all get
-/// theirs.
+/// Lets many tasks read one byte each through clones of one connection. Asserts that they stop polling while there are
+/// no bytes, and that each of them then gets its byte.
 fn readers_share(readers: usize, slow: bool) {
     test(async move {
         let fed = Fed(Arc::new(Feed { slow, ..Feed::default() }));
@@ -392,7 +393,7 @@ fn readers_share(readers: usize, slow: bool) {
                 task::yield_now().await;
             }
             let polls = fed.polls_at_rest().await;
-            // One at least; else the limit is how often they may be refused, and not more than a few rounds.
+            // At least one poll each. Readers that wait together may cause a few rounds of spurious wake-ups.
             assert!(polls >= readers && polls <= 8 * readers + 8, "{readers} readers, {polls} polls");
             fed.feed(readers);
             while server.connection_count() > 0 {
@@ -405,19 +406,19 @@ fn readers_share(readers: usize, slow: bool) {
 }
 
 #[test]
-fn two_tasks_that_wait_for_one_stream_come_to_rest() {
+fn two_tasks_that_wait_for_one_stream_stop_waking_each_other() {
     readers_share(2, false);
     readers_share(2, true);
 }
 
 #[test]
-fn many_tasks_that_wait_for_one_stream_come_to_rest() {
+fn many_tasks_that_wait_for_one_stream_stop_waking_each_other() {
     readers_share(17, true);
     readers_share(100, false);
 }
 
 #[test]
-fn tasks_that_gave_up_waiting_are_not_kept() {
+fn the_wakers_of_tasks_that_gave_up_waiting_are_not_kept() {
     test(async {
         let (server, script) = server_with(Puppet::new());
         let live = Live::default();
@@ -431,7 +432,7 @@ fn tasks_that_gave_up_waiting_are_not_kept() {
                     let mut reader = &conn;
                     assert!(std::pin::Pin::new(&mut reader).poll_read(&mut cx, &mut [0]).is_pending());
                 }
-                assert!(alive.count() <= 1_024, "{} are remembered", alive.count());
+                assert!(alive.count() <= 1_024, "{} wakers are kept", alive.count());
             }
         };
         let body = async |server: Handle| {
@@ -444,7 +445,7 @@ fn tasks_that_gave_up_waiting_are_not_kept() {
     });
 }
 
-/// The waker of a task that is gone.
+/// Waker of a task that does not exist any more.
 struct Gone(#[allow(dead_code)] LiveGuard);
 
 impl std::task::Wake for Gone {
@@ -452,20 +453,20 @@ impl std::task::Wake for Gone {
 }
 
 #[test]
-fn a_first_byte_and_a_peers_end_are_noticed_on_streams_too() {
+fn the_first_byte_timeout_and_peer_closed_work_on_custom_streams() {
     test(async {
         let (listener, script) = Script::listener();
         let server = Server::new(listener).first_byte_timeout(Duration::from_millis(50));
         let handler = async |mut conn: Connection| {
             let mut first = [0];
-            conn.read_exact(&mut first).await?; // what was waited for is still there
+            conn.read_exact(&mut first).await?; // the wait for the first byte has not consumed it
             assert_eq!(&first, b"x");
             conn.peer_closed().await;
             io::Result::Ok(())
         };
         let body = async |_| {
             let mut silent = script.client();
-            assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "it said nothing");
+            assert_eq!(silent.read(&mut [0]).await.unwrap(), 0, "a client that sends nothing sees EOF");
             let mut client = script.client();
             client.write_all(b"x").await.unwrap();
             drop(client);

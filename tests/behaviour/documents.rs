@@ -1,5 +1,5 @@
-//! The pages for readers name files that exist; the page of the guarantees names every file of tests, and that of the log
-//! lines every line.
+//! The Markdown pages match the repository: the files that they name exist, `docs/guarantees.md` links every test file,
+//! and `docs/logs.md` has every log line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,8 +18,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The targets of the links of a page that are files, and the files that it names as `tests/…`, from its folder.
-fn names(text: &str) -> Vec<&str> {
+/// Returns the files that a page links to or names as `tests/…`, relative to the page's folder.
+fn named_files(text: &str) -> Vec<&str> {
     let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target);
     let files = links.filter(|target| !target.contains("://") && !target.starts_with('#'));
     let words = text.split(|c: char| c.is_whitespace() || "`()[],;".contains(c));
@@ -31,28 +31,28 @@ fn every_file_that_a_page_names_exists() {
     for page in PAGES {
         let path = root().join(page);
         let text = fs::read_to_string(&path).unwrap();
-        let missing: Vec<_> = names(&text)
+        let missing: Vec<_> = named_files(&text)
             .into_iter()
             .map(|name| name.split('#').next().unwrap())
             .filter(|name| !path.parent().unwrap().join(name).exists())
             .collect();
-        assert!(missing.is_empty(), "{page} names what is not there: {missing:?}");
+        assert!(missing.is_empty(), "{page} names files that do not exist: {missing:?}");
     }
 }
 
 #[test]
-fn every_file_of_tests_is_on_the_page_of_the_guarantees() {
+fn the_page_of_guarantees_links_every_test_file() {
     let page = fs::read_to_string(root().join("docs/guarantees.md")).unwrap();
     let in_folder = |folder: PathBuf| fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let binaries = in_folder(root().join("tests")).filter(|path| path.join("main.rs").exists());
     let files = binaries.flat_map(in_folder).filter(|path| !path.ends_with("main.rs"));
     let links = files.map(|path| format!("(../{})", path.strip_prefix(root()).unwrap().display()));
     let missing: Vec<_> = links.filter(|link| !page.contains(link)).collect();
-    assert!(missing.is_empty(), "not on the page: {missing:?}");
+    assert!(missing.is_empty(), "docs/guarantees.md does not link: {missing:?}");
 }
 
-/// The longest part of a text that is the same in every line: what stands between its placeholders.
-fn same_in_all(text: &str) -> String {
+/// Returns the longest part of a format string between its placeholders: this text is in every line of that format.
+fn longest_fixed_part(text: &str) -> String {
     let text = text.replace("\\\n", "");
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let parts = text.split('{').flat_map(|part| part.rsplit('}').take(1)).map(str::to_owned);
@@ -70,7 +70,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 }
 
 #[test]
-fn every_log_line_is_on_the_page_of_the_log_lines() {
+fn the_page_of_log_lines_has_every_line_in_the_section_of_its_level() {
     const SHORTEST: usize = 12;
     let page = fs::read_to_string(root().join("docs/logs.md")).unwrap().replace('`', "");
     let mut files = Vec::new();
@@ -83,11 +83,11 @@ fn every_log_line_is_on_the_page_of_the_log_lines() {
             for (at, _) in code.match_indices(call) {
                 let is_doc = code[..at].rsplit('\n').next().unwrap().trim_start().starts_with("//");
                 let Some(literal) = code[at..].split('"').nth(1).filter(|_| !is_doc) else { continue };
-                let same = same_in_all(literal).replace('`', "");
-                if same.len() >= SHORTEST {
+                let fixed = longest_fixed_part(literal).replace('`', "");
+                if fixed.len() >= SHORTEST {
                     looked_at += 1;
-                    let first: String = same.trim_matches([' ', ':', '.']).chars().take(30).collect();
-                    // Where the call names its level, the line is in that section.
+                    let first: String = fixed.trim_matches([' ', ':', '.']).chars().take(30).collect();
+                    // If the call names its level, the line has to be in that section.
                     let level = code[at + call.len()..].trim_start().trim_start_matches("Level::");
                     let level = ["error", "warn", "info", "debug"]
                         .into_iter()
@@ -100,6 +100,6 @@ fn every_log_line_is_on_the_page_of_the_log_lines() {
             }
         }
     }
-    assert!(looked_at > 25, "they are found: {looked_at}");
-    assert!(missing.is_empty(), "not on the page: {missing:#?}");
+    assert!(looked_at > 25, "only {looked_at} log lines were found in the source");
+    assert!(missing.is_empty(), "docs/logs.md does not have: {missing:#?}");
 }

@@ -1,5 +1,6 @@
-//! The drain of one connection: by its number, or by its age. It is notified as in a shutdown, loses nothing, is cut at
-//! the end of its grace, and nothing else notices.
+//! The drain of one connection, by its number (`Handle::drain_connection`) or by its age (`max_connection_age`). Its
+//! handler is notified as in a shutdown, loses no bytes, and is cancelled at the end of its grace. Other connections
+//! are not affected.
 
 use crate::support::logs;
 use crate::support::ways::Kind;
@@ -12,7 +13,7 @@ use std::future::pending;
 use std::io::{self, Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-/// Echoes, and says `bye` when it is drained.
+/// Handler that echoes, and writes `bye` when it is drained.
 async fn echo_and_bye(mut conn: Connection) -> io::Result<()> {
     let mut buf = [0; 16];
     while conn.more().await? {
@@ -22,8 +23,8 @@ async fn echo_and_bye(mut conn: Connection) -> io::Result<()> {
     if conn.is_draining() { conn.write_all(b"bye").await } else { Ok(()) }
 }
 
-/// One echo there and back.
-fn talk(client: &mut std::net::TcpStream) {
+/// Sends a message, and waits until it comes back.
+fn ping(client: &mut std::net::TcpStream) {
     client.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
     client.read_exact(&mut answer).unwrap();
@@ -31,7 +32,7 @@ fn talk(client: &mut std::net::TcpStream) {
 }
 
 #[test]
-fn a_connection_that_is_drained_says_goodbye_and_no_other_notices() {
+fn a_drained_connection_may_write_a_goodbye_and_other_connections_go_on() {
     for &kind in Kind::ALL {
         test(async move {
             let (listener, place) = kind.open();
@@ -45,13 +46,13 @@ fn a_connection_that_is_drained_says_goodbye_and_no_other_notices() {
                     clients.push(client);
                 }
                 let second = server.connections()[1].id();
-                assert!(server.drain_connection(second) && server.drain_connection(second), "again changes nothing");
+                assert!(server.drain_connection(second) && server.drain_connection(second), "a second call is allowed");
                 let mut rest = String::new();
                 clients[1].read_to_string(&mut rest).await?;
                 assert_eq!(rest, "bye", "{kind:?}");
                 drop(clients.remove(1));
                 until(|| server.connection_count() == 2).await;
-                assert!(!server.drain_connection(second), "it is gone");
+                assert!(!server.drain_connection(second), "the connection has ended");
                 assert_eq!((server.phase(), server.counts().completed()), (Phase::Serving, 1));
                 for client in &mut clients {
                     client.write_all(b"hi").await?;
@@ -66,27 +67,27 @@ fn a_connection_that_is_drained_says_goodbye_and_no_other_notices() {
 }
 
 #[test]
-fn everything_that_waits_for_a_drain_hears_of_it() {
+fn every_method_that_waits_for_a_drain_is_notified_of_the_drain_of_its_connection() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
-        let (heard, hears) = unbounded();
+        let (notified, notifications) = unbounded();
         let (begun, has_begun) = bounded(1);
         let handler = move |conn: Connection| {
-            let (heard, begun) = (heard.clone(), begun.clone());
+            let (notified, begun) = (notified.clone(), begun.clone());
             async move {
                 assert!(conn.deadline().is_none() && !conn.is_draining());
                 conn.spawn({
-                    let (conn, heard) = (conn.clone(), heard.clone());
+                    let (conn, notified) = (conn.clone(), notified.clone());
                     async move {
                         conn.draining().await;
-                        heard.send("draining").await.unwrap();
+                        notified.send("draining").await.unwrap();
                     }
                 });
                 begun.send(()).await.unwrap();
                 (&conn).read_exact(&mut [0]).await?;
                 conn.until_draining(pending::<()>()).await;
-                heard.send("until_draining").await.unwrap();
+                notified.send("until_draining").await.unwrap();
                 assert!(conn.is_draining() && conn.deadline().is_some());
                 assert!(conn.lines().next().await?.is_none() && conn.frames().next().await?.is_none());
                 io::Result::Ok(())
@@ -96,7 +97,7 @@ fn everything_that_waits_for_a_drain_hears_of_it() {
             client.write_all(b"x")?;
             has_begun.recv().await?;
             assert!(server.drain_connection(server.connections()[0].id()));
-            let mut all = [hears.recv().await?, hears.recv().await?];
+            let mut all = [notifications.recv().await?, notifications.recv().await?];
             all.sort_unstable();
             assert_eq!(all, ["draining", "until_draining"]);
             until(|| server.counts().completed() == 1).await;
@@ -107,7 +108,7 @@ fn everything_that_waits_for_a_drain_hears_of_it() {
 }
 
 #[test]
-fn one_that_does_not_end_is_cut_at_the_end_of_its_grace_with_a_warning() {
+fn a_handler_that_ignores_the_drain_is_cut_at_the_end_of_its_grace_with_a_warning() {
     test_alone(async {
         let logs = logs::remember();
         let grace = Duration::from_millis(100);
@@ -131,20 +132,20 @@ fn one_that_does_not_end_is_cut_at_the_end_of_its_grace_with_a_warning() {
     });
 }
 
-/// A client that has just connected is about to send: its first request is answered, as in a drain of the server.
+/// A client that has just connected is about to send. Its first request is answered, as in a drain of the server.
 #[test]
-fn a_newcomer_that_is_drained_gets_its_first_answer() {
+fn a_newcomer_that_is_drained_gets_the_answer_to_its_first_request() {
     for first_byte in [false, true] {
         test(async move {
             let mut server = bind().await.newcomer_time(FOR_EVER);
             if first_byte {
-                server = server.first_byte_timeout(FOR_EVER); // it is still opening then
+                server = server.first_byte_timeout(FOR_EVER); // the connection is then still opening when it is drained
             }
             let mut client = connect(server.local_addr());
             let body = async |server: Handle| {
                 until(|| server.connection_count() == 1).await;
                 assert!(server.drain_connection(server.connections()[0].id()));
-                talk(&mut client);
+                ping(&mut client);
                 assert_eq!(rest(&mut client), "bye");
                 Ok(())
             };
@@ -155,7 +156,7 @@ fn a_newcomer_that_is_drained_gets_its_first_answer() {
 }
 
 #[test]
-fn a_silent_newcomer_is_notified_when_its_time_is_over() {
+fn a_silent_newcomer_is_notified_when_its_newcomer_time_is_over() {
     test(async {
         let server = bind().await.newcomer_time(Duration::from_millis(50));
         let mut client = connect(server.local_addr());
@@ -170,7 +171,7 @@ fn a_silent_newcomer_is_notified_when_its_time_is_over() {
 }
 
 #[test]
-fn a_shutdown_ends_one_that_drains_alone_by_its_own_rules() {
+fn a_shutdown_ends_a_connection_that_is_already_draining_on_request() {
     test(async {
         for grace in [Some(Duration::from_millis(50)), None] {
             let server = bind().await.grace(grace).newcomer_time(Duration::ZERO);
@@ -197,7 +198,7 @@ fn a_shutdown_ends_one_that_drains_alone_by_its_own_rules() {
 }
 
 #[test]
-fn a_connection_is_drained_at_its_age_and_talks_until_then() {
+fn a_connection_is_drained_at_its_maximum_age_and_is_answered_until_then() {
     test(async {
         let age = Duration::from_millis(400);
         let server = bind().await.max_connection_age(age);
@@ -229,14 +230,14 @@ fn a_connection_is_drained_at_its_age_and_talks_until_then() {
         let (talks, report) = server.scope(echo_and_bye, body).await.unwrap();
         for (took, got) in talks {
             assert!(took >= age * 9 / 10 && took < age * 20, "{took:?}");
-            assert!(got.ends_with(b"!bye"), "each message was answered whole: {:?}", got.escape_ascii().to_string());
+            assert!(got.ends_with(b"!bye"), "the last message was cut off: {:?}", got.escape_ascii().to_string());
         }
         assert_eq!((report.completed(), report.drained()), (8, 0), "{report}");
     });
 }
 
 #[test]
-fn one_that_outlives_its_age_and_its_grace_is_cut_with_a_warning() {
+fn a_connection_that_outlives_its_maximum_age_and_its_grace_is_cut_with_a_warning() {
     test_alone(async {
         let logs = logs::remember();
         let short = Duration::from_millis(50);
@@ -252,9 +253,10 @@ fn one_that_outlives_its_age_and_its_grace_is_cut_with_a_warning() {
     });
 }
 
-/// The handler has returned, and its reply is still on its way: there is nothing to notify, and nothing is cut.
+/// The handler has returned, and its last bytes are still in transit: there is no handler to notify, and the linger is
+/// not cut off.
 #[test]
-fn a_reply_on_its_way_is_not_cut_by_the_drain_of_its_connection() {
+fn the_drain_of_a_lingering_connection_does_not_cut_off_its_reply() {
     test(async {
         const REPLY: usize = 4 << 20;
         let server = bind().await.grace(Duration::ZERO);
@@ -264,9 +266,9 @@ fn a_reply_on_its_way_is_not_cut_by_the_drain_of_its_connection() {
             let mut chunk = vec![0; 64 << 10];
             let mut got = 0;
             while server.counts().completed() == 0 {
-                got += client.read(&mut chunk)?; // as much as the handler needs to come to its end
+                got += client.read(&mut chunk)?; // only until the handler has written everything
             }
-            client.write_all(b"still sending")?; // what is unread would make a close a reset
+            client.write_all(b"still sending")?; // these bytes are unread, so a close would send a reset
             assert!(server.drain_connection(server.connections()[0].id()));
             async_std::task::sleep(Duration::from_millis(50)).await;
             while let n @ 1.. = client.read(&mut chunk)? {
@@ -281,7 +283,7 @@ fn a_reply_on_its_way_is_not_cut_by_the_drain_of_its_connection() {
 }
 
 #[test]
-fn a_grace_without_an_end_is_one_for_a_single_connection_too() {
+fn a_grace_without_a_limit_works_for_the_drain_of_one_connection() {
     test(async {
         let server = bind().await.grace(Duration::MAX).max_connection_age(Duration::from_millis(50));
         let mut clients = [connect(server.local_addr()), connect(server.local_addr())];
@@ -299,7 +301,7 @@ fn a_grace_without_an_end_is_one_for_a_single_connection_too() {
 }
 
 #[test]
-fn a_newcomer_that_drains_alone_is_still_one_when_the_server_drains() {
+fn a_newcomer_that_is_draining_on_request_is_still_a_newcomer_when_the_server_drains() {
     for first_byte in [false, true] {
         test(async move {
             let mut server = bind().await.newcomer_time(Duration::from_secs(2));
@@ -313,20 +315,20 @@ fn a_newcomer_that_drains_alone_is_still_one_when_the_server_drains() {
             assert!(handle.drain_connection(handle.connections()[0].id()));
             drop(handle.shutdown());
             handle.reached(Phase::Draining).await;
-            talk(&mut client);
+            ping(&mut client);
             assert_eq!(rest(&mut client), "bye");
             assert_eq!(serving.await.unwrap().completed(), 1);
         });
     }
 }
 
-/// What the peer has not taken at the end of the drain of its connection is lost, and counted, as in a shutdown.
+/// Bytes that the peer has not acknowledged at the deadline are lost, and counted, as in a shutdown.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_reply_that_is_not_taken_by_the_deadline_of_its_own_drain_is_counted_as_undelivered() {
+fn a_reply_that_is_not_read_by_the_deadline_of_its_connections_drain_counts_as_undelivered() {
     test(async {
         let server = bind().await.grace(Duration::from_millis(300)).newcomer_time(Duration::ZERO);
-        let client = connect(server.local_addr()); // it reads nothing
+        let client = connect(server.local_addr()); // reads nothing
         let handler = async |mut conn: Connection| {
             conn.until_draining(pending::<()>()).await;
             conn.write_all(&vec![b'x'; 1 << 20]).await

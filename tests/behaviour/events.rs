@@ -1,4 +1,4 @@
-//! What happens to a server, as it is told: events, phases, counted bytes. Behaviour 73.
+//! Observing a server: `Server::on_event`, phases (`Handle::phases`, `Handle::reached`), and counted bytes.
 
 use crate::support::logs;
 use crate::support::ways::Kind;
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-/// An event, kept.
+/// Copy of an event.
 #[derive(Debug, PartialEq)]
 struct Seen {
     kind: EventKind,
@@ -26,13 +26,14 @@ struct Seen {
     text: String,
 }
 
-fn watched(server: Server) -> (Server, Arc<Mutex<Vec<Seen>>>) {
+/// Keeps a copy of each event of the server.
+fn with_events(server: Server) -> (Server, Arc<Mutex<Vec<Seen>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
-    let book = Arc::clone(&seen);
+    let kept = Arc::clone(&seen);
     let server = server.on_event(move |event| {
         assert_eq!(event.connection().map(|connection| connection.id()), event.id());
         assert_eq!(event.age().is_some(), event.id().is_some());
-        book.lock().unwrap().push(Seen {
+        kept.lock().unwrap().push(Seen {
             kind: event.kind(),
             id: event.id(),
             reason: event.reason(),
@@ -45,11 +46,11 @@ fn watched(server: Server) -> (Server, Arc<Mutex<Vec<Seen>>>) {
 }
 
 #[test]
-fn each_connection_and_each_phase_is_told_once_in_order_with_its_bytes() {
+fn each_connection_and_each_phase_has_its_events_once_and_in_order_with_counted_bytes() {
     for &kind in Kind::ALL {
         test(async move {
             let (listener, place) = kind.open();
-            let (server, seen) = watched(Server::new(listener).count_bytes(true));
+            let (server, seen) = with_events(Server::new(listener).count_bytes(true));
             let body = async |server: Handle| {
                 for _ in 0..2 {
                     let mut client = place.connect().await?;
@@ -82,9 +83,9 @@ fn each_connection_and_each_phase_is_told_once_in_order_with_its_bytes() {
 }
 
 #[test]
-fn without_the_setting_bytes_are_not_counted_and_refusals_are_told() {
+fn a_refused_client_has_an_event_and_bytes_are_not_counted_by_default() {
     test(async {
-        let (server, seen) = watched(bind().await.max_connections_per_ip(1));
+        let (server, seen) = with_events(bind().await.max_connections_per_ip(1));
         let mut client = connect(server.local_addr());
         let body = async |server: Handle| {
             until(|| server.connection_count() == 1).await;
@@ -103,7 +104,7 @@ fn without_the_setting_bytes_are_not_counted_and_refusals_are_told() {
 }
 
 #[test]
-fn a_panic_of_the_function_is_logged_once_and_takes_nothing_down() {
+fn a_panic_of_the_event_function_is_logged_once_and_the_server_goes_on() {
     test_alone(async {
         let logs = logs::remember();
         let calls = Arc::new(AtomicUsize::new(0));
@@ -127,9 +128,8 @@ fn a_panic_of_the_function_is_logged_once_and_takes_nothing_down() {
     });
 }
 
-/// It may use the handle, and even end the server.
 #[test]
-fn the_function_may_ask_for_the_end() {
+fn the_event_function_may_use_the_handle_and_request_a_shutdown_or_a_cancel() {
     test(async {
         for cancel in [false, true] {
             let handle: Arc<Mutex<Option<Handle>>> = Arc::default();
@@ -161,7 +161,7 @@ async fn all(mut phases: Phases) -> Vec<Phase> {
 }
 
 #[test]
-fn phases_are_waited_for_from_anywhere_the_lame_duck_too() {
+fn any_task_can_wait_for_any_phase_the_lame_duck_included() {
     test(async {
         let server = bind().await.lame_duck(Duration::from_millis(50));
         let handle = server.handle();
@@ -194,7 +194,7 @@ fn phases_are_waited_for_from_anywhere_the_lame_duck_too() {
         assert_eq!(all(handle.phases()).await, [Phase::Closed]);
         serving.await.unwrap();
 
-        // A server that is never served, and one that is cancelled, get to the last phase as well.
+        // A server that is dropped without being served skips to the last phase, so an earlier one counts as reached.
         let server = bind().await;
         let (reached, handle) = (server.handle().reached(Phase::Draining), server.handle());
         drop(server);
@@ -204,7 +204,7 @@ fn phases_are_waited_for_from_anywhere_the_lame_duck_too() {
 }
 
 #[test]
-fn a_handler_hears_of_the_request_before_the_drain_and_a_clone_when_its_handler_has_ended() {
+fn until_shutdown_ends_at_the_request_before_the_drain_and_on_a_clone_at_its_handlers_end() {
     test(async {
         let server = bind().await.lame_duck(FOR_EVER);
         let handle = server.handle();
@@ -216,7 +216,7 @@ fn a_handler_hears_of_the_request_before_the_drain_and_a_clone_when_its_handler_
                 assert_eq!(conn.until_shutdown(async { 7 }).await, Some(7));
                 if conn.id().as_u64() == 0 {
                     assert_eq!(conn.until_shutdown(pending::<()>()).await, None);
-                    assert!(!conn.is_draining(), "a lame duck comes before");
+                    assert!(!conn.is_draining(), "the drain begins only after the lame duck");
                     (&conn).write_all(b"soon").await?;
                 } else {
                     task::spawn(async move {
@@ -233,14 +233,14 @@ fn a_handler_hears_of_the_request_before_the_drain_and_a_clone_when_its_handler_
         has_ended.recv().await.unwrap();
         drop(handle.shutdown());
         assert_eq!(rest(&mut client), "soon");
-        handle.shutdown().await; // a second request skips the rest of it
+        handle.shutdown().await; // a second request skips the rest of the lame duck
         serving.await.unwrap();
     });
 }
 
-/// It may keep a handle, which keeps the run: so it is let go when all is told.
+/// The function may own a handle, which keeps the run's state alive: without this drop the two would keep each other.
 #[test]
-fn the_function_is_dropped_when_the_server_is_closed() {
+fn the_event_function_is_dropped_when_the_server_is_closed() {
     test(async {
         let server = bind().await;
         let (handle, kept) = (server.handle(), Arc::new(()));
@@ -253,10 +253,10 @@ fn the_function_is_dropped_when_the_server_is_closed() {
     });
 }
 
-/// A body gets one more poll when its server was cancelled: what waits for the last phase in it has been woken by then,
-/// also where only what was woken is polled.
+/// After a cancel a body is polled once more. A `join` in the body polls only those of its futures that were woken, so
+/// the futures that wait for the last phase must have been woken before that poll.
 #[test]
-fn a_body_that_waits_for_the_last_phase_sees_it() {
+fn a_body_that_waits_for_the_last_phase_sees_it_after_a_cancel() {
     test(async {
         for _ in 0..100 {
             let body = async |server: Handle| {
@@ -269,9 +269,9 @@ fn a_body_that_waits_for_the_last_phase_sees_it() {
     });
 }
 
-/// More than any set of wakers holds, each with a waker of its own for every poll, as some combinators make them.
+/// More tasks than a set of wakers holds, each with a new waker for every poll, as some combinators make them.
 #[test]
-fn many_that_wait_for_a_phase_with_changing_wakers_do_not_wake_each_other() {
+fn many_tasks_that_wait_for_a_phase_with_changing_wakers_do_not_wake_each_other() {
     test(async {
         let server = bind().await;
         let handle = server.handle();

@@ -1,5 +1,5 @@
-//! The guarantees hold for every kind of listener alike: those of the rules that depend on what connections are made
-//! of. The ways out of R1 are in `r01_one_exit`.
+//! The rules that depend on the kind of stream, tested for every kind of listener: TCP, Unix, memory, TLS.
+//! `r01_one_exit` tests the ways out (R1) in the same way.
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, close, rest};
@@ -11,7 +11,7 @@ use std::future::pending;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// One test for each kind, side by side.
+/// Runs a test for each kind, all at the same time.
 fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'static) {
     side_by_side(Kind::ALL, |kind| {
         println!("{kind:?}");
@@ -20,14 +20,14 @@ fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'stat
     });
 }
 
-/// The reply to one message.
+/// Handler that replies to one message of five bytes.
 async fn reply(mut conn: Connection) -> io::Result<()> {
     conn.read_exact(&mut [0; 5]).await?;
     conn.write_all(b"reply").await
 }
 
 #[test]
-fn a_client_that_ends_its_own_direction_still_gets_its_reply() {
+fn a_client_that_half_closes_still_gets_its_reply() {
     for_every_kind(async |server, place| {
         let body = async |_| {
             let mut client = place.say(b"hello").await;
@@ -40,7 +40,7 @@ fn a_client_that_ends_its_own_direction_still_gets_its_reply() {
 }
 
 #[test]
-fn r03_no_clone_outlives_its_handler() {
+fn r03_after_the_handlers_end_clones_of_its_connection_read_eof_and_cannot_write() {
     for_every_kind(async |server, place| {
         let (send, receive) = async_std::channel::bounded(2);
         let handler = move |conn: Connection| {
@@ -70,7 +70,7 @@ fn r03_no_clone_outlives_its_handler() {
 }
 
 #[test]
-fn r03_a_clone_that_lives_on_keeps_nothing_open_after_a_cancel_or_a_drop() {
+fn r03_after_a_cancel_or_a_drop_a_clone_that_is_still_alive_keeps_no_connection_open() {
     let escapes = async |server: Server, place: Place, by_cancel: bool| {
         let (send, receive) = async_std::channel::bounded(2);
         let handler = move |conn: Connection| {
@@ -97,7 +97,7 @@ fn r03_a_clone_that_lives_on_keeps_nothing_open_after_a_cancel_or_a_drop() {
 }
 
 #[test]
-fn r04_clients_in_the_queue_are_served_in_the_drain() {
+fn r04_clients_in_the_backlog_are_served_in_the_drain() {
     alone(|| {
         for_every_kind(async |server, place| {
             let mut clients: Vec<Client> = Vec::new();
@@ -120,9 +120,10 @@ fn r04_clients_in_the_queue_are_served_in_the_drain() {
 }
 
 #[test]
-fn r05_a_request_that_has_arrived_is_read_and_then_the_drain_is_heard() {
+fn r05_until_draining_still_reads_a_request_that_has_arrived_before_it_returns_none() {
     for_every_kind(async |server, place| {
-        // What is encrypted is sent after the handshake, and so may be on its way still; but all of it comes at once.
+        // Over TLS the request is sent after the handshake, so it may still be in transit. It arrives in one record,
+        // so its first byte shows that all of it has arrived.
         let waited_for = usize::from(place.kind.is_encrypted());
         let handler = move |conn: Connection| async move {
             let mut text = [0; 5];
@@ -130,9 +131,9 @@ fn r05_a_request_that_has_arrived_is_read_and_then_the_drain_is_heard() {
             conn.until_draining(pending::<()>()).await;
             for byte in &mut text[waited_for..] {
                 let read = conn.until_draining((&conn).read(std::slice::from_mut(byte))).await;
-                assert_eq!(read.expect("it has arrived")?, 1);
+                assert_eq!(read.expect("the byte has arrived")?, 1);
             }
-            assert!(conn.until_draining((&conn).read(&mut [0])).await.is_none(), "nothing more has");
+            assert!(conn.until_draining((&conn).read(&mut [0])).await.is_none(), "nothing more has arrived");
             (&conn).write_all(&text).await
         };
         let mut client = place.say(b"hello").await;
@@ -148,7 +149,7 @@ fn r05_a_request_that_has_arrived_is_read_and_then_the_drain_is_heard() {
 }
 
 #[test]
-fn r09_the_books_add_up_after_raced_shutdowns_and_no_client_hangs() {
+fn r09_the_report_adds_up_after_raced_shutdowns_and_no_client_hangs() {
     for &kind in Kind::ALL {
         on_thread(move || task::block_on(raced_shutdowns(kind)));
     }
@@ -163,7 +164,7 @@ async fn raced_shutdowns(kind: Kind) {
         let place = std::sync::Arc::new(place);
         let clients: Vec<_> = (0..4).map(|_| task::spawn(one_client(std::sync::Arc::clone(&place)))).collect();
         let serving = task::spawn(server.serve(reply));
-        task::sleep(Duration::from_micros(round % 10 * 50)).await; // here and there in their course
+        task::sleep(Duration::from_micros(round % 10 * 50)).await; // the clients are at different points
         drop(if round % 2 == 0 { handle.shutdown() } else { handle.cancel() });
         let report = serving.await.unwrap();
         adds_up(&report);
@@ -182,7 +183,7 @@ async fn raced_shutdowns(kind: Kind) {
     println!("{kind:?}: {served} served, {ended} ended, {refused} refused");
 }
 
-/// Whether it had its reply; `None`: it was refused.
+/// Returns whether the client got its reply; `None` if it was refused.
 async fn one_client(place: std::sync::Arc<Place>) -> Option<bool> {
     let mut client = place.connect().await.ok()?;
     if client.write_all(b"hello").await.is_err() {
@@ -198,7 +199,7 @@ fn r10_a_client_that_is_still_sending_gets_the_whole_reply() {
         let body = async |_| {
             let mut client = place.say(b"hello").await;
             for _ in 0..64 {
-                client.write_all(&[0; 64 * 1024]).await.expect("it is read, and thrown away");
+                client.write_all(&[0; 64 * 1024]).await.expect("the server reads and discards it");
             }
             close(&mut client).await;
             Ok(rest(&mut client).await)
@@ -209,7 +210,7 @@ fn r10_a_client_that_is_still_sending_gets_the_whole_reply() {
 }
 
 #[test]
-fn r10_a_large_reply_arrives_whole_though_the_drain_begins_meanwhile() {
+fn r10_a_large_reply_arrives_whole_although_the_drain_begins_while_it_is_written() {
     for_every_kind(async |server, place| {
         let handler = async |mut conn: Connection| {
             conn.read_exact(&mut [0; 5]).await?;

@@ -1,5 +1,5 @@
-//! IPv4 and IPv6: a client has the address of its own family whatever socket it came to, and each family can have a
-//! listener of its own on one port. Behaviours 65 and 66.
+//! IPv4 and IPv6 on one port. An IPv4 client of a dual-stack socket is shown with its IPv4 address, and each family can
+//! have a listener of its own.
 
 use crate::support::{self, *};
 use async_std::channel::unbounded;
@@ -8,19 +8,19 @@ use ebbtide::{Connection, Handle, ListenOptions, Listener, Server};
 use std::future::pending;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
-/// A socket for both families, where there are both.
-fn for_both() -> Option<Listener> {
+/// Returns a dual-stack listener, if this machine has both families.
+fn dual_stack() -> Option<Listener> {
     let listener = Listener::tcp_with(SocketAddr::from(([0u16; 8], 0)), &ListenOptions::new().only_v6(false));
     if listener.is_err() {
-        println!("skipped: this machine has no IPv6, or no socket for both");
+        println!("skipped: this machine has no IPv6, or no dual-stack sockets");
     }
     listener.ok()
 }
 
 #[test]
-fn an_ipv4_client_of_an_ipv6_socket_has_its_ipv4_address_everywhere() {
+fn an_ipv4_client_of_a_dual_stack_socket_is_shown_with_its_ipv4_address_everywhere() {
     test(async {
-        let Some(listener) = for_both() else { return };
+        let Some(listener) = dual_stack() else { return };
         let logs = support::logs::remember();
         let server = Server::new(listener).max_connections_per_ip(1).name("both families");
         let port = tcp(server.local_addr()).port();
@@ -43,10 +43,10 @@ fn an_ipv4_client_of_an_ipv6_socket_has_its_ipv4_address_everywhere() {
             let listed = &server.connections()[0];
             assert_eq!((tcp(listed.peer_addr()), listed.local_addr().map(tcp)), (from, Some(v4)));
             assert!(listed.to_string().contains(&format!("from {from}")), "{listed}");
-            // Its address is full, however a second client of it comes.
+            // Its address has reached its limit, so a second client from it is refused.
             let mut second = TcpStream::connect(v4).unwrap();
             assert_eq!(rest(&mut second), "");
-            // An IPv6 client is another one.
+            // An IPv6 client has another address.
             let v6 = TcpStream::connect((Ipv6Addr::LOCALHOST, port)).unwrap();
             let (peer, _) = receive.recv().await.unwrap();
             assert_eq!(tcp(&peer), v6.local_addr().unwrap());
@@ -55,15 +55,15 @@ fn an_ipv4_client_of_an_ipv6_socket_has_its_ipv4_address_everywhere() {
         assert_eq!((report.accepted(), report.refused()), (2, 1), "{report}");
         let lines = logs.lines_with("both families");
         let with_peer = lines.iter().filter(|(_, line)| line.contains(&format!("peer={from}"))).count();
-        assert!(with_peer >= 2, "opened and closed: {lines:#?}");
+        assert!(with_peer >= 2, "the lines for opened and closed name the peer: {lines:#?}");
         assert!(lines.iter().all(|(_, line)| !line.contains("::ffff:")), "{lines:#?}");
     });
 }
 
 #[test]
-fn each_family_has_a_listener_with_options_of_its_own_on_one_port() {
+fn each_family_can_have_a_listener_with_its_own_options_on_one_port() {
     test(async {
-        if for_both().is_none() {
+        if dual_stack().is_none() {
             return;
         }
         let only_v6 = ListenOptions::new().only_v6(true).nodelay(false);
@@ -87,12 +87,12 @@ fn each_family_has_a_listener_with_options_of_its_own_on_one_port() {
 }
 
 #[test]
-fn a_list_with_both_families_on_one_port_means_one_socket_for_each() {
+fn a_list_with_both_wildcard_addresses_on_one_port_binds_a_socket_for_each_family() {
     test(async {
-        if for_both().is_none() {
+        if dual_stack().is_none() {
             return;
         }
-        // With the port of an earlier server, so that it is a particular one and not the kernel's choice.
+        // Uses the port of an earlier server, so that it is a fixed port and not one that the kernel chooses.
         for both in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"]] {
             let first = Server::bind("0.0.0.0:0").await.unwrap();
             let port = tcp(first.local_addr()).port();
@@ -105,9 +105,9 @@ fn a_list_with_both_families_on_one_port_means_one_socket_for_each() {
 }
 
 #[test]
-fn a_list_with_other_ports_leaves_a_socket_for_all_what_it_is() {
+fn a_wildcard_ipv6_address_stays_dual_stack_if_the_list_has_no_ipv4_address_with_its_port() {
     test(async {
-        if for_both().is_none() || for_both().is_some_and(|_| Listener::tcp("[::]:0".parse().unwrap()).is_err()) {
+        if dual_stack().is_none() || dual_stack().is_some_and(|_| Listener::tcp("[::]:0".parse().unwrap()).is_err()) {
             return;
         }
         let port = tcp(Server::bind("[::]:0").await.unwrap().local_addr()).port();
@@ -118,14 +118,14 @@ fn a_list_with_other_ports_leaves_a_socket_for_all_what_it_is() {
         let mut client = order(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(), SPEAKS);
         let body = async |_| Ok(task::spawn_blocking(move || rest(&mut client)).await);
         let (reply, _) = server.scope(speaks, body).await.unwrap();
-        assert_eq!(reply, "whole reply", "an IPv4 client of `[::]`");
+        assert_eq!(reply, "whole reply", "`[::]` accepts an IPv4 client");
     });
 }
 
 #[test]
-fn an_option_that_is_given_stands() {
+fn an_explicit_only_v6_is_never_changed_by_a_list_with_both_families() {
     test(async {
-        if for_both().is_none() || !cfg!(target_os = "linux") {
+        if dual_stack().is_none() || !cfg!(target_os = "linux") {
             return;
         }
         let port = tcp(Server::bind("[::]:0").await.unwrap().local_addr()).port();

@@ -1,5 +1,5 @@
-//! Destructors of the user's that panic where the crate drops what it was given: the panic is logged, and nothing else
-//! changes. Those for which a panic would end the process are in `second_panics`, in the tests of processes.
+//! Destructors of user values that panic while the crate drops these values: the panic is logged, and nothing else
+//! changes. `tests/processes/second_panics.rs` has the cases in which a second panic would abort the process.
 
 use crate::support::*;
 use async_std::channel::bounded;
@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A future whose destructor panics with this text.
+/// Returns a pending future whose destructor panics with this text.
 fn bomb(text: &'static str) -> impl Future<Output = ()> + Send + 'static {
     let bomb = Bomb(text);
     async move {
@@ -20,7 +20,7 @@ fn bomb(text: &'static str) -> impl Future<Output = ()> + Send + 'static {
 }
 
 #[test]
-fn a_child_that_a_group_or_a_set_refuses_is_refused_though_its_destructor_panics() {
+fn a_group_or_a_set_refuses_a_child_whose_destructor_panics_like_any_other() {
     const TEXT: &str = "refused by a group";
     let logs = logs::remember();
     test(async move {
@@ -41,7 +41,7 @@ fn a_child_that_a_group_or_a_set_refuses_is_refused_though_its_destructor_panics
 }
 
 #[test]
-fn a_task_that_a_connection_or_a_server_refuses_is_refused_though_its_destructor_panics() {
+fn a_connection_or_a_server_refuses_a_task_whose_destructor_panics_like_any_other() {
     const TEXT: &str = "refused by a server";
     let logs = logs::remember();
     test(async move {
@@ -68,7 +68,7 @@ fn a_task_that_a_connection_or_a_server_refuses_is_refused_though_its_destructor
 }
 
 #[test]
-fn the_error_of_a_handler_comes_out_though_the_destructor_of_the_bodys_value_panics() {
+fn a_scope_returns_the_handlers_error_although_the_destructor_of_the_bodys_value_panics() {
     let logs = logs::remember();
     test(async move {
         let server = bind().await.on_failure(OnFailure::Shutdown);
@@ -86,7 +86,7 @@ fn the_error_of_a_handler_comes_out_though_the_destructor_of_the_bodys_value_pan
 }
 
 #[test]
-fn a_body_that_is_dropped_is_one_that_was_stopped_though_its_destructor_panics() {
+fn a_dropped_body_whose_destructor_panics_still_gives_an_error_of_kind_stopped() {
     let logs = logs::remember();
     test(async move {
         let body = async |server: Handle| -> Result<(), BoxError> {
@@ -101,7 +101,7 @@ fn a_body_that_is_dropped_is_one_that_was_stopped_though_its_destructor_panics()
 }
 
 #[test]
-fn a_server_that_was_not_served_is_dropped_although_the_destructors_of_its_shutdown_streams_panic() {
+fn the_drop_of_an_unserved_server_does_not_panic_although_its_shutdown_streams_destructors_do() {
     test(async {
         let server = bind().await.shutdown_on(BombStream).shutdown_on(BombStream);
         let handle = server.handle();
@@ -110,7 +110,7 @@ fn a_server_that_was_not_served_is_dropped_although_the_destructors_of_its_shutd
     });
 }
 
-/// A stream of no items.
+/// Shutdown stream without items, whose destructor panics.
 struct BombStream;
 
 impl async_std::stream::Stream for BombStream {

@@ -175,7 +175,8 @@ fn an_error_in_the_last_sweep_of_the_backlog_ends_the_sweep_and_nothing_else() {
         test(async {
             let (listener, script) = Script::listener_that_forgets_its_waker();
             let mut served = script.client();
-            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb("in the sweep"))); // skipped: an error of one client
+            // An error of one client: the sweep skips it.
+            script.fail(io::Error::new(ErrorKind::ConnectionAborted, Bomb("in the sweep")));
             let mut after_one_that_left = script.client();
             script.tell(last);
             let mut lost = script.client();

@@ -1,4 +1,5 @@
-//! Reading a socket as seldom as possible loses nothing, delays nobody, and never spins.
+//! The fast read: a connection reads from its socket only if it expects bytes there. The tests check that this loses
+//! no bytes, no EOF and no reset, delays no other connection, and does not spin.
 
 use crate::support;
 use crate::support::executor::alone_with_threads;
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-/// Sends a message and waits for it to come back.
+/// Sends a message, and waits until it comes back.
 fn ping(client: &mut TcpStream, message: &[u8]) {
     client.write_all(message).unwrap();
     let mut echoed = vec![0; message.len()];
@@ -24,7 +25,7 @@ fn ping(client: &mut TcpStream, message: &[u8]) {
 }
 
 #[test]
-fn messages_shorter_than_the_buffer_as_long_and_longer() {
+fn messages_that_are_shorter_than_the_buffer_or_as_long_or_longer_are_echoed_whole() {
     test(async {
         let (_, report) = bind()
             .await
@@ -49,7 +50,7 @@ fn messages_shorter_than_the_buffer_as_long_and_longer() {
 }
 
 #[test]
-fn the_end_right_after_data_is_read_as_such() {
+fn eof_right_after_data_is_read_as_eof() {
     test(async {
         let (_, report) = bind()
             .await
@@ -58,7 +59,7 @@ fn the_end_right_after_data_is_read_as_such() {
                 async |server| {
                     for length in [1, 63, 64, 65, 128] {
                         let mut client = connect(server.local_addr());
-                        ping(&mut client, b"so that something is known of it");
+                        ping(&mut client, b"so that the socket was read once");
                         let message = vec![b'm'; length];
                         client.write_all(&message).unwrap();
                         client.shutdown(Shutdown::Write).unwrap();
@@ -73,7 +74,7 @@ fn the_end_right_after_data_is_read_as_such() {
 }
 
 #[test]
-fn a_reset_is_noticed_by_one_who_waits() {
+fn a_pending_read_ends_at_a_reset() {
     test(async {
         let (_, report) = bind()
             .await
@@ -96,12 +97,12 @@ fn a_reset_is_noticed_by_one_who_waits() {
 }
 
 #[test]
-fn a_peer_that_has_half_closed_is_still_written_to() {
+fn a_peer_that_has_half_closed_still_gets_a_reply() {
     test(async {
         let handler = async |conn: Connection| {
             (&conn).read_exact(&mut [0; 3]).await?;
             assert_eq!((&conn).read(&mut [0; 8]).await?, 0);
-            assert_eq!((&conn).read(&mut [0; 8]).await?, 0, "the end stays the end");
+            assert_eq!((&conn).read(&mut [0; 8]).await?, 0, "a read after EOF gives EOF again");
             (&conn).write_all(b"to you").await
         };
         let (_, report) = bind()
@@ -119,7 +120,7 @@ fn a_peer_that_has_half_closed_is_still_written_to() {
 }
 
 #[test]
-fn a_request_that_has_arrived_is_answered_in_the_drain_whatever_was_read_before() {
+fn a_request_that_has_arrived_is_answered_in_the_drain_after_any_number_of_short_reads() {
     const SHORT_READS: usize = 8;
     for _ in 0..20 {
         test(async {
@@ -128,14 +129,14 @@ fn a_request_that_has_arrived_is_answered_in_the_drain_whatever_was_read_before(
             let handler = move |conn: Connection| {
                 let (ready, open) = (ready.clone(), open.clone());
                 async move {
-                    // Short reads: the socket is thought to be empty, and to look at it again not to pay.
+                    // After short reads the connection assumes that the socket is empty, and that a retry does not pay.
                     for _ in 0..SHORT_READS {
                         (&conn).read(&mut [0; 64]).await?;
                         ready.send(()).await.unwrap();
                     }
                     let _ = open.recv().await; // closed once the drain has begun
                     let mut request = [0; 64];
-                    let n = conn.until_draining((&conn).read(&mut request)).await.expect("it has arrived")?;
+                    let n = conn.until_draining((&conn).read(&mut request)).await.expect("the request has arrived")?;
                     (&conn).write_all(&request[..n]).await
                 }
             };
@@ -144,7 +145,7 @@ fn a_request_that_has_arrived_is_answered_in_the_drain_whatever_was_read_before(
             let serving = task::spawn(server.grace(FOR_EVER).serve(handler));
             let mut client = connect(handle.local_addr());
             for _ in 0..SHORT_READS {
-                task::sleep(Duration::from_millis(1)).await; // it looks again in vain
+                task::sleep(Duration::from_millis(1)).await; // the retry finds nothing
                 client.write_all(b"short").unwrap();
                 is_ready.recv().await.unwrap();
             }
@@ -160,7 +161,7 @@ fn a_request_that_has_arrived_is_answered_in_the_drain_whatever_was_read_before(
 }
 
 #[test]
-fn a_read_that_a_cancel_or_a_drop_ends_is_gone() {
+fn clients_with_pending_reads_see_eof_after_a_cancel_or_a_drop() {
     test(async {
         for dropped in [false, true] {
             let server = bind().await;
@@ -201,7 +202,8 @@ fn reads_that_are_dropped_at_any_moment_lose_nothing() {
             let mut all = Vec::new();
             let mut buf = [0; 4];
             loop {
-                // Polled so many times, and dropped: after its self-wake, after its registration, or served.
+                // The read is polled 1 to 3 times and then dropped: after it has woken itself, after it has
+                // registered its waker, or when it is ready.
                 let mut reader = &conn;
                 let mut reading = pin!(reader.read(&mut buf));
                 let mut polls = all.len() % 3 + 1;
@@ -257,11 +259,11 @@ fn two_tasks_that_read_through_clones_neither_hang_nor_spin() {
 }
 
 #[test]
-fn nor_do_two_that_read_nothing_into_empty_buffers_between_their_reads() {
+fn two_readers_that_also_read_into_empty_buffers_neither_hang_nor_spin() {
     two_readers(true);
 }
 
-fn two_readers(read_nothing_too: bool) {
+fn two_readers(with_empty_reads: bool) {
     test(async move {
         let polls = Arc::<AtomicUsize>::default();
         let (seen, count) = bounded(1);
@@ -275,7 +277,7 @@ fn two_readers(read_nothing_too: bool) {
                         let mut read = async || {
                             poll_fn(|cx| {
                                 let mut stream = &conn;
-                                if read_nothing_too {
+                                if with_empty_reads {
                                     assert!(matches!(
                                         io::Read::poll_read(Pin::new(&mut stream), cx, &mut []),
                                         Poll::Ready(Ok(0))
@@ -302,9 +304,9 @@ fn two_readers(read_nothing_too: bool) {
         let mut client = connect(handle.local_addr());
         for _ in 0..100 {
             client.write_all(b"message").unwrap();
-            assert_eq!(count.recv().await.unwrap(), 7, "one of them has it, at once");
+            assert_eq!(count.recv().await.unwrap(), 7, "one reader gets the whole message at once");
         }
-        // Both wait now, or will in a moment; and then nobody polls them.
+        // Both readers wait, or will wait in a moment. Then they must not be polled any more.
         let mut before = polls.load(Ordering::SeqCst);
         loop {
             task::sleep(Duration::from_millis(50)).await;
@@ -349,7 +351,7 @@ fn two_tasks_that_write_through_clones_neither_hang_nor_spin() {
             .await
             .scope(handler, async |server| {
                 let mut client = connect(server.local_addr());
-                // Until both are stuck: nobody reads.
+                // Waits until both writers are blocked: the client does not read yet.
                 let mut before = usize::MAX;
                 loop {
                     task::sleep(Duration::from_millis(50)).await;
@@ -371,7 +373,7 @@ fn two_tasks_that_write_through_clones_neither_hang_nor_spin() {
 
 #[test]
 fn a_flood_that_outruns_its_handler_delays_others_by_a_few_polls_only() {
-    // With one thread: with more, another thread would serve the others.
+    // With more than one executor thread another thread would serve the other connection.
     alone_with_threads(1, || {
         test(async {
             let flooded = Arc::<AtomicUsize>::default();
@@ -396,7 +398,7 @@ fn a_flood_that_outruns_its_handler_delays_others_by_a_few_polls_only() {
             let serving = task::spawn(server.serve(handler));
             let flood = connect(handle.local_addr());
             let flooding = flood.try_clone().unwrap();
-            // Each write is worth a thousand reads, so there is always something to read.
+            // One write fills a thousand reads, so a read always finds bytes.
             let flooder = std::thread::spawn(move || while (&flooding).write_all(&[b'f'; 16 * 1024]).is_ok() {});
             while flooded.load(Ordering::SeqCst) < 100_000 {
                 task::yield_now().await;
@@ -414,11 +416,11 @@ fn a_flood_that_outruns_its_handler_delays_others_by_a_few_polls_only() {
 
 fn ping_pong(client: &mut TcpStream) {
     client.write_all(b"?").unwrap();
-    client.read_exact(&mut [0]).expect("it has its turn");
+    client.read_exact(&mut [0]).expect("the other connection is served");
 }
 
 #[test]
-fn a_clone_in_a_detached_task_wakes_at_the_end_although_others_wait_too() {
+fn every_clone_with_a_pending_read_wakes_when_the_handler_returns() {
     test(async {
         let (done, is_done) = bounded(4);
         let handler = move |conn: Connection| {

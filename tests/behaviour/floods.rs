@@ -1,8 +1,8 @@
-//! A peer that never stops sending keeps nobody from leaving: neither the drain from its deadline nor a cancel from its
-//! end.
+//! A peer that never stops sending delays neither the deadline of a drain nor a cancel (R6, R12).
 //!
-//! A read that always finds something never waits, and a handler that never waits cannot be ended: nobody but the
-//! executor's other tasks could do it, and with one thread there is none for them. R6, R12.
+//! A read that always finds bytes is never pending. A handler that is never pending keeps its executor thread. Only
+//! another task can end the handler, and with one executor thread that task would never be polled. So the connection
+//! has to yield by itself (cooperative budget).
 
 use crate::support::executor::alone_with_threads;
 use crate::support::scripted::{Puppet, Script, Step};
@@ -18,12 +18,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How long the flood lasts. The server must have closed long before.
+/// How long the flood lasts. The server must have closed long before its end.
 const FLOOD: Duration = Duration::from_secs(20);
 const GRACE: Duration = Duration::from_millis(200);
+/// A server that has not closed after this time has waited for the end of the flood.
 const LATE: Duration = Duration::from_secs(10);
 
-/// Swallows what comes, and says so when something has come for the thousandth time.
+/// Returns a handler that reads and discards, and sends a message at its thousandth read.
 fn sink(flooded: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let flooded = flooded.clone();
@@ -45,8 +46,8 @@ fn sink(flooded: Sender<()>) -> impl Fn(Connection) -> Handling {
 
 type Handling = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-/// Floods the server from a thread, and stops it meanwhile.
-async fn stops<H>(
+/// Floods the server from a thread, and asserts that a shutdown or a cancel closes it while the flood goes on.
+async fn closes_during_a_flood<H>(
     server: Server,
     handler: impl FnOnce(Sender<()>) -> H,
     flood: impl FnOnce(&Handle, &dyn Fn() -> bool) + Send + 'static,
@@ -68,7 +69,7 @@ async fn stops<H>(
     let report = if cancel { handle.cancel().await } else { handle.shutdown().await };
     let elapsed = start.elapsed();
     closed.store(true, Ordering::SeqCst);
-    assert!(elapsed < LATE, "after {elapsed:?} the flooded handler was still there: {report}");
+    assert!(elapsed < LATE, "the flooded handler was alive for {elapsed:?} after the request: {report}");
     assert_eq!((report.accepted(), report.cancelled()), (1, 1), "{report}");
     serving.await.unwrap();
     flooder.join().unwrap();
@@ -82,7 +83,7 @@ fn sockets() {
                 let mut client = connect(handle.local_addr());
                 while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
             };
-            stops(server, sink, flood, cancel).await;
+            closes_during_a_flood(server, sink, flood, cancel).await;
         });
     }
 }
@@ -101,9 +102,9 @@ fn r06_a_flooded_socket_is_closed_at_the_end_of_the_grace_with_two_executor_thre
     });
 }
 
-/// Does what can be done, one way or the other: reads what comes, or else writes. Whoever never waits for both at once
-/// has the thread for itself, although one of them is waited for every time.
-fn either(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
+/// Returns a handler that reads, or writes if the read is pending. One of the two is always ready, so the handler is
+/// never pending, although each of its polls meets a pending read.
+fn read_or_write(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let busy = busy.clone();
         Box::pin(async move {
@@ -125,9 +126,9 @@ fn either(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
     }
 }
 
-/// The peer reads whatever comes, and sends nothing.
+/// The peer reads everything, and sends nothing.
 #[test]
-fn r06_who_always_can_write_while_it_waits_for_a_byte_is_closed_with_one_executor_thread() {
+fn r06_a_handler_that_can_always_write_while_its_read_is_pending_is_closed_with_one_executor_thread() {
     alone_with_threads(1, || {
         for cancel in [false, true] {
             test(async move {
@@ -136,16 +137,15 @@ fn r06_who_always_can_write_while_it_waits_for_a_byte_is_closed_with_one_executo
                     let mut waste = vec![0; 256 * 1024];
                     while goes_on() && client.read(&mut waste).is_ok_and(|n| n > 0) {}
                 };
-                stops(bind().await, either, swallow, cancel).await;
+                closes_during_a_flood(bind().await, read_or_write, swallow, cancel).await;
             });
         }
     });
 }
 
-/// The peer sends, and reads nothing: once nothing more can be written, each write waits, and each read finds
-/// something.
+/// The peer sends, and reads nothing. Once the send buffer is full, each write is pending, and each read finds bytes.
 #[test]
-fn r06_who_always_can_read_while_it_waits_to_write_is_closed_with_one_executor_thread() {
+fn r06_a_handler_that_can_always_read_while_its_write_is_pending_is_closed_with_one_executor_thread() {
     alone_with_threads(1, || {
         for cancel in [false, true] {
             test(async move {
@@ -153,14 +153,14 @@ fn r06_who_always_can_read_while_it_waits_to_write_is_closed_with_one_executor_t
                     let mut client = connect(handle.local_addr());
                     while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
                 };
-                stops(bind().await, or, flood, cancel).await;
+                closes_during_a_flood(bind().await, write_or_read, flood, cancel).await;
             });
         }
     });
 }
 
-/// The same, but it writes first, and so much that the peer would have to read.
-fn or(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
+/// The same, but the handler writes first, and so much that the send buffer is full if the peer does not read.
+fn write_or_read(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let busy = busy.clone();
         Box::pin(async move {
@@ -183,7 +183,7 @@ fn or(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
     }
 }
 
-/// A stream of the user's that has something to read whenever it is asked.
+/// Floods by a custom stream whose reads are always ready.
 fn streams() {
     for cancel in [false, true] {
         test(async move {
@@ -194,20 +194,20 @@ fn streams() {
                 false => Poll::Ready(Ok(0)),
             });
             script.tell(Step::Client(Box::pin(endless)));
-            stops(Server::new(listener), sink, |_, _| {}, cancel).await;
+            closes_during_a_flood(Server::new(listener), sink, |_, _| {}, cancel).await;
         });
     }
 }
 
 #[test]
-fn r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
+fn r06_a_custom_stream_that_is_always_ready_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
     alone_with_threads(1, || {
         streams();
     });
 }
 
 #[test]
-fn r06_a_stream_that_never_waits_is_closed_at_the_end_of_the_grace_with_two_executor_threads() {
+fn r06_a_custom_stream_that_is_always_ready_is_closed_at_the_end_of_the_grace_with_two_executor_threads() {
     alone_with_threads(2, || {
         streams();
     });
@@ -225,7 +225,7 @@ fn r06_a_flood_over_tls_is_closed_at_the_end_of_the_grace_with_one_executor_thre
                     let mut client = house.client(handle.local_addr());
                     while goes_on() && client.write_all(&[b'f'; 64 * 1024]).is_ok() {}
                 };
-                stops(server, sink, flood, cancel).await;
+                closes_during_a_flood(server, sink, flood, cancel).await;
             });
         }
     });

@@ -1,4 +1,5 @@
-//! Lines and frames: what is in them, how long they may be, and that nothing is lost between two readers.
+//! `Connection::lines` and `Connection::frames`: content, length limits, errors, and that no bytes are lost when one
+//! reader follows another.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::*;
@@ -16,8 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::thread;
 
-/// Gives the handler a client that sends `pieces`, one after the other, and then ends; returns what the handler makes
-/// of it.
+/// Serves one client that sends `pieces`, one after the other, and then closes. Returns what the handler returns.
 async fn read<T, F>(pieces: Vec<Vec<u8>>, handler: impl Fn(Connection) -> F + Send + Sync + 'static) -> T
 where
     T: Debug + Send + 'static,
@@ -33,7 +33,7 @@ where
         let mut client: MemoryStream = connector.connect().await?;
         for piece in pieces {
             if client.write_all(&piece).await.is_err() {
-                break; // the handler has had enough
+                break; // the handler has returned
             }
             task::yield_now().await;
         }
@@ -52,14 +52,14 @@ async fn all_lines(mut lines: ebbtide::Lines) -> Vec<Result<String, ErrorKind>> 
             Err(error) => {
                 all.push(Err(error.kind()));
                 if all.len() > 1000 {
-                    return all; // it stays
+                    return all; // the error is permanent
                 }
             }
         }
     }
 }
 
-/// What the standard library makes of a text: its lines, without a carriage return before a newline.
+/// Returns the lines as `BufRead::lines` gives them: without LF or CR LF.
 fn expected(text: &[u8]) -> Vec<Result<String, ErrorKind>> {
     let mut lines = Vec::new();
     for line in text.split_inclusive(|&byte| byte == b'\n') {
@@ -70,7 +70,7 @@ fn expected(text: &[u8]) -> Vec<Result<String, ErrorKind>> {
 }
 
 #[test]
-fn lines_are_those_of_the_standard_library_however_they_arrive() {
+fn lines_are_split_as_by_the_standard_library_whatever_the_pieces_are() {
     test(async {
         let mut random = Random(7);
         for _ in 0..300 {
@@ -83,7 +83,7 @@ fn lines_are_those_of_the_standard_library_however_they_arrive() {
 }
 
 #[test]
-fn a_line_may_end_in_either_way_and_the_last_one_need_not() {
+fn a_line_ends_with_lf_or_cr_lf_and_the_last_line_needs_no_end() {
     test(async {
         let text = b"one\r\ntwo\n\n\r\nlast\r".to_vec();
         let lines = read(vec![text], |conn| all_lines(conn.lines())).await;
@@ -93,7 +93,7 @@ fn a_line_may_end_in_either_way_and_the_last_one_need_not() {
 }
 
 #[test]
-fn a_line_that_is_not_utf8_costs_itself_only() {
+fn a_line_that_is_not_utf8_is_an_error_and_the_next_line_is_read() {
     test(async {
         let lines = read(vec![b"one\nt\xffo\nthree\n".to_vec()], |conn| all_lines(conn.lines())).await;
         assert_eq!(lines, [Ok("one".to_owned()), Err(ErrorKind::InvalidData), Ok("three".to_owned())]);
@@ -101,7 +101,7 @@ fn a_line_that_is_not_utf8_costs_itself_only() {
 }
 
 #[test]
-fn a_line_has_at_most_its_length_with_and_without_an_end() {
+fn a_line_that_is_longer_than_max_len_without_its_end_is_a_permanent_error() {
     test(async {
         for (text, ends_well) in [
             ("12345\n", true),
@@ -133,7 +133,7 @@ fn a_line_has_at_most_its_length_with_and_without_an_end() {
 }
 
 #[test]
-fn without_a_limit_nothing_overflows() {
+fn a_max_len_of_usize_max_does_not_overflow() {
     test(async {
         let lines = read(vec![b"li".to_vec(), b"ne\n".to_vec()], |conn| all_lines(conn.lines().max_len(usize::MAX)));
         assert_eq!(lines.await, [Ok("line".to_owned())]);
@@ -144,11 +144,14 @@ fn without_a_limit_nothing_overflows() {
     });
 }
 
-/// A stream whose second read waits for a flag while it has its bytes.
+/// Stream whose second successful read blocks its thread, with the bytes already taken, until a flag is set.
 struct Slow {
     inner: MemoryStream,
+    /// How many reads have found bytes.
     reads: usize,
+    /// Set when the second read blocks.
     in_read: Arc<AtomicBool>,
+    /// Ends the block.
     go_on: Arc<AtomicBool>,
 }
 
@@ -182,6 +185,7 @@ impl io::Write for Slow {
     }
 }
 
+/// Listener with one client.
 struct One(Option<Slow>);
 
 impl Accept for One {
@@ -195,8 +199,10 @@ impl Accept for One {
     }
 }
 
+/// A reader of lines has read `sec` ahead, and gives it back when it is dropped. At the same time `peer_closed`, in
+/// another task, takes `ond` from the stream. The next reader has to get the bytes in their order.
 #[test]
-fn bytes_keep_their_order_although_a_task_looks_whether_the_peer_is_there() {
+fn bytes_keep_their_order_although_a_task_waits_for_peer_closed() {
     alone_with_threads(2, || {
         test_alone(async {
             let (inner, mut client) = MemoryStream::pair();
@@ -208,10 +214,10 @@ fn bytes_keep_their_order_although_a_task_looks_whether_the_peer_is_there() {
                 async move {
                     let mut lines = conn.lines();
                     assert_eq!(lines.next().await?.as_deref(), Some("first")); // has read `sec` ahead
-                    let watcher = conn.clone();
-                    conn.spawn_background(async move { watcher.peer_closed().await });
+                    let waiter = conn.clone();
+                    conn.spawn_background(async move { waiter.peer_closed().await });
                     until(|| in_read.load(Ordering::SeqCst)).await;
-                    drop(lines); // gives it back
+                    drop(lines); // gives `sec` back
                     go_on.store(true, Ordering::SeqCst);
                     send.send(conn.lines().next().await?).await.map_err(io::Error::other)
                 }
@@ -230,7 +236,7 @@ fn bytes_keep_their_order_although_a_task_looks_whether_the_peer_is_there() {
 }
 
 #[test]
-fn half_a_line_is_no_line_when_the_handler_has_returned() {
+fn half_a_line_or_frame_is_not_returned_when_the_handler_ends_before_the_client() {
     test(async {
         let (send, receive) = async_std::channel::bounded(2);
         let (listener, connector) = Listener::memory();
@@ -243,7 +249,7 @@ fn half_a_line_is_no_line_when_the_handler_has_returned() {
                     let frame = reader.frames().next().await.map(|frame| frame.map(|_| String::new()));
                     send.send((line, frame)).await.unwrap();
                 });
-                task::sleep(std::time::Duration::from_millis(50)).await; // until half a line was read
+                task::sleep(std::time::Duration::from_millis(50)).await; // until the task has read half a line
             }
         };
         let body = async |_: ebbtide::Handle| {
@@ -252,12 +258,12 @@ fn half_a_line_is_no_line_when_the_handler_has_returned() {
             Ok((receive.recv().await?, client))
         };
         let (((line, frame), _client), _) = Server::new(listener).scope(handler, body).await.unwrap();
-        assert_eq!((line.unwrap(), frame.unwrap()), (None, None), "the client has not ended");
+        assert_eq!((line.unwrap(), frame.unwrap()), (None, None), "the client has not closed");
     });
 }
 
 #[test]
-fn a_line_that_never_ends_takes_no_more_memory_than_a_line_may() {
+fn a_line_that_never_ends_is_an_error_at_max_len() {
     test(async {
         let pieces = vec![vec![b'x'; 1000]; 1000];
         let error = read(pieces, async |conn| conn.lines().next().await.unwrap_err().to_string()).await;
@@ -266,7 +272,7 @@ fn a_line_that_never_ends_takes_no_more_memory_than_a_line_may() {
 }
 
 #[test]
-fn half_a_message_survives_calls_that_are_dropped() {
+fn a_dropped_call_of_next_does_not_lose_the_part_that_it_has_read() {
     test(async {
         let pieces = |text: &[u8]| text.iter().map(|&byte| vec![byte]).collect::<Vec<_>>();
         let line = read(pieces(b"a whole line\n"), async |conn| {
@@ -290,7 +296,7 @@ fn half_a_message_survives_calls_that_are_dropped() {
     });
 }
 
-/// Polls once, and drops what waits then.
+/// Polls a future once, and drops it if it is pending.
 async fn once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     let poll = std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
@@ -302,7 +308,7 @@ async fn once<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 #[test]
-fn what_a_reader_has_not_given_comes_next() {
+fn bytes_that_a_dropped_reader_has_read_ahead_are_read_next() {
     test(async {
         let text = b"line\r\n\0\0\0\x02hirest of it".to_vec();
         for piece in [1, 3, text.len()] {
@@ -320,7 +326,7 @@ fn what_a_reader_has_not_given_comes_next() {
 }
 
 #[test]
-fn two_readers_at_a_time_are_an_error_and_lose_nothing() {
+fn a_second_reader_at_the_same_time_is_an_error_and_loses_no_bytes() {
     test(async {
         let got = read(vec![b"one\ntwo\n".to_vec()], async |conn| {
             let mut first = conn.lines();
@@ -328,7 +334,7 @@ fn two_readers_at_a_time_are_an_error_and_lose_nothing() {
             let (mut second, mut third) = (conn.lines(), conn.frames());
             let errors = [second.next().await.unwrap_err(), third.next().await.unwrap_err()];
             assert_eq!(errors.map(|error| error.kind()), [ErrorKind::ResourceBusy; 2]);
-            drop((second, third)); // not the first one's claim
+            drop((second, third)); // the first reader still has the connection
             assert_eq!(conn.lines().next().await.unwrap_err().kind(), ErrorKind::ResourceBusy);
             drop(first);
             io::Result::Ok([one.unwrap(), conn.lines().next().await?.unwrap()])
@@ -346,7 +352,7 @@ async fn all<T>(mut stream: impl Stream<Item = io::Result<T>> + Unpin) -> io::Re
 }
 
 #[test]
-fn lines_and_frames_are_streams() {
+fn lines_and_frames_implement_stream() {
     test(async {
         let lines = read(vec![b"one\ntwo\n".to_vec()], |conn| all(conn.lines()));
         assert_eq!(lines.await.unwrap(), ["one", "two"]);
@@ -356,7 +362,7 @@ fn lines_and_frames_are_streams() {
 }
 
 #[test]
-fn frames_come_out_as_they_went_in_however_they_arrive() {
+fn frames_are_read_as_they_were_written_whatever_the_pieces_are() {
     test(async {
         let mut random = Random(11);
         for round in 0..100 {
@@ -399,14 +405,14 @@ fn frames_come_out_as_they_went_in_however_they_arrive() {
 }
 
 #[test]
-fn a_frame_that_is_cut_too_long_or_announced_by_a_liar_is_an_error() {
+fn a_frame_that_is_cut_off_or_announces_too_great_a_length_is_a_permanent_error() {
     test(async {
         let error = |text: &'static [u8]| async move {
             let error = read(vec![text.to_vec()], async |conn| {
                 let mut frames = conn.frames();
                 let error = frames.next().await.unwrap_err();
                 let again = frames.next().await.unwrap_err();
-                assert_eq!(error.kind(), again.kind(), "it stays");
+                assert_eq!(error.kind(), again.kind(), "the error is permanent");
                 error
             });
             let error = error.await;
@@ -427,7 +433,7 @@ fn a_frame_that_is_cut_too_long_or_announced_by_a_liar_is_an_error() {
 }
 
 #[test]
-fn a_frame_that_does_not_fit_is_not_written() {
+fn a_frame_that_is_longer_than_max_len_or_than_its_length_field_allows_is_not_written() {
     test(async {
         let written = read(Vec::new(), async |conn| {
             let mut small = conn.frames().max_len(3);
@@ -449,7 +455,7 @@ fn a_frame_that_does_not_fit_is_not_written() {
 }
 
 #[test]
-fn a_length_of_nine_bytes_is_a_mistake() {
+fn a_length_field_of_nine_bytes_panics() {
     test(async {
         let mistake = read(Vec::new(), async |conn| {
             let mistake = catch_unwind(AssertUnwindSafe(|| drop(conn.frames().length_bytes(9))));
@@ -459,7 +465,7 @@ fn a_length_of_nine_bytes_is_a_mistake() {
     });
 }
 
-/// The same numbers each time.
+/// Pseudo-random numbers, the same in each run.
 struct Random(u64);
 
 impl Random {
@@ -468,7 +474,7 @@ impl Random {
         (self.0 >> 33) as usize % end.max(1)
     }
 
-    /// In pieces of any length.
+    /// Cuts a text into pieces of random lengths.
     fn cut(&mut self, text: &[u8]) -> Vec<Vec<u8>> {
         let (mut pieces, mut rest) = (Vec::new(), text);
         while !rest.is_empty() {

@@ -1,6 +1,6 @@
-//! The protocol of a group's children on the real executor: the ordinary twins of the models in `src/group/loom_tests.rs`,
-//! under the same names (the circles' are in `group_circles.rs`). A model tries every interleaving of a few steps; its
-//! twin has the real threads, wakers and queue.
+//! The protocol of a group's children on the real executor. These tests are twins of the loom models in
+//! `src/group/loom_tests.rs` and have the same names; `group_circles.rs` has the twins of two more. A model tries every
+//! interleaving of a few steps; its twin uses real threads, wakers, and the executor's queue.
 
 use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group, let_the_executor_go_round};
 use async_std::task;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::task::{Poll, Waker};
 use std::thread;
 
-/// As many tries to meet as each race gets.
+/// How often each race is tried.
 const ROUNDS: usize = 300;
 
 #[test]
@@ -69,7 +69,7 @@ fn a_drop_against_a_finish_leaves_nothing() {
             let mut kept = Vec::new();
             for n in 0..4 {
                 let child = group.spawn(live.child(task::yield_now()));
-                kept.extend((n % 2 == 0).then_some(child)); // one that has a handle, and one whose handle is gone
+                kept.extend((n % 2 == 0).then_some(child)); // half of the handles are dropped at once
             }
             live.wait_for_polls(polls + round % 9);
             drop(group);
@@ -81,7 +81,7 @@ fn a_drop_against_a_finish_leaves_nothing() {
 
 #[test]
 fn two_droppers_both_wait_for_the_end() {
-    // The executor's threads are one of them, because of the cancel; the drop is the other.
+    // After the cancel the executor's threads drop the children, and so does the drop of the group.
     let live = Live::default();
     live.clone().within_net(move || {
         for _ in 0..ROUNDS {
@@ -130,10 +130,10 @@ fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
 }
 
 #[test]
-fn a_wait_that_is_over_refuses_nobody_else() {
-    // One child drops a group whose child is always being polled: it waits, and has it handed over. Meanwhile a task
-    // that is nobody's child drops the first child's group. Nothing waits for that task, so its drop can wait, and
-    // must.
+fn a_wait_that_is_over_refuses_no_other() {
+    // A child drops a second group, whose child is always being polled: it waits, and that poll hands the future over.
+    // At the same time a task that is in no group drops the first child's group. Nothing waits for that task, so its
+    // drop closes no cycle: it can wait, and must.
     let (ours, theirs) = (Live::default(), Live::default());
     theirs.clone().within_net(move || {
         for _ in 0..ROUNDS {
@@ -158,7 +158,7 @@ fn a_wait_that_is_over_refuses_nobody_else() {
                 })
             };
             ready.open();
-            assert_eq!(task::block_on(dropper), (0, 0), "marked, although it could have been waited for");
+            assert_eq!(task::block_on(dropper), (0, 0), "the drop marked a child instead of waiting for it");
         }
     });
 }
@@ -237,7 +237,7 @@ fn no_poll_begins_after_a_cancel() {
             }));
             live.wait_for_polls(polls + 1);
             group.cancel();
-            woken.open(); // what it waits for has come, but too late
+            woken.open(); // the child's event, after the cancel
             task::block_on(group.join());
             assert_eq!(live.polls(), polls + 1, "polled after the cancel");
             assert_eq!(live.count(), 0);

@@ -1,6 +1,6 @@
-//! R2: children that drop each other's groups, in circles of two and of three. The drop that would have to wait for
-//! itself only marks; every child ends at its next yield, and nobody waits for ever. (Two of these are the ordinary
-//! twins of models in `src/group/loom_tests.rs`.)
+//! R2: children that drop each other's groups, in circles of two and of three. The drop whose wait would close the
+//! circle only marks its child and returns. So every child ends at its next yield, and no drop deadlocks. Two of these
+//! tests are twins of loom models in `src/group/loom_tests.rs`.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group};
@@ -10,7 +10,7 @@ use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 
-/// As many tries to meet as each circle gets.
+/// How often each circle is tried.
 const ROUNDS: usize = 300;
 
 #[test]
@@ -37,8 +37,8 @@ fn three_children_that_drop_in_a_circle_in_the_same_instant_all_end() {
     });
 }
 
-/// As many children as the circle is long; each drops the next one's group, and the last the first's. Whichever is
-/// destroyed before it comes to that leaves its neighbour alive, so the test drops all of the groups as well.
+/// Runs a circle of `size` children: each drops the next child's group, and the last one drops the first one's. A child
+/// that is destroyed before its own drop leaves its neighbour alive, so the test drops all groups too.
 fn circles(size: usize) {
     let live = Live::default();
     live.clone().within_net(move || {
@@ -62,9 +62,9 @@ fn circles(size: usize) {
     });
 }
 
-/// The same with a thread for each child, and each in the middle of its poll before the first drop begins. So nobody
-/// can be destroyed before; one drop only, the one that would close the circle, has to return early; and no child goes
-/// on.
+/// The same with a thread for each child: all children are inside their polls before the first drop begins. So no child
+/// is destroyed before its own drop. Exactly one drop, the one that would close the circle, returns early, and no child
+/// runs on after its yield.
 fn meeting_circles(size: usize) {
     let all = Live::default();
     all.clone().within_net(move || {
@@ -91,7 +91,11 @@ fn meeting_circles(size: usize) {
             }
             ready.open();
             all.wait_for(0);
-            assert_eq!((early.load(SeqCst), went_on.load(SeqCst)), (1, 0), "(returned early, went on)");
+            assert_eq!(
+                (early.load(SeqCst), went_on.load(SeqCst)),
+                (1, 0),
+                "(drops that returned early, children that ran on)"
+            );
         }
     });
 }

@@ -1,6 +1,5 @@
-//! R2: dropping a group cancels and joins it, then and there. Whatever the children are at, wherever the drop happens,
-//! when it returns every one of them has been destroyed: the counts are asserted on the next line, with nothing
-//! between.
+//! R2: dropping a group cancels and joins it synchronously. Whatever state the children are in, and wherever the drop
+//! happens, every child has been destroyed when the drop returns. So the tests assert the counts on the very next line.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::logs;
@@ -13,10 +12,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Enough that the executor is still at some of them when the drop begins.
+/// So many children that the executor has not polled all of them when the drop begins.
 const MANY: usize = 200;
 
-/// Children of every kind: some have never been polled, some wait for ever, some for a timer, some are being polled.
+/// Returns a group with children in every state: never polled, never woken, waiting for a timer, being polled, or
+/// joining a group of their own.
 fn group_of_all_kinds(live: &Live) -> TaskGroup {
     let group = TaskGroup::new();
     for n in 0..MANY {
@@ -166,8 +166,8 @@ fn r02_a_child_that_runs_stops_for_good_at_a_cancel_and_join() {
 
 #[test]
 fn r02_a_child_is_never_moved() {
-    // `Child` is not `Unpin`, and compares its address at every poll and in its destructor. Here it is polled by
-    // whichever thread comes, cancelled, handed over and destroyed by others.
+    // `Child` is not `Unpin`, and checks its address at every poll and in its destructor. Here different threads poll
+    // it, hand it over and destroy it.
     let live = Live::default();
     live.clone().within_net(move || {
         for round in 1..=50 {
@@ -194,7 +194,7 @@ fn r02_a_child_that_another_thread_polls_is_waited_for() {
             in_poll.send(()).unwrap();
             blocking.block_until_open();
             task::yield_now().await;
-            unreachable!("it was wanted before it yielded");
+            unreachable!("the drop wanted this child before it yielded");
         }));
         entered.recv_timeout(NET).unwrap();
         drop_waits_for(&gate, group, &live);
@@ -229,9 +229,10 @@ fn r02_a_child_that_blocks_its_thread_does_not_hold_up_its_siblings() {
     alone_with_threads(1, body);
 }
 
-/// Drops it on another thread, opens the gate as soon as the drop has said that it has to wait, and looks that it did.
+/// Drops a group on another thread, and opens the gate once the drop has logged that it waits. Asserts that the drop
+/// returns only after that.
 fn drop_waits_for(gate: &Gate, group: TaskGroup, live: &Live) {
-    let _opens = gate.open_on_drop(); // a failure must not keep the executor's thread
+    let _opens = gate.open_on_drop(); // a failing test must not leave the executor's thread blocked
     let logs = logs::remember();
     let notices = || logs.lines_with(&format!("still waiting for the end of a task (spawned at {}:", file!())).len();
     let before = notices();
@@ -243,7 +244,7 @@ fn drop_waits_for(gate: &Gate, group: TaskGroup, live: &Live) {
     });
     let end = Instant::now() + NET;
     while notices() == before {
-        assert!(Instant::now() < end, "it neither returned nor said that it waits in {NET:?}");
+        assert!(Instant::now() < end, "after {NET:?} the drop has neither returned nor logged that it waits");
         let early = has_returned.recv_timeout(Duration::from_millis(10));
         assert_eq!(early, Err(mpsc::RecvTimeoutError::Timeout), "the drop did not wait");
     }
@@ -272,7 +273,7 @@ fn r02_a_destructor_that_another_thread_runs_is_waited_for() {
             std::future::pending().await
         }));
         live.wait_for_polls(1);
-        group.cancel(); // an executor's thread destroys it
+        group.cancel(); // a thread of the executor destroys the child
         entered.recv_timeout(NET).unwrap();
         drop_waits_for(&gate, group, &live);
     });

@@ -1,4 +1,4 @@
-//! Joining a group, spawning into it from within, and counting it.
+//! `TaskGroup::join`, spawning by a group's own children, and `TaskGroup::len`.
 
 use crate::support::probe::{Gate, Live, let_the_executor_go_round};
 use async_std::task;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// A waker that counts.
+/// Waker that counts its wakes.
 #[derive(Default)]
 struct Count(AtomicUsize);
 
@@ -19,7 +19,7 @@ impl Wake for Count {
     }
 }
 
-/// Children that end when the gate is opened.
+/// Returns a group of children that end when the gate is opened.
 fn group_behind(gate: &Gate, live: &Live, children: usize) -> TaskGroup {
     let group = TaskGroup::new();
     for _ in 0..children {
@@ -29,13 +29,13 @@ fn group_behind(gate: &Gate, live: &Live, children: usize) -> TaskGroup {
     group
 }
 
-/// It has ended already, without a result.
+/// Returns whether the child has ended already, cancelled.
 fn is_refused<T: 'static>(child: JoinHandle<T>) -> bool {
     child.is_finished() && task::block_on(child).is_err_and(|error| error.is_cancelled())
 }
 
 #[test]
-fn a_join_of_nothing_returns_at_once() {
+fn a_join_of_an_empty_group_returns_at_once() {
     let mut cx = Context::from_waker(Waker::noop());
     let group = TaskGroup::default();
     assert_eq!(pin!(group.join()).poll(&mut cx), Poll::Ready(()));
@@ -79,7 +79,7 @@ fn len_counts_the_children_that_have_not_ended() {
 }
 
 #[test]
-fn a_join_waits_for_children_that_are_spawned_meanwhile() {
+fn a_join_waits_for_children_that_are_spawned_during_the_join() {
     fn generation(left: usize, spawner: Spawner, live: Live) {
         if left > 0 {
             let (next, within) = (spawner.clone(), live.clone());
@@ -101,7 +101,7 @@ fn a_join_waits_for_children_that_are_spawned_meanwhile() {
 }
 
 #[test]
-fn several_tasks_may_join_and_each_returns() {
+fn several_tasks_may_join_one_group_and_each_join_returns() {
     let live = Live::default();
     live.clone().within_net(move || {
         for _ in 0..100 {
@@ -138,7 +138,7 @@ fn a_join_wakes_the_task_that_polled_it_last() {
             let waker = Waker::from(Arc::clone(count));
             assert!(join.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
-        assert_eq!(Arc::strong_count(&first), 1, "a displaced waker stayed behind");
+        assert_eq!(Arc::strong_count(&first), 1, "the waker of the first poll is still held");
         gate.open();
         while second.0.load(SeqCst) == 0 {
             std::thread::yield_now();
@@ -149,7 +149,7 @@ fn a_join_wakes_the_task_that_polled_it_last() {
 }
 
 #[test]
-fn a_join_that_is_dropped_loses_nothing_and_leaves_nothing_behind() {
+fn a_dropped_join_loses_no_panic_and_leaves_no_waker_behind() {
     let live = Live::default();
     live.clone().within_net(move || {
         let gate = Gate::new();
@@ -162,8 +162,8 @@ fn a_join_that_is_dropped_loses_nothing_and_leaves_nothing_behind() {
             assert!(pin!(group.join()).poll(&mut Context::from_waker(&waker)).is_pending());
         }
         drop(waker);
-        assert_eq!(Arc::strong_count(&count), 1, "a waker stayed behind");
-        assert_eq!(live.count(), 3, "the children run on");
+        assert_eq!(Arc::strong_count(&count), 1, "the group still holds a waker of a dropped join");
+        assert_eq!(live.count(), 3, "a dropped join must not end the children");
         gate.open();
         let join = std::thread::scope(|scope| scope.spawn(|| task::block_on(group.join())).join());
         assert_eq!(join.unwrap_err().downcast_ref(), Some(&"waits for the next join"));
@@ -171,7 +171,7 @@ fn a_join_that_is_dropped_loses_nothing_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_spawn_after_a_cancel_is_refused_and_its_future_dropped_unpolled() {
+fn a_spawn_after_a_cancel_is_refused_and_its_future_is_dropped_without_a_poll() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -185,12 +185,12 @@ fn a_spawn_after_a_cancel_is_refused_and_its_future_dropped_unpolled() {
 }
 
 #[test]
-fn a_spawner_keeps_nothing_alive_and_is_refused_when_the_group_is_gone() {
+fn a_spawner_does_not_keep_its_group_alive_and_is_refused_after_the_groups_drop() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
         let spawner = group.spawner();
-        // Children that keep a spawner are no reason for the group to live on either.
+        // A spawner that a child holds does not keep the group alive either.
         for _ in 0..3 {
             let (spawner, sleeper) = (spawner.clone(), live.sleeper());
             let child = spawner.clone().spawn(live.child(async move {

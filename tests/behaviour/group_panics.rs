@@ -1,5 +1,5 @@
-//! What panics in a group: a child's poll, a child's destructor. Nobody else is touched, nothing is lost, and a drop
-//! never panics.
+//! Panics in a group: in a child's poll, in a child's destructor, in the logger. Other children are not affected, every
+//! panic is raised by a join or logged, and the drop of a group never panics.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::logs;
@@ -14,22 +14,22 @@ use std::sync::mpsc;
 use std::task::Poll;
 use std::time::Instant;
 
-/// The text of a panic.
+/// Runs `work`, and returns the text with which it panics.
 fn panic_of(work: impl FnOnce()) -> Option<&'static str> {
     let payload = catch_unwind(AssertUnwindSafe(work)).err()?;
     Some(payload.downcast_ref::<&'static str>().copied().unwrap_or("not a text"))
 }
 
-/// For what follows soon after something that can be waited for properly.
+/// Waits, by polling, for something that follows soon after an event and has no event of its own.
 fn wait_until(holds: impl Fn() -> bool) {
     let end = Instant::now() + NET;
     while !holds() {
-        assert!(Instant::now() < end, "it did not come in {NET:?}");
+        assert!(Instant::now() < end, "the awaited condition is still false after {NET:?}");
         std::thread::yield_now();
     }
 }
 
-/// Panics when it is dropped, after it has counted as gone.
+/// Panics with this text when it is dropped, after it has dropped its probe.
 struct Bomb(Option<Probe>, &'static str);
 
 impl Drop for Bomb {
@@ -40,7 +40,7 @@ impl Drop for Bomb {
 }
 
 #[test]
-fn a_child_that_panics_leaves_its_siblings_alone() {
+fn a_child_that_panics_does_not_affect_its_siblings() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -76,17 +76,17 @@ fn a_join_raises_the_first_panic_after_the_last_child_has_ended() {
             group.spawn(live.child(async move { panic_any(text) }));
             wait_until(|| group.len() == 1);
         }
-        assert!(live.count() == 1 && !group.is_empty(), "the sibling is not touched");
+        assert!(live.count() == 1 && !group.is_empty(), "the sibling runs on");
         gate.open();
         assert_eq!(panic_of(|| task::block_on(group.join())), Some("the first of two"));
         assert_eq!((live.count(), group.len()), (0, 0));
-        assert_eq!(logs.lines_with("the second of two").len(), 1, "the second panic was not logged before");
-        assert!(logs.lines_with("the first of two").is_empty(), "raised, and logged too");
+        assert_eq!(logs.lines_with("the second of two").len(), 1, "the second panic is not in the log");
+        assert!(logs.lines_with("the first of two").is_empty(), "a panic that is raised must not be logged too");
     });
 }
 
 #[test]
-fn a_panic_is_raised_by_one_join_and_the_next_is_clean() {
+fn a_panic_is_raised_by_one_join_and_the_next_join_returns() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -102,7 +102,7 @@ fn a_panic_is_raised_by_one_join_and_the_next_is_clean() {
 }
 
 #[test]
-fn a_drop_only_logs_a_panic_that_nobody_joined() {
+fn the_drop_of_a_group_logs_a_panic_that_no_join_has_raised() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -117,7 +117,7 @@ fn a_drop_only_logs_a_panic_that_nobody_joined() {
 }
 
 #[test]
-fn a_panic_that_meets_the_drop_is_logged_before_that_returns() {
+fn a_panic_during_the_drop_of_the_group_is_logged_before_the_drop_returns() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -136,7 +136,7 @@ fn a_panic_that_meets_the_drop_is_logged_before_that_returns() {
 }
 
 #[test]
-fn a_child_that_drops_its_own_group_and_then_panics_is_logged() {
+fn the_panic_of_a_child_that_has_dropped_its_own_group_is_logged() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -148,13 +148,13 @@ fn a_child_that_drops_its_own_group_and_then_panics_is_logged() {
         }));
         give.send_blocking(group).unwrap();
         wait_until(|| logs.lines_with("after its own drop").len() == 1);
-        wait_until(|| live.count() == 0); // it is destroyed after that, by the thread that has logged it
+        wait_until(|| live.count() == 0); // the thread that has logged the panic then destroys the child
     });
 }
 
 #[test]
-fn r02_a_logger_that_panics_keeps_nobody_from_being_destroyed() {
-    // As one does that prints, when its pipe is closed.
+fn r02_a_drop_destroys_every_child_although_the_logger_panics() {
+    // A logger that prints panics in this way once its pipe is closed.
     struct Panics;
     impl log::Log for Panics {
         fn enabled(&self, _: &log::Metadata<'_>) -> bool {
@@ -193,7 +193,7 @@ fn r02_a_logger_that_panics_keeps_nobody_from_being_destroyed() {
 }
 
 #[test]
-fn r02_a_destructor_that_panics_keeps_nobody_from_being_destroyed() {
+fn r02_a_drop_destroys_every_child_although_some_destructors_panic() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -223,7 +223,7 @@ fn r02_a_destructor_that_panics_keeps_nobody_from_being_destroyed() {
 }
 
 #[test]
-fn a_destructor_that_panics_after_its_child_has_ended_changes_nothing() {
+fn the_destructor_of_a_child_that_has_returned_may_panic_and_the_join_still_returns() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -244,7 +244,7 @@ fn a_destructor_that_panics_after_its_child_has_ended_changes_nothing() {
 }
 
 #[test]
-fn the_value_of_a_panic_may_panic_in_its_turn() {
+fn the_destructor_of_a_panics_payload_may_panic_too() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {

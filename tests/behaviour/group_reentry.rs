@@ -1,5 +1,5 @@
-//! A group holds no lock while it runs what is not its own: a child's poll, a destructor, the waker of a join. So each
-//! of them may use the group, in any way.
+//! A group holds no lock while it runs user code: a child's poll, a destructor, the waker of a join. So each of these
+//! may use the group in any way.
 
 use crate::support::probe::{Live, Probe};
 use async_std::task;
@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Uses the group in every way there is, when it is asked to and once more when it is dropped.
+/// Calls every method of a group: when it is told to, when it is woken, and when it is dropped.
 struct Meddler {
     group: Weak<TaskGroup>,
     spawner: ebbtide::Spawner,
+    /// How often it has called them.
     uses: Arc<AtomicUsize>,
     live: Live,
     _probe: Probe,
@@ -62,14 +63,14 @@ fn a_poll_and_a_destructor_may_use_their_group() {
                     pending().await
                 }
             }));
-            task::block_on(group.join()); // it has cancelled itself
+            task::block_on(group.join()); // the child has cancelled its group
             assert_eq!((live.count(), uses.load(SeqCst)), (0, 2), "ends: {ends}");
         }
     });
 }
 
 #[test]
-fn a_destructor_in_a_drop_of_the_group_may_use_it() {
+fn a_destructor_that_runs_in_the_drop_of_its_group_may_use_the_group() {
     let live = Live::default();
     live.clone().within_net(move || {
         for _ in 0..100 {
@@ -102,7 +103,7 @@ fn the_destructor_of_a_refused_future_may_use_its_group() {
 }
 
 #[test]
-fn the_waker_of_a_join_may_use_the_group_when_it_is_woken_displaced_and_dropped() {
+fn the_waker_of_a_join_may_use_the_group_when_it_is_woken_replaced_or_dropped() {
     let live = Live::default();
     live.clone().within_net(move || {
         let (group, uses) = (Arc::new(TaskGroup::new()), Arc::new(AtomicUsize::new(0)));
@@ -113,7 +114,7 @@ fn the_waker_of_a_join_may_use_the_group_when_it_is_woken_displaced_and_dropped(
                 let waker = Waker::from(Arc::new(Meddler::new(&group, &uses, &live)));
                 assert!(join.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             }
-            // The first was displaced, and has cancelled the group in its drop. So the second is woken, and dropped.
+            // The first waker was replaced, and its drop has cancelled the group. So the second is woken and dropped.
             task::block_on(group.join());
         }
         live.wait_for(0);
@@ -125,7 +126,7 @@ fn the_waker_of_a_join_may_use_the_group_when_it_is_woken_displaced_and_dropped(
             let mut join = Box::pin(group.join());
             let waker = Waker::from(Arc::new(Meddler::new(&group, &uses, &live)));
             assert!(join.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        } // given up, and its waker with it
+        } // the join is dropped, and its waker with it
         task::block_on(group.join());
         live.wait_for(0);
         assert_eq!(uses.load(SeqCst), 1);
@@ -133,7 +134,7 @@ fn the_waker_of_a_join_may_use_the_group_when_it_is_woken_displaced_and_dropped(
 }
 
 #[test]
-fn a_waker_that_panics_keeps_no_other_join_from_being_woken() {
+fn a_waker_that_panics_does_not_prevent_the_wake_of_another_join() {
     struct Panics(OnceLock<()>);
     impl Wake for Panics {
         fn wake(self: Arc<Self>) {
@@ -164,6 +165,7 @@ fn a_waker_that_panics_keeps_no_other_join_from_being_woken() {
     });
 }
 
+/// Waker that counts its wakes.
 struct Counts(Arc<AtomicUsize>);
 
 impl Wake for Counts {
@@ -173,7 +175,7 @@ impl Wake for Counts {
 }
 
 #[test]
-fn a_child_may_hold_a_group_and_join_it_while_its_own_is_dropped() {
+fn a_child_that_joins_an_inner_group_is_destroyed_with_it_when_the_outer_group_is_dropped() {
     let live = Live::default();
     live.clone().within_net(move || {
         for _ in 0..100 {
@@ -184,7 +186,7 @@ fn a_child_may_hold_a_group_and_join_it_while_its_own_is_dropped() {
                 inner.spawn(live.sleeper());
                 let mut join = Box::pin(async move { inner.join().await });
                 outer.spawn(live.child(poll_fn(move |cx| match join.as_mut().poll(cx) {
-                    Poll::Ready(()) => unreachable!("its children never end"),
+                    Poll::Ready(()) => unreachable!("the inner group's children never end"),
                     Poll::Pending => Poll::Pending,
                 })));
             }

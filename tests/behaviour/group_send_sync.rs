@@ -1,4 +1,4 @@
-//! What may cross threads, said by the compiler.
+//! Which public types and futures are `Send`, `Sync` and `Unpin`. The compiler checks it.
 
 use async_std::io;
 use ebbtide::{
@@ -13,13 +13,13 @@ fn unpin<T: Unpin>() {}
 fn value_is_send<T: Send>(_: &T) {}
 
 #[test]
-fn whatever_is_shared_is_send_and_sync() {
+fn the_public_types_are_send_and_sync() {
     macro_rules! send_and_sync {
         ($($name:ty),*) => { $(send::<$name>(); sync::<$name>();)* };
     }
     send_and_sync!(TaskGroup, Spawner, Handle, Connection, Closed, Report, Error, Address, ConnectionInfo);
     send_and_sync!(Cause, Phase, OnFailure, Listener, ConnectionId, ErrorKind);
-    send_and_sync!(JoinHandle<Cell<()>>, JoinError, TaskSet<Cell<()>>); // the results are only `Send`
+    send_and_sync!(JoinHandle<Cell<()>>, JoinError, TaskSet<Cell<()>>); // although the result is only `Send`
     send::<Server>();
     unpin::<(Connection, Handle, TaskGroup, Spawner, JoinHandle<()>, TaskSet<()>)>();
 }
@@ -38,6 +38,6 @@ fn the_futures_of_the_public_functions_are_send() {
     let _not_run = |server: Server| value_is_send(&server.scope(handler, async |_| ()));
     let _not_run = |server: Server| value_is_send(&server.scope(handler, async |_| Ok(7)));
     let _not_run = |server: Server| {
-        value_is_send(&async { server.scope(handler, async |_| Ok(7)).await }); // within another
+        value_is_send(&async { server.scope(handler, async |_| Ok(7)).await }); // inside another future
     };
 }

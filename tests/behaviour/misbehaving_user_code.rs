@@ -1,5 +1,5 @@
-//! User code that panics, blocks or never stops, in the places where one does not expect it: the server goes on, the
-//! books add up, and every way out still ends closed. Each was found by attacking the crate.
+//! User code that panics, blocks or never stops in unexpected places: an error's conversion, a destructor, a shutdown
+//! stream, a task. The server goes on, its counts add up, and every way out ends closed.
 
 use crate::support::*;
 use async_std::{prelude::*, task};
@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-/// Its conversion into a `BoxError` panics.
+/// Error whose conversion into a `BoxError` panics.
 struct NoError;
 
 impl From<NoError> for ebbtide::BoxError {
@@ -21,8 +21,8 @@ impl From<NoError> for ebbtide::BoxError {
     }
 }
 
-/// Serves one client with a handler that misbehaves and one whose handler waits for the drain; the server must survive
-/// the first and drain the second. Gives `(completed, failed, panicked, cancelled)`.
+/// Serves a client whose handler misbehaves, and then one whose handler waits for the drain. Asserts that the server
+/// goes on after the first and drains the second. Returns `(completed, failed, panicked, cancelled)`.
 fn one_misbehaves<F, Fut, T>(misbehave: F) -> (u64, u64, u64, u64)
 where
     F: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -56,23 +56,23 @@ where
             drop(server.shutdown());
             task::spawn_blocking(move || assert_eq!(rest(&mut good), "bye")).await;
         };
-        let (_, report) = server.scope(handler, body).await.expect("a handler's panic is its own");
+        let (_, report) = server.scope(handler, body).await.expect("a handler's panic does not end the server");
         (report.completed(), report.failed(), report.panicked(), report.cancelled())
     })
 }
 
 #[test]
-fn an_error_whose_destructor_panics_is_a_failure_like_others() {
+fn a_handlers_error_whose_destructor_panics_counts_as_failed() {
     assert_eq!(one_misbehaves(|_| async { Err(Bomb("in a destructor")) }), (1, 1, 0, 0));
 }
 
 #[test]
-fn an_error_whose_conversion_panics_is_a_panic_of_its_handler() {
+fn a_handlers_error_whose_conversion_panics_counts_as_panicked() {
     assert_eq!(one_misbehaves(|_| async { Err(NoError) }), (1, 0, 1, 0));
 }
 
 #[test]
-fn a_task_that_panics_and_then_a_destructor_of_the_handler_count_once() {
+fn a_panic_of_a_task_and_then_of_its_handlers_destructor_count_as_one() {
     let counts = one_misbehaves(|conn: Connection| async move {
         conn.spawn(async { panic!("a task of a connection") });
         let _bomb = Bomb("in a destructor");
@@ -82,7 +82,7 @@ fn a_task_that_panics_and_then_a_destructor_of_the_handler_count_once() {
 }
 
 #[test]
-fn a_handler_closure_whose_destructor_panics_takes_nothing_down() {
+fn a_handler_closure_whose_destructor_panics_does_not_change_the_scopes_result() {
     for clients in [0, 3] {
         test(async move {
             let server = bind().await;
@@ -102,7 +102,7 @@ fn a_handler_closure_whose_destructor_panics_takes_nothing_down() {
 }
 
 #[test]
-fn a_shutdown_stream_that_never_stops_cancels_and_no_more() {
+fn a_shutdown_stream_that_is_always_ready_cancels_the_server_and_does_not_hang() {
     test(async {
         let server = bind().await.shutdown_on(async_std::stream::repeat(()));
         let report = server.serve(|_: Connection| pending::<()>()).await.unwrap();
@@ -125,11 +125,11 @@ fn a_drop_of_an_unserved_server_waits_for_another_thread_that_closes_it() {
         let (destroying, is_destroying) = mpsc::channel();
         let (alive, slow) = (live.guard(), Slow(destroying));
         handle.spawn(async move {
-            let _alive = alive; // outlives the slow one, which is declared after it
+            let _alive = alive; // dropped after `_slow`, which is declared later
             let _slow = slow;
             pending::<()>().await
         });
-        task::sleep(Duration::from_millis(20)).await; // so that it has begun
+        task::sleep(Duration::from_millis(20)).await; // so that the task has begun
         let closing = {
             let handle = handle.clone();
             std::thread::spawn(move || drop(handle.shutdown()))
@@ -142,7 +142,7 @@ fn a_drop_of_an_unserved_server_waits_for_another_thread_that_closes_it() {
 }
 
 #[test]
-fn a_refused_task_holds_nobody_up() {
+fn a_closed_server_refuses_a_task_at_once() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
@@ -155,7 +155,7 @@ fn a_refused_task_holds_nobody_up() {
 }
 
 #[test]
-fn a_task_that_another_thread_starts_during_the_drop_of_a_server_does_not_outlast_it() {
+fn a_task_that_another_thread_spawns_during_the_drop_of_a_server_does_not_outlive_the_drop() {
     const ROUNDS: usize = 500;
     on_thread(|| {
         for round in 0..ROUNDS {
@@ -168,7 +168,7 @@ fn a_task_that_another_thread_starts_during_the_drop_of_a_server_does_not_outlas
             let phase = std::thread::scope(|scope| {
                 scope.spawn(|| {
                     while !over.load(SeqCst) {
-                        let large = [0_u8; 64 * 1024]; // it takes a moment to move
+                        let large = [0_u8; 64 * 1024]; // so that the move into the group takes a moment
                         handle.spawn(async move {
                             pending::<()>().await;
                             std::hint::black_box(&large);
@@ -190,7 +190,7 @@ fn a_task_that_another_thread_starts_during_the_drop_of_a_server_does_not_outlas
 }
 
 #[test]
-fn a_cancel_keeps_no_executor_thread_while_a_task_of_a_connection_blocks() {
+fn a_cancel_blocks_no_executor_thread_while_it_waits_for_a_task_that_blocks_its_own() {
     test_alone(async {
         let server = bind().await;
         let handle = server.handle();
@@ -204,7 +204,7 @@ fn a_cancel_keeps_no_executor_thread_while_a_task_of_a_connection_blocks() {
                 conn.spawn(async move {
                     let unblocked = gate.lock().unwrap().take().unwrap();
                     blocked.send(()).await.unwrap();
-                    // Blocks its thread until another task has run on another: what nobody should do.
+                    // Blocks its thread until a task has run on another thread. Tasks must not do that.
                     let _ = unblocked.recv_timeout(NET);
                 });
                 pending::<()>().await
@@ -216,7 +216,8 @@ fn a_cancel_keeps_no_executor_thread_while_a_task_of_a_connection_blocks() {
         if std::env::var("ASYNC_STD_THREAD_COUNT").is_ok_and(|threads| threads == "1") {
             unblock.send(()).unwrap(); // there is no other thread
         } else {
-            // The handler is gone and its client told, though its connection waits for the task; and tasks still run.
+            // The handler has been dropped and its client has seen EOF, although the connection waits for the task.
+            // Other tasks still run.
             task::spawn_blocking(move || assert_eq!(rest(&mut client), "")).await;
             task::spawn(async move { unblock.send(()).unwrap() }).await;
         }
@@ -225,7 +226,7 @@ fn a_cancel_keeps_no_executor_thread_while_a_task_of_a_connection_blocks() {
 }
 
 #[test]
-fn a_connection_that_had_tasks_lingers_as_well() {
+fn a_connection_whose_task_was_cut_still_lingers() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -248,7 +249,7 @@ fn a_connection_that_had_tasks_lingers_as_well() {
 }
 
 #[test]
-fn after_a_cancel_the_deadline_is_now() {
+fn after_a_cancel_the_deadline_of_a_connection_has_passed() {
     test(async {
         let server = bind().await.grace(FOR_EVER);
         let _client = connect(server.local_addr());
@@ -270,12 +271,12 @@ fn after_a_cancel_the_deadline_is_now() {
 }
 
 #[test]
-fn a_failure_under_shutdown_comes_out_even_if_its_destructor_panics_elsewhere() {
+fn serve_returns_the_first_failure_although_the_destructors_of_others_panic() {
     test(async {
         let server = bind().await.on_failure(OnFailure::Shutdown);
         let _clients = [connect(server.local_addr()), connect(server.local_addr())];
         let error = server.serve(|_: Connection| async { Err::<(), _>(Bomb("in a destructor")) }).await.unwrap_err();
         assert_eq!(error.report().accepted(), error.report().failed() + error.report().cancelled());
-        std::mem::forget(error); // its destructor is the caller's
+        std::mem::forget(error); // its destructor panics too, and this one is the caller's
     });
 }

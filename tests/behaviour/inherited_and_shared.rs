@@ -1,6 +1,8 @@
-//! One inherited socket, two who have it. Whether accepting blocks is a property of the socket, and the other, when it
-//! leaves the socket as it had found it, used to make it blocking under us: our next accept then blocked a thread of
-//! the executor, and with it the shutdown, until a client came.
+//! An inherited socket that another process holds too, and makes blocking while the server serves.
+//!
+//! The story: the blocking mode belongs to the socket, so every holder shares it. When another holder exited, it set the
+//! socket back to blocking, as it had found it. The server's next accept then blocked a thread of the executor, and the
+//! shutdown with it, until a client connected.
 #![cfg(unix)]
 
 use crate::support;
@@ -11,7 +13,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 #[test]
-fn another_who_makes_the_socket_blocking_does_not_make_us_block() {
+fn the_server_does_not_block_when_another_holder_makes_the_socket_blocking() {
     support::test_alone(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -21,20 +23,23 @@ fn another_who_makes_the_socket_blocking_does_not_make_us_block() {
         let handle = server.handle();
         let serving = async_std::task::spawn(server.serve(handlers.handler()));
         assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply");
-        let held = hold_executor(); // so that nobody is in the middle of an accept
+        let held = hold_executor(); // so that no accept is running
         socket.set_nonblocking(false).unwrap();
         drop(held);
-        // Having had this one, the accept loop looks whether there is one more.
+        // After this client the accept loop tries to accept one more. That accept must not block.
         assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply");
         let report = handle.shutdown().await;
         assert_eq!(report.completed(), 2, "{report}");
         serving.await.unwrap();
-        assert!(!SockRef::from(&socket).nonblocking().unwrap(), "it is left as the other wanted it");
+        assert!(
+            !SockRef::from(&socket).nonblocking().unwrap(),
+            "the server must leave the mode that the other holder has set"
+        );
     });
 }
 
 #[test]
-fn at_whatever_moment_the_other_makes_it_blocking_nobody_blocks() {
+fn no_accept_blocks_at_whatever_moment_another_holder_makes_the_socket_blocking() {
     support::test(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         let address = Address::from(socket.local_addr().unwrap());
@@ -44,27 +49,27 @@ fn at_whatever_moment_the_other_makes_it_blocking_nobody_blocks() {
         let serving = async_std::task::spawn(server.serve(handlers.handler()));
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let over = Until(&over);
-            let over_yet = over.0;
+            let stop = SetOnDrop(&over);
+            let over = stop.0;
             scope.spawn(|| {
-                while !over_yet.load(SeqCst) {
+                while !over.load(SeqCst) {
                     socket.set_nonblocking(false).unwrap();
                 }
             });
             for client in 0..300 {
                 assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply", "client {client}");
             }
-            drop(over);
+            drop(stop);
         });
         assert_eq!(handle.shutdown().await.completed(), 300);
         serving.await.unwrap();
     });
 }
 
-/// Dropped, it is over: on a panic too, or the scope would wait for ever.
-struct Until<'a>(&'a AtomicBool);
+/// Sets the flag when it is dropped, also by a panic: the scope would otherwise wait for its thread for ever.
+struct SetOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Until<'_> {
+impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, SeqCst);
     }

@@ -1,5 +1,5 @@
-//! Sockets that listened before the server had them, and that others may have too: they are taken over only if they can
-//! be served, and left as they were found. Behaviour 35, "inherited descriptor: kept".
+//! Inherited sockets: they were listening before the server got them, and other processes may hold them too. The server
+//! takes over only what it can serve, and leaves each socket as it was: listening, in its blocking mode, its file kept.
 #![cfg(unix)]
 
 use crate::support::files::Folder;
@@ -26,22 +26,22 @@ fn listens(socket: &impl std::os::fd::AsFd) -> bool {
 }
 
 #[test]
-fn a_tcp_listener_of_the_standard_library_is_served() {
+fn a_tcp_listener_of_the_standard_library_can_be_served() {
     test(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         let address = Address::from(socket.local_addr().unwrap());
-        let mut queued = order(&address, SPEAKS); // before anybody serves
+        let mut queued = order(&address, SPEAKS); // waits in the backlog
         let listener = Listener::try_from(socket).unwrap();
         assert_eq!(listener.local_addr(), &address);
         let body = async |_| Ok(task::spawn_blocking(move || rest(&mut queued)).await);
         let (reply, _) = Server::new(listener).scope(speaks, body).await.unwrap();
         assert_eq!(reply, "whole reply");
-        assert!(refuses(&address), "nobody else has it, so it is closed");
+        assert!(refuses(&address), "no other holder is left, so the socket is closed");
     });
 }
 
 #[test]
-fn a_unix_listener_of_the_standard_library_is_served_and_its_file_stays() {
+fn a_unix_listener_of_the_standard_library_can_be_served_and_its_file_is_kept() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("std.sock");
@@ -53,12 +53,12 @@ fn a_unix_listener_of_the_standard_library_is_served_and_its_file_stays() {
         let body = async |_| Ok(task::spawn_blocking(move || io::read_to_string(&mut client)).await?);
         let (reply, _) = Server::new(listener).scope(speaks, body).await.unwrap();
         assert_eq!(reply, "whole reply");
-        assert!(path.exists(), "it is not ours");
+        assert!(path.exists(), "the server must not remove a file that it has not made");
     });
 }
 
 #[test]
-fn a_raw_descriptor_is_served_whichever_kind_of_socket_it_is() {
+fn a_raw_descriptor_of_a_tcp_or_a_unix_socket_can_be_served() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("raw.sock");
@@ -81,8 +81,8 @@ fn a_raw_descriptor_is_served_whichever_kind_of_socket_it_is() {
     });
 }
 
-/// It cannot be served, and the error names the descriptor and says this.
-fn is_refused(fd: impl Into<OwnedFd>, because: &str) {
+/// Asserts that the descriptor is refused, with an error that names it and contains this reason.
+fn assert_refused(fd: impl Into<OwnedFd>, because: &str) {
     let fd = fd.into();
     let number = fd.as_raw_fd();
     let error = Listener::try_from(fd).unwrap_err();
@@ -92,22 +92,22 @@ fn is_refused(fd: impl Into<OwnedFd>, because: &str) {
 }
 
 #[test]
-fn what_cannot_be_served_is_an_error_that_names_the_descriptor_and_the_reason() {
+fn the_error_for_a_descriptor_that_cannot_be_served_names_it_and_the_reason() {
     on_thread(|| {
         let folder = Folder::new();
-        is_refused(std::fs::File::create(folder.path("a file")).unwrap(), "no socket");
-        is_refused(UdpSocket::bind(loopback()).unwrap(), "no stream socket");
-        is_refused(UnixStream::pair().unwrap().0, "does not listen");
-        is_refused(std::os::unix::net::UnixDatagram::unbound().unwrap(), "no stream socket");
+        assert_refused(std::fs::File::create(folder.path("a file")).unwrap(), "no socket");
+        assert_refused(UdpSocket::bind(loopback()).unwrap(), "no stream socket");
+        assert_refused(UnixStream::pair().unwrap().0, "does not listen");
+        assert_refused(std::os::unix::net::UnixDatagram::unbound().unwrap(), "no stream socket");
 
         let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         bound.bind(&loopback().into()).unwrap();
-        is_refused(bound, "does not listen; call `listen`");
+        assert_refused(bound, "does not listen; call `listen`");
 
         let server = TcpListener::bind(loopback()).unwrap();
-        is_refused(TcpStream::connect(server.local_addr().unwrap()).unwrap(), "does not listen");
+        assert_refused(TcpStream::connect(server.local_addr().unwrap()).unwrap(), "does not listen");
 
-        // The types of the standard library can hold these as well.
+        // The listener types of the standard library can hold such descriptors too.
         let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         bound.bind(&loopback().into()).unwrap();
         let error = Listener::try_from(TcpListener::from(bound)).unwrap_err();
@@ -120,21 +120,22 @@ fn what_cannot_be_served_is_an_error_that_names_the_descriptor_and_the_reason() 
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_socket_of_another_family_or_of_packets_is_refused() {
-    // Both families exist where there is a kernel to ask, or there is nothing to test.
+fn a_socket_of_another_family_or_a_packet_socket_is_refused() {
+    // Without vsock in the kernel there is nothing to test.
     if let Ok(vsock) = Socket::new(Domain::VSOCK, Type::STREAM, None) {
-        is_refused(vsock, "neither a TCP nor a Unix socket");
+        assert_refused(vsock, "neither a TCP nor a Unix socket");
     }
     let packets = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
-    is_refused(packets, "no stream socket");
+    assert_refused(packets, "no stream socket");
 }
 
-/// Leaves a server on a duplicate of this socket in this way, and looks at what the other holder has afterwards.
-async fn is_left_as_found<S: std::os::fd::AsFd>(socket: &S, leave: Leave) {
+/// Runs a server on a duplicate of the socket and leaves it in the given way. Asserts that the other holder then finds
+/// the socket in its former blocking mode, and still listening.
+async fn assert_left_as_found<S: std::os::fd::AsFd>(socket: &S, leave: Leave) {
     for nonblocking in [false, true] {
         SockRef::from(socket).set_nonblocking(nonblocking).unwrap();
         let listener = Listener::try_from(dup::<OwnedFd>(socket)).unwrap();
-        assert!(is_nonblocking(socket), "while we have it");
+        assert!(is_nonblocking(socket), "non-blocking while the server has it");
         let server = Server::new(listener);
         let handle = server.handle();
         match leave {
@@ -153,12 +154,13 @@ async fn is_left_as_found<S: std::os::fd::AsFd>(socket: &S, leave: Leave) {
             }
             Leave::DropUnserved => drop(server),
         }
-        assert!(!handle.is_serving(), "{leave:?}: it serves nobody any more, though the socket lives on");
+        assert!(!handle.is_serving(), "{leave:?}: `is_serving` is false although the socket is still open");
         assert_eq!(is_nonblocking(socket), nonblocking, "{leave:?}");
         assert!(listens(socket), "{leave:?}");
     }
 }
 
+/// Way out of a server.
 #[derive(Clone, Copy, Debug)]
 enum Leave {
     Return,
@@ -168,22 +170,22 @@ enum Leave {
 }
 
 #[test]
-fn it_is_left_as_it_was_found_on_every_way_out() {
+fn every_way_out_leaves_an_inherited_socket_as_it_was_found() {
     test(async {
         let folder = Folder::new();
         let path = folder.path("kept.sock");
         let tcp = TcpListener::bind(loopback()).unwrap();
         let unix = UnixListener::bind(&path).unwrap();
         for leave in [Leave::Return, Leave::Cancel, Leave::DropServing, Leave::DropUnserved] {
-            is_left_as_found(&tcp, leave).await;
-            is_left_as_found(&unix, leave).await;
+            assert_left_as_found(&tcp, leave).await;
+            assert_left_as_found(&unix, leave).await;
             assert!(path.exists(), "{leave:?}");
         }
     });
 }
 
 #[test]
-fn a_listener_that_is_dropped_without_a_server_gives_its_socket_back_too() {
+fn a_listener_that_is_dropped_without_a_server_leaves_its_socket_as_it_was_found() {
     on_thread(|| {
         let socket = TcpListener::bind(loopback()).unwrap();
         drop(Listener::try_from(dup::<TcpListener>(&socket)).unwrap());
@@ -192,18 +194,19 @@ fn a_listener_that_is_dropped_without_a_server_gives_its_socket_back_too() {
 }
 
 #[test]
-fn r04_the_clients_in_its_queue_are_left_to_whoever_else_has_it() {
+fn r04_the_clients_in_the_backlog_of_a_shared_socket_are_left_to_its_other_holders() {
     test(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         let address = Address::from(socket.local_addr().unwrap());
         let server = Server::new(Listener::try_from(dup::<TcpListener>(&socket)).unwrap());
-        server.handle().pause(); // whoever comes now stays in the queue
+        server.handle().pause(); // so that these clients stay in the backlog
         let mut queued: Vec<_> = (0..5).map(|_| order(&address, b'?')).collect();
         let (_, report) = server.scope(speaks, async |server: Handle| drop(server.shutdown())).await.unwrap();
         assert_eq!((report.accepted(), report.cause()), (0, Cause::Shutdown), "{report}");
         let accepting = std::thread::spawn(move || {
             for _ in 0..5 {
-                let (mut client, _) = socket.accept().expect("it blocks again, and they are still there");
+                let (mut client, _) =
+                    socket.accept().expect("the socket blocks again, and the clients are still in its backlog");
                 client.write_all(b"by the other").unwrap();
                 client.read_exact(&mut [0]).unwrap();
             }
@@ -217,11 +220,11 @@ fn r04_the_clients_in_its_queue_are_left_to_whoever_else_has_it() {
 }
 
 #[test]
-fn a_restart_over_one_socket_loses_no_client() {
+fn a_server_that_is_restarted_on_one_socket_again_and_again_loses_no_client() {
     test(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         let address = Address::from(socket.local_addr().unwrap());
-        let attacking = {
+        let clients = {
             let address = address.clone();
             task::spawn_blocking(move || {
                 for n in 0..500 {
@@ -229,11 +232,11 @@ fn a_restart_over_one_socket_loses_no_client() {
                 }
             })
         };
-        let mut attacking = std::pin::pin!(attacking);
+        let mut clients = std::pin::pin!(clients);
         let mut served = 0;
         loop {
             let server = Server::new(Listener::try_from(dup::<TcpListener>(&socket)).unwrap());
-            let body = async |_| Ok(future::timeout(Duration::from_millis(5), attacking.as_mut()).await.is_ok());
+            let body = async |_| Ok(future::timeout(Duration::from_millis(5), clients.as_mut()).await.is_ok());
             let (done, report) = server.scope(speaks, body).await.unwrap();
             served += report.completed();
             if done {
@@ -245,7 +248,7 @@ fn a_restart_over_one_socket_loses_no_client() {
 }
 
 #[test]
-fn two_servers_that_have_one_socket_do_not_disturb_each_other() {
+fn two_servers_on_one_socket_do_not_disturb_each_other() {
     test(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         let address = Address::from(socket.local_addr().unwrap());
@@ -257,20 +260,20 @@ fn two_servers_that_have_one_socket_do_not_disturb_each_other() {
         };
         let body = async |second: Handle| {
             served().await;
-            drop(first); // leaves it as it has found it: blocking, and for the second, too
+            drop(first); // makes the socket blocking again, as it was: for the second server too
             served().await;
             assert!(second.is_serving());
-            // It has looked for one more client, and must not be waiting for it now.
+            // The accept loop has tried to accept one more client. That accept must not block.
         };
         let (_, report) = second.scope(speaks, body).await.unwrap();
         assert_eq!(report.completed(), 2, "{report}");
-        assert!(!is_nonblocking(&socket), "as it was in the beginning");
+        assert!(!is_nonblocking(&socket), "blocking, as it was found");
     });
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn an_inherited_descriptor_is_not_for_the_programs_that_this_one_starts() {
+fn an_inherited_descriptor_is_not_passed_on_to_programs_that_this_one_starts() {
     test(async {
         let socket = std::net::TcpListener::bind(loopback()).unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&socket);

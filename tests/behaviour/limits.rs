@@ -1,4 +1,5 @@
-//! Limits: how many connections at a time, in all and from one address; moved while serving. Behaviour 31.
+//! Limits on the number of connections: in all and for each IP address, changed while the server serves. Also `pause`
+//! and `resume`.
 
 use crate::support::logs;
 use crate::support::*;
@@ -8,18 +9,19 @@ use ebbtide::{Connection, Handle, Listener};
 use std::io::Read as _;
 use std::net::TcpStream;
 
-/// Tells its client that it has begun, and holds on until the client says a byte or hangs up.
+/// Handler that writes a byte to show that it has begun, and ends when the client sends a byte or closes.
 async fn hold(conn: Connection) -> std::io::Result<()> {
     (&conn).write_all(b"!").await?;
     conn.until_draining((&conn).read(&mut [0])).await.transpose().map(drop)
 }
 
+/// Waits until the client's handler has begun.
 async fn begun(client: &TcpStream) {
     let mut client = client.try_clone().unwrap();
     task::spawn_blocking(move || client.read_exact(&mut [0]).unwrap()).await;
 }
 
-/// Nothing has happened for this client, for as long as a few turns of everything.
+/// Asserts that the client's handler has not begun after 20 ms.
 async fn still_waits(client: &TcpStream) {
     for _ in 0..20 {
         task::sleep(std::time::Duration::from_millis(1)).await;
@@ -30,7 +32,7 @@ async fn still_waits(client: &TcpStream) {
 }
 
 #[test]
-fn as_many_handlers_as_may_be_the_rest_wait_and_each_end_admits_one() {
+fn clients_above_the_limit_wait_and_each_connection_that_ends_admits_one() {
     test(async {
         let server = bind().await.max_connections(3);
         let clients: Vec<_> = (0..8).map(|_| connect(server.local_addr())).collect();
@@ -52,24 +54,24 @@ fn as_many_handlers_as_may_be_the_rest_wait_and_each_end_admits_one() {
 }
 
 #[test]
-fn a_shutdown_at_the_limit_leaves_nobody_hanging() {
+fn a_shutdown_at_the_limit_leaves_no_client_hanging() {
     test(async {
         let server = bind().await.max_connections(1);
         let address = server.local_addr().clone();
         let mut clients: Vec<_> = (0..5).map(|_| connect(&address)).collect();
         let (_, report) = server.scope(hold, async |_| begun(&clients[0]).await).await.unwrap();
-        assert_eq!(report.accepted(), 1, "as far as permits allow: {report}");
+        assert_eq!(report.accepted(), 1, "there is one permit: {report}");
         assert!(refuses(&address));
         assert_eq!(rest(&mut clients[0]), "");
         for client in &mut clients[1..] {
-            // Never accepted: the kernel resets what is in a queue that closes.
+            // Never served: the server closes them, or the kernel resets what is left in the backlog.
             assert!(matches!(client.read(&mut [0]), Ok(0) | Err(_)));
         }
     });
 }
 
 #[test]
-fn the_limit_moves_up_and_down_while_serving() {
+fn the_limit_can_be_raised_and_lowered_while_serving() {
     test(async {
         let server = bind().await.max_connections(1);
         let clients: Vec<_> = (0..4).map(|_| connect(server.local_addr())).collect();
@@ -81,7 +83,7 @@ fn the_limit_moves_up_and_down_while_serving() {
             begun(&clients[1]).await;
             begun(&clients[2]).await;
             still_waits(&clients[3]).await;
-            // Lowered, it ends nobody, and admits nobody until enough have left.
+            // A lower limit ends no connection, and admits no client until enough connections have ended.
             server.set_max_connections(1);
             assert_eq!(server.connection_count(), 3);
             clients[0].shutdown(std::net::Shutdown::Both).unwrap();
@@ -98,7 +100,7 @@ fn the_limit_moves_up_and_down_while_serving() {
 }
 
 #[test]
-fn a_paused_server_accepts_nobody_and_a_resumed_one_everybody() {
+fn a_paused_server_accepts_no_client_and_a_resumed_one_accepts_all_that_wait() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
@@ -115,7 +117,7 @@ fn a_paused_server_accepts_nobody_and_a_resumed_one_everybody() {
             server.pause();
             let late = connect(server.local_addr());
             still_waits(&late).await;
-            assert_eq!(server.connection_count(), 3, "connections go on");
+            assert_eq!(server.connection_count(), 3, "a pause ends no connection");
             server.resume();
             begun(&late).await;
         };
@@ -125,7 +127,7 @@ fn a_paused_server_accepts_nobody_and_a_resumed_one_everybody() {
 }
 
 #[test]
-fn no_wake_up_is_lost_however_often_the_limits_move() {
+fn no_wake_up_is_lost_while_the_limit_and_the_pause_change_all_the_time() {
     test(async {
         let server = bind().await.max_connections(2);
         let (address, handle) = (server.local_addr().clone(), server.handle());
@@ -145,7 +147,7 @@ fn no_wake_up_is_lost_however_often_the_limits_move() {
         let clients = task::spawn_blocking(move || {
             for _ in 0..300 {
                 let mut client = connect(&address);
-                client.read_exact(&mut [0]).expect("it is served in the end");
+                client.read_exact(&mut [0]).expect("every client is served");
             }
         });
         clients.await;
@@ -158,7 +160,7 @@ fn no_wake_up_is_lost_however_often_the_limits_move() {
 }
 
 #[test]
-fn an_idle_listener_holds_no_permit_that_another_needs() {
+fn an_idle_listener_holds_no_permit_that_another_listener_needs() {
     test(async {
         let server = bind().await.add_listener(Listener::tcp(loopback()).unwrap()).max_connections(1);
         let addresses: Vec<_> = server.local_addrs().cloned().collect();
@@ -176,7 +178,7 @@ fn an_idle_listener_holds_no_permit_that_another_needs() {
 }
 
 #[test]
-fn more_than_its_share_of_one_address_is_refused_with_a_close_and_counted() {
+fn a_client_above_the_limit_of_its_ip_address_is_closed_and_counted_as_refused() {
     test(async {
         let server = bind().await.max_connections_per_ip(2);
         let address = server.local_addr().clone();
@@ -185,13 +187,13 @@ fn more_than_its_share_of_one_address_is_refused_with_a_close_and_counted() {
             begun(&one).await;
             begun(&two).await;
             let mut three = connect(&address);
-            assert_eq!(three.read(&mut [0]).unwrap(), 0, "closed, and not reset: it has sent nothing");
+            assert_eq!(three.read(&mut [0]).unwrap(), 0, "an EOF and no reset, since the client has sent nothing");
             one.shutdown(std::net::Shutdown::Both).unwrap();
             until(|| server.connection_count() == 1).await;
             begun(&connect(&address)).await;
             #[cfg(target_os = "linux")]
             {
-                // Another address has a share of its own.
+                // Another address has its own limit.
                 let other = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
                 other.bind(&std::net::SocketAddr::from(([127, 99, 99, 99], 0)).into()).unwrap();
                 other.connect(&tcp(&address).into()).unwrap();
@@ -206,7 +208,7 @@ fn more_than_its_share_of_one_address_is_refused_with_a_close_and_counted() {
 }
 
 #[test]
-fn the_default_limit_leaves_descriptors_to_the_rest_of_the_program() {
+fn the_default_limit_leaves_descriptors_for_the_rest_of_the_program() {
     test(async {
         let max = bind().await.handle().max_connections();
         #[cfg(unix)]
@@ -220,7 +222,7 @@ fn the_default_limit_leaves_descriptors_to_the_rest_of_the_program() {
 }
 
 #[test]
-fn that_the_limit_is_reached_is_logged_once_with_its_number_and_the_remedy() {
+fn reaching_the_limit_is_logged_once_with_its_number_and_the_remedy() {
     test(async {
         let logs = logs::remember();
         let server = bind().await.name("at its limit").max_connections(2);
@@ -231,7 +233,7 @@ fn that_the_limit_is_reached_is_logged_once_with_its_number_and_the_remedy() {
                 client.shutdown(std::net::Shutdown::Both).unwrap();
             }
             until(|| server.connection_count() == 0).await;
-            server.pause(); // which is no limit that is reached
+            server.pause(); // a paused server has not reached its limit
             let _waits = connect(server.local_addr());
             server.resume();
         };
@@ -241,8 +243,9 @@ fn that_the_limit_is_reached_is_logged_once_with_its_number_and_the_remedy() {
         assert!(lines[0].0 == log::Level::Warn && lines[0].1.contains("raise it"), "{lines:?}");
     });
 }
-/// Each listener has as many clients in its backlog as it is given. Returns the listeners in the order in which their
-/// clients were accepted.
+
+/// Serves listeners that have these numbers of clients in their backlogs, with at most `max` connections at a time.
+/// Returns the index of each accepted client's listener, in the order of the accepts.
 async fn accepted_in_order(max: usize, queued: &[usize]) -> Vec<usize> {
     let mut server = bind().await.max_connections(max);
     for _ in 1..queued.len() {
@@ -277,15 +280,18 @@ async fn accepted_in_order(max: usize, queued: &[usize]) -> Vec<usize> {
 }
 
 #[test]
-fn a_listener_that_is_busy_does_not_starve_another_at_a_small_limit() {
+fn a_busy_listener_does_not_starve_another_one_at_a_small_limit() {
     test(async {
         for max in [1, 2] {
             for queued in [&[100, 10][..], &[10, 100], &[100, 10, 10]] {
-                // A thread may be held up before its loop has begun, or before an accepted client has its number: then
-                // another round is asked. Without turns no round is in turns.
+                // A thread may be preempted before its accept loop has begun, or before an accepted client has its
+                // number. Then the test tries another round. Without fair turns no round would pass.
                 let mut rounds: Vec<Vec<usize>> = Vec::new();
                 while !rounds.last().is_some_and(|order| is_in_turns(order, queued)) {
-                    assert!(rounds.len() < 10, "{max} at a time, {queued:?}: {rounds:?}");
+                    assert!(
+                        rounds.len() < 10,
+                        "no round was fair, with {max} at a time, {queued:?} clients: {rounds:?}"
+                    );
                     rounds.push(accepted_in_order(max, queued).await);
                 }
             }
@@ -293,7 +299,8 @@ fn a_listener_that_is_busy_does_not_starve_another_at_a_small_limit() {
     });
 }
 
-/// Listeners with few clients have nearly all of them accepted while the others still have some.
+/// Returns whether the accepts were fair: nearly all clients of the small backlogs (10) are accepted in turns with those
+/// of the other listeners, long before the large backlogs are empty.
 fn is_in_turns(order: &[usize], queued: &[usize]) -> bool {
     queued.iter().enumerate().filter(|(_, n)| **n == 10).all(|(listener, n)| {
         let turns: Vec<_> = (0..order.len()).filter(|at| order[*at] == listener).collect();

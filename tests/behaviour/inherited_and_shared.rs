@@ -1,8 +1,8 @@
 //! An inherited socket that another process holds too, and makes blocking while the server serves.
 //!
-//! The story: the blocking mode belongs to the socket, so every holder shares it. When another holder exited, it set the
-//! socket back to blocking, as it had found it. The server's next accept then blocked a thread of the executor, and the
-//! shutdown with it, until a client connected.
+//! The story: the blocking mode belongs to the socket, so every holder shares it. When another holder left, it set the
+//! socket back to blocking, as it had found it. The server's next accept then blocked a thread of the executor, and
+//! with it the shutdown, until a client connected.
 #![cfg(unix)]
 
 use crate::support;

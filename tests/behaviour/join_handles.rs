@@ -1,4 +1,5 @@
-//! Handles of children: the result by value, the end of one child alone, and who gets a panic.
+//! `JoinHandle`: it returns the child's result by value, cancels one child alone, and receives the child's panic. If
+//! the handle is dropped, the panic goes to the group.
 
 use crate::support::bomb::Bomb;
 use crate::support::logs;
@@ -17,35 +18,36 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-/// As many tries to meet as each race gets.
+/// How often each race is tried.
 const ROUNDS: usize = 300;
 
-/// One poll, by somebody who will not be woken.
+/// Polls once, with a waker that does nothing.
 fn poll<T: 'static>(handle: &mut JoinHandle<T>) -> Poll<Result<T, JoinError>> {
     Pin::new(handle).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// For what follows soon after something that can be waited for properly.
+/// Waits, by polling, for something that follows soon after an event and has no event of its own.
 fn wait_until(holds: impl Fn() -> bool) {
     let end = Instant::now() + NET;
     while !holds() {
-        assert!(Instant::now() < end, "it did not come in {NET:?}");
+        assert!(Instant::now() < end, "the awaited condition is still false after {NET:?}");
         std::thread::yield_now();
     }
 }
 
-/// What a join of the group panics with.
+/// Joins the group, and returns the text with which the join panics.
 fn raised(group: &TaskGroup) -> Option<&'static str> {
     let join = || task::block_on(group.join());
     let payload = std::thread::scope(|scope| scope.spawn(join).join()).err()?;
     Some(payload.downcast_ref::<&'static str>().copied().unwrap_or("not a text"))
 }
 
+/// Returns the text of the panic in an error.
 fn text(error: JoinError) -> &'static str {
     error.into_panic().expect("it panicked").downcast_ref::<&'static str>().copied().unwrap_or("not a text")
 }
 
-/// A future that is ready with `value` at once, and whose destructor panics.
+/// Returns a future that is ready with `value` at once, and whose destructor panics.
 fn bomb<T: Send>(value: T, text: &'static str) -> impl Future<Output = T> + Send {
     let (bomb, mut value) = (Bomb(text), Some(value));
     poll_fn(move |_| {
@@ -54,7 +56,7 @@ fn bomb<T: Send>(value: T, text: &'static str) -> impl Future<Output = T> + Send
     })
 }
 
-/// A child that waits for the gate and holds a probe.
+/// Returns a future that holds a probe, waits for the gate, and then calls `end`.
 fn behind<T, F>(gate: &Gate, live: &Live, end: F) -> impl Future<Output = T> + Send + use<T, F>
 where
     F: FnOnce() -> T + Send,
@@ -68,7 +70,7 @@ where
 }
 
 #[test]
-fn a_handle_gives_its_childs_result_by_value() {
+fn a_handle_returns_its_childs_result_by_value() {
     test(async {
         let group = TaskGroup::new();
         let at_once = group.spawn(async { Cell::new(7) });
@@ -98,7 +100,7 @@ fn a_child_whose_handle_is_dropped_runs_on_in_its_group() {
 }
 
 #[test]
-fn the_cancel_of_one_child_leaves_its_siblings_and_the_group_alone() {
+fn the_cancel_of_one_child_does_not_affect_its_siblings_or_the_group() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -113,7 +115,7 @@ fn the_cancel_of_one_child_leaves_its_siblings_and_the_group_alone() {
 }
 
 #[test]
-fn once_a_cancelled_child_was_awaited_its_future_is_destroyed_and_the_group_does_not_count_it() {
+fn when_the_await_of_a_cancelled_child_returns_its_future_is_destroyed_and_the_group_does_not_count_it() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -155,7 +157,7 @@ fn a_cancel_against_the_end_gives_the_result_or_a_cancelled_error() {
 }
 
 #[test]
-fn a_child_that_is_cancelled_in_its_last_poll_has_its_result_and_in_another_one_it_has_not() {
+fn a_child_that_is_cancelled_in_its_last_poll_returns_its_result_and_in_an_earlier_one_it_does_not() {
     test(async {
         for last in [true, false] {
             let (group, (give, take)) = (TaskGroup::new(), bounded::<Arc<JoinHandle<i32>>>(1));
@@ -169,14 +171,14 @@ fn a_child_that_is_cancelled_in_its_last_poll_has_its_result_and_in_another_one_
             give.send(Arc::clone(&child)).await.unwrap();
             group.join().await;
             assert!(child.is_finished());
-            let result = Arc::into_inner(child).expect("its own was dropped with the child").await;
+            let result = Arc::into_inner(child).expect("the child's own handle was dropped with it").await;
             assert_eq!(result.ok(), last.then_some(7));
         }
     });
 }
 
 #[test]
-fn a_child_is_finished_once_it_has_ended_in_whichever_way() {
+fn a_child_is_finished_once_it_has_returned_panicked_or_been_cancelled() {
     let live = Live::default();
     live.clone().within_net(move || {
         let (group, gate) = (TaskGroup::new(), Gate::new());
@@ -191,13 +193,13 @@ fn a_child_is_finished_once_it_has_ended_in_whichever_way() {
         wait_until(|| children.iter().all(|child| child.is_finished()));
         assert!(format!("{returns:?}").ends_with(", finished: true }"), "{returns:?}");
         assert_eq!(live.count(), 0);
-        returns.cancel(); // too late
+        returns.cancel(); // too late to have an effect
         task::block_on(returns).unwrap();
     });
 }
 
 #[test]
-fn after_a_join_of_the_group_every_handle_has_ended_and_gives_its_value() {
+fn after_a_join_of_the_group_every_handle_is_finished_and_returns_its_value() {
     let live = Live::default();
     live.clone().within_net(move || {
         for _ in 0..ROUNDS {
@@ -220,7 +222,7 @@ fn after_a_join_of_the_group_every_handle_has_ended_and_gives_its_value() {
 }
 
 #[test]
-fn a_handle_whose_future_is_dropped_loses_nothing() {
+fn a_dropped_await_of_a_handle_does_not_lose_the_result() {
     let live = Live::default();
     live.clone().within_net(move || {
         let (group, gate) = (TaskGroup::new(), Gate::new());
@@ -255,7 +257,7 @@ fn a_handle_wakes_the_task_that_polled_it_last() {
             let waker = Waker::from(Arc::clone(count));
             assert!(Pin::new(&mut child).poll(&mut Context::from_waker(&waker)).is_pending());
         }
-        assert_eq!(Arc::strong_count(&first), 1, "a displaced waker stayed behind");
+        assert_eq!(Arc::strong_count(&first), 1, "the waker of the first poll is still held");
         gate.open();
         wait_until(|| second.0.load(SeqCst) == 1);
         assert!(matches!(poll(&mut child), Poll::Ready(Ok(7))));
@@ -265,7 +267,7 @@ fn a_handle_wakes_the_task_that_polled_it_last() {
         let waker = Waker::from(Arc::clone(&first));
         assert!(Pin::new(&mut child).poll(&mut Context::from_waker(&waker)).is_pending());
         drop((waker, child));
-        assert_eq!(Arc::strong_count(&first), 1, "the waker of a handle that is gone stayed behind");
+        assert_eq!(Arc::strong_count(&first), 1, "the waker of a dropped handle is still held");
     });
 }
 
@@ -306,7 +308,7 @@ fn a_refused_child_is_cancelled_at_once() {
 }
 
 #[test]
-fn a_drop_of_the_group_cancels_what_the_handles_wait_for() {
+fn the_handles_of_a_dropped_groups_children_return_a_cancelled_error() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -330,19 +332,19 @@ fn a_result_lives_as_long_as_its_handle_and_is_dropped_once() {
             let results = results.clone();
             move || results.probe()
         };
-        // The handle goes before the end.
+        // The handle is dropped before the child's end.
         let (group, gate) = (TaskGroup::new(), Gate::new());
         drop(group.spawn(behind(&gate, &live, probe(&results))));
         gate.open();
         task::block_on(group.join());
         results.wait_for(0);
 
-        // The handle goes after the end; and it stays, longer than its group.
+        // One handle is dropped after the child's end; the other outlives its group.
         let (dropped, kept) =
             (group.spawn(behind(&gate, &live, probe(&results))), group.spawn(behind(&gate, &live, probe(&results))));
         task::block_on(group.join());
         wait_until(|| results.count() == 2);
-        assert_eq!(live.count(), 0, "the futures are gone");
+        assert_eq!(live.count(), 0, "futures are alive after their end");
         drop(dropped);
         results.wait_for(1);
         drop(group);
@@ -355,7 +357,7 @@ fn a_result_lives_as_long_as_its_handle_and_is_dropped_once() {
 }
 
 #[test]
-fn the_drop_of_a_handle_against_the_end_drops_the_result_once() {
+fn a_handle_that_is_dropped_while_its_child_ends_drops_the_result_once() {
     let (live, results) = (Live::default(), Live::default());
     live.clone().within_net(move || {
         for round in 0..ROUNDS {
@@ -375,7 +377,7 @@ fn the_drop_of_a_handle_against_the_end_drops_the_result_once() {
 }
 
 #[test]
-fn a_result_whose_destructor_panics_hurts_nobody() {
+fn the_panic_of_a_results_destructor_is_logged() {
     struct Bomb(#[allow(dead_code)] Probe);
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -402,7 +404,7 @@ fn a_result_whose_destructor_panics_hurts_nobody() {
 }
 
 #[test]
-fn a_panic_of_a_child_is_its_handles_as_long_as_that_lives() {
+fn the_panic_of_a_child_whose_handle_is_alive_goes_to_the_handle_only() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -422,7 +424,7 @@ fn a_panic_of_a_child_is_its_handles_as_long_as_that_lives() {
 }
 
 #[test]
-fn a_panic_of_a_child_whose_handle_is_gone_is_the_groups() {
+fn the_panic_of_a_child_whose_handle_is_dropped_is_raised_by_the_next_join_of_the_group() {
     let live = Live::default();
     live.clone().within_net(move || {
         let (group, gate) = (TaskGroup::new(), Gate::new());
@@ -433,14 +435,14 @@ fn a_panic_of_a_child_whose_handle_is_gone_is_the_groups() {
         drop::<JoinHandle<()>>(before);
         gate.open();
         assert_eq!(raised(&group), Some("dropped before"));
-        assert_eq!(raised(&group), None, "the other is still its handle's");
+        assert_eq!(raised(&group), None, "the other panic still belongs to its handle");
         drop(after);
         assert_eq!(raised(&group), Some("dropped after"));
     });
 }
 
 #[test]
-fn a_panic_that_a_handle_leaves_to_a_group_that_is_gone_is_logged() {
+fn a_panic_whose_handle_is_dropped_after_the_group_is_logged() {
     let logs = logs::remember();
     let live = Live::default();
     live.clone().within_net(move || {
@@ -455,17 +457,19 @@ fn a_panic_that_a_handle_leaves_to_a_group_that_is_gone_is_logged() {
     });
 }
 
-/// The waker of a join that lets the test go first: so whatever comes after the wake has not come yet.
-struct LetsOthersGoFirst(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+/// Waker of a join that tells the test that it was woken, and then blocks until the test goes on. So the test sees the
+/// state at the wake, before anything that the child's end does after it.
+struct BlocksInWake(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
 
-impl Wake for LetsOthersGoFirst {
+impl Wake for BlocksInWake {
     fn wake(self: Arc<Self>) {
         self.0.send(()).unwrap();
         self.1.lock().unwrap().recv_timeout(NET).unwrap();
     }
 }
 
-/// Looks at a group when a child, which drops its own handle in its last poll, wakes those that join it.
+/// Runs a child that drops its own handle in its last poll. Calls `look` with the result of the join at the moment when
+/// the child's end wakes the join.
 fn when_joined<T>(end: impl FnOnce() -> T + Send + 'static, look: impl FnOnce(Result<(), &'static str>))
 where
     T: Send + 'static,
@@ -477,10 +481,10 @@ where
     });
     let (woken, is_woken) = mpsc::channel();
     let (go_on, goes_on) = mpsc::channel();
-    let waker = Waker::from(Arc::new(LetsOthersGoFirst(woken, goes_on.into())));
+    let waker = Waker::from(Arc::new(BlocksInWake(woken, goes_on.into())));
     let mut join = Box::pin(group.join());
     assert!(join.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    give.send_blocking(child).unwrap_or_else(|_| panic!("the child waits for it"));
+    give.send_blocking(child).unwrap_or_else(|_| panic!("the child does not wait for its handle"));
     is_woken.recv_timeout(NET).unwrap();
     let joined = catch_unwind(AssertUnwindSafe(|| {
         assert!(join.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
@@ -490,7 +494,7 @@ where
 }
 
 #[test]
-fn a_child_whose_handle_goes_in_its_last_poll_has_left_its_panic_to_the_group_when_that_is_joined() {
+fn a_child_that_drops_its_handle_in_its_last_poll_has_left_its_panic_to_the_group_when_the_join_is_woken() {
     let live = Live::default();
     live.clone().within_net(move || {
         let look = |joined| assert_eq!(joined, Err("nobody's but the group's"));
@@ -499,7 +503,7 @@ fn a_child_whose_handle_goes_in_its_last_poll_has_left_its_panic_to_the_group_wh
 }
 
 #[test]
-fn a_child_whose_handle_goes_in_its_last_poll_has_dropped_its_result_when_the_group_is_joined() {
+fn a_child_that_drops_its_handle_in_its_last_poll_has_dropped_its_result_when_the_join_is_woken() {
     let live = Live::default();
     live.clone().within_net(move || {
         let result = live.probe();
@@ -514,7 +518,7 @@ fn a_child_whose_handle_goes_in_its_last_poll_has_dropped_its_result_when_the_gr
 }
 
 #[test]
-fn the_drop_of_a_handle_against_a_panic_is_before_the_join_that_follows() {
+fn a_handle_that_is_dropped_while_its_child_panics_leaves_the_panic_to_the_join_that_follows() {
     let live = Live::default();
     live.clone().within_net(move || {
         for round in 0..ROUNDS {
@@ -528,7 +532,7 @@ fn the_drop_of_a_handle_against_a_panic_is_before_the_join_that_follows() {
 }
 
 #[test]
-fn an_error_says_where_its_child_was_spawned_and_what_became_of_it() {
+fn an_error_shows_where_its_child_was_spawned_and_how_it_ended() {
     test(async {
         let group = TaskGroup::new();
         let (line, cancelled) = (line!(), group.spawn(pending::<()>()));
@@ -536,33 +540,33 @@ fn an_error_says_where_its_child_was_spawned_and_what_became_of_it() {
         assert!(format!("{cancelled:?}").starts_with(&format!("JoinHandle {{ spawned_at: {place}")), "{cancelled:?}");
         cancelled.cancel();
         let error = cancelled.await.unwrap_err();
-        let says = error.to_string();
+        let shown = error.to_string();
         assert!(
-            says.starts_with(&format!("the task spawned at {place}")) && says.ends_with(" was cancelled"),
-            "{says}"
+            shown.starts_with(&format!("the task spawned at {place}")) && shown.ends_with(" was cancelled"),
+            "{shown}"
         );
-        assert_eq!(format!("{error:?}"), says);
+        assert_eq!(format!("{error:?}"), shown);
 
         let (line, panics) = (line!(), group.spawner().spawn(async { panic_any(String::from("as ordered")) }));
         let error: JoinError = panics.await.unwrap_err();
-        let says = error.to_string();
+        let shown = error.to_string();
         let place = format!("{}:{line}:", file!());
-        assert!(says.starts_with(&format!("the task spawned at {place}")), "{says}");
-        assert!(says.ends_with(" panicked: as ordered"), "{says}");
-        assert_eq!(format!("{error:?}"), says);
+        assert!(shown.starts_with(&format!("the task spawned at {place}")), "{shown}");
+        assert!(shown.ends_with(" panicked: as ordered"), "{shown}");
+        assert_eq!(format!("{error:?}"), shown);
 
         let error = io::Error::from(error);
-        assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::Other, says));
+        assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::Other, shown));
         let inner = error.into_inner().unwrap().downcast::<JoinError>().unwrap();
         assert_eq!(inner.into_panic().unwrap().downcast_ref::<String>().unwrap(), "as ordered");
     });
 }
 
 #[test]
-fn an_error_may_be_shown_again_while_it_is_shown() {
-    /// Looks at the error for each piece that it is given.
-    struct Looks<'a>(&'a JoinError, String);
-    impl std::fmt::Write for Looks<'_> {
+fn an_error_may_be_formatted_while_it_is_being_formatted() {
+    /// Formats the error once more for each piece that is written to it.
+    struct Reentrant<'a>(&'a JoinError, String);
+    impl std::fmt::Write for Reentrant<'_> {
         fn write_str(&mut self, piece: &str) -> std::fmt::Result {
             assert!(self.0.to_string().ends_with(" panicked: shown twice"));
             self.1 += piece;
@@ -573,7 +577,7 @@ fn an_error_may_be_shown_again_while_it_is_shown() {
     test(async {
         let group = TaskGroup::new();
         let error: JoinError = group.spawn(async { panic_any("shown twice") }).await.unwrap_err();
-        let mut shown = Looks(&error, String::new());
+        let mut shown = Reentrant(&error, String::new());
         std::fmt::write(&mut shown, format_args!("{error}")).unwrap();
         assert_eq!(shown.1, error.to_string());
     });
@@ -588,7 +592,7 @@ fn handles_and_errors_are_send_and_sync_whatever_the_result_is() {
 }
 
 #[test]
-fn a_destructor_of_the_future_that_panics_after_the_result_leaves_the_result() {
+fn a_future_whose_destructor_panics_after_it_has_returned_still_gives_its_result() {
     let logs = logs::remember();
     test(async move {
         let group = TaskGroup::new();
@@ -597,7 +601,7 @@ fn a_destructor_of_the_future_that_panics_after_the_result_leaves_the_result() {
         group.join().await;
         assert_eq!(logs.lines_with("after the result").len(), 1);
 
-        // What belongs to a server, which waits for it, has left it as well.
+        // The same for tasks of a connection and of a server, which the server waits for.
         let server = bind().await;
         let client = connect(server.local_addr());
         let handler =
@@ -613,7 +617,7 @@ fn a_destructor_of_the_future_that_panics_after_the_result_leaves_the_result() {
 }
 
 #[test]
-fn a_handler_awaits_the_results_of_its_connections_tasks() {
+fn a_handler_can_await_the_results_of_its_connections_tasks() {
     test(async {
         let server = bind().await;
         let mut client = connect(server.local_addr());
@@ -633,7 +637,7 @@ fn a_handler_awaits_the_results_of_its_connections_tasks() {
 }
 
 #[test]
-fn a_task_that_panics_ends_its_connection_only_if_its_handle_is_gone() {
+fn a_task_that_panics_ends_its_connection_only_if_its_handle_is_dropped() {
     let logs = logs::remember();
     test(async move {
         for dropped in [false, true] {
@@ -688,7 +692,7 @@ fn a_task_of_a_connection_is_cancelled_by_its_handle_and_by_the_end_of_the_handl
 }
 
 #[test]
-fn the_handle_of_a_server_gives_the_results_of_its_tasks() {
+fn tasks_that_a_servers_handle_spawns_return_their_results_and_panics() {
     let logs = logs::remember();
     test(async move {
         let server = bind().await;

@@ -299,8 +299,8 @@ fn a_busy_listener_does_not_starve_another_one_at_a_small_limit() {
     });
 }
 
-/// Returns whether the accepts were fair: nearly all clients of the small backlogs (10) are accepted in turns with those
-/// of the other listeners, long before the large backlogs are empty.
+/// Returns whether the accepts were fair: nearly all clients of the small backlogs (10) are accepted in turns with
+/// those of the other listeners, long before the large backlogs are empty.
 fn is_in_turns(order: &[usize], queued: &[usize]) -> bool {
     queued.iter().enumerate().filter(|(_, n)| **n == 10).all(|(listener, n)| {
         let turns: Vec<_> = (0..order.len()).filter(|at| order[*at] == listener).collect();

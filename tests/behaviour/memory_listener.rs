@@ -1,5 +1,5 @@
-//! A listener in memory behaves as a socket does: its clients connect, are queued, are refused once it is closed, and
-//! see the end when their handler has ended.
+//! `Listener::memory` behaves like a socket: clients connect, wait in a backlog, are refused once the listener is
+//! closed, and see EOF when their handler has ended.
 
 use crate::support;
 use crate::support::ways::rest;
@@ -12,7 +12,7 @@ use std::io::ErrorKind;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-/// A client that sends all of it, closes its direction, and gives what it gets.
+/// Connects a client that sends the request and half-closes, and returns what it reads until EOF.
 async fn ask(connector: &Connector, request: &[u8]) -> String {
     let mut client = connector.connect().await.unwrap();
     client.write_all(request).await.unwrap();
@@ -25,7 +25,7 @@ fn poll_once<F: Future>(future: F) -> Poll<F::Output> {
 }
 
 #[test]
-fn a_client_that_has_closed_its_direction_still_gets_the_reply() {
+fn a_client_that_has_half_closed_still_gets_the_reply() {
     test(async {
         let (listener, connector) = Listener::memory();
         let body = async |_| Ok(ask(&connector, b"hello").await);
@@ -36,10 +36,10 @@ fn a_client_that_has_closed_its_direction_still_gets_the_reply() {
 }
 
 #[test]
-fn more_than_fits_at_a_time_goes_through_in_both_directions() {
+fn a_message_that_is_larger_than_the_buffer_passes_in_both_directions() {
     test(async {
         let (listener, connector) = Listener::memory();
-        let text = "0123456789abcdef".repeat(64 * 1024); // 1 MiB, of which 64 KiB fit
+        let text = "0123456789abcdef".repeat(64 * 1024); // 1 MiB; the buffer holds 64 KiB
         let body = async |_| Ok(ask(&connector, text.as_bytes()).await);
         let (reply, _) = Server::new(listener).scope(echo_at_eof, body).await.unwrap();
         assert!(reply == text);
@@ -47,7 +47,7 @@ fn more_than_fits_at_a_time_goes_through_in_both_directions() {
 }
 
 #[test]
-fn clients_have_numbers_and_the_server_a_name() {
+fn the_addresses_are_the_listeners_name_and_the_clients_number() {
     test(async {
         let (listener, connector) = Listener::memory();
         let server = Server::new(listener);
@@ -63,7 +63,7 @@ fn clients_have_numbers_and_the_server_a_name() {
 }
 
 #[test]
-fn what_only_sockets_have_it_has_not() {
+fn a_connection_in_memory_has_no_socket_and_no_peer_credentials() {
     test(async {
         let (listener, connector) = Listener::memory();
         let look = async |conn: Connection| {
@@ -78,7 +78,7 @@ fn what_only_sockets_have_it_has_not() {
 }
 
 #[test]
-fn a_client_before_the_server_serves_waits_and_is_served() {
+fn a_client_that_connects_before_the_server_serves_is_served_later() {
     test(async {
         let (listener, connector) = Listener::memory();
         let mut client = connector.connect().await.unwrap();
@@ -90,7 +90,7 @@ fn a_client_before_the_server_serves_waits_and_is_served() {
 }
 
 #[test]
-fn r04_clients_that_wait_at_the_shutdown_are_served_in_the_drain() {
+fn r04_clients_in_the_backlog_at_the_shutdown_are_served_in_the_drain() {
     test_alone(async {
         let (listener, connector) = Listener::memory();
         let server = Server::new(listener);
@@ -116,14 +116,14 @@ fn r04_clients_that_wait_at_the_shutdown_are_served_in_the_drain() {
 }
 
 #[test]
-fn after_the_end_clients_are_refused_and_told_why() {
+fn from_the_drain_on_clients_are_refused_with_the_reason() {
     test(async {
         let (listener, connector) = Listener::memory();
         let body = async |server: Handle| {
             drop(server.shutdown());
             server.until_draining(pending::<()>()).await;
             assert!(!server.is_serving());
-            Ok(connector.connect().await.unwrap_err()) // in the drain already
+            Ok(connector.connect().await.unwrap_err()) // during the drain
         };
         let (error, _) = Server::new(listener).scope(echo_at_eof, body).await.unwrap();
         for error in [error, connector.connect().await.unwrap_err()] {
@@ -135,12 +135,12 @@ fn after_the_end_clients_are_refused_and_told_why() {
 }
 
 #[test]
-fn a_cancel_leaves_those_who_wait_unserved_and_they_see_the_end() {
+fn clients_in_the_backlog_of_a_dropped_server_see_eof() {
     test(async {
         let (listener, connector) = Listener::memory();
         let server = Server::new(listener);
         let mut waiting = connector.connect().await.unwrap();
-        drop(server); // was never served; the connector lives on
+        drop(server); // never served; the connector is still alive
         assert_eq!(rest(&mut waiting).await, "");
         assert_eq!(waiting.write_all(b"?").await.unwrap_err().kind(), ErrorKind::BrokenPipe);
         assert_eq!(connector.connect().await.unwrap_err().kind(), ErrorKind::ConnectionRefused);
@@ -148,7 +148,7 @@ fn a_cancel_leaves_those_who_wait_unserved_and_they_see_the_end() {
 }
 
 #[test]
-fn more_clients_than_the_backlog_wait_in_connect_until_there_is_room() {
+fn with_a_full_backlog_a_client_waits_in_connect_until_there_is_room() {
     test(async {
         let (listener, connector) = Listener::memory();
         let mut clients = fill(&connector);
@@ -167,7 +167,7 @@ fn more_clients_than_the_backlog_wait_in_connect_until_there_is_room() {
 }
 
 #[test]
-fn who_waits_in_connect_is_refused_at_the_end_and_one_who_gave_up_has_connected_nobody() {
+fn a_client_that_waits_in_connect_is_refused_when_the_listener_closes_and_a_dropped_connect_has_no_effect() {
     test(async {
         let (listener, connector) = Listener::memory();
         let mut clients = fill(&connector);
@@ -183,19 +183,19 @@ fn who_waits_in_connect_is_refused_at_the_end_and_one_who_gave_up_has_connected_
     });
 }
 
-/// As many clients as wait without being accepted.
+/// Fills the backlog, and returns its clients.
 fn fill(connector: &Connector) -> Vec<MemoryStream> {
     let clients: Vec<_> = std::iter::from_fn(|| match poll_once(connector.connect()) {
         Poll::Ready(client) => Some(client.unwrap()),
         Poll::Pending => None,
     })
     .collect();
-    assert_eq!(clients.len(), 128, "as the documentation says");
+    assert_eq!(clients.len(), 128, "the size of the backlog in the documentation");
     clients
 }
 
 #[test]
-fn a_server_whose_connectors_are_gone_serves_on_and_stops_when_told() {
+fn a_server_whose_last_connector_is_dropped_goes_on_with_its_other_listeners() {
     test(async {
         let (listener, connector) = Listener::memory();
         let server = bind().await.add_listener(listener);
@@ -212,17 +212,17 @@ fn a_server_whose_connectors_are_gone_serves_on_and_stops_when_told() {
 }
 
 #[test]
-fn r05_what_has_arrived_is_read_in_a_drain_however_often() {
+fn r05_bytes_that_have_arrived_are_read_in_a_drain_by_any_number_of_reads() {
     test(async {
         const ROUNDS: usize = 2_000;
         let (listener, connector) = Listener::memory();
         let (go, wait) = async_std::channel::bounded::<()>(1);
-        // Reads byte by byte once the drain has begun: whatever is there must be found at once, each time.
+        // Reads byte by byte once the drain has begun: each read must find the next byte in its first poll.
         let handler = move |conn: Connection| {
             let wait = wait.clone();
             async move {
                 conn.until_draining(pending::<()>()).await;
-                let _ = wait.recv().await; // the client has sent it all
+                let _ = wait.recv().await; // the client has sent everything
                 let mut read = 0;
                 while let Some(n) = conn.until_draining((&conn).read(&mut [0])).await.transpose()? {
                     read += n;
@@ -247,7 +247,7 @@ fn r05_what_has_arrived_is_read_in_a_drain_however_often() {
 }
 
 #[test]
-fn a_stream_in_memory_never_says_that_it_has_to_wait_where_it_has_not() {
+fn a_stream_in_memory_is_pending_only_if_it_really_has_to_wait() {
     let (mut here, mut there) = MemoryStream::pair();
     for _ in 0..2_000 {
         assert!(matches!(poll_once(here.write(b"ab")), Poll::Ready(Ok(2))));
@@ -259,7 +259,7 @@ fn a_stream_in_memory_never_says_that_it_has_to_wait_where_it_has_not() {
 }
 
 #[test]
-fn closing_a_stream_in_memory_ends_one_direction_and_dropping_it_both() {
+fn closing_a_stream_in_memory_is_a_half_close_and_dropping_it_closes_both_directions() {
     test(async {
         let (mut here, mut there) = MemoryStream::pair();
         here.write_all(b"first").await.unwrap();
@@ -274,7 +274,7 @@ fn closing_a_stream_in_memory_ends_one_direction_and_dropping_it_both() {
         let (mut here, there) = MemoryStream::pair();
         let full = task::spawn(async move { (here.write_all(&vec![0; 1 << 20]).await, here) });
         let mut there = there;
-        there.read_exact(&mut [0; 100]).await.unwrap(); // the other end writes, and will have to wait
+        there.read_exact(&mut [0; 100]).await.unwrap(); // the other end is writing, and its buffer fills up
         drop(there);
         let (written, mut here) = full.await;
         assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe);

@@ -1,5 +1,5 @@
-//! Behind a proxy: a connection's addresses are those that its PROXY header names, and the handler gets every byte
-//! after it.
+//! Behind a proxy: a connection's addresses are those in its PROXY header, and the handler gets every byte after the
+//! header.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;
@@ -12,8 +12,8 @@ fn required() -> ProxyProtocol {
     trusting(ProxyProtocol::required())
 }
 
-/// The same answer whichever way it comes.
-fn answers(bytes: Vec<u8>, expected: &'static str) {
+/// Asserts that a client that sends these bytes gets this answer, for each kind of listener.
+fn assert_answer(bytes: Vec<u8>, expected: &'static str) {
     for way in WAYS {
         let bytes = bytes.clone();
         let report = serve(
@@ -29,25 +29,31 @@ fn answers(bytes: Vec<u8>, expected: &'static str) {
 }
 
 #[test]
-fn the_address_in_the_header_is_the_peers_in_both_versions() {
-    answers(V1.to_vec(), ANSWER);
-    answers(V2.to_vec(), ANSWER);
+fn the_peer_address_is_the_source_in_the_header_in_both_versions() {
+    assert_answer(V1.to_vec(), ANSWER);
+    assert_answer(V2.to_vec(), ANSWER);
 }
 
 #[test]
-fn the_first_bytes_may_come_in_one_piece_with_the_header() {
-    answers([V1, b"hello"].concat(), "192.0.2.1:56324 to 198.51.100.2:443: hello");
-    answers([V2, b"hello"].concat(), "192.0.2.1:56324 to 198.51.100.2:443: hello");
+fn the_first_bytes_may_arrive_in_one_piece_with_the_header() {
+    assert_answer([V1, b"hello"].concat(), "192.0.2.1:56324 to 198.51.100.2:443: hello");
+    assert_answer([V2, b"hello"].concat(), "192.0.2.1:56324 to 198.51.100.2:443: hello");
 }
 
 #[test]
-fn a_second_header_is_the_clients_own() {
-    answers([V1, V1].concat(), "192.0.2.1:56324 to 198.51.100.2:443: PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n");
-    answers([V2, V1].concat(), "192.0.2.1:56324 to 198.51.100.2:443: PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n");
+fn a_second_header_is_passed_to_the_handler_as_bytes_of_the_client() {
+    assert_answer(
+        [V1, V1].concat(),
+        "192.0.2.1:56324 to 198.51.100.2:443: PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n",
+    );
+    assert_answer(
+        [V2, V1].concat(),
+        "192.0.2.1:56324 to 198.51.100.2:443: PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n",
+    );
 }
 
 #[test]
-fn a_header_may_come_byte_by_byte() {
+fn a_header_may_arrive_byte_by_byte() {
     for header in [V1, V2] {
         for way in WAYS {
             serve(
@@ -67,9 +73,9 @@ fn a_header_may_come_byte_by_byte() {
     }
 }
 
-/// Each piece is sent once the first has been read: nobody waits for the whole in one segment.
+/// The server may read the first piece before the second is sent: it must not expect the header in one segment.
 #[test]
-fn a_header_may_come_in_two_pieces_cut_anywhere() {
+fn a_header_may_arrive_in_two_pieces_cut_anywhere() {
     for header in [V1, V2] {
         serve(
             Way::Memory,
@@ -91,7 +97,7 @@ fn a_header_may_come_in_two_pieces_cut_anywhere() {
 }
 
 #[test]
-fn a_long_message_behind_a_header_arrives_whole() {
+fn a_long_message_after_a_header_arrives_whole() {
     for way in WAYS {
         serve(
             *way,
@@ -107,7 +113,7 @@ fn a_long_message_behind_a_header_arrives_whole() {
 }
 
 #[test]
-fn where_the_proxy_names_nobody_the_sockets_own_addresses_stand() {
+fn a_header_without_addresses_leaves_the_addresses_of_the_socket() {
     let datagram = b"\r\n\r\n\0\r\nQUIT\n\x21\x12\0\x0c\xc0\0\x02\x01\xc6\x33\x64\x02\xdc\x04\x01\xbb";
     for header in [&b"PROXY UNKNOWN\r\n"[..], b"PROXY UNKNOWN 1.1.1.1 2.2.2.2 3 4\r\n", LOCAL, datagram] {
         serve(
@@ -125,19 +131,19 @@ fn where_the_proxy_names_nobody_the_sockets_own_addresses_stand() {
 
 #[cfg(unix)]
 #[test]
-fn a_unix_clients_path_is_its_address() {
+fn the_path_of_a_unix_client_in_the_header_is_its_address() {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8".to_vec();
     header.resize(16 + 216, 0);
     header[16..16 + 11].copy_from_slice(b"/run/client");
     header[16 + 108..16 + 108 + 7].copy_from_slice(b"\0server");
-    answers([&header[..], b"hello"].concat(), "/run/client to @server: hello");
+    assert_answer([&header[..], b"hello"].concat(), "/run/client to @server: hello");
 }
 
 #[test]
-fn the_sockets_own_addresses_stay_reachable_and_so_does_the_rest_of_the_header() {
+fn a_connection_also_has_the_addresses_of_its_socket_and_the_whole_header() {
     test(async {
         let handler = async |mut conn: Connection| {
-            let header = conn.proxy_header().expect("there is one");
+            let header = conn.proxy_header().expect("the client has sent a header");
             let said = format!(
                 "{} {} v{} {:?} {:?}",
                 conn.socket_peer_addr(),
@@ -162,7 +168,7 @@ fn the_sockets_own_addresses_stay_reachable_and_so_does_the_rest_of_the_header()
 }
 
 #[test]
-fn the_list_of_connections_and_the_log_know_the_client_by_its_address() {
+fn the_list_of_connections_and_the_log_show_the_client_address_of_the_header() {
     let logs = logs::remember();
     let report = serve(
         Way::Tcp,
@@ -182,12 +188,12 @@ fn the_list_of_connections_and_the_log_know_the_client_by_its_address() {
     );
     assert_eq!(report.completed(), 1, "{report}");
     while logs.lines_with("peer=203.0.113.77:56324").is_empty() {
-        std::thread::yield_now(); // the line of its end
+        std::thread::yield_now(); // until the line about its end is logged
     }
 }
 
 #[test]
-fn an_inherited_socket_can_have_it_too_and_one_server_can_listen_with_and_without() {
+fn one_server_can_have_an_inherited_listener_with_the_protocol_and_another_without_it() {
     test(async {
         let inherited = std::net::TcpListener::bind(loopback()).unwrap();
         let behind = inherited.local_addr().unwrap();

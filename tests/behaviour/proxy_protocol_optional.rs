@@ -1,4 +1,4 @@
-//! Where a PROXY header is optional, whatever is none reaches the handler, to the last byte.
+//! An optional PROXY header: bytes that are no header reach the handler, every one of them.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;
@@ -12,13 +12,13 @@ fn optional() -> ProxyProtocol {
     trusting(ProxyProtocol::optional())
 }
 
-/// The answer without the address at its beginning.
-fn heard(answer: &str) -> &str {
-    answer.split_once(": ").unwrap_or_else(|| panic!("no answer but `{answer}`")).1
+/// Returns an answer without the addresses at its beginning: the bytes that the handler has read.
+fn message(answer: &str) -> &str {
+    answer.split_once(": ").unwrap_or_else(|| panic!("not an answer of the handler: `{answer}`")).1
 }
 
 #[test]
-fn a_header_is_read_and_its_absence_is_fine() {
+fn a_header_is_read_and_clients_without_one_are_served_too() {
     for way in WAYS {
         let report = serve(
             *way,
@@ -39,10 +39,10 @@ fn a_header_is_read_and_its_absence_is_fine() {
                     "\r\n\r\nhello",
                     "",
                 ] {
-                    assert_eq!(heard(&door.client().ask(bytes.as_bytes())), bytes);
+                    assert_eq!(message(&door.client().ask(bytes.as_bytes())), bytes);
                 }
                 let long = "PROXZ".repeat(10_000);
-                assert!(heard(&door.client().ask(long.as_bytes())) == long);
+                assert!(message(&door.client().ask(long.as_bytes())) == long);
             },
         );
         assert_eq!((report.accepted(), report.completed()), (12, 12), "{way:?}: {report}");
@@ -50,7 +50,7 @@ fn a_header_is_read_and_its_absence_is_fine() {
 }
 
 #[test]
-fn who_does_not_say_whether_it_is_a_header_is_served_in_time() {
+fn a_client_whose_bytes_may_still_become_a_header_is_served_after_the_timeout() {
     for way in WAYS {
         let proxy = optional().timeout(SHORT);
         let report = serve(
@@ -64,9 +64,9 @@ fn who_does_not_say_whether_it_is_a_header_is_served_in_time() {
                     while !handle.connections().iter().any(|info| info.state() == ConnectionState::Serving) {
                         std::thread::yield_now();
                     }
-                    client.send(b" and more"); // with which it would be a bad header
+                    client.send(b" and more"); // before the timeout this would be a malformed header
                     client.finish();
-                    assert_eq!(heard(&client.rest()).as_bytes(), [beginning, b" and more"].concat());
+                    assert_eq!(message(&client.rest()).as_bytes(), [beginning, b" and more"].concat());
                     while handle.connection_count() > 0 {
                         std::thread::yield_now();
                     }
@@ -85,7 +85,7 @@ fn a_silent_client_gets_the_greeting_of_a_server_that_speaks_first() {
         let greet = async |mut conn: ebbtide::Connection| conn.write_all(b"welcome").await;
         let body = async |_: ebbtide::Handle| {
             let mut clients = [door.client(), door.client()];
-            clients[1].send(b"PROXY"); // five bytes, and no more
+            clients[1].send(b"PROXY"); // only these five bytes
             let rests = move || clients.iter_mut().map(Client::rest).collect::<Vec<_>>();
             Ok(async_std::task::spawn_blocking(rests).await)
         };
@@ -96,7 +96,7 @@ fn a_silent_client_gets_the_greeting_of_a_server_that_speaks_first() {
 }
 
 #[test]
-fn what_begins_as_a_header_has_to_be_a_good_one() {
+fn a_connection_that_begins_with_a_malformed_or_incomplete_header_is_closed() {
     for way in WAYS {
         let proxy = optional().timeout(SHORT);
         let report = serve(
@@ -118,7 +118,7 @@ fn what_begins_as_a_header_has_to_be_a_good_one() {
 }
 
 #[test]
-fn from_a_peer_that_is_not_trusted_a_header_is_nothing_but_bytes() {
+fn a_header_from_an_untrusted_peer_is_passed_to_the_handler_as_bytes() {
     for way in WAYS {
         let proxy = ProxyProtocol::optional().trust("10.0.0.0/8").unwrap();
         serve(
@@ -128,7 +128,7 @@ fn from_a_peer_that_is_not_trusted_a_header_is_nothing_but_bytes() {
             |door, _| {
                 let header = std::str::from_utf8(V1).unwrap();
                 let answer = door.client().ask(V1);
-                assert!(!answer.starts_with("192.0.2.1") && heard(&answer) == header, "{answer}");
+                assert!(!answer.starts_with("192.0.2.1") && message(&answer) == header, "{answer}");
             },
         );
     }

@@ -1,5 +1,5 @@
-//! A required PROXY header that is malformed, cut off, too long, late or not there closes its connection: with a reason
-//! in the log, without its handler, and without harm to anybody else.
+//! A required PROXY header that is malformed, cut off, too long, late or missing closes its connection. The reason is
+//! in the log, the handler is not called, and the server and its other connections go on.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const SHORT: Duration = Duration::from_millis(50);
 
-/// Nothing of the sort stops a server whose handlers' failures do.
+/// Makes a handler's failure stop the server, to check that a bad header is not such a failure.
 fn strict(server: Server) -> Server {
     server.on_failure(OnFailure::Shutdown)
 }
@@ -19,14 +19,14 @@ fn required() -> ProxyProtocol {
     trusting(ProxyProtocol::required())
 }
 
-/// And then there is a good client.
-fn still_serves(door: &Door, handle: &Handle) {
+/// Asserts that the server goes on: a client with a valid header is served.
+fn assert_still_serves(door: &Door, handle: &Handle) {
     assert!(handle.is_serving());
     assert_eq!(door.client().ask(&[V1, b"hello"].concat()), format!("{ANSWER}hello"));
 }
 
-/// A line of the log may come after its connection's end.
-fn logged_again(logs: &logs::Logs, line: &str, before: usize) {
+/// Waits until the line is logged once more than `before` times: it may be logged after the client has seen EOF.
+fn wait_for_line(logs: &logs::Logs, line: &str, before: usize) {
     let start = Instant::now();
     while logs.lines_with(line).len() == before {
         assert!(start.elapsed() < NET / 2, "not logged: {line}\n{:#?}", logs.lines_with("closed the connection"));
@@ -34,16 +34,17 @@ fn logged_again(logs: &logs::Logs, line: &str, before: usize) {
     }
 }
 
-fn all_failed_but_one(report: &Report, failed: u64) {
+/// Asserts that one connection was completed, and these many others were rejected.
+fn assert_one_completed(report: &Report, failed: u64) {
     let counts = (report.accepted(), report.rejected(), report.completed(), report.cancelled(), report.panicked());
     assert_eq!(counts, (failed + 1, failed, 1, 0, 0), "{report}");
 }
 
 #[test]
-fn every_malformed_header_closes_its_connection_and_the_log_says_what_was_wrong() {
+fn every_malformed_header_closes_its_connection_and_the_log_shows_what_is_wrong() {
     let logs = logs::remember();
     let mut oversized = V2[..16].to_vec();
-    oversized[14..].copy_from_slice(&[0x10, 0]); // its bytes do not follow, and are not waited for
+    oversized[14..].copy_from_slice(&[0x10, 0]); // these bytes never arrive, and the server must not wait for them
     let table: Vec<(Vec<u8>, String)> = [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], r"it sent no PROXY header, but `GET / HTTP/1.1\r\n`; let the proxy send one"),
         (b"\x16\x03\x01\0\xa5", r"it sent no PROXY header, but `\x16\x03\x01\x00\xa5`; let the proxy"),
@@ -73,19 +74,19 @@ fn every_malformed_header_closes_its_connection_and_the_log_says_what_was_wrong(
             let report = serve(*way, required(), strict, move |door, handle| {
                 let before = logs.lines_with(&line).len();
                 let mut client = door.client();
-                client.send(&bytes); // and it goes on listening: it is not waited for
+                client.send(&bytes); // no half-close: the server must not wait for one
                 assert_eq!(client.rest(), "", "{n}");
-                logged_again(&logs, &line, before);
+                wait_for_line(&logs, &line, before);
                 assert!(logs.lines_with(&line).iter().all(|(level, _)| *level == Level::Warn), "{n}");
-                still_serves(door, handle);
+                assert_still_serves(door, handle);
             });
-            all_failed_but_one(&report, 1);
+            assert_one_completed(&report, 1);
         }
     }
 }
 
 #[test]
-fn a_header_that_is_cut_off_anywhere_ends_with_its_peer() {
+fn a_header_that_is_cut_off_by_eof_anywhere_closes_its_connection() {
     let logs = logs::remember();
     for way in WAYS {
         for header in [V1, V2] {
@@ -93,9 +94,9 @@ fn a_header_that_is_cut_off_anywhere_ends_with_its_peer() {
                 for end in 0..header.len() {
                     assert_eq!(door.client().ask(&header[..end]), "", "{way:?}: after {end} bytes");
                 }
-                still_serves(door, handle);
+                assert_still_serves(door, handle);
             });
-            all_failed_but_one(&report, header.len() as u64);
+            assert_one_completed(&report, header.len() as u64);
         }
     }
     for line in
@@ -107,7 +108,7 @@ fn a_header_that_is_cut_off_anywhere_ends_with_its_peer() {
 }
 
 #[test]
-fn a_header_that_stops_anywhere_is_given_up_in_time() {
+fn a_header_that_stops_anywhere_closes_its_connection_at_the_timeout() {
     let logs = logs::remember();
     for way in WAYS {
         for header in [V1, V2] {
@@ -134,7 +135,7 @@ fn a_header_that_stops_anywhere_is_given_up_in_time() {
 }
 
 #[test]
-fn whoever_is_not_trusted_is_closed_although_its_header_is_good() {
+fn an_untrusted_peer_is_closed_although_its_header_is_valid() {
     let logs = logs::remember();
     let (elsewhere, here) = ("10.0.0.0/8", "127.0.0.0/8");
     let nobody = ProxyProtocol::required();
@@ -156,22 +157,22 @@ fn whoever_is_not_trusted_is_closed_although_its_header_is_good() {
             for bytes in [V1, V2, b"hello"] {
                 assert_eq!(door.client().ask(bytes), "");
             }
-            let mut silent = door.client(); // closed at once, not in time
+            let mut silent = door.client(); // closed at once, not at the timeout
             assert_eq!(silent.rest(), "");
             assert!(handle.is_serving());
         });
         assert_eq!((report.accepted(), report.rejected()), (4, 4), "{report}");
         let lines = logs.lines_with(line);
-        // The first of each server may be the proxy itself, which the operator has to name.
+        // The first one of each server may be the proxy itself, which the operator has to trust: logged at info.
         let is_first = |level: &Level, line: &str| *level == Level::Info && line.contains(": closed connection 0 ");
         let quiet = lines.iter().all(|(level, line)| *level == Level::Debug || is_first(level, line));
         assert!(!lines.is_empty() && quiet, "{lines:?}");
     }
 }
 
-/// Behaviour 67: an operator whose log is full of its balancer's checks would not see anything else.
+/// A load balancer checks the server every few seconds. If each check were a warning, the operator would miss others.
 #[test]
-fn a_balancers_health_check_is_no_news_whichever_way_it_leaves() {
+fn a_load_balancers_health_check_logs_no_warning_however_it_ends() {
     test(async {
         let logs = logs::remember();
         let options = ebbtide::ListenOptions::new().proxy_protocol(required());
@@ -185,7 +186,7 @@ fn a_balancers_health_check_is_no_news_whichever_way_it_leaves() {
                         let mut client = std::net::TcpStream::connect(address).unwrap();
                         std::io::Write::write_all(&mut client, check).unwrap();
                         if resets {
-                            // As HAProxy's checks do, which leave no TIME_WAIT behind.
+                            // HAProxy's checks end with a reset, so that no TIME_WAIT is left.
                             socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
                         }
                         drop(client);
@@ -196,14 +197,14 @@ fn a_balancers_health_check_is_no_news_whichever_way_it_leaves() {
             until(|| handle.connection_count() == 0 && handle.is_serving()).await;
         };
         let idle = async |mut conn: ebbtide::Connection| {
-            // A reset is the peer's doing: what a handler does with it is another matter.
+            // Ignores the error of a reset: this test is about the checks, not about how handlers treat errors.
             let _ = async_std::io::ReadExt::read(&mut conn, &mut [0]).await;
         };
         let (_, report) = server.scope(idle, body).await.unwrap();
         assert!(report.accepted() > 0, "{report}");
         let lines = logs.lines_with("checked by a balancer");
-        let news: Vec<_> = lines.iter().filter(|(level, _)| *level <= Level::Warn).collect();
-        assert!(news.is_empty() && lines.len() > checks.len(), "{lines:#?}");
+        let warnings: Vec<_> = lines.iter().filter(|(level, _)| *level <= Level::Warn).collect();
+        assert!(warnings.is_empty() && lines.len() > checks.len(), "{lines:#?}");
         assert!(lines.iter().any(|(_, line)| line.contains("it left in the middle of its PROXY header")), "{lines:#?}");
     });
 }

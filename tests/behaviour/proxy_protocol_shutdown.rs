@@ -1,5 +1,5 @@
-//! The end of a server finds connections in the middle of their PROXY header; and limits that count clients, not
-//! proxies.
+//! A shutdown, a cancel or a drop while PROXY headers are incomplete; and limits for each IP address, which count the
+//! clients that headers name and not their proxy.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;
@@ -11,12 +11,12 @@ use futures_concurrency::prelude::*;
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-/// No limit of its own: only the end of the server is one.
-fn patient() -> ProxyProtocol {
+/// Without a timeout for the header: only the end of the server ends the wait for it.
+fn without_timeout() -> ProxyProtocol {
     trusting(ProxyProtocol::required()).timeout(None)
 }
 
-/// Clients that have said nothing, or a part.
+/// Connects clients that send nothing or only the beginning of a header, and waits until they are accepted.
 async fn unfinished(door: &Door, handle: &Handle) -> Vec<Client> {
     let clients = [&b""[..], b"PROXY", &V1[..20], &V2[..14]].map(|part| {
         let mut client = door.client();
@@ -31,10 +31,10 @@ async fn unfinished(door: &Door, handle: &Handle) -> Vec<Client> {
 }
 
 #[test]
-fn a_drain_waits_a_second_for_headers_and_whoever_is_quick_is_served() {
+fn a_drain_waits_a_second_for_headers_and_serves_the_clients_that_complete_theirs() {
     for way in WAYS {
         test(async move {
-            let (server, door) = Door::open(*way, patient()).await;
+            let (server, door) = Door::open(*way, without_timeout()).await;
             let server = server.grace(FOR_EVER);
             let body = async |handle: Handle| {
                 let mut clients = unfinished(&door, &handle).await;
@@ -59,7 +59,7 @@ fn a_drain_waits_a_second_for_headers_and_whoever_is_quick_is_served() {
 }
 
 #[test]
-fn in_a_drain_an_optional_header_is_done_without() {
+fn a_drain_does_not_wait_for_an_optional_header() {
     test(async {
         let proxy = trusting(ProxyProtocol::optional()).timeout(None);
         let (server, door) = Door::open(Way::Tcp, proxy).await;
@@ -77,10 +77,10 @@ fn in_a_drain_an_optional_header_is_done_without() {
 }
 
 #[test]
-fn a_cancel_waits_for_no_header() {
+fn a_cancel_does_not_wait_for_headers() {
     for way in WAYS {
         test(async move {
-            let (server, door) = Door::open(*way, patient()).await;
+            let (server, door) = Door::open(*way, without_timeout()).await;
             let mut clients = Vec::new();
             let body = async |handle: Handle| {
                 clients = unfinished(&door, &handle).await;
@@ -94,10 +94,10 @@ fn a_cancel_waits_for_no_header() {
 }
 
 #[test]
-fn a_dropped_server_leaves_nobody_in_the_middle_of_a_header() {
+fn the_drop_of_a_server_closes_connections_whose_header_is_incomplete() {
     for way in WAYS {
         test(async move {
-            let (server, door) = Door::open(*way, patient()).await;
+            let (server, door) = Door::open(*way, without_timeout()).await;
             let handle = server.handle();
             let serving = server.serve(who);
             let clients = async { Some(unfinished(&door, &handle).await) };
@@ -105,7 +105,7 @@ fn a_dropped_server_leaves_nobody_in_the_middle_of_a_header() {
                 let _ = serving.await;
                 None
             };
-            let mut clients = (clients, serving).race().await.expect("nobody has stopped it");
+            let mut clients = (clients, serving).race().await.expect("the server has not stopped by itself");
             let report = handle.closed().await;
             assert_eq!((report.cancelled(), report.accepted()), (4, 4), "{way:?}: {report}");
             clients.iter_mut().for_each(|client| assert_eq!(client.rest(), ""));
@@ -113,11 +113,12 @@ fn a_dropped_server_leaves_nobody_in_the_middle_of_a_header() {
     }
 }
 
+/// Returns a header that names this client.
 fn from(client: &str) -> Vec<u8> {
     format!("PROXY TCP4 {client} 198.51.100.2 1 443\r\n").into_bytes()
 }
 
-/// A client that is being served: its handler has it.
+/// Connects a client, and waits until its handler has been called.
 fn served(door: &Door, handle: &Handle, client: &str) -> Client {
     let served =
         |handle: &Handle| handle.connections().iter().filter(|info| info.state() == ConnectionState::Serving).count();
@@ -131,7 +132,7 @@ fn served(door: &Door, handle: &Handle, client: &str) -> Client {
 }
 
 #[test]
-fn the_limit_of_one_address_counts_clients_and_not_their_proxy() {
+fn the_limit_per_ip_address_counts_clients_and_not_their_proxy() {
     let logs = logs::remember();
     for way in WAYS {
         let proxy = trusting(ProxyProtocol::required());
@@ -144,9 +145,9 @@ fn the_limit_of_one_address_counts_clients_and_not_their_proxy() {
                 for client in ["192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.2"] {
                     clients.push(served(door, handle, client));
                 }
-                assert_eq!(door.client().ask(&from("192.0.2.1")), "", "one too many");
+                assert_eq!(door.client().ask(&from("192.0.2.1")), "", "a third client from this address is closed");
                 assert!(clients.remove(0).ask(b"").starts_with("192.0.2.1:1 to"));
-                // There is room again, as soon as the one that has left is all gone.
+                // There is room again once the connection of the client that has left is closed.
                 while door.client().ask(&from("192.0.2.1")).is_empty() {}
                 clients.iter_mut().for_each(|client| assert_ne!(client.ask(b""), ""));
             },
@@ -162,7 +163,7 @@ fn the_limit_of_one_address_counts_clients_and_not_their_proxy() {
 }
 
 #[test]
-fn the_limit_counts_the_peer_itself_where_no_proxy_speaks_for_another() {
+fn the_limit_per_ip_address_counts_a_peer_without_a_header_itself() {
     let trusted = trusting(ProxyProtocol::optional());
     let untrusted = ProxyProtocol::optional();
     for (proxy, failed, refused) in [(trusted, 1, 0), (untrusted, 0, 1)] {
@@ -176,7 +177,7 @@ fn the_limit_counts_the_peer_itself_where_no_proxy_speaks_for_another() {
                 while !handle.connections().iter().any(|info| info.state() == ConnectionState::Serving) {
                     std::thread::yield_now();
                 }
-                assert_eq!(door.client().ask(b"hello"), "", "one too many");
+                assert_eq!(door.client().ask(b"hello"), "", "a second client from this address is closed");
                 assert_ne!(first.ask(b""), "");
             },
         );
@@ -184,9 +185,9 @@ fn the_limit_counts_the_peer_itself_where_no_proxy_speaks_for_another() {
     }
 }
 
-/// The books are right although both limits are at work and many come at a time.
+/// Both limits are reached again and again while many clients connect at the same time.
 #[test]
-fn nothing_is_lost_under_a_flood_of_clients_of_few_addresses() {
+fn the_counts_add_up_and_all_permits_return_after_a_flood_of_clients_from_two_addresses() {
     let set = |server: Server| server.max_connections_per_ip(3).max_connections(8);
     let report = serve(Way::Tcp, trusting(ProxyProtocol::required()), set, |door, handle| {
         std::thread::scope(|scope| {
@@ -204,7 +205,7 @@ fn nothing_is_lost_under_a_flood_of_clients_of_few_addresses() {
             std::thread::yield_now();
         }
         for _ in 0..3 {
-            assert_ne!(door.client().ask(&from("192.0.2.1")), "", "all permits are back");
+            assert_ne!(door.client().ask(&from("192.0.2.1")), "", "a permit was lost");
         }
     });
     assert_eq!(report.accepted(), 203, "{report}");

@@ -1,4 +1,4 @@
-//! A PROXY header comes before the TLS handshake: proxies that pass TLS through send it so.
+//! A PROXY header before the TLS handshake, as proxies send it that pass TLS through.
 #![cfg(all(feature = "proxy-protocol", feature = "tls"))]
 
 use crate::support;
@@ -11,9 +11,10 @@ use ebbtide::rustls::{ClientConnection, StreamOwned};
 use ebbtide::{Handle, ListenOptions, ProxyProtocol, Server, Tls};
 use std::io::{Read as _, Write as _};
 
-/// In one piece with the first bytes of the handshake, which are read too early then, and byte by byte before them.
+/// The header arrives in one piece with the first bytes of the handshake, which are then read too early, or byte by
+/// byte.
 #[test]
-fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it() {
+fn the_header_gives_the_clients_address_and_the_handshake_gets_every_byte_after_it() {
     test(async {
         let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
         let identity = authority.issue(&folder, "server", &["localhost"]);
@@ -40,7 +41,7 @@ fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it(
                     client.read_to_string(&mut answer).unwrap();
                     assert_eq!(answer, format!("{ANSWER}hello"));
                 }
-                // Without the handshake after the header, and without the header before the handshake.
+                // A header without a handshake after it, and a handshake without a header before it.
                 let mut plain = connect(handle.local_addr());
                 plain.write_all(&[V1, b"GET / HTTP/1.1\r\n\r\n"].concat()).unwrap();
                 let _ = plain.read_to_end(&mut Vec::new());
@@ -54,10 +55,10 @@ fn the_client_is_known_by_the_header_and_the_handshake_gets_every_byte_after_it(
     });
 }
 
-/// A client whose handshake fails is told so, and then waited for. Until it is gone it is one of those from its
-/// address.
+/// A client whose handshake fails gets a TLS alert, and then its connection lingers. Until the linger ends, the client
+/// counts for the limit of its address.
 #[test]
-fn a_client_whose_handshake_has_failed_counts_for_its_address_until_it_is_gone() {
+fn a_client_whose_handshake_has_failed_counts_for_its_address_until_its_connection_is_closed() {
     test(async {
         let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
         let identity = authority.issue(&folder, "server", &["localhost"]);
@@ -80,9 +81,9 @@ fn a_client_whose_handshake_has_failed_counts_for_its_address_until_it_is_gone()
                         continue;
                     };
                     let (_, refused) = plain();
-                    // It is not waited for long: a machine that is busy may have been too slow.
+                    // The linger is short: on a busy machine it may have ended before the second client connected.
                     if !alert.is_empty() && handle.connections().iter().any(|info| info.id() == lingering) {
-                        assert_eq!(refused, b"", "a second client was let in");
+                        assert_eq!(refused, b"", "a second client from this address was accepted");
                         return;
                     }
                     drop(first);

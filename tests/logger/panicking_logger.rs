@@ -1,7 +1,7 @@
-//! A logger that panics, as one that prints does once its terminal is gone, costs log lines and nothing else.
+//! A logger that panics, as one that prints does once its terminal is closed, loses log lines and changes nothing else.
 //!
-//! The story: with standard output closed, the line "asked to shut down" panicked before the request was made, so the
-//! first Ctrl-C did nothing.
+//! The story: standard output was closed. At the first Ctrl-C the line "asked to shut down" was logged before the
+//! request was made, and the logger panicked. So the first Ctrl-C did nothing.
 
 use crate::support::*;
 use async_std::task;
@@ -16,9 +16,9 @@ impl log::Log for Panics {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target() != "ebbtide" {
-            return; // the runtime's own lines are not ours to answer for
+            return; // a panic in a line of the runtime is outside this crate
         }
-        // The line is made, as it would be; a `Display` may panic too.
+        // Formats the line first, as a real logger does: a `Display` may panic too.
         let line = record.args().to_string();
         panic!("cannot log: {line}");
     }
@@ -26,7 +26,7 @@ impl log::Log for Panics {
     fn flush(&self) {}
 }
 
-fn no_logger() {
+fn install_panicking_logger() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         std::panic::set_hook(Box::new(|info| {
@@ -42,7 +42,7 @@ fn no_logger() {
 
 #[test]
 fn a_shutdown_stream_still_drains_and_then_cancels() {
-    no_logger();
+    install_panicking_logger();
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.grace(FOR_EVER);
@@ -65,7 +65,7 @@ fn a_shutdown_stream_still_drains_and_then_cancels() {
 
 #[test]
 fn a_drop_still_joins() {
-    no_logger();
+    install_panicking_logger();
     test(async {
         let handlers = Handlers::new();
         let server = bind().await;
@@ -81,8 +81,8 @@ fn a_drop_still_joins() {
 }
 
 #[test]
-fn a_failure_still_stops_the_server_and_comes_out() {
-    no_logger();
+fn a_failure_still_stops_the_server_and_is_returned() {
+    install_panicking_logger();
     test(async {
         let handlers = Handlers::new();
         let server = bind().await.on_failure(OnFailure::Shutdown);

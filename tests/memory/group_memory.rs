@@ -1,5 +1,5 @@
-//! R11: a child that is gone leaves nothing behind, in the group or in the executor, which keeps the shell of every
-//! task that nobody wakes.
+//! R11: a child that has ended leaves no memory behind, in the group or in the executor. The executor keeps the shell
+//! of a task that nothing wakes, so the group has to wake the task of each child that it destroys.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, NET};
@@ -13,12 +13,12 @@ use std::time::Instant;
 #[global_allocator]
 static LIVE_BYTES: Cap<System> = Cap::new(System, usize::MAX);
 
-/// Runs so many rounds, the first few of which may grow the queues, and fails if the others take memory for good.
+/// Runs 10 rounds, in which queues may grow, and then 20 more. Fails if the 20 rounds keep memory.
 ///
-/// What is looked for is 200 bytes a child: 8 million in 20 rounds of 2,000. Five bytes a child would be found. Less
-/// than that cannot be told from a queue or a table of the executor that doubles once (32 KiB), when a round has met a
-/// slower one.
-fn stays_level(mut round: impl FnMut()) {
+/// A leaked child has about 200 bytes: 8 million in 20 rounds of 2,000 children. The limit finds 5 bytes for each
+/// child. A lower limit would also find a queue or a table of the executor that doubles once (32 KiB), which happens
+/// when one round is slower than the others.
+fn assert_level(mut round: impl FnMut()) {
     let mut run = |rounds| {
         (0..rounds).for_each(|_| round());
         LIVE_BYTES.allocated()
@@ -26,20 +26,21 @@ fn stays_level(mut round: impl FnMut()) {
     let before = run(10);
     let after = run(20);
     let grown = after.saturating_sub(before);
-    assert!(grown < 200_000, "20 rounds took {grown} bytes for good: {before} before, {after} after");
+    assert!(grown < 200_000, "20 rounds have kept {grown} bytes: {before} before, {after} after");
 }
 
 const CHILDREN: usize = 2000;
 
-/// Waits until the executor has let go of every shell: each keeps the group's books.
+/// Waits until the executor has dropped every shell: each shell keeps the group's records alive.
 fn wait_for_the_shells(spawner: &Spawner) {
     let end = Instant::now() + NET;
     while format!("{spawner:?}") != "Spawner { group_is_alive: false }" {
-        assert!(Instant::now() < end, "after {NET:?} the executor still keeps a shell");
+        assert!(Instant::now() < end, "the executor still has a shell after {NET:?}");
         task::block_on(task::yield_now());
     }
 }
 
+/// Returns a group of children that are never woken, after each of them was polled.
 fn sleepers(live: &Live) -> TaskGroup {
     let group = TaskGroup::new();
     let polls = live.polls();
@@ -51,12 +52,12 @@ fn sleepers(live: &Live) -> TaskGroup {
 }
 
 #[test]
-fn r11_live_bytes_are_level_over_twenty_rounds_of_dropping_children_that_nothing_wakes() {
+fn r11_memory_stays_level_when_groups_of_children_that_are_never_woken_are_dropped() {
     for threads in [1, 2] {
         alone_with_threads(threads, || {
             let live = Live::default();
             live.clone().within_net(move || {
-                stays_level(|| {
+                assert_level(|| {
                     let group = sleepers(&live);
                     let spawner = group.spawner();
                     drop(group);
@@ -69,16 +70,16 @@ fn r11_live_bytes_are_level_over_twenty_rounds_of_dropping_children_that_nothing
 }
 
 #[test]
-fn r11_live_bytes_are_level_where_children_are_cancelled_and_joined() {
+fn r11_memory_stays_level_when_children_are_cancelled_and_joined() {
     alone_with_threads(2, || {
         let live = Live::default();
         live.clone().within_net(move || {
-            stays_level(|| {
+            assert_level(|| {
                 let group = sleepers(&live);
                 group.cancel();
                 task::block_on(group.join());
                 assert_eq!((live.count(), group.len()), (0, 0));
-                assert!(group.spawn(live.sleeper()).is_finished(), "refused, and gone too");
+                assert!(group.spawn(live.sleeper()).is_finished(), "the child is refused");
                 let spawner = group.spawner();
                 drop(group);
                 wait_for_the_shells(&spawner);
@@ -88,12 +89,12 @@ fn r11_live_bytes_are_level_where_children_are_cancelled_and_joined() {
 }
 
 #[test]
-fn r11_live_bytes_are_level_in_a_group_whose_children_come_and_go() {
+fn r11_memory_stays_level_in_a_group_whose_children_start_and_end_all_the_time() {
     alone_with_threads(2, || {
         let live = Live::default();
         live.clone().within_net(move || {
             let group = TaskGroup::new();
-            stays_level(|| {
+            assert_level(|| {
                 let gate = Gate::new();
                 for _ in 0..CHILDREN {
                     let gate = gate.clone();
@@ -108,12 +109,12 @@ fn r11_live_bytes_are_level_in_a_group_whose_children_come_and_go() {
 }
 
 #[test]
-fn r11_live_bytes_are_level_where_results_are_taken_and_dropped() {
+fn r11_memory_stays_level_when_some_results_are_taken_and_others_dropped() {
     alone_with_threads(2, || {
         let live = Live::default();
         live.clone().within_net(move || {
             let group = TaskGroup::new();
-            stays_level(|| {
+            assert_level(|| {
                 let spawn = |n| {
                     let probe = live.probe();
                     group.spawn(async move { (n, probe) })
@@ -132,12 +133,12 @@ fn r11_live_bytes_are_level_where_results_are_taken_and_dropped() {
 }
 
 #[test]
-fn r11_live_bytes_are_level_in_a_set_whose_children_wait_for_their_turn() {
+fn r11_memory_stays_level_in_a_task_set_with_a_limit() {
     alone_with_threads(2, || {
         let live = Live::default();
         live.clone().within_net(move || {
             let mut set = TaskSet::new().limit(10);
-            stays_level(|| {
+            assert_level(|| {
                 (0..CHILDREN).for_each(|_| set.spawn(live.child(task::yield_now())));
                 let results = std::iter::from_fn(|| task::block_on(set.next()));
                 assert_eq!(results.map(Result::unwrap).count(), CHILDREN);
@@ -152,7 +153,7 @@ fn r11_live_bytes_are_level_in_a_set_whose_children_wait_for_their_turn() {
     });
 }
 
-/// Waits until so few bytes more than `before` are alive: the executor lets go of its tasks soon after they have ended.
+/// Waits until fewer than `more` bytes beyond `before` are allocated: the executor drops a task soon after its end.
 fn wait_for_bytes(before: usize, more: usize) {
     let end = Instant::now() + NET;
     loop {
@@ -160,13 +161,13 @@ fn wait_for_bytes(before: usize, more: usize) {
         if held < more {
             return;
         }
-        assert!(Instant::now() < end, "{held} bytes are held for good, and at most {more} may be");
+        assert!(Instant::now() < end, "{held} bytes are still held after {NET:?}, and at most {more} are allowed");
         task::block_on(task::yield_now());
     }
 }
 
 #[test]
-fn r11_the_kept_handle_of_a_child_that_has_ended_holds_its_result_and_not_its_future() {
+fn r11_the_handle_of_a_child_that_has_ended_keeps_its_result_and_not_its_future() {
     const CHILDREN: usize = 200;
     alone_with_threads(2, || {
         let live = Live::default();
@@ -196,7 +197,7 @@ fn r11_the_kept_handle_of_a_child_that_has_ended_holds_its_result_and_not_its_fu
 }
 
 #[test]
-fn r11_a_group_that_lives_on_does_not_keep_the_room_of_its_peak() {
+fn r11_a_group_frees_the_memory_of_its_peak_while_it_lives_on() {
     const PEAK: usize = 100_000;
     alone_with_threads(2, || {
         let live = Live::default();
@@ -211,7 +212,7 @@ fn r11_a_group_that_lives_on_does_not_keep_the_room_of_its_peak() {
                 gate.open();
                 task::block_on(group.join());
             };
-            peak(&TaskGroup::new()); // the executor keeps the room of its own peak
+            peak(&TaskGroup::new()); // the executor keeps the memory of its own peak
             let group = TaskGroup::new();
             let before = LIVE_BYTES.allocated();
             peak(&group);

@@ -1,4 +1,4 @@
-//! What counts the bytes of the whole process, by a global allocator of its own.
+//! Tests that count the allocated bytes of the whole process. They need a global allocator of their own.
 
 mod group_memory;
 #[path = "../support/mod.rs"]

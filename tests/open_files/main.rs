@@ -1,4 +1,4 @@
-//! What looks at the open files of the whole process, or uses them all up.
+//! Tests that count the open files of the whole process, or use all of them.
 
 mod r08_accepting_survives;
 mod soak;

@@ -1,8 +1,7 @@
-//! R8: a server that is out of descriptors waits without spinning, says what to do, recovers, and stops promptly.
-//! Behaviours 28 and 29.
+//! R8: a server that is out of descriptors backs off without spinning, logs what to do, recovers, and stops promptly.
 //!
-//! The server runs as a process of its own (this test binary once more) with a low limit on open files; the clients are
-//! here, so that their descriptors do not count.
+//! The server runs in a process of its own (this test binary again) with a low limit on open files. The clients are in
+//! this process, so that their descriptors do not count for that limit.
 #![cfg(target_os = "linux")]
 
 use crate::support::{NET, echo, on_thread};
@@ -18,7 +17,7 @@ use std::time::{Duration, Instant};
 const AS_SERVER: &str = "EBBTIDE_TEST_AS_SERVER";
 const OPEN_FILES: u64 = 40;
 
-/// Not a test by itself: the program that the tests run.
+/// Not a test: the program that the tests start.
 #[test]
 fn the_server_program() {
     if std::env::var_os(AS_SERVER).is_none() {
@@ -28,22 +27,22 @@ fn the_server_program() {
     log::set_logger(&ToStandardOutput).unwrap();
     log::set_max_level(log::LevelFilter::Warn);
     task::block_on(async {
-        // Beyond what the open files allow: the mistake that the default avoids.
+        // More than the limit on open files allows. The default of `max_connections` avoids this mistake.
         let server = Server::bind("127.0.0.1:0").await.unwrap().max_connections(10_000);
         println!("LISTENING {}", server.local_addr());
         let handle = server.handle();
         let stop = async_std::task::spawn_blocking(|| {
             let mut line = String::new();
-            std::io::stdin().read_line(&mut line).unwrap(); // the end of input says stop, too
+            std::io::stdin().read_line(&mut line).unwrap(); // EOF also asks for the shutdown
         });
-        let started = std::sync::Arc::new(std::sync::Mutex::new(Instant::now()));
-        let begin = started.clone();
+        let requested_at = std::sync::Arc::new(std::sync::Mutex::new(Instant::now()));
+        let set = requested_at.clone();
         let server = server.shutdown_when(async move {
             stop.await;
-            *begin.lock().unwrap() = Instant::now();
+            *set.lock().unwrap() = Instant::now();
         });
         let report = server.serve(echo).await.unwrap();
-        println!("CLOSED after {} ms", started.lock().unwrap().elapsed().as_millis());
+        println!("CLOSED after {} ms", requested_at.lock().unwrap().elapsed().as_millis());
         println!("ERRORS {} {}", report.accept_errors(), handle.accept_errors());
         let (completed, accepted) = (report.completed(), report.accepted());
         println!("SERVED {completed} of {accepted}");
@@ -87,7 +86,7 @@ impl Program {
         program
     }
 
-    /// The next line that contains `what`.
+    /// Waits for the next line that contains `what`, and returns it.
     fn line_with(&self, what: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(NET).unwrap_or_else(|error| panic!("no line with `{what}`: {error}"));
@@ -103,14 +102,14 @@ impl Program {
         client
     }
 
-    /// Processor time so far, in ticks of 10 ms.
+    /// Returns the processor time that the program has used, in ticks of 10 ms.
     fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
     }
 
-    /// Asks for a shutdown, and gives what the program says about it.
+    /// Asks for a shutdown. Returns the milliseconds that it took, and the program's lines `ERRORS` and `SERVED`.
     fn stop(&mut self) -> (u64, String, String) {
         drop(self.child.stdin.take());
         let closed = self.line_with("CLOSED after ");
@@ -128,7 +127,8 @@ impl Drop for Program {
     }
 }
 
-fn answers(mut client: &TcpStream) {
+/// Asserts that the server echoes this client's message.
+fn assert_echo(mut client: &TcpStream) {
     client.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
     client.read_exact(&mut answer).unwrap();
@@ -136,10 +136,11 @@ fn answers(mut client: &TcpStream) {
 }
 
 #[test]
-fn r08_out_of_descriptors_it_says_so_once_a_step_rests_and_recovers() {
+fn r08_a_server_that_is_out_of_descriptors_logs_once_a_step_uses_no_processor_time_and_recovers() {
     on_thread(|| {
         let mut program = Program::start();
-        // More than it has descriptors for: the kernel takes them, and it cannot.
+        // More clients than the server has descriptors for: the kernel completes their connections, but the server
+        // cannot accept them.
         let mut clients: Vec<_> = (0..OPEN_FILES).map(|_| program.connect()).collect();
         let mut pauses = Vec::new();
         while pauses.last().is_none_or(|pause| pause != "1s") {
@@ -151,37 +152,40 @@ fn r08_out_of_descriptors_it_says_so_once_a_step_rests_and_recovers() {
             let pause = line.split("trying again in ").nth(1).unwrap().split(':').next().unwrap();
             pauses.push(pause.to_owned());
         }
-        // One line a step, from 5 ms doubling to 1 s.
+        // One line for each step of the back-off, which doubles from 5 ms to 1 s.
         assert_eq!(pauses, ["5ms", "10ms", "20ms", "40ms", "80ms", "160ms", "320ms", "640ms", "1s"]);
 
-        // It rests meanwhile, and goes on serving those whom it has.
+        // It uses no processor time during the back-off, and goes on serving the clients that it has accepted.
         let before = program.ticks();
         std::thread::sleep(Duration::from_secs(2));
         let ticks = program.ticks() - before;
-        assert!(ticks <= 20, "{ticks} ticks of 10 ms in 2 s: it spins");
+        assert!(ticks <= 20, "the server spins: {ticks} ticks of 10 ms in 2 s");
         println!("{ticks} ticks of 10 ms in 2 s of exhaustion");
-        answers(&clients[0]);
+        assert_echo(&clients[0]);
 
-        // Descriptors come free, and everybody who waits is served.
+        // Descriptors become free, and every client in the backlog is served.
         clients.drain(..20);
-        clients.iter().for_each(answers);
+        clients.iter().for_each(assert_echo);
         let (_, errors, served) = program.stop();
         let errors: Vec<u64> = errors.split_whitespace().skip(1).map(|n| n.parse().unwrap()).collect();
-        assert!(errors[0] >= 9 && errors[0] == errors[1], "counted, in the report and through the handle: {errors:?}");
+        assert!(
+            errors[0] >= 9 && errors[0] == errors[1],
+            "the errors are counted in the report and by the handle: {errors:?}"
+        );
         assert_eq!(served, format!("SERVED {OPEN_FILES} of {OPEN_FILES}"));
     });
 }
 
 #[test]
-fn r08_a_shutdown_during_the_pause_does_not_wait_for_it_and_nothing_fires_later() {
+fn r08_a_shutdown_during_a_back_off_does_not_wait_for_its_end_and_no_retry_follows() {
     on_thread(|| {
         let mut program = Program::start();
         let _clients: Vec<_> = (0..OPEN_FILES).map(|_| program.connect()).collect();
         let _ = program.line_with("trying again in 1s");
         let (ms, _, _) = program.stop();
-        assert!(ms < 900, "it has waited for the end of the pause: {ms} ms");
+        assert!(ms < 900, "the shutdown waited for the end of the back-off: {ms} ms");
         println!("closed {ms} ms after the request");
         let late: Vec<_> = program.lines.iter().filter(|line| line.contains("trying again")).collect();
-        assert!(late.is_empty(), "{late:?}");
+        assert!(late.is_empty(), "retried after the shutdown: {late:?}");
     });
 }

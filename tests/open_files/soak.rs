@@ -1,5 +1,5 @@
-//! Open, serve with clients, close in one of the ways of R1: a thousand times, and nothing is left. Behaviour 19, R11.
-//! Some of these times over TLS, and some behind a proxy.
+//! R11: a thousand servers, each left in one of the ways of R1 while it serves clients, leave no descriptor, thread or
+//! memory behind. Then the same with TLS and behind a proxy, with fewer rounds.
 //!
 //! More rounds: `EBBTIDE_SOAK_ROUNDS=100000 cargo test --release --test open_files soak -- --nocapture`.
 #![cfg(target_os = "linux")]
@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What the process holds.
+/// Resources that the process holds.
 #[derive(Clone, Copy, Debug)]
 struct Holds {
     descriptors: usize,
@@ -37,7 +37,7 @@ impl Holds {
     }
 }
 
-/// A small generator of our own: the test must not depend on luck that cannot be had again.
+/// Pseudo-random numbers, the same in each run, so that a failure can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -49,41 +49,42 @@ impl Dice {
     }
 }
 
-/// What is between the clients and the handlers.
-struct Between {
+/// The protocol between clients and handlers: none, PROXY, or TLS.
+struct Protocol {
     options: ListenOptions,
+    /// Sends an order (see [`Handlers`]) as a client.
     client: Box<dyn Fn(TcpStream, u8) -> Ordered + Send + Sync>,
 }
 
-/// A client that has given its order, or does so on a thread of its own. Its end is waited for.
+/// Waits for the end of a client that has sent its order, or that sends it on a thread of its own.
 type Ordered = Box<dyn FnOnce() + Send>;
 
-/// Where it was never accepted, or was still sending when it was cut off, a reset is the kernel's answer.
+/// Reads once. Ignores a reset: the kernel sends one to a client that was never accepted, or whose bytes are unread.
 fn read_some(mut client: impl std::io::Read) {
     let _ = client.read(&mut [0; 64]);
 }
 
-fn nothing() -> Between {
+fn plain() -> Protocol {
     let client = |mut client: TcpStream, order: u8| -> Ordered {
         client.write_all(&[order]).unwrap();
         Box::new(move || read_some(client))
     };
-    Between { options: ListenOptions::new(), client: Box::new(client) }
+    Protocol { options: ListenOptions::new(), client: Box::new(client) }
 }
 
 #[cfg(feature = "proxy-protocol")]
-fn proxy() -> Between {
+fn proxy() -> Protocol {
     let proxy = proxied::trusting(ebbtide::ProxyProtocol::required());
     let client = |mut client: TcpStream, order: u8| -> Ordered {
         let header = if order == POLITE { proxied::V1 } else { proxied::V2 };
         client.write_all(&[header, &[order]].concat()).unwrap();
         Box::new(move || read_some(client))
     };
-    Between { options: ListenOptions::new().proxy_protocol(proxy), client: Box::new(client) }
+    Protocol { options: ListenOptions::new().proxy_protocol(proxy), client: Box::new(client) }
 }
 
 #[cfg(feature = "tls")]
-fn tls() -> Between {
+fn tls() -> Protocol {
     let (folder, authority) = (files::Folder::new(), certificates::Authority::new("a test's own"));
     let identity = authority.issue(&folder, "server", &["localhost"]);
     let tls = ebbtide::Tls::from_pem_files(&identity.certificates, &identity.key).unwrap();
@@ -91,16 +92,16 @@ fn tls() -> Between {
     let client = move |client: TcpStream, order: u8| -> Ordered {
         let mut client = certificates::secure(client, Arc::clone(&config));
         let thread = std::thread::spawn(move || {
-            let _ = client.write_all(&[order]); // and the handshake, which the end of the server may cut short
+            let _ = client.write_all(&[order]); // includes the handshake, which the end of the server may cut off
             read_some(client);
         });
         Box::new(move || thread.join().unwrap())
     };
-    Between { options: ListenOptions::new().tls(&tls), client: Box::new(client) }
+    Protocol { options: ListenOptions::new().tls(&tls), client: Box::new(client) }
 }
 
-fn round(dice: &mut Dice, between: &Arc<Between>) {
-    let between = Arc::clone(between);
+fn round(dice: &mut Dice, protocol: &Arc<Protocol>) {
+    let protocol = Arc::clone(protocol);
     let exit = dice.roll(9);
     let orders: Vec<u8> =
         (0..dice.roll(6)).map(|_| [POLITE, STUBBORN, FAILS, PANICS, SPEAKS][dice.roll(5) as usize]).collect();
@@ -108,9 +109,10 @@ fn round(dice: &mut Dice, between: &Arc<Between>) {
     let live = handlers.live.clone();
     on_thread(move || {
         let leave = async {
-            let server = Server::bind_with(loopback(), &between.options).await.unwrap().grace(Duration::from_millis(2));
+            let server =
+                Server::bind_with(loopback(), &protocol.options).await.unwrap().grace(Duration::from_millis(2));
             let (address, handle) = (server.local_addr().clone(), server.handle());
-            let clients: Vec<_> = orders.iter().map(|&it| (between.client)(connect(&address), it)).collect();
+            let clients: Vec<_> = orders.iter().map(|&it| (protocol.client)(connect(&address), it)).collect();
             let count = clients.len();
             let handler = handlers.handler();
             let started = async || handlers.started(count).await;
@@ -160,7 +162,7 @@ fn round(dice: &mut Dice, between: &Arc<Between>) {
             clients.into_iter().for_each(|client| client());
         };
         let result = catch_unwind(AssertUnwindSafe(|| task::block_on(leave)));
-        assert_eq!(result.is_err(), exit == 8, "only the body's own panic comes out");
+        assert_eq!(result.is_err(), exit == 8, "only the panic of the body is raised");
     });
     assert_eq!(live.count(), 0);
 }
@@ -176,30 +178,30 @@ fn r11_a_thousand_rounds_leave_nothing_behind() {
     let rounds = std::env::var("EBBTIDE_SOAK_ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(1000);
     let as_long_as_it_takes = FOR_EVER * 24;
     gate::run(gate::Role::Alone, as_long_as_it_takes, &String::new, move || {
-        leaves_nothing_behind("nothing", nothing(), rounds);
+        assert_leaves_nothing_behind("plain TCP", plain(), rounds);
         #[cfg(feature = "proxy-protocol")]
-        leaves_nothing_behind("a proxy", proxy(), rounds / 4);
+        assert_leaves_nothing_behind("PROXY headers", proxy(), rounds / 4);
         #[cfg(feature = "tls")]
-        leaves_nothing_behind("TLS", tls(), rounds / 4);
+        assert_leaves_nothing_behind("TLS", tls(), rounds / 4);
     });
 }
 
-fn leaves_nothing_behind(what: &str, between: Between, rounds: usize) {
-    let between = Arc::new(between);
+fn assert_leaves_nothing_behind(what: &str, protocol: Protocol, rounds: usize) {
+    let protocol = Arc::new(protocol);
     let mut dice = Dice(0x5eed);
-    (0..200).for_each(|_| round(&mut dice, &between)); // until every pool and buffer has its size
+    (0..200).for_each(|_| round(&mut dice, &protocol)); // until pools and buffers have grown to their sizes
     let before = Holds::now();
-    (0..rounds).for_each(|_| round(&mut dice, &between));
+    (0..rounds).for_each(|_| round(&mut dice, &protocol));
     let end = std::time::Instant::now() + NET;
     loop {
         let after = Holds::now();
         let grown = after.resident_kib.saturating_sub(before.resident_kib);
-        // Threads of the blocking pool come and go, and the executor frees its last shells in its own time.
+        // The blocking pool starts and ends threads, and the executor frees its last tasks a little later.
         if after.descriptors <= before.descriptors + 2 && after.threads <= before.threads + 2 && grown < 4096 {
-            println!("after {rounds} rounds with {what} between: {after:?}, before: {before:?}");
+            println!("after {rounds} rounds with {what}: {after:?}, before: {before:?}");
             return;
         }
-        assert!(std::time::Instant::now() < end, "left behind: {after:?}, before: {before:?}");
+        assert!(std::time::Instant::now() < end, "left behind after {rounds} rounds: {after:?}, before: {before:?}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }

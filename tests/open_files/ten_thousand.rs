@@ -1,4 +1,5 @@
-//! R2 and R12 at size: 10,000 connections, or as many as the open-file limit allows, and each way to the end.
+//! R2 and R12 with many connections: a shutdown, a cancel and a drop of a server with 10,000 connections, or as many as
+//! the limit on open files allows.
 
 use crate::support::*;
 use async_std::task;
@@ -7,7 +8,7 @@ use std::io::Read as _;
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-/// As many as fit, with both ends in this process and something left for the rest.
+/// Returns how many connections fit: both ends are in this process, and 100 descriptors are left for the rest.
 fn as_many_as_possible() -> usize {
     #[cfg(unix)]
     {
@@ -28,12 +29,12 @@ enum Exit {
     Drop,
 }
 
-/// Runs alone: it takes the whole table of open files.
-fn every_connection_is_gone(exit: Exit) {
-    alone(move || every_one_is_gone(exit));
+/// Asserts that no connection is left after this way out. Runs alone, because it uses all open files.
+fn assert_all_closed(exit: Exit) {
+    alone(move || close_all(exit));
 }
 
-fn every_one_is_gone(exit: Exit) {
+fn close_all(exit: Exit) {
     let count = as_many_as_possible();
     let (mut clients, live, report, took) = test(async move {
         let live = Live::default();
@@ -45,7 +46,7 @@ fn every_one_is_gone(exit: Exit) {
                 let guard = live.guard();
                 async move {
                     let _guard = guard;
-                    // A timer each, which the executor's reactor holds too.
+                    // Each handler has a timer, which the reactor holds too.
                     let wait = task::sleep(FOR_EVER);
                     conn.until_draining(wait).await;
                 }
@@ -63,38 +64,38 @@ fn every_one_is_gone(exit: Exit) {
             Exit::Drop => _ = serving.cancel().await,
         }
         let took = start.elapsed();
-        assert_eq!(live.count(), 0, "{exit:?}: a handler lives");
+        assert_eq!(live.count(), 0, "{exit:?}: handlers are still alive");
         assert!(refuses(handle.local_addr()));
         (clients, live, handle.closed().await, took)
     });
     println!("{exit:?}: {count} connections closed in {took:.1?}");
-    counts(&report, exit, count as u64);
+    assert_counts(&report, exit, count as u64);
     assert_eq!(live.count(), 0);
     for client in &mut clients {
-        sees_the_end(client);
+        assert_eof(client);
     }
 }
 
-fn counts(report: &Report, exit: Exit, count: u64) {
+fn assert_counts(report: &Report, exit: Exit, count: u64) {
     let ended = if exit == Exit::Shutdown { report.completed() } else { report.cancelled() };
     assert_eq!((report.accepted(), ended), (count, count), "{report}");
 }
 
-fn sees_the_end(client: &mut TcpStream) {
-    assert_eq!(client.read(&mut [0]).expect("an orderly end"), 0);
+fn assert_eof(client: &mut TcpStream) {
+    assert_eq!(client.read(&mut [0]).expect("the connection ends with EOF"), 0);
 }
 
 #[test]
-fn r12_ten_thousand_connections_are_gone_after_a_shutdown() {
-    every_connection_is_gone(Exit::Shutdown);
+fn r12_ten_thousand_connections_are_closed_after_a_shutdown() {
+    assert_all_closed(Exit::Shutdown);
 }
 
 #[test]
-fn r12_ten_thousand_connections_are_gone_after_a_cancel() {
-    every_connection_is_gone(Exit::Cancel);
+fn r12_ten_thousand_connections_are_closed_after_a_cancel() {
+    assert_all_closed(Exit::Cancel);
 }
 
 #[test]
-fn r02_ten_thousand_connections_are_gone_when_the_drop_returns() {
-    every_connection_is_gone(Exit::Drop);
+fn r02_ten_thousand_connections_are_closed_when_the_drop_returns() {
+    assert_all_closed(Exit::Drop);
 }

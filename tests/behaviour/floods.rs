@@ -128,7 +128,7 @@ fn read_or_write(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
 
 /// The peer reads everything, and sends nothing.
 #[test]
-fn r06_a_handler_that_can_always_write_while_its_read_is_pending_is_closed_with_one_executor_thread() {
+fn r06_a_handler_that_always_writes_while_its_read_is_pending_is_closed_with_one_executor_thread() {
     alone_with_threads(1, || {
         for cancel in [false, true] {
             test(async move {
@@ -145,7 +145,7 @@ fn r06_a_handler_that_can_always_write_while_its_read_is_pending_is_closed_with_
 
 /// The peer sends, and reads nothing. Once the send buffer is full, each write is pending, and each read finds bytes.
 #[test]
-fn r06_a_handler_that_can_always_read_while_its_write_is_pending_is_closed_with_one_executor_thread() {
+fn r06_a_handler_that_always_reads_while_its_write_is_pending_is_closed_with_one_executor_thread() {
     alone_with_threads(1, || {
         for cancel in [false, true] {
             test(async move {
@@ -200,14 +200,14 @@ fn streams() {
 }
 
 #[test]
-fn r06_a_custom_stream_that_is_always_ready_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
+fn r06_an_always_ready_custom_stream_is_closed_at_the_end_of_the_grace_with_one_executor_thread() {
     alone_with_threads(1, || {
         streams();
     });
 }
 
 #[test]
-fn r06_a_custom_stream_that_is_always_ready_is_closed_at_the_end_of_the_grace_with_two_executor_threads() {
+fn r06_an_always_ready_custom_stream_is_closed_at_the_end_of_the_grace_with_two_executor_threads() {
     alone_with_threads(2, || {
         streams();
     });

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// Calls every method of a group: when it is told to, when it is woken, and when it is dropped.
+/// Calls every method of a group: in `meddle`, when it is woken, and when it is dropped.
 struct Meddler {
     group: Weak<TaskGroup>,
     spawner: ebbtide::Spawner,

@@ -115,7 +115,7 @@ fn the_cancel_of_one_child_does_not_affect_its_siblings_or_the_group() {
 }
 
 #[test]
-fn when_the_await_of_a_cancelled_child_returns_its_future_is_destroyed_and_the_group_does_not_count_it() {
+fn a_cancelled_child_that_was_awaited_is_destroyed_and_its_group_does_not_count_it() {
     let live = Live::default();
     live.clone().within_net(move || {
         let group = TaskGroup::new();
@@ -157,7 +157,7 @@ fn a_cancel_against_the_end_gives_the_result_or_a_cancelled_error() {
 }
 
 #[test]
-fn a_child_that_is_cancelled_in_its_last_poll_returns_its_result_and_in_an_earlier_one_it_does_not() {
+fn a_child_cancelled_in_its_last_poll_returns_its_result_and_in_an_earlier_poll_does_not() {
     test(async {
         for last in [true, false] {
             let (group, (give, take)) = (TaskGroup::new(), bounded::<Arc<JoinHandle<i32>>>(1));
@@ -494,7 +494,7 @@ where
 }
 
 #[test]
-fn a_child_that_drops_its_handle_in_its_last_poll_has_left_its_panic_to_the_group_when_the_join_is_woken() {
+fn a_handle_dropped_in_its_childs_last_poll_has_left_the_panic_to_the_join_that_is_woken() {
     let live = Live::default();
     live.clone().within_net(move || {
         let look = |joined| assert_eq!(joined, Err("nobody's but the group's"));
@@ -503,7 +503,7 @@ fn a_child_that_drops_its_handle_in_its_last_poll_has_left_its_panic_to_the_grou
 }
 
 #[test]
-fn a_child_that_drops_its_handle_in_its_last_poll_has_dropped_its_result_when_the_join_is_woken() {
+fn a_handle_dropped_in_its_childs_last_poll_has_dropped_the_result_when_the_join_is_woken() {
     let live = Live::default();
     live.clone().within_net(move || {
         let result = live.probe();

@@ -167,7 +167,7 @@ fn with_a_full_backlog_a_client_waits_in_connect_until_there_is_room() {
 }
 
 #[test]
-fn a_client_that_waits_in_connect_is_refused_when_the_listener_closes_and_a_dropped_connect_has_no_effect() {
+fn a_client_waiting_in_connect_is_refused_at_the_close_and_a_dropped_connect_has_no_effect() {
     test(async {
         let (listener, connector) = Listener::memory();
         let mut clients = fill(&connector);

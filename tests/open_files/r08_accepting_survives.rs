@@ -136,7 +136,7 @@ fn assert_echo(mut client: &TcpStream) {
 }
 
 #[test]
-fn r08_a_server_that_is_out_of_descriptors_logs_once_a_step_uses_no_processor_time_and_recovers() {
+fn r08_out_of_descriptors_a_server_logs_once_a_step_does_not_spin_and_recovers() {
     on_thread(|| {
         let mut program = Program::start();
         // More clients than the server has descriptors for: the kernel completes their connections, but the server

@@ -391,7 +391,7 @@ fn a_cancel_at_any_moment_loses_no_client_that_an_accept_has_returned() {
             let given = clients.len() - sender.len();
             drop(sender);
             assert_eq!(report.accepted(), given as u64, "cancelled with client {at}: {report}");
-            adds_up(&report);
+            assert_adds_up(&report);
             for client in &mut clients {
                 rest(client).await; // every client sees EOF
             }

@@ -1,7 +1,7 @@
 //! Custom streams that panic, hang, never end, or are polled by many tasks at once. Each of these ends its own
 //! connection at most: the server goes on, every way out ends in time, and no task spins.
 
-use crate::support::scripted::{Puppet, Script, Step};
+use crate::support::scripted::{Script, ScriptedStream, Step};
 use crate::support::*;
 use async_std::io::Read as _;
 use async_std::prelude::*;
@@ -15,7 +15,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 /// Returns a server whose first client has this stream.
-fn server_with(stream: Puppet) -> (Server, Script) {
+fn server_with(stream: ScriptedStream) -> (Server, Script) {
     let (listener, script) = Script::listener();
     script.tell(Step::Client(Box::pin(stream)));
     (Server::new(listener), script)
@@ -47,7 +47,7 @@ async fn survives(server: &Handle, script: &Script) {
 fn a_read_that_panics_gives_its_connection_an_error() {
     test(async {
         let logs = logs::remember();
-        let (server, script) = server_with(Puppet::new().read(|_, _| panic!("in a scripted read")));
+        let (server, script) = server_with(ScriptedStream::new().read(|_, _| panic!("in a scripted read")));
         let (_, report) = server.scope(read, async |server| survives(&server, &script).await).await.unwrap();
         assert_eq!((report.failed(), report.panicked(), report.completed()), (1, 0, 1), "{report}");
         let lines = logs.lines_with("in a scripted read");
@@ -61,7 +61,7 @@ fn a_stream_that_has_panicked_is_dropped_at_once_and_never_polled_again() {
     test(async {
         let (polls, destroyed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, flag) = (Arc::clone(&polls), Arc::clone(&destroyed));
-        let stream = Puppet::new().drop(move || flag.store(true, SeqCst)).read(move |_, _| {
+        let stream = ScriptedStream::new().drop(move || flag.store(true, SeqCst)).read(move |_, _| {
             counted.fetch_add(1, SeqCst);
             panic!("once")
         });
@@ -89,9 +89,9 @@ fn a_stream_that_has_panicked_is_dropped_at_once_and_never_polled_again() {
 fn a_close_or_a_destructor_that_panics_changes_no_count() {
     test(async {
         for stream in [
-            Puppet::new().read(|_, _| Poll::Ready(Ok(0))).close(|_| panic!("in a close")),
-            Puppet::new().read(|_, _| Poll::Ready(Ok(0))).drop(|| panic!("in a destructor")),
-            Puppet::new().close(|_| panic!("in a close")).drop(|| panic!("and then in a destructor")),
+            ScriptedStream::new().read(|_, _| Poll::Ready(Ok(0))).close(|_| panic!("in a close")),
+            ScriptedStream::new().read(|_, _| Poll::Ready(Ok(0))).drop(|| panic!("in a destructor")),
+            ScriptedStream::new().close(|_| panic!("in a close")).drop(|| panic!("and then in a destructor")),
         ] {
             let (server, script) = server_with(stream);
             let handler = async |conn: Connection| read(conn).await;
@@ -115,7 +115,7 @@ fn after_its_handler_has_returned_a_stream_is_closed_then_read_until_eof_then_dr
         let stream = || {
             let notes = [note.clone(), note.clone(), note.clone()];
             let [read, close, drop] = notes.map(|note| move |what: &'static str| note.try_send(what).unwrap());
-            let stream = Puppet::new().read(move |_, _| {
+            let stream = ScriptedStream::new().read(move |_, _| {
                 read("read");
                 Poll::Ready(Ok(0))
             });
@@ -155,7 +155,7 @@ fn a_stream_is_not_read_again_after_a_reset() {
     test(async {
         let reads = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&reads);
-        let (server, script) = server_with(Puppet::new().read(move |_, _| {
+        let (server, script) = server_with(ScriptedStream::new().read(move |_, _| {
             counted.fetch_add(1, SeqCst);
             Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
         }));
@@ -168,7 +168,7 @@ fn a_stream_is_not_read_again_after_a_reset() {
 #[test]
 fn a_close_that_hangs_does_not_extend_a_drain_beyond_its_grace() {
     test(async {
-        let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
+        let (server, script) = server_with(ScriptedStream::new().close(|_| Poll::Pending));
         let server = server.grace(Duration::from_secs(1));
         let body = async |server: Handle| {
             while server.connection_count() == 0 {
@@ -185,14 +185,14 @@ fn a_close_that_hangs_does_not_extend_a_drain_beyond_its_grace() {
 #[test]
 fn a_close_that_hangs_ends_after_a_time_limit_and_does_not_delay_a_cancel() {
     test(async {
-        let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
+        let (server, script) = server_with(ScriptedStream::new().close(|_| Poll::Pending));
         let at_once = |_: Connection| async {};
         let start = Instant::now();
         let (_, report) = server.scope(at_once, async |server| survives(&server, &script).await).await.unwrap();
         assert!(start.elapsed() < Duration::from_secs(10), "a close may take 2 s, and no read follows it");
         assert_eq!(report.completed(), 2, "{report}");
 
-        let (server, script) = server_with(Puppet::new().close(|_| Poll::Pending));
+        let (server, script) = server_with(ScriptedStream::new().close(|_| Poll::Pending));
         let (handle, start) = (server.handle(), Instant::now());
         let serving = task::spawn(server.serve(at_once));
         while script.left() > 0 || handle.connection_count() == 0 {
@@ -207,7 +207,7 @@ fn a_close_that_hangs_ends_after_a_time_limit_and_does_not_delay_a_cancel() {
 #[test]
 fn a_stream_that_never_ends_is_read_for_a_limited_time_only() {
     test(async {
-        let endless = || Puppet::new().read(|_, buf| Poll::Ready(Ok(buf.len())));
+        let endless = || ScriptedStream::new().read(|_, buf| Poll::Ready(Ok(buf.len())));
         // In a drain: for the grace at most, although the peer never stops sending.
         let (server, script) = server_with(endless());
         let body = async |_| {
@@ -238,7 +238,7 @@ fn a_cancel_waits_for_the_handlers_running_poll_and_then_drops_the_stream() {
         let (open, gate) = mpsc::channel::<()>();
         let (live, gate) = (Live::default(), Mutex::new(gate));
         let alive = live.guard();
-        let stream = Puppet::new().drop(move || drop(alive)).read(move |_, _| {
+        let stream = ScriptedStream::new().drop(move || drop(alive)).read(move |_, _| {
             let _ = reading.try_send(());
             let _ = gate.lock().unwrap().recv_timeout(NET); // blocks its thread, which is a mistake
             Poll::Pending
@@ -263,7 +263,7 @@ fn r03_a_cancel_does_not_wait_for_a_detached_poll_and_the_stream_is_dropped_afte
         let (open, gate) = mpsc::channel::<()>();
         let (destroyed, is_destroyed) = async_std::channel::bounded(1);
         let gate = Mutex::new(gate);
-        let stream = Puppet::new().drop(move || destroyed.try_send(()).unwrap()).read(move |_, _| {
+        let stream = ScriptedStream::new().drop(move || destroyed.try_send(()).unwrap()).read(move |_, _| {
             let _ = reading.try_send(());
             let _ = gate.lock().unwrap().recv_timeout(NET);
             Poll::Ready(Ok(1))
@@ -327,9 +327,9 @@ impl Feed {
 }
 
 impl Fed {
-    fn stream(&self) -> Puppet {
+    fn stream(&self) -> ScriptedStream {
         let this = self.clone();
-        Puppet::new().read(move |cx, _| {
+        ScriptedStream::new().read(move |cx, _| {
             this.0.polls.fetch_add(1, SeqCst);
             *this.0.waker.lock().unwrap() = Some(cx.waker().clone());
             if this.0.slow {
@@ -420,7 +420,7 @@ fn many_tasks_that_wait_for_one_stream_stop_waking_each_other() {
 #[test]
 fn the_wakers_of_tasks_that_gave_up_waiting_are_not_kept() {
     test(async {
-        let (server, script) = server_with(Puppet::new());
+        let (server, script) = server_with(ScriptedStream::new());
         let live = Live::default();
         let alive = live.clone();
         let handler = move |conn: Connection| {

@@ -3,7 +3,7 @@
 
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, close, rest};
-use crate::support::{NET, adds_up, alone, echo_at_eof, hold_executor, on_thread};
+use crate::support::{NET, alone, assert_adds_up, echo_at_eof, hold_executor, on_thread};
 use async_std::prelude::*;
 use async_std::{future, task};
 use ebbtide::{Connection, Handle, Server};
@@ -167,7 +167,7 @@ async fn raced_shutdowns(kind: Kind) {
         task::sleep(Duration::from_micros(round % 10 * 50)).await; // the clients are at different points
         drop(if round % 2 == 0 { handle.shutdown() } else { handle.cancel() });
         let report = serving.await.unwrap();
-        adds_up(&report);
+        assert_adds_up(&report);
         let mut served_now = 0;
         for client in clients {
             match future::timeout(NET, client).await.expect("a client hangs") {

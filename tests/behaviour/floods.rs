@@ -5,7 +5,7 @@
 //! has to yield by itself (cooperative budget).
 
 use crate::support::executor::alone_with_threads;
-use crate::support::scripted::{Puppet, Script, Step};
+use crate::support::scripted::{Script, ScriptedStream, Step};
 use crate::support::{bind, connect, test};
 use async_std::channel::{Sender, bounded};
 use async_std::{io, prelude::*, task};
@@ -189,7 +189,7 @@ fn streams() {
         test(async move {
             let (listener, script) = Script::listener();
             let end = Instant::now() + FLOOD;
-            let endless = Puppet::new().read(move |_, buf| match Instant::now() < end {
+            let endless = ScriptedStream::new().read(move |_, buf| match Instant::now() < end {
                 true => Poll::Ready(Ok(buf.len())),
                 false => Poll::Ready(Ok(0)),
             });
@@ -219,7 +219,7 @@ fn r06_a_flood_over_tls_is_closed_at_the_end_of_the_grace_with_one_executor_thre
     alone_with_threads(1, || {
         for cancel in [false, true] {
             test(async move {
-                let house = crate::support::secured::House::new();
+                let house = crate::support::secured::TlsFixture::new();
                 let server = house.bind().await;
                 let flood = move |handle: &Handle, goes_on: &dyn Fn() -> bool| {
                     let mut client = house.client(handle.local_addr());

@@ -2,7 +2,7 @@
 //! `src/group/loom_tests.rs` and have the same names; `group_circles.rs` has the twins of two more. A model tries every
 //! interleaving of a few steps; its twin uses real threads, wakers, and the executor's queue.
 
-use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group, let_the_executor_go_round};
+use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group, let_the_executor_run};
 use async_std::task;
 use ebbtide::{JoinHandle, TaskGroup};
 use std::future::{pending, poll_fn};
@@ -54,7 +54,7 @@ fn a_drop_against_a_poll_leaves_nothing() {
             assert_eq!(live.count(), 0);
         }
         let polls = live.polls();
-        let_the_executor_go_round();
+        let_the_executor_run();
         assert_eq!(live.polls(), polls, "polled after the drop");
     });
 }
@@ -201,7 +201,7 @@ fn a_waker_fired_during_destruction_polls_nothing() {
             assert_eq!(live.count(), 0);
             let polls = live.polls();
             fires.join().unwrap();
-            let_the_executor_go_round();
+            let_the_executor_run();
             assert_eq!(live.polls(), polls, "polled after the drop");
         }
     });

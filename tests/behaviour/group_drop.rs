@@ -3,7 +3,7 @@
 
 use crate::support::executor::alone_with_threads;
 use crate::support::logs;
-use crate::support::probe::{FOR_EVER, Gate, Live, NET, let_the_executor_go_round};
+use crate::support::probe::{FOR_EVER, Gate, Live, NET, let_the_executor_run};
 use async_std::task;
 use ebbtide::TaskGroup;
 use std::cell::RefCell;
@@ -145,7 +145,7 @@ fn r02_nothing_is_polled_after_a_drop() {
         let group = group_of_all_kinds(&live);
         drop(group);
         let polls = live.polls();
-        let_the_executor_go_round();
+        let_the_executor_run();
         assert_eq!(live.polls(), polls);
     });
 }
@@ -159,7 +159,7 @@ fn r02_a_child_that_runs_stops_for_good_at_a_cancel_and_join() {
         task::block_on(group.join());
         assert_eq!((live.count(), group.len()), (0, 0));
         let polls = live.polls();
-        let_the_executor_go_round();
+        let_the_executor_run();
         assert_eq!(live.polls(), polls);
     });
 }

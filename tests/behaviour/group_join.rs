@@ -1,6 +1,6 @@
 //! `TaskGroup::join`, spawning by a group's own children, and `TaskGroup::len`.
 
-use crate::support::probe::{Gate, Live, let_the_executor_go_round};
+use crate::support::probe::{Gate, Live, let_the_executor_run};
 use async_std::task;
 use ebbtide::{JoinHandle, Spawner, TaskGroup};
 use std::future::{Future, ready};
@@ -179,7 +179,7 @@ fn a_spawn_after_a_cancel_is_refused_and_its_future_is_dropped_without_a_poll() 
         assert!(is_refused(group.spawn(live.runner())));
         assert!(is_refused(group.spawner().spawn(live.runner())));
         assert_eq!((live.count(), group.len()), (0, 0));
-        let_the_executor_go_round();
+        let_the_executor_run();
         assert_eq!(live.polls(), 0);
     });
 }

@@ -6,7 +6,7 @@
 #![cfg(unix)]
 
 use crate::support;
-use crate::support::{Handlers, SPEAKS, hold_executor, loopback, order, rest};
+use crate::support::{Handlers, REPLIES, hold_executor, loopback, order, rest};
 use ebbtide::{Address, Listener, Server};
 use socket2::SockRef;
 use std::net::TcpListener;
@@ -22,12 +22,12 @@ fn the_server_does_not_block_when_another_holder_makes_the_socket_blocking() {
         let server = Server::new(Listener::try_from(socket.try_clone().unwrap()).unwrap());
         let handle = server.handle();
         let serving = async_std::task::spawn(server.serve(handlers.handler()));
-        assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply");
+        assert_eq!(rest(&mut order(&address, REPLIES)), "whole reply");
         let held = hold_executor(); // so that no accept is running
         socket.set_nonblocking(false).unwrap();
         drop(held);
         // After this client the accept loop tries to accept one more. That accept must not block.
-        assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply");
+        assert_eq!(rest(&mut order(&address, REPLIES)), "whole reply");
         let report = handle.shutdown().await;
         assert_eq!(report.completed(), 2, "{report}");
         serving.await.unwrap();
@@ -57,7 +57,7 @@ fn no_accept_blocks_at_whatever_moment_another_holder_makes_the_socket_blocking(
                 }
             });
             for client in 0..300 {
-                assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply", "client {client}");
+                assert_eq!(rest(&mut order(&address, REPLIES)), "whole reply", "client {client}");
             }
             drop(stop);
         });

@@ -30,7 +30,7 @@ fn a_tcp_listener_of_the_standard_library_can_be_served() {
     test(async {
         let socket = TcpListener::bind(loopback()).unwrap();
         let address = Address::from(socket.local_addr().unwrap());
-        let mut queued = order(&address, SPEAKS); // waits in the backlog
+        let mut queued = order(&address, REPLIES); // waits in the backlog
         let listener = Listener::try_from(socket).unwrap();
         assert_eq!(listener.local_addr(), &address);
         let body = async |_| Ok(task::spawn_blocking(move || rest(&mut queued)).await);
@@ -49,7 +49,7 @@ fn a_unix_listener_of_the_standard_library_can_be_served_and_its_file_is_kept() 
         let listener = Listener::try_from(socket).unwrap();
         assert_eq!(listener.local_addr().path(), Some(path.as_path()));
         let mut client = UnixStream::connect(&path).unwrap();
-        client.write_all(&[SPEAKS]).unwrap();
+        client.write_all(&[REPLIES]).unwrap();
         let body = async |_| Ok(task::spawn_blocking(move || io::read_to_string(&mut client)).await?);
         let (reply, _) = Server::new(listener).scope(speaks, body).await.unwrap();
         assert_eq!(reply, "whole reply");
@@ -68,9 +68,9 @@ fn a_raw_descriptor_of_a_tcp_or_a_unix_socket_can_be_served() {
         let unix = UnixListener::bind(&path).unwrap();
         let server = Server::new(listener).add_listener(Listener::try_from(OwnedFd::from(unix)).unwrap());
         assert_eq!(server.to_string(), format!("Server listening on {address}, {}", path.display()));
-        let mut over_tcp = order(&address, SPEAKS);
+        let mut over_tcp = order(&address, REPLIES);
         let mut over_unix = UnixStream::connect(&path).unwrap();
-        over_unix.write_all(&[SPEAKS]).unwrap();
+        over_unix.write_all(&[REPLIES]).unwrap();
         let body = async |_| {
             let read = move || (rest(&mut over_tcp), io::read_to_string(&mut over_unix).unwrap());
             Ok(task::spawn_blocking(read).await)
@@ -228,7 +228,7 @@ fn a_server_that_is_restarted_on_one_socket_again_and_again_loses_no_client() {
             let address = address.clone();
             task::spawn_blocking(move || {
                 for n in 0..500 {
-                    assert_eq!(rest(&mut order(&address, SPEAKS)), "whole reply", "client {n}");
+                    assert_eq!(rest(&mut order(&address, REPLIES)), "whole reply", "client {n}");
                 }
             })
         };
@@ -255,7 +255,7 @@ fn two_servers_on_one_socket_do_not_disturb_each_other() {
         let [first, second] =
             [(); 2].map(|()| Server::new(Listener::try_from(dup::<TcpListener>(&socket)).unwrap()).grace(NET));
         let served = async || {
-            let mut client = order(&address, SPEAKS);
+            let mut client = order(&address, REPLIES);
             assert_eq!(task::spawn_blocking(move || rest(&mut client)).await, "whole reply");
         };
         let body = async |second: Handle| {

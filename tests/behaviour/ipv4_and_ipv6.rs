@@ -115,7 +115,7 @@ fn a_wildcard_ipv6_address_stays_dual_stack_if_the_list_has_no_ipv4_address_with
         if !cfg!(target_os = "linux") {
             return;
         }
-        let mut client = order(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(), SPEAKS);
+        let mut client = order(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into(), REPLIES);
         let body = async |_| Ok(task::spawn_blocking(move || rest(&mut client)).await);
         let (reply, _) = server.scope(speaks, body).await.unwrap();
         assert_eq!(reply, "whole reply", "`[::]` accepts an IPv4 client");

@@ -4,7 +4,7 @@
 use crate::support::bomb::Bomb;
 use crate::support::logs;
 use crate::support::probe::{Gate, Live, NET, Probe};
-use crate::support::{adds_up, bind, connect, rest, test};
+use crate::support::{assert_adds_up, bind, connect, rest, test};
 use async_std::channel::bounded;
 use async_std::{prelude::*, task};
 use ebbtide::{Connection, Handle, JoinError, JoinHandle, TaskGroup};
@@ -657,7 +657,7 @@ fn a_task_that_panics_ends_its_connection_only_if_its_handle_is_dropped() {
                 conn.write_all(b"still here").await
             };
             let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
-            adds_up(&report);
+            assert_adds_up(&report);
             assert_eq!(
                 (report.completed(), report.panicked()),
                 (1 - u64::from(dropped), u64::from(dropped)),

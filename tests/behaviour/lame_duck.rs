@@ -37,7 +37,7 @@ fn a_lame_duck_is_not_ready_and_still_accepts() {
             assert!(!server.is_ready(), "still ready after the request");
             reach(&server, Phase::LameDuck).await;
             assert!(server.is_serving());
-            let mut during = order(&address, SPEAKS);
+            let mut during = order(&address, REPLIES);
             handlers.started(1).await;
             assert_eq!(task::spawn_blocking(move || rest(&mut during)).await, "whole reply");
             assert_eq!(server.phase(), Phase::LameDuck, "the drain begins only after the lame duck");

@@ -202,7 +202,7 @@ fn a_server_whose_last_connector_is_dropped_goes_on_with_its_other_listeners() {
         let handlers = Handlers::new();
         let body = async |server: Handle| {
             drop(connector);
-            let mut client = order(server.local_addr(), SPEAKS);
+            let mut client = order(server.local_addr(), REPLIES);
             assert_eq!(task::spawn_blocking(move || support::rest(&mut client)).await, "whole reply");
             assert!(server.is_serving());
         };

@@ -122,7 +122,7 @@ impl Fixture {
 
 /// Checks the report. `failed` and `panicked` count the handler of a third client.
 fn reports(report: &Report, expected: &Expected, failed: u64, panicked: u64) {
-    adds_up(report);
+    assert_adds_up(report);
     assert_eq!(report.cause(), expected.cause, "{report}");
     assert_eq!(report.accepted(), 2 + failed + panicked, "{report}");
     assert_eq!((report.failed(), report.panicked()), (failed, panicked), "{report}");

@@ -104,7 +104,7 @@ fn r01_clients_that_connect_before_the_server_serves_are_served_later() {
     test(async {
         let handlers = Handlers::new();
         let server = bind().await;
-        let mut client = order(server.local_addr(), SPEAKS);
+        let mut client = order(server.local_addr(), REPLIES);
         let (_, report) = server.scope(handlers.handler(), async |_| handlers.started(1).await).await.unwrap();
         assert_eq!(rest(&mut client), "whole reply");
         assert_eq!(report.completed(), 1);

@@ -258,9 +258,9 @@ async fn opens_late<C: Send + 'static>(server: Server, client: C, open: fn(&mut 
 #[cfg(feature = "tls")]
 #[test]
 fn r05_the_newcomer_time_begins_at_the_end_of_the_handshake() {
-    use crate::support::secured::{House, rest};
+    use crate::support::secured::{TlsFixture, rest};
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let server = house.bind().await;
         let client = house.client(server.local_addr());
         let open = |client: &mut crate::support::certificates::Client| {

@@ -2,7 +2,7 @@
 //! TLS. A read cannot lock the stream then and gets `Pending`. That does not mean that no request has arrived.
 
 use crate::support::executor::alone_with_threads;
-use crate::support::scripted::{Puppet, Script, Step};
+use crate::support::scripted::{Script, ScriptedStream, Step};
 use crate::support::{NET, test};
 use async_std::channel::bounded;
 use async_std::{io, prelude::*, task};
@@ -22,7 +22,7 @@ fn r05_a_request_that_has_arrived_is_read_although_another_task_is_writing() {
             let (gate, open) = mpsc::channel::<()>();
             // The request has arrived, and the write blocks until the test opens the gate.
             let mut request = Some(b"request");
-            let stream = Puppet::new()
+            let stream = ScriptedStream::new()
                 .read(move |_, buf| match request.take() {
                     Some(request) => {
                         buf[..7].copy_from_slice(request);

@@ -2,7 +2,7 @@
 //! counted.
 
 use crate::support::logs;
-use crate::support::scripted::{Puppet, Script, Step};
+use crate::support::scripted::{Script, ScriptedStream, Step};
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task;
@@ -30,7 +30,7 @@ fn one_of_ten(what: u8, expected: Level, text: &'static str) {
             }
             assert_eq!(handlers.live.count(), 9, "the other handlers must still be alive");
             // The server goes on accepting.
-            let mut late = order(server.local_addr(), SPEAKS);
+            let mut late = order(server.local_addr(), REPLIES);
             handlers.started(1).await;
             assert_eq!(task::spawn_blocking(move || rest(&mut late)).await, "whole reply");
         };
@@ -173,7 +173,7 @@ fn r07_under_on_failure_shutdown_the_drain_begins_before_the_failed_connection_i
         receive.recv().await.unwrap();
         // The close of this stream never completes.
         let guard = stream.guard();
-        script.tell(Step::Client(Box::pin(Puppet::new().close(|_| Poll::Pending).drop(move || drop(guard)))));
+        script.tell(Step::Client(Box::pin(ScriptedStream::new().close(|_| Poll::Pending).drop(move || drop(guard)))));
         assert_eq!(
             receive.recv().await,
             Ok(1),

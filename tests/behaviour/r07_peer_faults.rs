@@ -105,7 +105,7 @@ fn r07_an_error_of_the_connections_stream_is_the_peers_however_it_is_wrapped() {
         };
         let ((), report) = server.scope(handler, body).await.unwrap();
         assert_eq!(report.counts().ended(EndReason::Disconnected), WRAPPINGS.len() as u64, "{report}");
-        adds_up(&report);
+        assert_adds_up(&report);
         let closed = logs.lines_with("closed connection ");
         assert_eq!(closed.len(), WRAPPINGS.len(), "{closed:?}");
         assert!(closed.iter().all(|(level, _)| *level == Level::Debug), "{closed:?}");
@@ -140,7 +140,7 @@ fn r07_the_same_error_from_another_source_is_the_handlers() {
             Ok(())
         };
         let ((), report) = server.scope(handler, body).await.unwrap();
-        adds_up(&report);
+        assert_adds_up(&report);
         let lines = logs.lines_with("the handler of connection ");
         assert!(lines.len() == number && lines.iter().all(|(level, _)| *level == Level::Warn), "{lines:?}");
         drop(clients);

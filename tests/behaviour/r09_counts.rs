@@ -126,7 +126,7 @@ fn r09_each_end_of_a_connection_is_counted_by_its_reason_while_the_server_runs()
                 counts.cancelled(),
             ];
             assert_eq!((counts.accepted(), buckets.iter().sum::<u64>()), (1, 1), "{reason}: {counts}");
-            adds_up(&report);
+            assert_adds_up(&report);
             assert_eq!(report.counts().ended(reason), 1, "{report}");
             assert!(report.cancelled_connections().is_empty(), "{reason}: the exit must not cut any connection");
         });

@@ -75,7 +75,7 @@ fn r09_the_counts_add_up_after_ten_thousand_raced_shutdowns() {
                     handle.shutdown().await
                 };
                 assert_eq!(handle.connection_count(), 0);
-                adds_up(&report);
+                assert_adds_up(&report);
                 accepted += report.accepted();
             });
             start.wait();
@@ -124,7 +124,7 @@ fn r09_a_client_that_closes_at_the_moment_of_the_shutdown_is_counted_as_complete
             let leaving = task::spawn_blocking(move || drop(client));
             let report = handle.shutdown().await;
             leaving.await;
-            adds_up(&report);
+            assert_adds_up(&report);
             assert_eq!(report.completed(), 1, "{report}");
             serving.await.unwrap();
             drop(handlers);
@@ -142,7 +142,7 @@ fn r09_handlers_that_were_never_polled_are_counted() {
         let _ = async_std::future::timeout(std::time::Duration::ZERO, &mut serving).await;
         drop(serving);
         let report = handle.closed().await;
-        adds_up(&report);
+        assert_adds_up(&report);
         assert_eq!(report.cause(), Cause::Dropped);
     });
 }
@@ -213,7 +213,7 @@ fn r09_the_counts_add_up_when_handlers_return_fail_panic_and_hang_at_once() {
         for round in 0..100 {
             let handlers = Handlers::new();
             let server = bind().await;
-            let orders = [POLITE, STUBBORN, FAILS, PANICS, SPEAKS];
+            let orders = [POLITE, STUBBORN, FAILS, PANICS, REPLIES];
             let _clients: Vec<_> = (0..25).map(|n| order(server.local_addr(), orders[n % 5])).collect();
             let handle = server.handle();
             let done = Arc::new(AtomicBool::new(false));
@@ -226,7 +226,7 @@ fn r09_the_counts_add_up_when_handlers_return_fail_panic_and_hang_at_once() {
             }
             let report = handle.closed().await;
             done.store(true, Ordering::SeqCst);
-            adds_up(&report);
+            assert_adds_up(&report);
             assert_eq!(handlers.live.count(), 0);
         }
     });

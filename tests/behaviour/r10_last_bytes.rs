@@ -175,7 +175,7 @@ fn r10_a_thousand_idle_clients_do_not_make_a_drain_linger() {
 fn r10_a_drain_ends_a_linger_of_idle_clients_that_began_before_it() {
     test(async {
         let server = bind().await;
-        let clients: Vec<_> = (0..100).map(|_| order(server.local_addr(), SPEAKS)).collect();
+        let clients: Vec<_> = (0..100).map(|_| order(server.local_addr(), REPLIES)).collect();
         let handlers = Handlers::new();
         let body = async |server: Handle| {
             handlers.started(100).await;
@@ -239,7 +239,7 @@ fn r10_a_cancel_ends_a_linger_at_once() {
     test(async {
         let server = bind().await;
         let handle = server.handle();
-        let mut client = order(server.local_addr(), SPEAKS);
+        let mut client = order(server.local_addr(), REPLIES);
         let handlers = Handlers::new();
         let serving = task::spawn(server.serve(handlers.handler()));
         handlers.started(1).await;

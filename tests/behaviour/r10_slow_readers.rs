@@ -105,10 +105,10 @@ fn r10_in_a_drain_clients_that_read_steadily_and_ping_get_every_byte() {
 #[test]
 fn r10_tls_clients_that_pause_get_every_byte_and_the_close_notify() {
     use crate::support::certificates::secure;
-    use crate::support::secured::House;
+    use crate::support::secured::TlsFixture;
     for drains in [false, true] {
         test(async move {
-            let house = House::new();
+            let house = TlsFixture::new();
             let server = house.bind().await;
             let config = std::sync::Arc::new(house.authority.client(None));
             let clients: Vec<_> =

@@ -32,7 +32,7 @@ fn ipv4_and_ipv6_get_the_same_port_and_both_are_served() {
             assert!(addresses[0].port() != 0 && addresses[0].port() == addresses[1].port(), "{addresses:?}");
             let ips = [addresses[0].ip(), addresses[1].ip()];
             assert_eq!(ips, [both[0].ip(), both[1].ip()], "the order must be the one given to `bind`");
-            let mut clients: Vec<_> = addresses.iter().map(|&address| order(&address.into(), SPEAKS)).collect();
+            let mut clients: Vec<_> = addresses.iter().map(|&address| order(&address.into(), REPLIES)).collect();
             let body =
                 async |_| Ok(task::spawn_blocking(move || clients.iter_mut().map(rest).collect::<Vec<_>>()).await);
             let (replies, _) = server.scope(speaks, body).await.unwrap();
@@ -89,7 +89,7 @@ fn a_name_that_does_not_resolve_is_an_error_with_the_resolvers_reason() {
 fn a_port_is_known_after_the_bind_and_a_client_that_connects_before_the_server_serves_is_served() {
     test(async {
         let server = bind().await;
-        let mut early = order(server.local_addr(), SPEAKS);
+        let mut early = order(server.local_addr(), REPLIES);
         assert!(!server.handle().is_serving());
         let body = async |_| Ok(task::spawn_blocking(move || rest(&mut early)).await);
         let (reply, _) = server.scope(speaks, body).await.unwrap();

@@ -2,7 +2,7 @@
 //! cancel or a drop leaves nothing behind.
 
 use crate::support::logs;
-use crate::support::probe::{Gate, Live, NET, Probe, let_the_executor_go_round};
+use crate::support::probe::{Gate, Live, NET, Probe, let_the_executor_run};
 use crate::support::test;
 use async_std::task;
 use ebbtide::{JoinError, TaskSet};
@@ -71,7 +71,7 @@ impl Numbered {
     }
 
     fn no_more_are_started(&self) {
-        let_the_executor_go_round();
+        let_the_executor_run();
         assert_eq!(self.started.try_recv().ok(), None);
     }
 
@@ -299,7 +299,7 @@ fn a_drop_joins_running_and_waiting_children() {
             drop(set);
             assert_eq!(live.count(), 0);
             let polls = live.polls();
-            let_the_executor_go_round();
+            let_the_executor_run();
             assert_eq!(live.polls(), polls, "children were polled after the drop");
         }
     });

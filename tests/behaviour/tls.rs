@@ -3,7 +3,7 @@
 
 use crate::support;
 use crate::support::certificates::{chain, secure};
-use crate::support::secured::{House, bind_tls, rest};
+use crate::support::secured::{TlsFixture, bind_tls, rest};
 use crate::support::{bind, connect, echo, test};
 use async_std::{io, prelude::*, task};
 use ebbtide::rustls::ProtocolVersion;
@@ -14,7 +14,7 @@ use std::time::Duration;
 #[test]
 fn the_handler_reads_and_writes_plain_bytes() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let (_, report) = house
             .bind()
             .await
@@ -40,7 +40,7 @@ fn the_handler_reads_and_writes_plain_bytes() {
 fn two_tasks_can_read_and_write_at_the_same_time() {
     const LENGTH: usize = 3_000_000;
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let handler = async |conn: Connection| {
             let reader = conn.clone();
             let (done, read) = async_std::channel::bounded(1);
@@ -94,7 +94,7 @@ fn two_tasks_can_read_and_write_at_the_same_time() {
 #[test]
 fn bytes_that_could_not_be_sent_at_once_are_sent_while_the_handler_reads() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let (wrote, has_written) = async_std::channel::bounded(1);
         let handler = move |conn: Connection| {
             let wrote = wrote.clone();
@@ -129,7 +129,7 @@ fn bytes_that_could_not_be_sent_at_once_are_sent_while_the_handler_reads() {
 #[test]
 fn a_connection_returns_what_the_handshake_has_negotiated() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let guest = house.authority.issue(&house.folder, "guest", &["guest.example"]);
         let authorities = house.folder.write("authorities.pem", house.authority.pem());
         let tls = Tls::files(&house.server.certificates, &house.server.key)

@@ -2,7 +2,7 @@
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::Client;
-use crate::support::secured::{House, bind_tls};
+use crate::support::secured::{TlsFixture, bind_tls};
 use crate::support::{echo, test};
 use ebbtide::Tls;
 use std::io::{Read, Write};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[test]
 fn a_certificate_is_reloaded_while_the_server_serves() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let tls = house.tls();
         let (_, report) = bind_tls(&tls)
             .await
@@ -43,7 +43,7 @@ fn a_certificate_is_reloaded_while_the_server_serves() {
 
 #[test]
 fn a_custom_configuration_can_be_replaced_but_not_reloaded() {
-    let house = House::new();
+    let house = TlsFixture::new();
     let config = ebbtide::rustls::ServerConfig::builder_with_provider(Arc::new(
         ebbtide::rustls::crypto::ring::default_provider(),
     ))

@@ -2,8 +2,8 @@
 //! that the client sees the difference.
 #![cfg(feature = "tls")]
 
-use crate::support::secured::{House, rest};
-use crate::support::{FAILS, Handlers, NET, PANICS, POLITE, SPEAKS, STUBBORN, test};
+use crate::support::secured::{TlsFixture, rest};
+use crate::support::{FAILS, Handlers, NET, PANICS, POLITE, REPLIES, STUBBORN, test};
 use async_std::{io, prelude::*, task};
 use ebbtide::rustls::{ClientConnection, StreamOwned};
 use ebbtide::{Connection, Listener, MemoryStream, Server};
@@ -15,13 +15,13 @@ use std::time::Duration;
 #[test]
 fn every_orderly_end_sends_close_notify() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let handlers = Handlers::new();
         let (_, report) = house
             .bind()
             .await
             .scope(handlers.handler(), async |server| {
-                for (order, reply) in [(SPEAKS, "whole reply"), (FAILS, ""), (PANICS, "")] {
+                for (order, reply) in [(REPLIES, "whole reply"), (FAILS, ""), (PANICS, "")] {
                     let mut client = house.client(server.local_addr());
                     client.write_all(&[order]).unwrap();
                     assert_eq!(rest(&mut client).expect("close_notify"), reply, "{:?}", order as char);
@@ -42,7 +42,7 @@ fn every_orderly_end_sends_close_notify() {
 #[test]
 fn a_cancel_or_a_drop_sends_no_close_notify() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         for dropped in [false, true] {
             let handlers = Handlers::new();
             let server = house.bind().await;
@@ -80,7 +80,7 @@ fn a_cancel_or_a_drop_sends_no_close_notify() {
 #[test]
 fn eof_without_close_notify_is_an_error_for_the_handler() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let handler = async |conn: Connection| {
             let error = (&conn).read_to_end(&mut Vec::new()).await.expect_err("EOF without `close_notify` is an error");
             assert_eq!(error.kind(), ErrorKind::UnexpectedEof);
@@ -104,7 +104,7 @@ fn eof_without_close_notify_is_an_error_for_the_handler() {
 #[test]
 fn a_tls_client_that_still_sends_gets_the_whole_reply() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let handler = async |conn: Connection| {
             (&conn).read_exact(&mut [0; 10]).await?;
             (&conn).write_all(&[b'r'; 300_000]).await
@@ -152,7 +152,7 @@ fn r10_a_client_that_sends_all_before_it_reads_gets_the_whole_reply() {
     const REPLY: usize = 100_000;
     const REQUEST: usize = 1_000_000;
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let (tls, config) = (house.tls(), house.authority.client(None));
         let (listener, connector) = Listener::memory();
         let handler = async |conn: Connection| {
@@ -180,7 +180,7 @@ fn a_client_that_a_timeout_closes_gets_close_notify() {
     const LIMIT: Duration = Duration::from_secs(1);
     for first_byte in [false, true] {
         test(async move {
-            let house = House::new();
+            let house = TlsFixture::new();
             let server = house.bind().await;
             let server = match first_byte {
                 true => server.first_byte_timeout(LIMIT),

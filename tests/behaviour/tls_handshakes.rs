@@ -3,8 +3,8 @@
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::{Authority, secure};
-use crate::support::secured::{House, bind_tls, rest};
-use crate::support::{FOR_EVER, Handlers, NET, SPEAKS, adds_up, connect, echo, logs, test, test_alone};
+use crate::support::secured::{TlsFixture, bind_tls, rest};
+use crate::support::{FOR_EVER, Handlers, NET, REPLIES, assert_adds_up, connect, echo, logs, test, test_alone};
 use async_std::{prelude::*, task};
 use ebbtide::{Connection, OnFailure, Tls};
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use std::time::Duration;
 #[test]
 fn a_client_that_sends_no_handshake_is_closed() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let server = house.bind().await.handshake_timeout(Duration::from_millis(50)).on_failure(OnFailure::Shutdown);
         let (_, report) = server
             .scope(echo, async |server| {
@@ -31,7 +31,7 @@ fn a_client_that_sends_no_handshake_is_closed() {
 #[test]
 fn a_client_that_sends_no_handshake_delays_no_other_client() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let server = house.bind().await.handshake_timeout(FOR_EVER);
         let (_, report) = server
             .scope(echo, async |server| {
@@ -51,7 +51,7 @@ fn a_client_that_sends_no_handshake_delays_no_other_client() {
 #[test]
 fn without_a_limit_a_silent_client_waits_until_the_drain_and_then_at_most_a_second() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let server = house.bind().await.handshake_timeout(None).grace(FOR_EVER);
         let (_, report) = server
             .scope(echo, async |server| {
@@ -65,21 +65,21 @@ fn without_a_limit_a_silent_client_waits_until_the_drain_and_then_at_most_a_seco
             .unwrap();
         assert_eq!((report.rejected(), report.cancelled()), (1, 0), "{report}");
         assert!(report.elapsed() < NET, "{report}");
-        adds_up(&report);
+        assert_adds_up(&report);
     });
 }
 
 #[test]
 fn a_client_in_the_backlog_gets_its_handshake_and_its_answer_in_the_drain() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let handlers = Handlers::new();
         let server = house.bind().await;
         let handle = server.handle();
         let mut client = house.client(handle.local_addr()); // in the backlog: the server does not serve yet
         let serving = task::spawn(server.shutdown_when(std::future::ready(())).serve(handlers.handler()));
         let reply = task::spawn_blocking(move || {
-            client.write_all(&[SPEAKS]).unwrap();
+            client.write_all(&[REPLIES]).unwrap();
             rest(&mut client)
         });
         assert_eq!(reply.await.unwrap(), "whole reply");
@@ -91,7 +91,7 @@ fn a_client_in_the_backlog_gets_its_handshake_and_its_answer_in_the_drain() {
 #[test]
 fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let (_, report) = house
             .bind()
             .await
@@ -106,7 +106,7 @@ fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
             })
             .await
             .unwrap();
-        adds_up(&report);
+        assert_adds_up(&report);
         assert_eq!(report.completed(), 0, "{report}");
     });
 }
@@ -115,7 +115,7 @@ fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
 fn a_client_that_does_not_speak_tls_gets_an_alert_and_is_logged() {
     test_alone(async {
         let logs = logs::remember();
-        let house = House::new();
+        let house = TlsFixture::new();
         let (_, report) = house
             .bind()
             .await
@@ -129,7 +129,7 @@ fn a_client_that_does_not_speak_tls_gets_an_alert_and_is_logged() {
             .await
             .unwrap();
         assert_eq!(report.rejected(), 1, "{report}");
-        adds_up(&report);
+        assert_adds_up(&report);
         let lines = logs.lines_with("it does not speak TLS");
         assert_eq!(lines.len(), 1, "{lines:?}");
         assert_eq!(lines[0].0, log::Level::Debug, "a peer's fault is logged at debug");
@@ -140,7 +140,7 @@ fn a_client_that_does_not_speak_tls_gets_an_alert_and_is_logged() {
 #[test]
 fn a_client_without_the_required_certificate_never_reaches_the_handler() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let other_authority = Authority::new("another authority");
         let untrusted = other_authority.issue(&house.folder, "untrusted", &["untrusted.example"]);
         let guest = house.authority.issue(&house.folder, "guest", &["guest.example"]);

@@ -6,7 +6,7 @@
 #![cfg(feature = "tls")]
 
 use crate::support::certificates::secure;
-use crate::support::secured::{House, bind_tls, rest};
+use crate::support::secured::{TlsFixture, bind_tls, rest};
 use crate::support::{connect, echo, test};
 use async_std::channel::bounded;
 use async_std::{io, prelude::*, task};
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// The numbers of tickets: the default, none, and three.
 const SETTINGS: [Option<usize>; 3] = [None, Some(0), Some(3)];
 
-fn tls(house: &House, tickets: Option<usize>) -> Tls {
+fn tls(house: &TlsFixture, tickets: Option<usize>) -> Tls {
     let files = Tls::files(&house.server.certificates, &house.server.key);
     match tickets {
         Some(number) => files.session_tickets(number).load().unwrap(),
@@ -40,7 +40,7 @@ fn all_bytes_of_clients_that_only_write_and_close_arrive() {
     const LENGTH: usize = 64 * 1024;
     for tickets in SETTINGS {
         test(async move {
-            let house = House::new();
+            let house = TlsFixture::new();
             let (started, has_started) = bounded(CLIENTS);
             let (gone, is_gone) = bounded::<()>(CLIENTS);
             let (count, counts) = bounded(CLIENTS);
@@ -93,7 +93,7 @@ fn a_client_with_nagles_algorithm_does_not_wait_after_its_handshake() {
     /// The kernel's delay of an acknowledgement.
     const DELAYED: Duration = Duration::from_millis(40);
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let (_, report) = house
             .bind()
             .await
@@ -163,7 +163,7 @@ fn tickets_arrive_with_the_first_bytes_or_at_the_end_and_let_a_client_resume() {
     for tickets in SETTINGS {
         for silent in [false, true] {
             test(async move {
-                let house = House::new();
+                let house = TlsFixture::new();
                 let handler = move |conn: Connection| async move {
                     let mut ping = [0; 4];
                     (&conn).read_exact(&mut ping).await?;
@@ -209,7 +209,7 @@ fn tickets_arrive_with_the_first_bytes_or_at_the_end_and_let_a_client_resume() {
 #[test]
 fn a_tls_1_2_client_completes_its_handshake_before_the_handler_writes() {
     test(async {
-        let house = House::new();
+        let house = TlsFixture::new();
         let (_, report) = house
             .bind()
             .await

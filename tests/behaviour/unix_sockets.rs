@@ -22,7 +22,7 @@ async fn waits(conn: Connection) {
 fn ask(path: &Path) -> String {
     let mut client = UnixStream::connect(path).unwrap();
     client.set_read_timeout(Some(NET)).unwrap();
-    client.write_all(&[SPEAKS]).unwrap();
+    client.write_all(&[REPLIES]).unwrap();
     io::read_to_string(&mut client).unwrap()
 }
 
@@ -111,7 +111,7 @@ fn r04_the_file_is_removed_before_the_drain_begins_and_earlier_clients_are_serve
         let mut queued: Vec<_> = (0..50).map(|_| UnixStream::connect(&path).unwrap()).collect();
         for client in &mut queued {
             client.set_read_timeout(Some(NET)).unwrap();
-            client.write_all(&[SPEAKS]).unwrap();
+            client.write_all(&[REPLIES]).unwrap();
         }
         let mut held = Some(hold_executor());
         let body = async |server: Handle| {
@@ -246,7 +246,7 @@ fn an_abstract_name_needs_no_file_and_is_free_after_the_exit() {
         );
         let body = async |_| {
             let mut stream = UnixStream::connect_addr(&client).unwrap();
-            stream.write_all(&[SPEAKS]).unwrap();
+            stream.write_all(&[REPLIES]).unwrap();
             Ok(task::spawn_blocking(move || io::read_to_string(stream)).await?)
         };
         let (reply, _) = Server::new(listener).scope(speaks, body).await.unwrap();

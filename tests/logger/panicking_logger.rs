@@ -47,7 +47,7 @@ fn a_shutdown_stream_still_drains_and_then_cancels() {
         let handlers = Handlers::new();
         let server = bind().await.grace(FOR_EVER);
         let mut clients: Vec<_> =
-            [POLITE, STUBBORN, FAILS, PANICS, SPEAKS].iter().map(|&it| order(server.local_addr(), it)).collect();
+            [POLITE, STUBBORN, FAILS, PANICS, REPLIES].iter().map(|&it| order(server.local_addr(), it)).collect();
         let (ask, asked) = async_std::channel::unbounded();
         let serving = task::spawn(server.shutdown_on(asked).serve(handlers.handler()));
         handlers.started(5).await;

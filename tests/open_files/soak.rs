@@ -104,7 +104,7 @@ fn round(dice: &mut Dice, protocol: &Arc<Protocol>) {
     let protocol = Arc::clone(protocol);
     let exit = dice.roll(9);
     let orders: Vec<u8> =
-        (0..dice.roll(6)).map(|_| [POLITE, STUBBORN, FAILS, PANICS, SPEAKS][dice.roll(5) as usize]).collect();
+        (0..dice.roll(6)).map(|_| [POLITE, STUBBORN, FAILS, PANICS, REPLIES][dice.roll(5) as usize]).collect();
     let handlers = Handlers::new();
     let live = handlers.live.clone();
     on_thread(move || {

@@ -1,7 +1,7 @@
 //! TLS with other clients: openssl, curl and Python. Each test is skipped, with a note, if its client is not installed.
 #![cfg(feature = "tls")]
 
-use crate::support::secured::House;
+use crate::support::secured::TlsFixture;
 use crate::support::{tcp, test};
 use async_std::io::{BufReader, prelude::*};
 use async_std::task;
@@ -41,7 +41,7 @@ where
     Fut: Future<Output = std::io::Result<()>> + Send + 'static,
 {
     test(async move {
-        let house = House::new();
+        let house = TlsFixture::new();
         let authorities = house.folder.write("authorities.pem", house.authority.pem());
         let server = house.bind().await;
         let run = move |address: &Address| {

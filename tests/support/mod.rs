@@ -28,7 +28,7 @@ pub use addresses::loopback;
 pub use bomb::Bomb;
 pub use executor::hold_executor;
 pub use gate::{Role, alone, on_thread};
-pub use servers::{adds_up, bind, echo, echo_at_eof, echo_with_buffer, speaks, until};
+pub use servers::{assert_adds_up, bind, echo, echo_at_eof, echo_with_buffer, speaks, until};
 
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::{io, prelude::*, task};
@@ -140,7 +140,7 @@ impl Handlers {
             }
             FAILS => Err(io::Error::new(io::ErrorKind::InvalidData, "as ordered")),
             PANICS => panic!("as ordered"),
-            SPEAKS => {
+            REPLIES => {
                 (&conn).write_all(b"whole reply").await?;
                 Ok(())
             }
@@ -158,7 +158,7 @@ pub const FAILS: u8 = b'f';
 /// The handler panics.
 pub const PANICS: u8 = b'!';
 /// The handler writes `whole reply` and returns.
-pub const SPEAKS: u8 = b'r';
+pub const REPLIES: u8 = b'r';
 
 /// Connects a TCP client whose reads and writes time out after [`NET`].
 pub fn connect(address: &Address) -> TcpStream {

@@ -1,7 +1,7 @@
 //! PEM files for the tests of loading them: valid ones, and the parts that damaged ones are made of.
 
 use super::files::Folder;
-use super::secured::House;
+use super::secured::TlsFixture;
 use ebbtide::Tls;
 use pem::{EncodeConfig, LineEnding, Pem, encode_config};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ pub struct Files {
 
 /// Valid PEM texts, which a test then damages.
 pub struct Good {
-    pub house: Arc<House>,
+    pub house: Arc<TlsFixture>,
     /// The server's certificate, and then its issuer's.
     pub chain: String,
     /// The server's certificate.
@@ -31,7 +31,7 @@ pub struct Good {
 
 impl Good {
     pub fn new() -> Self {
-        let house = House::new();
+        let house = TlsFixture::new();
         let chain = unix(&std::fs::read_to_string(&house.server.certificates).unwrap());
         let issuer = unix(house.authority.pem());
         let leaf = chain.strip_suffix(&issuer).unwrap().to_owned();

@@ -235,7 +235,7 @@ impl Gate {
 
 /// Returns after the executor has gone through its whole queue a few times. So it has polled every task that was
 /// scheduled before the call.
-pub fn let_the_executor_go_round() {
+pub fn let_the_executor_run() {
     let tasks: Vec<_> = (0..16)
         .map(|_| {
             task::spawn(async {

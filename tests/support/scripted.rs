@@ -120,14 +120,14 @@ type OnClose = Box<dyn FnMut(&mut Context<'_>) -> Poll<io::Result<()>> + Send>;
 
 /// Stream whose methods the test writes. By default its reads are pending without end, its writes discard everything,
 /// its close returns at once, and its destructor does nothing.
-pub struct Puppet {
+pub struct ScriptedStream {
     pub read: OnRead,
     pub write: OnWrite,
     pub close: OnClose,
     pub drop: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl Puppet {
+impl ScriptedStream {
     pub fn new() -> Self {
         Self {
             read: Box::new(|_, _| Poll::Pending),
@@ -164,13 +164,13 @@ impl Puppet {
     }
 }
 
-impl Read for Puppet {
+impl Read for ScriptedStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         (self.read)(cx, buf)
     }
 }
 
-impl Write for Puppet {
+impl Write for ScriptedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         (self.write)(cx, buf)
     }
@@ -184,7 +184,7 @@ impl Write for Puppet {
     }
 }
 
-impl Drop for Puppet {
+impl Drop for ScriptedStream {
     fn drop(&mut self) {
         if let Some(drop) = self.drop.take() {
             drop();

@@ -8,13 +8,13 @@ use ebbtide::{Address, Connection, ListenOptions, Server, Tls};
 use std::io::Read as _;
 
 /// What a TLS test begins with: a certificate authority, and a server certificate that it has issued for `localhost`.
-pub struct House {
+pub struct TlsFixture {
     pub folder: Folder,
     pub authority: Authority,
     pub server: Identity,
 }
 
-impl House {
+impl TlsFixture {
     pub fn new() -> Self {
         let (folder, authority) = (Folder::new(), Authority::new("a test's own"));
         let server = authority.issue(&folder, "server", &["localhost"]);

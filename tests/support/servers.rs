@@ -40,7 +40,7 @@ pub async fn speaks(mut conn: Connection) -> io::Result<()> {
 }
 
 /// Asserts that every accepted connection is in one bucket of the report.
-pub fn adds_up(report: &Report) {
+pub fn assert_adds_up(report: &Report) {
     let ends = report.completed()
         + report.failed()
         + report.panicked()

@@ -1,7 +1,7 @@
-//! Signals as streams: to stop on Ctrl-C and SIGTERM, to reload on SIGHUP.
+//! Signals as streams: shut down on Ctrl-C and SIGTERM, reload on SIGHUP.
 //!
-//! [`termination`] makes the stream of a program that ends when it is told to. Take it first, before anything is
-//! bound: a signal that comes meanwhile is remembered, and no socket file is left behind.
+//! [`termination`] returns the stream for a service. Call it first, before anything is bound: a signal that arrives
+//! before the server serves is remembered, and the server removes its socket files before the program ends.
 //!
 //! ```no_run
 //! # async fn example() -> std::io::Result<()> {
@@ -15,49 +15,52 @@
 //!
 //! Then
 //!
-//! 1. the first signal asks for a graceful shutdown,
+//! 1. the first signal requests a graceful shutdown,
 //! 2. the second cancels what is still running,
 //! 3. the third exits the process with status 128 + its number (130 for SIGINT, 143 for SIGTERM), even if something
 //!    hangs.
-//!
-//! They count for a live stream. A server drops its stream when it is closed: so where something comes after that, such
-//! as a second server that is still draining, hold another stream until the end of `main`, or the next signal exits:
-//! `let _held = signal::termination()?;`.
 //!
 //! | function | signals | for |
 //! |---|---|---|
 //! | [`ctrl_c`] | SIGINT | programs at a terminal that leave SIGTERM as it is |
 //! | [`termination`] | SIGINT, SIGTERM | every service: Docker, Kubernetes and systemd send SIGTERM |
 //! | `hangup` | SIGHUP | reloading files (Unix) |
-//! | `user1` | SIGUSR1 | whatever the program says (Unix) |
+//! | `user1` | SIGUSR1 | whatever the program defines (Unix) |
 //!
-//! Nothing is taken that was not asked for. So SIGHUP is the program's, whether it has a handler of its own for it, a
-//! stream, or neither: then a terminal that closes ends the program, as it always did.
+//! Signals count only while a stream is alive. A server drops its stream when it is closed. If the program still has
+//! work to do after that, such as a second server that is still draining, hold another stream until the end of `main`:
+//! `let _held = signal::termination()?;`. Without it the next signal exits the process.
 //!
-//! # What the environment has set
+//! Only the signals that were asked for are taken. So SIGHUP belongs to the program, whether it has its own handler for
+//! it, a stream, or neither. With neither, SIGHUP has its default effect: a terminal that closes ends the program.
+//!
+//! # Signals that are ignored, blocked or handled already
 //!
 //! - A signal that is *ignored* stays ignored: SIGHUP under `nohup`, SIGINT in a program that a shell script has
-//!   started with `&`. Its stream never yields it; a line in the log (info) says so. Linux tells what is ignored; on
-//!   other systems such a signal is taken.
-//! - A signal that is *blocked* is heard all the same, by a thread that does not block it, with a warning in the log:
-//!   the mask of the program that started this one is inherited, and a server that is deaf to SIGTERM is killed.
-//! - A signal that has a *handler* already, of another part of the program, is shared: that handler is called first,
-//!   and then the streams get the signal. A handler that is installed *after* the first call, other than by the crates
-//!   `signal-hook`, `async-signal` or `tokio`, takes the signal away from the streams.
+//!   started with `&`. Its stream never yields it. A log line (level `info`; `warn` for SIGTERM) reports it. Only Linux
+//!   shows which signals are ignored; on other systems such a signal is taken.
+//! - A signal that is *blocked* is received all the same, by a thread that does not block it, with a warning in the
+//!   log. A program inherits the signal mask of its parent, and a server that never receives SIGTERM ends by SIGKILL.
+//! - A signal that already has a *handler*, of another part of the program, is shared: that handler is called first,
+//!   then the streams get the signal. A handler that is installed *after* the first call here takes the signal away
+//!   from the streams, unless the crate `signal-hook`, `async-signal` or `tokio` installs it.
 //!
 //! # Forks
 //!
-//! A process that forks after that hears its signals as well: from its first poll of a stream, or its first call of a
-//! function of this module, on. What it cannot do is to serve what was bound before:
-//! [`Server::serve`](crate::Server::serve) gives an error.
+//! A process that forks afterwards receives its own signals too: from its first poll of a stream, or its first call of
+//! a function of this module. It cannot serve what was bound before the fork: [`Server::serve`](crate::Server::serve)
+//! returns an error.
 //!
-//! Nothing else in this library uses this module: a server takes any `Stream<Item = ()>` as well.
+//! # Other sources of signals
 //!
-//! Ctrl-C is the work of the [`ctrlc`](https://docs.rs/ctrlc) crate. It takes SIGTERM and SIGHUP too if any crate of
-//! the program turns on its feature `termination`: then [`signal-hook`](https://docs.rs/signal-hook), which takes the
-//! other signals one by one, takes SIGINT as well, and the signals that were not asked for keep their effect. (Seen on
-//! Linux; elsewhere only where SIGTERM is asked for.) The program's own `ctrlc::set_handler` has to come first; after
-//! [`ctrl_c`] it is an error.
+//! Nothing else in this library depends on this module: [`Server::shutdown_on`](crate::Server::shutdown_on) takes any
+//! `Stream<Item = ()>` as well.
+//!
+//! SIGINT is taken through the [`ctrlc`](https://docs.rs/ctrlc) crate, the other signals one by one through
+//! [`signal-hook`](https://docs.rs/signal-hook). If any crate of the program enables the feature `termination` of
+//! `ctrlc`, then `ctrlc` would take SIGTERM and SIGHUP as well: in that case `signal-hook` takes SIGINT too, and the
+//! signals that were not asked for keep their effect. (Detected on Linux; on other systems only if SIGTERM is asked
+//! for.) The program's own `ctrlc::set_handler` must be called first; after [`ctrl_c`] it returns an error.
 
 #[cfg(unix)]
 mod disposition;
@@ -73,16 +76,28 @@ pub use stream::Signals;
 use stream::on_signal;
 
 /// A signal that a stream has yielded.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::signal::Signal;
+///
+/// assert_eq!(Signal::Terminate.to_string(), "SIGTERM");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Signal {
-    /// SIGINT: Ctrl-C. On Windows Ctrl-Break too.
+    /// SIGINT: Ctrl-C. On Windows also Ctrl-Break.
+    #[doc(alias = "SIGINT")]
     Interrupt,
-    /// SIGTERM: stop. What `kill`, Docker, Kubernetes and systemd send.
+    /// SIGTERM: the request to stop that `kill`, Docker, Kubernetes and systemd send.
+    #[doc(alias = "SIGTERM")]
     Terminate,
-    /// SIGHUP: the terminal was closed; by custom, a service reloads its files.
+    /// SIGHUP: the terminal was closed. By convention a service reloads its files.
+    #[doc(alias = "SIGHUP")]
     Hangup,
     /// SIGUSR1: free for the program.
+    #[doc(alias = "SIGUSR1")]
     User1,
 }
 
@@ -101,19 +116,19 @@ impl Signal {
         }
     }
 
-    /// There are no others on Windows.
+    /// The number of SIGINT: Windows has no other of these signals.
     #[cfg(windows)]
     fn number(self) -> i32 {
         2
     }
 
-    /// What a shell reports for a program that this signal ended.
+    /// The exit status that a shell reports for a program that this signal ended.
     fn exit_status(self) -> i32 {
         128 + self.number()
     }
 }
 
-/// The system's name: `SIGTERM`.
+/// Writes the system's name, such as `SIGTERM`.
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -126,134 +141,176 @@ impl fmt::Display for Signal {
     }
 }
 
-/// Returns the stream of SIGINT: Ctrl-C, and on Windows Ctrl-Break. SIGTERM and SIGHUP are left as they are.
+/// Returns the stream of SIGINT: Ctrl-C, and on Windows Ctrl-Break.
 ///
-/// (tokio's `ctrl_c` is a future of one signal: here that is `signal::ctrl_c()?.next().await`.)
+/// SIGTERM and SIGHUP are left as they are. tokio's `ctrl_c` is a future of one signal: here that is
+/// `signal::ctrl_c()?.next().await`.
 ///
-/// [`Signals`] says what a second and a third signal do, and the [module](self) what happens to a signal that is
-/// ignored, blocked, or has a handler.
+/// [`Signals`] describes what a second and a third signal do, and the [module](self) what happens to a signal that is
+/// ignored, blocked, or handled already.
 ///
 /// # Errors
 ///
-/// The system's error where it refuses the handler or its thread. A later call tries again. On Windows also
+/// The system's error if it refuses the handler or its thread. A later call tries again. On Windows also
 /// [`AlreadyExists`](io::ErrorKind::AlreadyExists), if the program has set a handler through `ctrlc` itself.
 ///
 /// # Examples
 ///
-/// ```no_run
-/// use std::time::Duration;
+/// Work that Ctrl-C interrupts:
 ///
-/// use async_std::{future, prelude::*};
-/// use ebbtide::signal;
-///
-/// # fn main() -> std::io::Result<()> {
-/// # async_std::task::block_on(async {
-/// let mut signals = signal::ctrl_c()?;
-/// println!("running until Ctrl-C");
-/// signals.next().await;
-/// println!("5 seconds to finish; Ctrl-C again to leave at once");
-/// let _ = future::timeout(Duration::from_secs(5), signals.next()).await;
-/// # Ok(())
-/// # })
-/// # }
 /// ```
+/// # async_std::task::block_on(async {
+/// use async_std::prelude::*;
+/// use ebbtide::signal;
+/// use futures_concurrency::prelude::*;
+///
+/// let mut signals = signal::ctrl_c()?;
+/// let work = async { Some(6 * 7) };
+/// let interrupted = async {
+///     signals.next().await;
+///     None
+/// };
+/// assert_eq!((work, interrupted).race().await, Some(42));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[doc(alias = "SIGINT")]
+#[doc(alias = "Interrupt")]
+#[doc(alias = "open_signal_receiver")]
+#[doc(alias = "add_signal_handler")]
+#[doc(alias = "signal.Notify")]
 pub fn ctrl_c() -> io::Result<Signals> {
     Signals::of(&[Signal::Interrupt], true)
 }
 
-/// Returns the stream of the signals that ask a program to stop: SIGINT (Ctrl-C) and SIGTERM. SIGHUP is left as it is.
+/// Returns the stream of the signals that ask a program to stop: SIGINT (Ctrl-C) and SIGTERM.
 ///
-/// For [`Server::shutdown_on`](crate::Server::shutdown_on). Take it before the server binds: a signal that comes
-/// meanwhile is remembered. (As process 1 of a container, a program without a handler never gets it at all.)
+/// SIGHUP is left as it is. On Windows this is [`ctrl_c`].
 ///
-/// On Windows this is [`ctrl_c`].
+/// Pass the stream to [`Server::shutdown_on`](crate::Server::shutdown_on). Call this before the server binds: a signal
+/// that arrives before the server serves is remembered. (The kernel delivers a signal to process 1 of a container only
+/// if the program has a handler for it.)
 ///
 /// # Errors
 ///
-/// As for [`ctrl_c`].
+/// The same as those of [`ctrl_c`].
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # async fn example() -> std::io::Result<()> {
-/// use ebbtide::{Connection, Server, signal};
-///
-/// let signals = signal::termination()?;
-/// let report = Server::bind("127.0.0.1:8888").await?.shutdown_on(signals).serve(async |_: Connection| {}).await?;
-/// println!("{report}"); // … because SIGTERM came: …
-/// # Ok(()) }
 /// ```
-#[doc(alias = "sigterm")]
+/// # async_std::task::block_on(async {
+/// # if cfg!(windows) { return Ok(()) }
+/// use ebbtide::signal::{self, Signal};
+/// use ebbtide::{Cause, Connection, Listener, Server};
+///
+/// # let (listener, _connector) = Listener::memory();
+/// let signals = signal::termination()?;
+/// # #[cfg(unix)]
+/// nix::sys::signal::raise(nix::sys::signal::SIGTERM)?; // as `kill PID` does
+/// let report = Server::new(listener).shutdown_on(signals).serve(async |_: Connection| {}).await?;
+/// assert!(matches!(report.cause(), Cause::Signal(Signal::Terminate)));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[doc(alias = "SIGTERM")]
+#[doc(alias = "SIGINT")]
+#[doc(alias = "ctrl_c")]
+#[doc(alias = "open_signal_receiver")]
+#[doc(alias = "add_signal_handler")]
+#[doc(alias = "signal.Notify")]
+#[doc(alias = "NotifyContext")]
+#[doc(alias = "graceful_shutdown")]
 pub fn termination() -> io::Result<Signals> {
     // In this order: see `take`.
     Signals::of(if cfg!(windows) { &[Signal::Interrupt] } else { &[Signal::Terminate, Signal::Interrupt] }, true)
 }
 
-/// Returns the stream of SIGHUP, by which a service is told to read its files again.
+/// Returns the stream of SIGHUP, which asks a service to read its files again.
 ///
-/// It yields as often as the signal comes, and never exits the process. Signals that come before the last one was
-/// yielded are one: what is read after an item is never older than the last signal. Once the stream is dropped,
-/// SIGHUP has no effect but a line in the log.
+/// The stream yields on each signal, and never exits the process. Several signals that arrive before the stream yields
+/// are one item: files that are read after an item are never older than the last signal. After the stream was dropped,
+/// SIGHUP has no effect except a log line.
 ///
-/// Given to [`Server::shutdown_on`](crate::Server::shutdown_on) it asks to stop instead, and counts as the streams of
-/// [`termination`] do.
+/// If the stream is passed to [`Server::shutdown_on`](crate::Server::shutdown_on), SIGHUP requests a shutdown instead,
+/// and counts as the signals of [`termination`] do.
 ///
 /// # Errors
 ///
-/// As for [`ctrl_c`].
+/// The same as those of [`ctrl_c`].
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # fn example(server: ebbtide::Handle, read_again: fn() -> std::io::Result<()>) -> std::io::Result<()> {
+/// ```
+/// # async_std::task::block_on(async {
 /// use async_std::prelude::*;
-/// use ebbtide::signal;
+/// use ebbtide::{Connection, Listener, Server, signal};
 ///
-/// let mut hangups = signal::hangup()?;
-/// server.spawn_background(async move {
-///     while hangups.next().await.is_some() {
-///         if let Err(error) = read_again() {
-///             eprintln!("went on with the old files: {error}");
+/// # fn read_again() -> std::io::Result<()> { Ok(()) }
+/// # let (listener, _connector) = Listener::memory();
+/// let mut hangups = signal::hangup()?; // kill -HUP PID
+/// let body = async |server: ebbtide::Handle| {
+///     server.spawn_background(async move {
+///         while hangups.next().await.is_some() {
+///             if let Err(error) = read_again() {
+///                 eprintln!("cannot reload: {error}; keeping what was loaded");
+///             }
 ///         }
-///     }
-/// });
-/// # Ok(()) }
+///     });
+///     Ok("served")
+/// };
+/// let (value, _report) = Server::new(listener).scope(async |_: Connection| {}, body).await?;
+/// assert_eq!(value, "served");
+/// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 #[cfg(unix)]
-#[doc(alias = "sighup")]
+#[doc(alias = "SIGHUP")]
 #[doc(alias = "reload")]
 pub fn hangup() -> io::Result<Signals> {
     Signals::of(&[Signal::Hangup], false)
 }
 
-/// Returns the stream of SIGUSR1, which means what the program says.
+/// Returns the stream of SIGUSR1, whose meaning the program defines.
 ///
 /// It behaves as the stream of [`hangup`] does.
 ///
 /// # Errors
 ///
-/// As for [`ctrl_c`].
+/// The same as those of [`ctrl_c`].
 ///
 /// # Examples
 ///
-/// ```no_run
-/// # async fn example(server: ebbtide::Handle) -> std::io::Result<()> {
+/// ```
+/// # async_std::task::block_on(async {
 /// use async_std::prelude::*;
-/// use ebbtide::signal;
+/// use ebbtide::signal::{self, Signal};
 ///
-/// let mut asked = signal::user1()?; // kill -USR1 PID
-/// while asked.next().await.is_some() {
-///     println!("{} connections", server.connection_count());
-/// }
-/// # Ok(()) }
+/// let mut requests = signal::user1()?;
+/// nix::sys::signal::raise(nix::sys::signal::SIGUSR1)?; // as `kill -USR1 PID` does
+/// assert_eq!(requests.next().await, Some(Signal::User1));
+/// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 #[cfg(unix)]
-#[doc(alias = "sigusr1")]
+#[doc(alias = "SIGUSR1")]
 pub fn user1() -> io::Result<Signals> {
     Signals::of(&[Signal::User1], false)
 }
 
-/// What a [shutdown stream](crate::Server::shutdown_on) may yield: `()` or a [`Signal`]. Sealed.
+/// The items that a [shutdown stream](crate::Server::shutdown_on) may yield: `()` or a [`Signal`].
+///
+/// The trait is sealed. Map the items of any other stream:
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use async_std::{prelude::*, stream};
+/// use ebbtide::{Cause, Connection, Listener, Server};
+///
+/// # let (listener, _connector) = Listener::memory();
+/// let messages = stream::once("stop");
+/// let server = Server::new(listener).shutdown_on(messages.map(|_| ()));
+/// let report = server.serve(async |_: Connection| {}).await?;
+/// assert!(matches!(report.cause(), Cause::Stream));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a shutdown stream yields `()` or `ebbtide::signal::Signal`",
     note = "for any other stream: `.map(|_| ())`"
@@ -267,7 +324,7 @@ pub(crate) mod sealed {
     use super::Signal;
 
     pub trait Trigger {
-        /// The signal that it is, if it is one.
+        /// Returns the signal; `None` for `()`.
         fn signal(self) -> Option<Signal>;
     }
 
@@ -284,14 +341,15 @@ pub(crate) mod sealed {
     }
 }
 
-/// A line for the log: what was found when a signal was taken. Logged without a lock.
+/// A log line about how a signal was found when it was taken. It is logged after the lock is released.
 struct Note {
     level: log::Level,
     signal: Signal,
     text: String,
 }
 
-/// No foreign code runs under these locks, and each change under them is complete: a panic elsewhere taints nothing.
+/// Locks a mutex and ignores poisoning. No foreign code runs under these locks, and each change under them is complete,
+/// so a panic elsewhere leaves nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,22 +1,23 @@
-//! What the process does with each signal so far: a look before one is taken.
+//! Reads each signal's disposition (default, ignored or caught) before the signal is taken.
 //!
-//! The system call that asks is the one that sets, which takes `unsafe`. Linux writes it down in a file as well.
+//! The system call for it is `sigaction`, which also sets the disposition and needs `unsafe`. Linux shows the same in
+//! `/proc/self/status`.
 
 use super::Signal;
 use std::fs;
 
-/// What one signal does.
+/// Effect of one signal on the process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Disposition {
-    /// It ends the process.
+    /// The signal ends the process.
     Default,
-    /// Nothing (`nohup`, a script's `&`).
+    /// The signal has no effect (`nohup`, `&` in a script).
     Ignored,
-    /// It has a handler.
+    /// The signal has a handler.
     Caught,
 }
 
-/// Masks: signal 1 is the lowest bit.
+/// The dispositions of all signals, as bit masks: signal 1 is the lowest bit.
 #[derive(Debug, PartialEq)]
 pub(super) struct Dispositions {
     caught: u128,
@@ -24,7 +25,7 @@ pub(super) struct Dispositions {
 }
 
 impl Dispositions {
-    /// The process' own, or `None` where there is no way to know.
+    /// Reads the dispositions of this process; `None` on systems that do not show them.
     pub(super) fn now() -> Option<Self> {
         if cfg!(any(target_os = "linux", target_os = "android")) {
             Self::parse(&fs::read_to_string("/proc/self/status").ok()?)
@@ -49,7 +50,7 @@ impl Dispositions {
     }
 }
 
-/// A line like `SigIgn:\t0000000000000001`: hexadecimal, signal 1 lowest. 64 signals; MIPS has 128.
+/// Parses a line like `SigIgn:\t0000000000000001`: hexadecimal, signal 1 lowest. 64 signals; MIPS has 128.
 fn mask(status: &str, label: &str) -> Option<u128> {
     let digits = status.lines().find_map(|line| line.strip_prefix(label))?;
     u128::from_str_radix(digits.trim(), 16).ok()
@@ -60,10 +61,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_page_tells_caught_from_ignored_from_default() {
+    fn a_status_page_shows_which_signals_are_caught_ignored_or_default() {
         use Disposition::{Caught, Default, Ignored};
         let table = [
-            // Taken from running programs: ignored, caught, what SIGHUP, SIGINT and SIGTERM do, and whose it is.
+            // From running programs: ignored, caught, dispositions of SIGHUP, SIGINT and SIGTERM, and the program.
             ("0000000000000000", "0000000000000400", [Default; 3], "grep, which has a handler for SIGSEGV"),
             ("0000000000001000", "0000000000000440", [Default; 3], "a Rust program, which ignores SIGPIPE"),
             ("0000000000000001", "0000000000000400", [Ignored, Default, Default], "the same under nohup"),
@@ -79,22 +80,22 @@ mod tests {
                 "128",
             ),
         ];
-        for (ignored, caught, expected, whose) in table {
+        for (ignored, caught, expected, program) in table {
             let status = format!(
                 "Name:\tSigIgn: 1\nState:\tR (running)\nSigQ:\t0/96365\nSigPnd:\t0000000000000000\n\
                  ShdPnd:\t0000000000000000\nSigBlk:\t0000000000000003\nSigIgn:\t{ignored}\nSigCgt:\t{caught}\n\
                  CapInh:\t0000000000000000\n"
             );
-            let found = Dispositions::parse(&status).expect(whose);
+            let found = Dispositions::parse(&status).expect(program);
             let [hangup, interrupt, terminate] = expected;
-            assert_eq!(found.of(Signal::Hangup), hangup, "{whose}");
-            assert_eq!(found.of(Signal::Interrupt), interrupt, "{whose}");
-            assert_eq!(found.of(Signal::Terminate), terminate, "{whose}");
+            assert_eq!(found.of(Signal::Hangup), hangup, "{program}");
+            assert_eq!(found.of(Signal::Interrupt), interrupt, "{program}");
+            assert_eq!(found.of(Signal::Terminate), terminate, "{program}");
         }
     }
 
     #[test]
-    fn a_status_page_without_the_masks_tells_nothing() {
+    fn a_status_page_without_the_masks_gives_no_dispositions() {
         for status in ["", "Name:\tx\n", "SigCgt:\t0000000000000000\n", "SigIgn:\t-\nSigCgt:\t0\n"] {
             assert_eq!(Dispositions::parse(status), None, "{status:?}");
         }

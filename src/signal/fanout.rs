@@ -1,4 +1,7 @@
-//! Which stream gets which signal, and which signals are echoes: pure, with the time passed in.
+//! Decides which streams get a signal, which signals are echoes, and when the process exits.
+//!
+//! Pure: the caller passes the time in, wakes the wakers and exits. The docs of [`Signals`](super::Signals) have the
+//! rules.
 
 use super::Signal;
 use slab::Slab;
@@ -6,61 +9,62 @@ use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// Signals this close to the last counted one are its echo: `timeout` signals its child and then its group, and a
-/// supervisor may try SIGINT and SIGTERM at once. No person presses Ctrl-C twice in that time.
+/// A signal that follows the last counted one within this time is its echo: `timeout` signals its child and then its
+/// group, and a supervisor may send SIGINT and SIGTERM at once. No person presses Ctrl-C twice in that time.
 const ECHO: Duration = Duration::from_millis(100);
 
-/// A stream that has had a graceful and an immediate request can be asked for nothing more.
+/// How many requests a stream counts: a graceful and an immediate one. There is no third kind.
 const ENOUGH: u8 = 2;
 
 /// The live streams, and when the last request was counted.
 pub(super) struct Fanout {
     streams: Slab<Entry>,
-    /// Echoes do not move it, so a signal that repeats for ever is not one long echo.
+    /// The time of the last counted request. An echo does not change it, so a signal that repeats without end is not
+    /// one long echo.
     last: Option<Instant>,
-    /// By signal, in the order of [`Signal::ALL`].
+    /// What happens to a signal without a stream, in the order of [`Signal::ALL`].
     unheard: [Unheard; Signal::ALL.len()],
 }
 
-/// What becomes of a signal that no stream hears. Each stream of it raises this, and none lowers it.
+/// Effect of a signal that no live stream takes. Each new stream of the signal may raise it; nothing lowers it.
 #[derive(Clone, Copy, PartialEq, PartialOrd)]
 enum Unheard {
-    /// It was not asked for, and keeps the effect that it had.
+    /// No stream of it was ever made: it keeps the effect that it had.
     Default,
-    /// It had streams that did not ask to stop.
+    /// It had streams, whose signals were not requests to stop.
     Ignore,
-    /// It had a stream that asked to stop.
+    /// It had a stream whose signals were requests to stop.
     Exit,
 }
 
 /// One live stream.
 struct Entry {
     signals: &'static [Signal],
-    /// Its signals are requests to stop, which count.
+    /// Its signals are requests to stop, and are counted.
     stop: bool,
-    /// How many requests it has had, up to [`ENOUGH`].
+    /// How many requests it has counted, up to [`ENOUGH`].
     counted: u8,
-    /// Not yielded yet: at most [`ENOUGH`] requests, or one of each signal.
+    /// The signals that are not yielded yet: at most [`ENOUGH`] requests, or one of each signal.
     queue: VecDeque<Signal>,
-    /// The task of the last poll that had nothing to return. Taken by the next signal, so it is here only while the
-    /// queue is empty.
+    /// The waker of the last poll that returned `Pending`. The next signal takes it, so it is set only while the queue
+    /// is empty.
     waker: Option<Waker>,
 }
 
-/// What a signal comes to. It is for the caller to do, without the lock.
+/// What the caller has to do with a signal, after it has released the lock.
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// It counts as one with the signal before it.
+    /// Nothing: the signal is an echo of the one before it.
     Echo,
-    /// It was counted; these are waiting for it.
+    /// Wake these tasks: the signal is in their streams' queues.
     Deliver(Vec<Waker>),
-    /// No stream is left, and none ever asked to stop.
+    /// Log a line: no stream of the signal is alive, and its signals never were requests to stop.
     Ignore,
-    /// It was not asked for.
+    /// Give the signal its default effect: it was not asked for.
     Default,
-    /// No server is left to ask.
+    /// Exit the process: no live stream can count another request.
     Exit {
-        /// There was a request before.
+        /// Whether a request was counted before.
         asked: bool,
     },
 }
@@ -76,7 +80,7 @@ impl Fanout {
         self.streams.insert(Entry { signals, stop, counted: 0, queue: VecDeque::new(), waker: None })
     }
 
-    /// From now on the stream's signals are requests to stop. What it has not yielded yet is one.
+    /// Makes the stream's signals requests to stop. What it has not yielded yet is one request.
     pub(super) fn ask_to_stop(&mut self, key: usize) {
         let entry = &mut self.streams[key];
         if !entry.stop {
@@ -87,6 +91,7 @@ impl Fanout {
         }
     }
 
+    /// Raises the effect of these signals without a stream to at least `to`.
     fn raise(&mut self, signals: &[Signal], to: Unheard) {
         for signal in signals {
             let unheard = &mut self.unheard[*signal as usize];
@@ -96,13 +101,13 @@ impl Fanout {
         }
     }
 
-    /// Removes a stream. Its waker comes back to be dropped without the lock.
+    /// Removes a stream. Returns its waker, which the caller drops after it has released the lock.
     pub(super) fn leave(&mut self, key: usize) -> Option<Waker> {
         self.streams.try_remove(key).and_then(|entry| entry.waker)
     }
 
-    /// Takes a signal that was delivered, or leaves `waker` to be told of the next. The waker that is of no more use,
-    /// the given or an older one, comes back to be dropped without the lock.
+    /// Takes the next signal from the queue, or stores `waker` for the next one. Returns also the waker that is not
+    /// needed, the given or the stored one, which the caller drops after it has released the lock.
     pub(super) fn poll(&mut self, key: usize, waker: Waker) -> (Poll<Signal>, Option<Waker>) {
         let entry = &mut self.streams[key];
         match entry.queue.pop_front() {
@@ -111,7 +116,7 @@ impl Fanout {
         }
     }
 
-    /// Counts a signal that came at `now`.
+    /// Puts a signal that arrived at `now` into the queues of its streams.
     pub(super) fn count(&mut self, signal: Signal, now: Instant) -> Verdict {
         let unheard = self.unheard[signal as usize];
         let asked = self.last.is_some();
@@ -150,7 +155,7 @@ mod tests {
     use super::Signal::{Hangup, Interrupt, Terminate};
     use super::*;
 
-    /// A fanout with a clock that stands still unless told.
+    /// A fanout with a clock that only the test moves.
     struct Bench(Fanout, Instant);
 
     impl Bench {
@@ -166,12 +171,12 @@ mod tests {
             self.0.join(&[Hangup], false)
         }
 
-        /// SIGINT, so many milliseconds after the last.
+        /// Sends SIGINT, `ms` milliseconds after the last signal.
         fn after(&mut self, ms: u64) -> Result<usize, &'static str> {
             self.signal(Interrupt, ms)
         }
 
-        /// A signal, so many milliseconds after the last: the number of tasks it wakes, or its name.
+        /// Sends a signal, `ms` milliseconds after the last: returns how many tasks it wakes, or the verdict's name.
         fn signal(&mut self, signal: Signal, ms: u64) -> Result<usize, &'static str> {
             self.1 += Duration::from_millis(ms);
             match self.0.count(signal, self.1) {
@@ -184,7 +189,7 @@ mod tests {
             }
         }
 
-        /// What a stream yields until it is pending.
+        /// Returns what a stream yields until it is pending.
         fn rest(&mut self, key: usize) -> Vec<Signal> {
             let poll = || match self.0.poll(key, Waker::noop().clone()).0 {
                 Poll::Ready(signal) => Some(signal),
@@ -211,7 +216,7 @@ mod tests {
         let key = bench.stop();
         assert_eq!(bench.rest(key), []);
         assert_eq!(bench.after(0), Ok(1));
-        assert_eq!(bench.after(500), Ok(0), "nobody has polled since");
+        assert_eq!(bench.after(500), Ok(0), "no poll since the last signal");
         assert_eq!(bench.rest(key), [Interrupt, Interrupt]);
     }
 
@@ -221,8 +226,8 @@ mod tests {
         let key = bench.stop();
         assert_eq!(bench.after(0), Ok(0));
         assert_eq!([bench.after(0), bench.signal(Terminate, 60), bench.after(39)], [Err("echo"); 3]);
-        assert_eq!(bench.after(1), Ok(0), "echoes do not prolong it");
-        assert_eq!(bench.after(99), Err("echo"), "nor does an echo exit");
+        assert_eq!(bench.after(1), Ok(0), "echoes do not prolong the time");
+        assert_eq!(bench.after(99), Err("echo"), "an echo does not exit");
         assert_eq!(bench.rest(key), [Interrupt, Interrupt]);
     }
 
@@ -232,9 +237,9 @@ mod tests {
         let early = bench.stop();
         assert_eq!(bench.after(0), Ok(0));
         let late = bench.stop();
-        assert_eq!(bench.rest(late), [], "what came before it is not its own");
+        assert_eq!(bench.rest(late), [], "signals before the stream was made are not its own");
         assert_eq!(bench.after(200), Ok(1));
-        assert_eq!(bench.after(200), Ok(0), "only the late one has had fewer than two");
+        assert_eq!(bench.after(200), Ok(0), "only the late stream has counted fewer than two");
         assert_eq!(bench.after(200), Err("exit"));
         assert_eq!(bench.rest(early), [Interrupt; 2]);
         assert_eq!(bench.rest(late), [Interrupt; 2]);
@@ -270,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_comes_as_often_as_the_signal_and_never_exits() {
+    fn a_reload_is_yielded_for_each_signal_and_never_exits() {
         let mut bench = Bench::new();
         let (reload, stop) = (bench.reload(), bench.stop());
         assert_eq!(bench.rest(reload), []);
@@ -279,7 +284,7 @@ mod tests {
             assert_eq!(bench.rest(reload), [Hangup], "two before the first was yielded are one");
         }
         assert_eq!(bench.after(0), Ok(0), "a reload has no echo");
-        assert_eq!(bench.signal(Hangup, 0), Ok(1), "and is none");
+        assert_eq!(bench.signal(Hangup, 0), Ok(1), "and is no echo");
         assert_eq!((bench.rest(reload), bench.rest(stop)), (vec![Hangup], vec![Interrupt]));
         drop(bench.0.leave(reload));
         assert_eq!(bench.signal(Hangup, 200), Err("ignore"));
@@ -302,11 +307,11 @@ mod tests {
         let mut bench = Bench::new();
         let _stop = bench.stop();
         assert_eq!([bench.signal(Hangup, 0), bench.signal(Hangup, 0)], [Err("default"); 2]);
-        assert_eq!(bench.after(0), Ok(0), "and is no echo of it");
+        assert_eq!(bench.after(0), Ok(0), "and SIGHUP has no echo");
     }
 
     #[test]
-    fn a_displaced_waker_comes_back() {
+    fn a_displaced_waker_is_returned() {
         let mut bench = Bench::new();
         let key = bench.stop();
         assert!(bench.0.poll(key, Waker::noop().clone()).1.is_none());

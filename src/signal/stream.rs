@@ -1,4 +1,6 @@
-//! [`Signals`], and what the threads that take signals do with each: deliver it, or exit.
+//! [`Signals`], the public stream, and [`on_signal`]: what the thread that reads a signal does with it.
+//!
+//! `on_signal` asks the [`Fanout`] for a verdict: wake the streams of the signal, do nothing, or exit the process.
 
 use super::fanout::{Fanout, Verdict};
 use super::{Signal, lock, take};
@@ -10,45 +12,64 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use std::{fmt, io, process, thread};
 
-/// How long the last log line may hold up the exit. Enough for a slow disk, and little to a person who has pressed
-/// Ctrl-C three times.
+/// How long the last log line may delay the exit. Enough for a slow disk, and short for a person who has pressed Ctrl-C
+/// three times.
 const LOG_LIMIT: Duration = Duration::from_secs(1);
 
-/// The live streams and what each has had. Written by the threads that take signals, and by the streams.
+/// The live streams, and which signals each has received. Written by the threads that read signals, and by the streams.
 static FANOUT: Mutex<Fanout> = Mutex::new(Fanout::new());
 
-/// Stream of the signals that came, made by [`ctrl_c`](super::ctrl_c), [`termination`](super::termination), `hangup`
-/// and `user1`. It never ends.
+/// Stream of received signals, returned by [`ctrl_c`](super::ctrl_c), [`termination`](super::termination), `hangup` and
+/// `user1`.
 ///
-/// A signal that comes before the stream is polled is remembered. Every live stream of a signal gets it.
+/// The stream never ends. A signal that arrives before the stream is polled is remembered. Every live stream of a
+/// signal gets it.
 ///
-/// The streams of `ctrl_c` and `termination` ask to stop, and count:
+/// The signals of `ctrl_c` and `termination` are requests to stop, and are counted:
 ///
 /// - Signals within 100 milliseconds of the last counted one count once: `timeout` and some terminals send a signal
 ///   twice, and a supervisor may send SIGTERM right after SIGINT. So a burst is one request.
-/// - Each stream counts for itself, up to two. If a signal comes and no live (not dropped) stream of it has had fewer,
-///   the process **exits with status 128 + its number**, after a log line that may take at most 1 second; destructors
-///   do not run. So with one stream the third signal exits, polled or not, and once every stream is dropped the next
-///   one does.
+/// - Each stream counts up to two. If a signal arrives and every live (not dropped) stream of it has counted two, the
+///   process **exits with status 128 + its number**, after a log line that may take at most 1 second; destructors do
+///   not run. So with one stream the third signal exits, whether the stream was polled or not. After every stream was
+///   dropped, the next signal exits.
 ///
-/// Not `Clone`: each stream counts for itself, so a second one comes from a second call. Dropping a stream unregisters
-/// it, and what it had not yielded yet is lost. The signals stay taken for the process' life: they do not get back
-/// their default effect, which is to end the process at once.
+/// Dropping a stream unregisters it, and signals that it has not yielded are lost. The signals stay taken for the life
+/// of the process: they do not get back their default effect, which is to end the process at once.
+///
+/// The type is not `Clone`, since each stream counts for itself: call the function again for a second stream.
 ///
 /// # Cancel safety
 ///
-/// A signal is taken from the stream only by the poll that yields it, so dropping `next()` while it waits loses none.
-#[must_use = "keep the stream: a signal that finds none alive exits the process, or has no effect"]
+/// Only the poll that yields a signal takes it from the stream, so dropping `next()` while it waits loses none.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// # if cfg!(windows) { return Ok(()) }
+/// use async_std::prelude::*;
+/// use ebbtide::signal::{self, Signal};
+///
+/// let (mut first, mut second) = (signal::termination()?, signal::termination()?);
+/// # #[cfg(unix)]
+/// nix::sys::signal::raise(nix::sys::signal::SIGTERM)?; // as `kill PID` does
+/// assert_eq!(first.next().await, Some(Signal::Terminate));
+/// assert_eq!(second.next().await, Some(Signal::Terminate));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[must_use = "keep the stream: after its drop, its signal exits the process or has no effect"]
 pub struct Signals {
-    /// Our entry in [`FANOUT`], made by `of` and removed by `drop`.
+    /// The key of this stream's entry in [`FANOUT`], which `register` adds and `drop` removes.
     key: usize,
+    /// The signals of this stream, for `Debug`.
     signals: &'static [Signal],
 }
 
 impl Signals {
     pub(super) fn of(signals: &'static [Signal], stop: bool) -> io::Result<Self> {
-        // Registered first: a signal right after the installation finds its stream. Where that fails, `Drop`
-        // unregisters.
+        // Registered first: a signal right after the handler is installed finds its stream. If the installation fails,
+        // `Drop` unregisters.
         let stream = Self::register(signals, stop);
         let (taken, notes) = take::take(signals);
         for note in notes {
@@ -62,14 +83,14 @@ impl Signals {
         Self { key, signals }
     }
 
-    /// A process that was forked from the one that took them has no thread that reads them.
+    /// Starts the reading threads again after a fork: the child process has none of its parent's threads.
     fn take_again_if_forked(&self) {
         if let Err(error) = take::take_again_if_forked() {
-            log_line!(error, "this process was forked after the signals were taken, and is deaf to them: {error}");
+            log_line!(error, "this process was forked after its signals were taken, and cannot receive them: {error}");
         }
     }
 
-    /// From now on each signal is a request to stop, whatever signal it is.
+    /// Makes every signal of this stream a request to stop, SIGHUP and SIGUSR1 too.
     pub(crate) fn ask_to_stop(&self) {
         lock(&FANOUT).ask_to_stop(self.key);
     }
@@ -80,7 +101,8 @@ impl Stream for Signals {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Signal>> {
         self.take_again_if_forked();
-        // A waker is foreign code: cloned before the lock is taken and, if it comes back, dropped after.
+        // A waker is foreign code: it is cloned before the lock is taken, and a waker that is returned is dropped
+        // after.
         let waker = cx.waker().clone();
         let (item, _unused) = lock(&FANOUT).poll(self.key, waker);
         item.map(Some)
@@ -95,41 +117,42 @@ impl fmt::Debug for Signals {
 
 impl Drop for Signals {
     fn drop(&mut self) {
-        // Named, so that the waker outlives the lock: its destructor may be that of another stream's task.
+        // Bound to a name, so that the waker outlives the lock: its destructor may drop a task with another stream.
         let _waker = lock(&FANOUT).leave(self.key);
     }
 }
 
-/// Runs on the thread that takes the signal, once for each. It must neither panic nor block: either would be the end
-/// of that thread's service, and with it of the third signal's way out. So a signal that is delivered is not logged
-/// here.
+/// Handles one signal, on the thread that reads it.
+///
+/// It must neither panic nor block: the thread could then read no further signal, and the third signal could not exit
+/// the process. So a signal that is delivered is not logged here.
 pub(super) fn on_signal(signal: Signal) {
-    // Not `match lock(…)…`: the lock would be held to the end of the match.
+    // Not `match lock(…)…`: the lock would be held until the end of the match.
     let verdict = lock(&FANOUT).count(signal, Instant::now());
     match verdict {
         Verdict::Echo => {}
         Verdict::Deliver(wakers) => {
             for waker in wakers {
-                // A waker that panics has had its say; the panic hook has reported it.
+                // The panic hook has reported the panic of a waker already.
                 if let Err(payload) = catch(|| waker.wake()) {
                     discard(payload);
                 }
             }
         }
         Verdict::Ignore => log_aside(move || {
-            log_line!(info, signal:% = signal; "{signal} came, and its stream is gone: it has no effect");
+            log_line!(info, signal:% = signal; "{signal} came, but its stream was dropped: no effect");
         }),
         Verdict::Default => take::default_effect(signal),
         Verdict::Exit { asked } => exit(signal, asked),
     }
 }
 
-/// Logs a line and exits, in this order if the logger lets us.
+/// Logs a line and exits. If the logger hangs or panics, it exits all the same.
 fn exit(signal: Signal, asked: bool) -> ! {
     let status = signal.exit_status();
     let why = match asked {
         true => "came after an earlier request to stop",
-        false => "came, and no stream of it is left",
+        false => "came, but its stream was dropped",
     };
     log_aside(
         move || log_line!(warn, signal:% = signal, status = status; "{signal} {why}: exiting now with status {status}"),
@@ -137,11 +160,11 @@ fn exit(signal: Signal, asked: bool) -> ! {
     process::exit(status)
 }
 
-/// Logs on a thread of its own, and waits for it, for a while.
+/// Logs on a new thread, and waits for that thread for at most [`LOG_LIMIT`].
 ///
-/// NOTE: where an exit is needed, a logger may well hang (a full pipe, a lock whose holder is stuck) or panic
-/// (`println!` to a terminal that is gone). On a thread of its own it can do neither to us: the channel closes when the
-/// thread is through, in whichever way, and also if there is no thread to be had.
+/// NOTE: when the process has to exit, a logger may hang (a full pipe, a lock with a stuck holder) or panic (`println!`
+/// to a closed terminal). On a thread of its own it affects nothing here: the channel closes when the thread returns or
+/// panics, and also if the thread could not be started.
 fn log_aside(log: impl FnOnce() + Send + 'static) {
     let (running, ended) = mpsc::channel::<()>();
     let _detached = thread::Builder::new().spawn(move || {
@@ -159,10 +182,10 @@ mod tests {
 
     use super::*;
 
-    const fn is_at_home_everywhere<T: Stream<Item = Signal> + Send + Sync + Unpin + 'static>() {}
-    const _: () = is_at_home_everywhere::<Signals>();
+    const fn assert_usable_in_any_task<T: Stream<Item = Signal> + Send + Sync + Unpin + 'static>() {}
+    const _: () = assert_usable_in_any_task::<Signals>();
 
-    /// What a task can be to its waker: counts, and then does what a test wants.
+    /// A waker that counts its wake-ups, and then calls a function of the test.
     struct Probe<F>(AtomicUsize, F);
 
     impl<F: Fn() + Send + Sync + 'static> Wake for Probe<F> {
@@ -176,9 +199,9 @@ mod tests {
         Signals::register(&[Signal::Interrupt], true)
     }
 
-    // One test for all that touches the statics: a signal without a stream would end the test process.
+    // One test for everything that uses the statics: a signal without a stream would end the test process.
     #[test]
-    fn a_signal_survives_a_poisoned_lock_and_wakers_that_panic_or_come_back() {
+    fn a_signal_survives_a_poisoned_lock_and_wakers_that_panic_or_take_the_lock() {
         let poisoner = thread::spawn(|| {
             let _guard = FANOUT.lock();
             panic!("poisons the lock, on purpose");
@@ -188,13 +211,13 @@ mod tests {
         let (mut first, mut second) = (interrupts(), interrupts());
         assert_eq!(format!("{first:?}"), "Signals([Interrupt])");
         let panics = Arc::new(Probe(AtomicUsize::new(0), || panic!("in a waker, on purpose")));
-        let comes_back = Arc::new(Probe(AtomicUsize::new(0), || drop(interrupts())));
-        let (one, two) = (Waker::from(panics.clone()), Waker::from(comes_back.clone()));
+        let takes_lock = Arc::new(Probe(AtomicUsize::new(0), || drop(interrupts())));
+        let (one, two) = (Waker::from(panics.clone()), Waker::from(takes_lock.clone()));
         assert!(Pin::new(&mut first).poll_next(&mut Context::from_waker(&one)).is_pending());
         assert!(Pin::new(&mut second).poll_next(&mut Context::from_waker(&two)).is_pending());
 
         on_signal(Signal::Interrupt);
-        assert_eq!((panics.0.load(SeqCst), comes_back.0.load(SeqCst)), (1, 1));
+        assert_eq!((panics.0.load(SeqCst), takes_lock.0.load(SeqCst)), (1, 1));
         for stream in [&mut first, &mut second] {
             let mut cx = Context::from_waker(Waker::noop());
             assert_eq!(Pin::new(&mut *stream).poll_next(&mut cx), Poll::Ready(Some(Signal::Interrupt)));

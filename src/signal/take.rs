@@ -1,15 +1,16 @@
-//! Takes signals from the system, one by one, for the life of the process.
+//! Takes signals from the system on Unix: installs a handler for each signal that is asked for, for the life of the
+//! process.
 //!
-//! A thread reads each signal: it needs no executor and no reactor, so that the third signal exits though all of those
-//! hang. And a thread can unblock a signal for itself, which is enough for the process to get it.
+//! One thread reads each signal. It needs no executor and no reactor, so the third signal exits even if those hang. A
+//! thread can also unblock a signal for itself, and then the process receives it.
 //!
-//! SIGINT goes through `ctrlc`, and the rest through `signal-hook`, whose handlers call those that were there before.
-//! `ctrlc` may have been built with its feature `termination`, which nothing tells at compile time:
+//! `ctrlc` takes SIGINT. `signal-hook` takes the others; its handlers call those that were installed before. `ctrlc`
+//! may be built with its feature `termination`, which cannot be seen at compile time:
 //!
-//! - Where SIGTERM is wanted as well, it is taken first. `ctrlc` with the feature then finds a handler, changes
-//!   nothing, and returns an error; without it, it takes SIGINT.
-//! - Where SIGINT alone is wanted, the dispositions are compared. If `ctrlc` has taken more, its callback is made void,
-//!   and `signal-hook` takes these signals, to give them their default effect.
+//! - If SIGTERM is wanted as well, it is taken first. `ctrlc` with the feature then finds a handler, changes nothing,
+//!   and returns an error. `ctrlc` without the feature takes SIGINT.
+//! - If SIGINT alone is wanted, the dispositions before and after are compared. If `ctrlc` has taken more, its callback
+//!   is disabled, and `signal-hook` takes these signals as well, to give them their default effect.
 
 use super::disposition::{Disposition, Dispositions};
 use super::{Note, Signal, lock, on_signal};
@@ -22,19 +23,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc;
 use std::thread;
 
-/// The signals that are taken. Held during an installation, so that there is one at a time.
+/// The signals that are taken. The lock is held during an installation, so that there is one at a time.
 static TAKEN: Mutex<Taken> = Mutex::new(Taken { by: 0, signals: Vec::new() });
 
 struct Taken {
-    /// The process whose threads read them. 0: none yet. One that was forked from it has none of them.
+    /// The id of the process whose threads read the signals; 0: none yet. A forked child has none of these threads.
     by: u32,
     signals: Vec<Signal>,
 }
 
-/// What `ctrlc` reports is not counted: `signal-hook` has SIGINT.
-static CTRLC_IS_VOID: AtomicBool = AtomicBool::new(false);
+/// Whether the callback of `ctrlc` does nothing, because `signal-hook` reads SIGINT.
+static CTRLC_IS_DISABLED: AtomicBool = AtomicBool::new(false);
 
-/// Takes those that are not taken yet. The notes are for the log, once no lock is held.
+/// Takes the signals that are not taken yet. The caller logs the notes when it holds no lock.
 pub(super) fn take(signals: &[Signal]) -> (io::Result<()>, Vec<Note>) {
     let mut notes = Vec::new();
     if let Err(error) = take_again_if_forked() {
@@ -46,7 +47,7 @@ pub(super) fn take(signals: &[Signal]) -> (io::Result<()>, Vec<Note>) {
     (wanted.into_iter().try_for_each(|signal| take_one(signal, &mut taken.signals, &mut notes)), notes)
 }
 
-/// The process by which the signals were taken, as a hint without the lock.
+/// A copy of [`Taken::by`] that is read without the lock: a hint.
 static OWNER: AtomicU32 = AtomicU32::new(0);
 
 fn set_owner(taken: &mut Taken, here: u32) {
@@ -54,8 +55,8 @@ fn set_owner(taken: &mut Taken, here: u32) {
     OWNER.store(here, Ordering::Release);
 }
 
-/// In a process that was forked from the one that took them the handlers are there, and what they write to is read by
-/// nothing: from now on a thread of this process reads.
+/// Starts the reading threads again in a forked child. The child has the handlers of its parent, but no thread that
+/// reads what they write.
 pub(super) fn take_again_if_forked() -> io::Result<()> {
     let here = std::process::id();
     let owner = OWNER.load(Ordering::Acquire);
@@ -67,7 +68,7 @@ pub(super) fn take_again_if_forked() -> io::Result<()> {
         return Ok(());
     }
     let before = std::mem::take(&mut taken.signals);
-    CTRLC_IS_VOID.store(true, Ordering::SeqCst);
+    CTRLC_IS_DISABLED.store(true, Ordering::SeqCst);
     set_owner(&mut taken, here);
     for signal in before {
         read_on_a_thread(signal)?;
@@ -76,17 +77,18 @@ pub(super) fn take_again_if_forked() -> io::Result<()> {
     Ok(())
 }
 
+/// Takes one signal, unless it is ignored.
 fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> io::Result<()> {
     let mut note = |level, signal, text| notes.push(Note { level, signal, text });
     let before = Dispositions::now();
     let disposition = before.as_ref().map(|found| found.of(signal));
     if disposition == Some(Disposition::Ignored) {
         let (level, text) = match signal {
-            // Nothing usual sets that, and without it a server can be stopped by SIGKILL alone.
+            // Nothing usual ignores SIGTERM, and without it only SIGKILL stops a server.
             Signal::Terminate => (
                 Level::Warn,
-                "the program that started this one has set it so (`trap '' TERM`?), and it cannot stop this one: start it \
-                 without that, or stop it by another signal",
+                "the program that started this one has set it so (`trap '' TERM`?), and it cannot stop this one: \
+                 start it without that, or stop it by another signal",
             ),
             _ => (Level::Info, "the program that started this one has set it so (`nohup`, or `&` in a shell script)"),
         };
@@ -127,23 +129,23 @@ fn take_one(signal: Signal, taken: &mut Vec<Signal>, notes: &mut Vec<Note>) -> i
             note(Level::Info, other, text);
         }
     }
-    // Also if `ctrlc` failed: it has its feature, or the program uses it for itself.
+    // Also if `ctrlc` returned an error: it has the feature, or the program itself has set a handler through it.
     read_on_a_thread(signal)?;
     if signal == Signal::Interrupt {
-        CTRLC_IS_VOID.store(true, Ordering::SeqCst);
+        CTRLC_IS_DISABLED.store(true, Ordering::SeqCst);
     }
     taken.push(signal);
     Ok(())
 }
 
-/// Called by the thread of `ctrlc`.
+/// The callback of `ctrlc`, which calls it on its own thread.
 fn on_ctrl_c() {
-    if !CTRLC_IS_VOID.load(Ordering::SeqCst) {
+    if !CTRLC_IS_DISABLED.load(Ordering::SeqCst) {
         on_signal(Signal::Interrupt);
     }
 }
 
-/// Starts a thread that reads this signal for ever. When this returns, the handler is installed.
+/// Starts a thread that reads this signal for the life of the process. The handler is installed when this returns.
 fn read_on_a_thread(signal: Signal) -> io::Result<()> {
     let (installed, result) = mpsc::sync_channel(1);
     let read = move || {
@@ -158,7 +160,7 @@ fn read_on_a_thread(signal: Signal) -> io::Result<()> {
         }
     };
     let started = thread::Builder::new().name(format!("ebbtide-{signal}")).spawn(read);
-    let died = |_| Err(explained(io::ErrorKind::Other, "the thread that was to read it has ended"));
+    let died = |_| Err(explained(io::ErrorKind::Other, "the thread that reads it has ended"));
     let installed = started.and_then(|_detached| result.recv().unwrap_or_else(died));
     installed.map_err(|error| {
         let text = format!("cannot take {signal}: {error}");
@@ -166,12 +168,12 @@ fn read_on_a_thread(signal: Signal) -> io::Result<()> {
     })
 }
 
-/// What the signal does to a program that has no handler: it ends, by that signal.
+/// Does what the signal does to a program without a handler: ends the process by that signal.
 pub(super) fn default_effect(signal: Signal) {
     let _ended = signal_hook::low_level::emulate_default_handler(signal.number());
 }
 
-/// In this thread, and so, unless the program sets a mask itself, in all.
+/// Whether this thread blocks the signal. Then all threads do, unless the program itself sets a mask.
 fn is_blocked_here(signal: Signal) -> bool {
     SigSet::thread_get_mask().is_ok_and(|mask| set_of(signal).iter().any(|number| mask.contains(number)))
 }

@@ -1,11 +1,11 @@
-//! Takes Ctrl-C and Ctrl-Break, for the life of the process.
+//! Takes Ctrl-C and Ctrl-Break on Windows, through `ctrlc`, for the life of the process.
 
 use super::{Note, Signal, lock, on_signal};
 use crate::text::{explained, explained_by};
 use std::io;
 use std::sync::Mutex;
 
-/// Whether that is done. Held during an installation, so that there is one at a time.
+/// Whether the handler is installed. The lock is held during an installation, so that there is one at a time.
 static TAKEN: Mutex<bool> = Mutex::new(false);
 
 pub(super) fn take(_only_one: &[Signal]) -> (io::Result<()>, Vec<Note>) {
@@ -33,10 +33,10 @@ fn explain(error: ctrlc::Error) -> io::Error {
     }
 }
 
-/// Nothing is taken that was not asked for.
+/// Does nothing: on Windows no signal is taken that was not asked for.
 pub(super) fn default_effect(_: Signal) {}
 
-/// There are no forks.
+/// Does nothing: Windows has no forks.
 pub(super) fn take_again_if_forked() -> io::Result<()> {
     Ok(())
 }

@@ -1,9 +1,9 @@
-//! Sockets that systemd has opened (feature `systemd`, on Linux).
+//! Sockets that systemd has opened: socket activation (feature `systemd`, on Linux).
 //!
 //! With [socket activation](https://www.freedesktop.org/software/systemd/man/latest/systemd.socket.html) the service
-//! manager listens, and starts the service when the first client comes; or at once, or again after a crash. The socket
-//! outlives the service: while no process serves it, clients wait in its backlog. `examples/socket_activation` is a
-//! whole service, with its units.
+//! manager listens. It starts the service when the first client connects; or at boot, or again after a crash. The
+//! socket outlives the service: while no process serves it, clients wait in its backlog. `examples/socket_activation`
+//! is a whole service, with its units.
 //!
 //! ```
 //! # async_std::task::block_on(async {
@@ -12,7 +12,7 @@
 //!
 //! let server = match systemd::sockets() {
 //!     Ok(sockets) => sockets.into_server()?,
-//!     // Started by hand.
+//!     // Not started by systemd.
 //!     Err(error) if error.kind() == io::ErrorKind::NotFound => Server::bind("127.0.0.1:0").await?,
 //!     Err(error) => return Err(error),
 //! };
@@ -23,14 +23,14 @@
 //! # A restart that loses no client
 //!
 //! The sockets are [inherited](crate::Listener#sockets-that-are-inherited): they are left as they were found, and so is
-//! their backlog. A server that is told to stop by SIGTERM
-//! ([`signal::termination`](crate::signal::termination)) accepts no more clients and finishes what it has begun;
-//! clients that come meanwhile are served by the next process. A client that was accepted a moment before, and has sent
-//! nothing yet, is still served by the old one, for the [newcomer time](crate::Server::newcomer_time).
-//! `TimeoutStopSec=` in the unit has to be longer than the [grace period](crate::Server::grace).
+//! their backlog. At SIGTERM ([`signal::termination`](crate::signal::termination)) the server stops accepting and
+//! drains its connections. The next process serves the clients that connect in that time. A client that was accepted a
+//! moment before, and has sent nothing yet, is still served by the old process, for the
+//! [newcomer time](crate::Server::newcomer_time). `TimeoutStopSec=` in the unit must be longer than the
+//! [grace period](crate::Server::grace).
 //!
-//! A service needs to say that it is ready (`Type=notify`) only where others wait for more than its sockets, which are
-//! there before it is. The crate [`sd-notify`](https://docs.rs/sd-notify) does it in one line.
+//! A service has to report that it is ready (`Type=notify`) only if other units wait for more than its sockets, which
+//! exist before the service. The crate [`sd-notify`](https://docs.rs/sd-notify) does it in one line.
 
 mod variables;
 
@@ -43,26 +43,45 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use variables::Variables;
 
-/// Whether this process has had its sockets: a descriptor must not have two owners.
+/// Whether the sockets of this process have been taken: a descriptor must not have two owners.
 static TAKEN: Mutex<bool> = Mutex::new(false);
 
 /// Takes the sockets that systemd has passed to this process: all of them, once.
 ///
-/// Call it early, before the program opens descriptors of its own. The environment is left as it is: changing it is not
-/// safe in a process with threads. Programs that this one starts inherit neither the sockets, which are closed when
-/// another program is executed, nor the right to look for them, since `LISTEN_PID` is not theirs.
+/// This is `sd_listen_fds` with checks. Call it early, before the program opens descriptors of its own. The environment
+/// is left as it is, since changing it is not safe in a process with threads. Programs that this one starts do not get
+/// the sockets: the descriptors are closed on `exec`, and `LISTEN_PID` is the id of this process.
 ///
 /// # Errors
 ///
-/// Each says what was found, and what to do. Branch on the [kind](io::Error::kind):
+/// The text reports what was found, and what to do. Branch on the [kind](io::Error::kind):
 ///
-/// - [`NotFound`](ErrorKind::NotFound): no sockets were passed to this process. `LISTEN_PID` and `LISTEN_FDS` are not
-///   set, or name another process, or no socket.
-/// - [`InvalidData`](ErrorKind::InvalidData): what they say cannot be true: no numbers, more or fewer names than
-///   sockets, descriptors that are not open, or that this process has opened itself.
-/// - [`ResourceBusy`](ErrorKind::ResourceBusy): they have been taken by an earlier call.
+/// | kind | reason |
+/// |---|---|
+/// | [`NotFound`](ErrorKind::NotFound) | no sockets were passed to this process: `LISTEN_PID` or `LISTEN_FDS` is not set, `LISTEN_PID` is another process, or `LISTEN_FDS` is 0 |
+/// | [`InvalidData`](ErrorKind::InvalidData) | the variables cannot be right: they are not numbers, the number of names differs from that of the sockets, or a descriptor is not open or was opened by this process itself |
+/// | [`ResourceBusy`](ErrorKind::ResourceBusy) | an earlier call has taken the sockets |
 ///
-/// After an error nothing is taken, and nothing closed.
+/// After an error nothing is taken, and nothing is closed.
+///
+/// # Examples
+///
+/// A program that must be started by systemd:
+///
+/// ```
+/// use ebbtide::systemd;
+/// use std::io::ErrorKind;
+///
+/// let error = systemd::sockets().unwrap_err(); // `cargo test` passes no sockets
+/// assert_eq!(error.kind(), ErrorKind::NotFound);
+/// assert!(error.to_string().starts_with("cannot take the sockets of the service manager: "));
+/// ```
+#[doc(alias = "sd_listen_fds")]
+#[doc(alias = "sd_listen_fds_with_names")]
+#[doc(alias = "LISTEN_FDS")]
+#[doc(alias = "LISTEN_FDNAMES")]
+#[doc(alias = "listenfd")]
+#[doc(alias = "socket activation")]
 pub fn sockets() -> io::Result<Sockets> {
     take().map_err(|error| {
         let text = format!("cannot take the sockets of the service manager: {error}");
@@ -74,7 +93,10 @@ fn take() -> io::Result<Sockets> {
     let names = Variables::of_this_process().names(std::process::id())?;
     let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
     if *taken {
-        return Err(explained(ErrorKind::ResourceBusy, "they have been taken before; keep what the first call gave"));
+        return Err(explained(
+            ErrorKind::ResourceBusy,
+            "they have been taken before; keep what the first call returned",
+        ));
     }
     let passed = sd_listen_fds::get().map_err(|error| explained(ErrorKind::InvalidData, error))?;
     let fds: Vec<_> = passed.into_iter().map(|(_, fd)| fd.into_std()).collect();
@@ -83,7 +105,9 @@ fn take() -> io::Result<Sockets> {
     Ok(Sockets { left: names.into_iter().zip(fds).collect() })
 }
 
-/// All, or none: then they are let go as they are, since at least one is another's.
+/// Makes the descriptors this process' own: all of them, or none.
+///
+/// If one is refused, all are left open as they were, since at least one belongs to other code.
 fn adopt(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
     let checked = fds.iter().try_for_each(|fd| {
         let number = fd.as_raw_fd();
@@ -94,15 +118,15 @@ fn adopt(fds: Vec<OwnedFd>) -> io::Result<Vec<OwnedFd>> {
         Ok(()) => Ok(fds),
         Err(error) => {
             fds.into_iter().for_each(|fd| {
-                let _not_ours = fd.into_raw_fd();
+                let _left_open = fd.into_raw_fd();
             });
             Err(error)
         }
     }
 }
 
-/// What was passed has survived an `exec`, so it is not marked to be closed there. What Rust programs open is marked,
-/// and so is what has been taken by anybody's `sd_listen_fds`.
+/// Checks that a descriptor was passed: it has survived an `exec`, so it has no CLOEXEC. The descriptors that a Rust
+/// program opens have it, and so do those that any `sd_listen_fds` has taken.
 fn check(fd: &OwnedFd) -> Result<(), String> {
     match fcntl_getfd(fd) {
         Ok(flags) if flags.contains(FdFlags::CLOEXEC) => {
@@ -115,68 +139,165 @@ fn check(fd: &OwnedFd) -> Result<(), String> {
     }
 }
 
-/// What systemd has passed to this process, each with its name, in the order of the unit. Some may be missing: those
-/// that were taken.
+/// Sockets that systemd has passed to this process, each with its name, in the order of the units.
 ///
-/// A name is what `FileDescriptorName=` in the socket unit says, by default the unit's own (`echo.socket`); one unit
-/// with several `ListenStream=` gives several sockets of one name. Without names each is called `unknown`.
+/// [`listeners`](Self::listeners) and [`server`](Self::server) take sockets out of it.
 ///
-/// What is left when it is dropped is closed here, and clients wait in its queue until the service is started anew.
+/// `FileDescriptorName=` in the socket unit sets the name; the default is the unit's own name (`echo.socket`). One unit
+/// with several `ListenStream=` passes several sockets of one name. If no names were passed, each is called `unknown`.
+///
+/// Dropping this closes the sockets that are left, in this process only: systemd still holds them, and clients wait in
+/// their backlog until the service is started again.
 ///
 /// # Examples
 ///
 /// Two servers of one process:
 ///
-/// ```no_run
-/// # fn example() -> std::io::Result<()> {
+/// ```
+/// # async_std::task::block_on(async {
+/// # // As systemd does it: run this program again, with a socket as descriptor 3.
+/// # if std::env::var_os("LISTEN_FDS").is_none() {
+/// #     let socket = std::os::fd::OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0")?);
+/// #     let run = r#"LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin exec "$0" 3<&0 4<&0"#;
+/// #     let program = std::env::current_exe()?;
+/// #     let status = std::process::Command::new("sh").args(["-c", run]).arg(program).stdin(socket).status()?;
+/// #     assert!(status.success());
+/// #     return Ok(());
+/// # }
 /// use ebbtide::systemd;
 ///
 /// let mut sockets = systemd::sockets()?;
 /// let public = sockets.server("http")?.max_connections(10_000);
 /// let admin = sockets.server("admin")?;
-/// # Ok(()) }
+/// assert_eq!(sockets.names().count(), 0);
+/// # drop((public, admin));
+/// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 #[derive(Debug)]
-#[must_use = "the sockets that are not taken out of it are closed when it is dropped"]
+#[must_use = "dropping it closes the sockets that were not taken out of it"]
+#[doc(alias = "sd_listen_fds")]
 pub struct Sockets {
+    /// The sockets that were not taken out yet, with their names.
     left: Vec<(String, OwnedFd)>,
 }
 
 impl Sockets {
-    /// The names of those that are left, one for each socket.
+    /// Returns the names of the sockets that are left, one for each socket.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # // As systemd does it: run this program again, with a socket as descriptor 3.
+    /// # if std::env::var_os("LISTEN_FDS").is_none() {
+    /// #     let socket = std::os::fd::OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0")?);
+    /// #     let run = r#"LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin exec "$0" 3<&0 4<&0"#;
+    /// #     let program = std::env::current_exe()?;
+    /// #     let status = std::process::Command::new("sh").args(["-c", run]).arg(program).stdin(socket).status()?;
+    /// #     assert!(status.success());
+    /// #     return Ok(());
+    /// # }
+    /// let sockets = ebbtide::systemd::sockets()?;
+    /// assert_eq!(sockets.names().collect::<Vec<_>>(), ["http", "admin"]);
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[doc(alias = "LISTEN_FDNAMES")]
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.left.iter().map(|(name, _)| name.as_str())
     }
 
-    /// A server on every socket of this name.
+    /// Takes every socket of this name, and returns a server on them.
     ///
     /// # Errors
     ///
-    /// As for [`listeners`](Self::listeners).
+    /// The same as those of [`listeners`](Self::listeners).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # // As systemd does it: run this program again, with a socket as descriptor 3.
+    /// # if std::env::var_os("LISTEN_FDS").is_none() {
+    /// #     let socket = std::os::fd::OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0")?);
+    /// #     let run = r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec "$0" 3<&0"#;
+    /// #     let program = std::env::current_exe()?;
+    /// #     let status = std::process::Command::new("sh").args(["-c", run]).arg(program).stdin(socket).status()?;
+    /// #     assert!(status.success());
+    /// #     return Ok(());
+    /// # }
+    /// let mut sockets = ebbtide::systemd::sockets()?;
+    /// let server = sockets.server("http")?;
+    /// assert!(server.local_addr().tcp()?.ip().is_loopback());
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn server(&mut self, name: &str) -> io::Result<Server> {
-        self.listeners(name).map(serve)
+        self.listeners(name).map(server_on)
     }
 
-    /// A server on every socket that is left.
+    /// Returns a server on every socket that is left.
     ///
     /// # Errors
     ///
-    /// Where none is left, with the kind [`NotFound`](ErrorKind::NotFound); and as for [`listeners`](Self::listeners)
-    /// where one is no stream socket that listens. All are closed then.
+    /// - [`NotFound`](ErrorKind::NotFound) if none is left.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput) if one is not a listening stream socket. All are closed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # // As systemd does it: run this program again, with a socket as descriptor 3.
+    /// # if std::env::var_os("LISTEN_FDS").is_none() {
+    /// #     let socket = std::os::fd::OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0")?);
+    /// #     let run = r#"LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=http:admin exec "$0" 3<&0 4<&0"#;
+    /// #     let program = std::env::current_exe()?;
+    /// #     let status = std::process::Command::new("sh").args(["-c", run]).arg(program).stdin(socket).status()?;
+    /// #     assert!(status.success());
+    /// #     return Ok(());
+    /// # }
+    /// let server = ebbtide::systemd::sockets()?.into_server()?;
+    /// assert_eq!(server.local_addrs().count(), 2);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn into_server(self) -> io::Result<Server> {
         if self.left.is_empty() {
             return Err(explained(ErrorKind::NotFound, "all sockets of the service manager have been taken"));
         }
-        listeners(self.left).map(serve)
+        listeners(self.left).map(server_on)
     }
 
-    /// Takes every socket of this name: at least one.
+    /// Takes every socket of this name, and returns a listener for each: at least one.
+    ///
+    /// A [`Listener`] can have TLS or the PROXY protocol, and can be added to any
+    /// [server](crate::Server::add_listener).
     ///
     /// # Errors
     ///
-    /// With the kind [`NotFound`](ErrorKind::NotFound) where none is left of this name; the error lists the names that
-    /// there are. With [`InvalidInput`](ErrorKind::InvalidInput) where one is no stream socket that listens: those of
-    /// the name are closed then, and the others stay.
+    /// - [`NotFound`](ErrorKind::NotFound) if no socket of this name is left. The error lists the names that are left.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput) if one is not a listening stream socket. The sockets of this name
+    ///   are closed then, and the others stay.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # // As systemd does it: run this program again, with a socket as descriptor 3.
+    /// # if std::env::var_os("LISTEN_FDS").is_none() {
+    /// #     let socket = std::os::fd::OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0")?);
+    /// #     let run = r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec "$0" 3<&0"#;
+    /// #     let program = std::env::current_exe()?;
+    /// #     let status = std::process::Command::new("sh").args(["-c", run]).arg(program).stdin(socket).status()?;
+    /// #     assert!(status.success());
+    /// #     return Ok(());
+    /// # }
+    /// use ebbtide::Server;
+    ///
+    /// let mut sockets = ebbtide::systemd::sockets()?;
+    /// let mut server = Server::bind("127.0.0.1:0").await?;
+    /// for listener in sockets.listeners("http")? {
+    ///     server = server.add_listener(listener);
+    /// }
+    /// assert_eq!(server.local_addrs().count(), 2);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn listeners(&mut self, name: &str) -> io::Result<Vec<Listener>> {
         let (named, left) = std::mem::take(&mut self.left).into_iter().partition(|(other, _)| other == name);
         self.left = left;
@@ -199,7 +320,27 @@ impl Sockets {
     }
 }
 
-/// What is left, as it was passed: for sockets that are not for a server, such as datagrams.
+/// Takes the sockets that are left, as they were passed: for sockets that a server cannot use, such as datagram
+/// sockets.
+///
+/// # Examples
+///
+/// ```
+/// # // As systemd does it: run this program again, with a socket as descriptor 3.
+/// # if std::env::var_os("LISTEN_FDS").is_none() {
+/// #     let socket = std::os::fd::OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0")?);
+/// #     let run = r#"LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec "$0" 3<&0"#;
+/// #     let program = std::env::current_exe()?;
+/// #     let status = std::process::Command::new("sh").args(["-c", run]).arg(program).stdin(socket).status()?;
+/// #     assert!(status.success());
+/// #     return Ok(());
+/// # }
+/// for (name, fd) in ebbtide::systemd::sockets()? {
+///     assert_eq!(name, "http");
+///     assert!(std::net::TcpListener::from(fd).local_addr()?.ip().is_loopback());
+/// }
+/// # std::io::Result::Ok(())
+/// ```
 impl IntoIterator for Sockets {
     type Item = (String, OwnedFd);
     type IntoIter = std::vec::IntoIter<Self::Item>;
@@ -220,8 +361,8 @@ fn listeners(sockets: Vec<(String, OwnedFd)>) -> io::Result<Vec<Listener>> {
     sockets.into_iter().map(listener).collect()
 }
 
-/// There is at least one.
-fn serve(listeners: Vec<Listener>) -> Server {
+/// Returns a server on all these listeners, of which there is at least one.
+fn server_on(listeners: Vec<Listener>) -> Server {
     let mut listeners = listeners.into_iter();
     let first = listeners.next().expect("the caller has at least one listener");
     listeners.fold(Server::new(first), Server::add_listener)

@@ -1,4 +1,7 @@
-//! What `LISTEN_FDS`, `LISTEN_PID` and their like say, and what can be wrong with them.
+//! Parses `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES`: how many sockets were passed to this process, and their
+//! names.
+//!
+//! Each variable that is missing or wrong gives an error with its value and what to do.
 
 use crate::text::explained;
 use std::env;
@@ -9,21 +12,21 @@ use std::io::{self, ErrorKind};
 /// it.
 const MOST: usize = 65_536;
 
-/// What a socket without a name is called; systemd's own libraries call it so.
+/// The name of a socket for which none was passed, as in systemd's own libraries.
 const UNKNOWN: &str = "unknown";
 
-/// How a program comes to have sockets.
+/// The advice for a program to which no sockets were passed.
 const HOW: &str =
     "start this program from a socket unit, or try it with `systemd-socket-activate -l 127.0.0.1:8888 PROGRAM`";
 
-/// As they are set; each may be missing.
+/// The variables as they are set; each may be missing.
 #[derive(Debug, Default)]
 pub(super) struct Variables {
-    /// `LISTEN_PID`: for which process it is meant.
+    /// `LISTEN_PID`: the process to which the descriptors were passed.
     pid: Option<OsString>,
-    /// `LISTEN_FDS`: how many descriptors, from 3.
+    /// `LISTEN_FDS`: how many descriptors were passed, from number 3.
     fds: Option<OsString>,
-    /// `LISTEN_FDNAMES`: their names, with colons between.
+    /// `LISTEN_FDNAMES`: their names, separated by colons.
     names: Option<OsString>,
 }
 
@@ -33,7 +36,7 @@ impl Variables {
         Self { pid, fds, names }
     }
 
-    /// The names of what was passed to the process with the id `own`: at least one.
+    /// Returns the name of each socket that was passed to the process with the id `own`: at least one.
     pub(super) fn names(&self, own: u32) -> io::Result<Vec<String>> {
         let (pid, fds) = match (&self.pid, &self.fds) {
             (Some(pid), Some(fds)) => (pid, fds),
@@ -98,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_passed_has_its_names_in_order() {
+    fn sockets_have_their_names_in_order() {
         let table: [(&str, Option<&str>, &[&str]); 6] = [
             ("1", Some("echo"), &["echo"]),
             ("3", Some("http:admin:http"), &["http", "admin", "http"]),
@@ -113,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_another_processs_is_not_found() {
+    fn variables_that_are_missing_or_for_another_process_are_not_found() {
         let table = [
             (None, None, "`LISTEN_PID` and `LISTEN_FDS` are not set"),
             (None, Some("1"), "`LISTEN_PID` is not set"),
@@ -130,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_true_is_shown_as_it_is() {
+    fn variables_that_cannot_be_right_are_shown_in_the_error() {
         let table = [
             ("me", "1", None, "`LISTEN_PID` is `me`, which is no number"),
             ("", "1", None, "`LISTEN_PID` is ``"),

@@ -103,7 +103,7 @@ fn all_sockets_of_one_name_are_returned_and_only_once() {
     let expected = [
         "names: http admin http".to_owned(),
         "again: resource busy: cannot take the sockets of the service manager: they have been taken before; \
-         keep what the first call gave"
+         keep what the first call returned"
             .to_owned(),
         "missing: entity not found: the service manager has passed no socket `missing`: there are `http`, `admin`, \
          `http`; `FileDescriptorName=` in the socket unit names them"

@@ -195,8 +195,44 @@ impl AsyncWrite for Encrypted {
     }
 }
 
-/// What a handshake has agreed on: see [`Connection::tls`](crate::Connection::tls) (feature `tls`).
+/// Results of a TLS handshake, returned by [`Connection::tls`](crate::Connection::tls) (feature `tls`).
+///
+/// # Examples
+///
+/// ```
+/// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
+/// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+/// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
+/// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+/// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+/// # let mut roots = rustls::RootCertStore::empty();
+/// # roots.add(certificate).unwrap();
+/// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+/// use async_std::prelude::*;
+/// use ebbtide::Connection;
+///
+/// # let (listener, connector) = Listener::memory();
+/// let handler = async |mut conn: Connection| {
+///     let tls = conn.tls().expect("the listener has TLS");
+///     let summary = format!("{:?} for {:?}", tls.protocol_version().unwrap(), tls.server_name().unwrap());
+///     conn.write_all(summary.as_bytes()).await
+/// };
+/// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
+/// # let run = server.scope(handler, async |_| {
+/// #     let stream = connector.connect().await?;
+/// #     let connector = TlsConnector::from(Arc::new(client));
+/// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
+/// #     let mut reply = String::new();
+/// #     stream.read_to_string(&mut reply).await?;
+/// #     Ok(reply)
+/// # });
+/// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+/// assert_eq!(reply, r#"TLSv1_3 for "example.org""#);
+/// ```
 #[derive(Clone)]
+#[doc(alias = "ConnectionState")]
+#[doc(alias = "ServerConnection")]
+#[doc(alias = "get_extra_info")]
 pub struct TlsInfo {
     server_name: Option<String>,
     alpn: Option<Vec<u8>>,
@@ -216,28 +252,201 @@ impl TlsInfo {
         }
     }
 
-    /// The name of the server that the client asked for (SNI), if it did. It is the client's word.
+    /// Returns the server name that the client asked for (SNI); `None` if it sent none.
+    ///
+    /// The client chooses this text, and the certificate need not have the name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
+    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
+    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+    /// # let mut roots = rustls::RootCertStore::empty();
+    /// # roots.add(certificate).unwrap();
+    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    /// use async_std::prelude::*;
+    /// use ebbtide::Connection;
+    ///
+    /// # let (listener, connector) = Listener::memory();
+    /// let handler = async |mut conn: Connection| {
+    ///     let name = conn.tls().and_then(|tls| tls.server_name()).unwrap_or("none").to_owned();
+    ///     conn.write_all(name.as_bytes()).await
+    /// };
+    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
+    /// # let run = server.scope(handler, async |_| {
+    /// #     let stream = connector.connect().await?;
+    /// #     let connector = TlsConnector::from(Arc::new(client));
+    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
+    /// #     let mut reply = String::new();
+    /// #     stream.read_to_string(&mut reply).await?;
+    /// #     Ok(reply)
+    /// # });
+    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+    /// assert_eq!(reply, "example.org");
+    /// ```
+    #[doc(alias = "SNI")]
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
-    /// The protocol that was agreed on (ALPN), if any.
+    /// Returns the negotiated application protocol (ALPN); `None` if there is none.
+    ///
+    /// [`TlsFiles::alpn`](crate::TlsFiles::alpn) sets the protocols of the server.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
+    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
+    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+    /// # let mut server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+    /// # server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    /// # let mut roots = rustls::RootCertStore::empty();
+    /// # roots.add(certificate).unwrap();
+    /// # let mut client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    /// # client.alpn_protocols = vec![b"h2".to_vec()];
+    /// use async_std::prelude::*;
+    /// use ebbtide::Connection;
+    ///
+    /// # let (listener, connector) = Listener::memory();
+    /// let handler = async |mut conn: Connection| {
+    ///     let is_http2 = conn.tls().is_some_and(|tls| tls.alpn_protocol() == Some(b"h2"));
+    ///     conn.write_all(if is_http2 { b"HTTP/2" } else { b"HTTP/1" }).await
+    /// };
+    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
+    /// # let run = server.scope(handler, async |_| {
+    /// #     let stream = connector.connect().await?;
+    /// #     let connector = TlsConnector::from(Arc::new(client));
+    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
+    /// #     let mut reply = String::new();
+    /// #     stream.read_to_string(&mut reply).await?;
+    /// #     Ok(reply)
+    /// # });
+    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+    /// assert_eq!(reply, "HTTP/2");
+    /// ```
+    #[doc(alias = "NegotiatedProtocol")]
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.alpn.as_deref()
     }
 
-    /// The client's certificate, and after it those of the authorities that it has sent along; each in DER. They were
-    /// verified. Empty where the client has none, or was not asked.
+    /// Returns the client's certificate, followed by those of the intermediate authorities that it sent; each in DER.
+    ///
+    /// They were verified in the handshake. Empty if the client has none, or was not asked for one:
+    /// [`TlsFiles::client_ca`](crate::TlsFiles::client_ca).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
+    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
+    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+    /// # let mut roots = rustls::RootCertStore::empty();
+    /// # roots.add(certificate).unwrap();
+    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    /// use async_std::prelude::*;
+    /// use ebbtide::Connection;
+    ///
+    /// # let (listener, connector) = Listener::memory();
+    /// let handler = async |mut conn: Connection| {
+    ///     let certificate = conn.tls().and_then(|tls| tls.peer_certificates().first());
+    ///     let reply = if certificate.is_some() { "with a certificate" } else { "without a certificate" };
+    ///     conn.write_all(reply.as_bytes()).await
+    /// };
+    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
+    /// # let run = server.scope(handler, async |_| {
+    /// #     let stream = connector.connect().await?;
+    /// #     let connector = TlsConnector::from(Arc::new(client));
+    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
+    /// #     let mut reply = String::new();
+    /// #     stream.read_to_string(&mut reply).await?;
+    /// #     Ok(reply)
+    /// # });
+    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+    /// assert_eq!(reply, "without a certificate");
+    /// ```
+    #[doc(alias = "getpeercert")]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.peer_certificates
     }
 
-    /// The version of TLS.
+    /// Returns the version of TLS.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
+    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
+    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+    /// # let mut roots = rustls::RootCertStore::empty();
+    /// # roots.add(certificate).unwrap();
+    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    /// use async_std::prelude::*;
+    /// use ebbtide::Connection;
+    ///
+    /// # let (listener, connector) = Listener::memory();
+    /// let handler = async |mut conn: Connection| {
+    ///     let version = conn.tls().and_then(|tls| tls.protocol_version());
+    ///     conn.write_all(version.unwrap().as_str().unwrap().as_bytes()).await
+    /// };
+    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
+    /// # let run = server.scope(handler, async |_| {
+    /// #     let stream = connector.connect().await?;
+    /// #     let connector = TlsConnector::from(Arc::new(client));
+    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
+    /// #     let mut reply = String::new();
+    /// #     stream.read_to_string(&mut reply).await?;
+    /// #     Ok(reply)
+    /// # });
+    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+    /// assert_eq!(reply, "TLSv1_3");
+    /// ```
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.version
     }
 
-    /// The cipher suite that was agreed on.
+    /// Returns the negotiated cipher suite.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
+    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
+    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+    /// # let mut roots = rustls::RootCertStore::empty();
+    /// # roots.add(certificate).unwrap();
+    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+    /// use async_std::prelude::*;
+    /// use ebbtide::Connection;
+    ///
+    /// # let (listener, connector) = Listener::memory();
+    /// let handler = async |mut conn: Connection| {
+    ///     let suite = conn.tls().and_then(|tls| tls.cipher_suite());
+    ///     conn.write_all(suite.unwrap().suite().as_str().unwrap().as_bytes()).await
+    /// };
+    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
+    /// # let run = server.scope(handler, async |_| {
+    /// #     let stream = connector.connect().await?;
+    /// #     let connector = TlsConnector::from(Arc::new(client));
+    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
+    /// #     let mut reply = String::new();
+    /// #     stream.read_to_string(&mut reply).await?;
+    /// #     Ok(reply)
+    /// # });
+    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+    /// assert!(reply.starts_with("TLS13_"));
+    /// ```
+    #[doc(alias = "negotiated_cipher_suite")]
     pub fn cipher_suite(&self) -> Option<SupportedCipherSuite> {
         self.cipher_suite
     }

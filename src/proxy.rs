@@ -1,9 +1,12 @@
-//! The PROXY protocol: who the client of a proxy is.
+//! [`ProxyProtocol`]: which peers may send a PROXY header, and whether they must.
+//!
+//! A PROXY header is a few bytes in which a proxy gives its client's address, before the client's own bytes. `parse`
+//! reads it from bytes; `header` is the result, [`ProxyHeader`]. `connection/open/proxy.rs` reads it from a connection.
 
 mod header;
 pub(crate) mod parse;
 
-/// For `fuzz/`: see [`parse::holds`].
+/// Entry point for `fuzz/`: see [`parse::invariants`].
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub fn fuzz(bytes: &[u8]) {
@@ -18,52 +21,56 @@ use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How long a header may take. It is the first that a proxy sends, at once; this is the time in which one lost packet
-/// is sent again, and the least that the protocol's text recommends.
+/// How long a header may take by default. A proxy sends it at once, before everything else. In this time a lost packet
+/// is sent again, and it is the least that the specification recommends.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Says that a listener's connections come through a proxy (HAProxy, nginx, a cloud's load balancer), which tells in a
-/// few bytes before the client's own who the client is: the [PROXY protocol], versions 1 and 2. Needs the feature
-/// `proxy-protocol`.
+/// Settings of a listener behind a proxy that sends its client's address: the [PROXY protocol], versions 1 and 2
+/// (feature `proxy-protocol`).
 ///
-/// For [`ListenOptions::proxy_protocol`](crate::ListenOptions::proxy_protocol) and
-/// [`Listener::proxy_protocol`](crate::Listener::proxy_protocol): each listener has its own.
+/// HAProxy, nginx, Envoy and the load balancers of clouds can send it: a header of a few bytes before the client's own
+/// bytes. Pass the settings to [`ListenOptions::proxy_protocol`](crate::ListenOptions::proxy_protocol) or
+/// [`Listener::proxy_protocol`](crate::Listener::proxy_protocol). Each listener has its own.
 ///
-/// The header is read before the handler is called, and before a TLS handshake; the handler begins with the byte after
-/// it. Then [`peer_addr`](crate::Connection::peer_addr) and [`local_addr`](crate::Connection::local_addr) are the
-/// client's address and the one that it connected to, everywhere: in the log, in
-/// [`Handle::connections`](crate::Handle::connections), and for
-/// [`max_connections_per_ip`](crate::Server::max_connections_per_ip), which counts clients and not proxies. The
-/// socket's own stay reachable: [`socket_peer_addr`](crate::Connection::socket_peer_addr). What else the header says is
-/// in [`Connection::proxy_header`](crate::Connection::proxy_header).
+/// The header is read before the handler is called, and before a TLS handshake. The handler reads from the byte after
+/// it. Then
+///
+/// - [`peer_addr`](crate::Connection::peer_addr) is the client's address, and
+///   [`local_addr`](crate::Connection::local_addr) the one that it connected to: in the handler, in the log, and in
+///   [`Handle::connections`](crate::Handle::connections).
+/// - [`max_connections_per_ip`](crate::Server::max_connections_per_ip) counts by the client's address, not the proxy's.
+/// - [`socket_peer_addr`](crate::Connection::socket_peer_addr) is the proxy's address.
+/// - [`proxy_header`](crate::Connection::proxy_header) is the whole header.
 ///
 /// # Trusted peers
 ///
-/// A peer that may send a header may claim to be any client. So no peer is trusted until [`trust`](Self::trust) or
-/// [`trust_local`](Self::trust_local) says so, and no header of others is ever read:
+/// A peer that may send a header can claim any address. So by default no peer is trusted. [`trust`](Self::trust) and
+/// [`trust_local`](Self::trust_local) name the proxies. A header of any other peer is never read:
 ///
 /// | | a trusted peer | any other peer |
 /// |---|---|---|
-/// | [`required`](Self::required) | must begin with a header | is closed: it has not come through the proxy |
-/// | [`optional`](Self::optional) | may begin with one | goes to the handler with all that it sends |
+/// | [`required`](Self::required) | must send a header | is closed, since it did not connect through the proxy |
+/// | [`optional`](Self::optional) | may send a header | reaches the handler, with every byte that it sends |
 ///
-/// # What is refused
+/// # Headers that are refused
 ///
-/// A header of version 1 is at most 107 bytes long, as its specification says; one of version 2 at most 4 KiB, which
-/// has room for a client's certificate, and a longer one is refused before it is read. Whatever is malformed closes its
-/// connection, also where headers are optional: once the beginning that headers have (`PROXY` and a space, or the 12
-/// bytes of version 2) is there, it has to be a good one. The log says with level `warn` what was wrong, and how it
-/// began, since a trusted proxy that sends such things is set up wrongly. Such connections count as
-/// [rejected](crate::Report::rejected), never stop the server, and their handler is never called.
+/// A malformed header closes its connection, also if headers are optional: a connection that begins as headers do
+/// (`PROXY` and a space, or the 12 bytes of version 2) must have a valid header. The handler is not called. The
+/// connection counts as [rejected](crate::Report::rejected), and never stops the server. The log has, at level `warn`,
+/// what was wrong and the first bytes, since a trusted proxy that sends a malformed header has a wrong configuration. A
+/// peer that closes before its header is complete, as health checks of load balancers do, is logged at level `debug`.
 ///
-/// Version 1 may name one family and have addresses of another, as nginx wrote it for years
-/// (`PROXY TCP6 192.0.2.1 ::1 …`): each address is taken for what it is.
+/// A header of version 1 has at most 107 bytes, the limit of its specification. One of version 2 has at most 4 KiB,
+/// which is enough for a client's certificate; a longer one is refused before it is read. The form of the fields of
+/// version 2 (TLVs) is checked, and so is the checksum (CRC32c) if there is one.
 ///
-/// A peer that leaves before its header is whole, as a load balancer's health check does, is logged with level `debug`.
+/// # Headers that are accepted
 ///
-/// Headers that name no client (`UNKNOWN`, `LOCAL`: a proxy's own health checks; families that no stream has) are
-/// accepted, and the socket's own addresses stand. The fields of version 2 (TLVs) are checked for their form, and a
-/// checksum (CRC32c) for its value. A second header is not read: it goes to the handler, as the client's bytes do.
+/// - A header without a client's address (`UNKNOWN`, `LOCAL`: the proxy's own health checks; address families that no
+///   stream has): the addresses of the connection are those of the socket.
+/// - A header of version 1 with addresses of another family than its own (`PROXY TCP6 192.0.2.1 ::1 …`), which nginx
+///   has written for years: each address has the family in which it is written.
+/// - A second header is not read: it reaches the handler, as the client's bytes do.
 ///
 /// # Examples
 ///
@@ -73,57 +80,138 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// let proxy = ProxyProtocol::required().trust("10.0.0.0/8")?.trust("fd00::/8")?;
 /// let server = Server::bind_with("127.0.0.1:0", &ListenOptions::new().proxy_protocol(proxy)).await?;
+/// # assert!(server.local_addr().tcp().is_ok());
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 ///
-/// For HAProxy the server's line is then `server one 10.0.0.7:8888 send-proxy-v2`.
+/// The server's line for HAProxy is `server one 10.0.0.7:8888 send-proxy-v2`.
 ///
 /// [PROXY protocol]: https://www.haproxy.org/download/2.8/doc/proxy-protocol.txt
 #[derive(Clone, Debug)]
-#[must_use = "it does nothing before it is given to `ListenOptions::proxy_protocol` or `Listener::proxy_protocol`"]
+#[must_use = "pass it to `ListenOptions::proxy_protocol` or `Listener::proxy_protocol`: it has no effect before"]
+#[doc(alias = "HAProxy")]
+#[doc(alias = "send-proxy")]
+#[doc(alias = "proxyproto")]
+#[doc(alias = "X-Forwarded-For")]
+#[doc(alias = "real_ip")]
 pub struct ProxyProtocol {
-    /// A trusted peer must send a header, and others are closed.
+    /// A trusted peer must send a header, and all other peers are closed.
     required: bool,
-    /// Where proxies are. IPv4 ones are never written as IPv6 ones.
+    /// The networks of trusted proxies. An IPv4 network is never in IPv6-mapped form.
     networks: Vec<IpNet>,
-    /// Peers without an IP address are proxies.
+    /// Peers without an IP address are trusted.
     local: bool,
-    /// `None`: no limit.
+    /// How long a header may take. `None`: no limit.
     timeout: Option<Duration>,
 }
 
 impl ProxyProtocol {
-    /// Every connection comes through a trusted proxy and begins with a header; all others are closed.
+    /// Returns settings with which every connection must come from a trusted proxy, and must begin with a header.
+    ///
+    /// All other connections are closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// use ebbtide::ProxyProtocol;
+    ///
+    /// let proxy = ProxyProtocol::required().trust_local();
+    /// let server = Server::new(listener.proxy_protocol(proxy));
+    /// let handler = async |mut conn: Connection| {
+    ///     let client = conn.peer_addr().to_string();
+    ///     conn.write_all(client.as_bytes()).await
+    /// };
+    /// # let (reply, _report) = server
+    /// #     .scope(handler, async |_| {
+    /// #         let mut client = connector.connect().await?;
+    /// #         client.write_all(b"PROXY TCP4 203.0.113.7 198.51.100.2 56324 443\r\n").await?;
+    /// #         let mut reply = String::new();
+    /// #         client.read_to_string(&mut reply).await?;
+    /// #         Ok(reply)
+    /// #     })
+    /// #     .await?;
+    /// // The proxy sent `PROXY TCP4 203.0.113.7 198.51.100.2 56324 443\r\n`.
+    /// assert_eq!(reply, "203.0.113.7:56324");
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn required() -> Self {
         Self { required: true, networks: Vec::new(), local: false, timeout: Some(TIMEOUT) }
     }
 
-    /// A connection from a trusted peer may begin with a header. Where it does not, and where the peer is not trusted,
-    /// every byte goes to the handler.
+    /// Returns settings with which a connection from a trusted proxy may begin with a header.
     ///
-    /// For a listener that is reached directly as well, or while a proxy is being introduced. Two things follow:
+    /// If it does not, or if the peer is not trusted, every byte reaches the handler. This is for a listener to which
+    /// clients also connect directly, or for the time in which a proxy is introduced. Note:
     ///
-    /// - a trusted peer that says nothing reaches its handler only after the [`timeout`](Self::timeout): where the
-    ///   server speaks first, that is how long its greeting takes;
-    /// - a client of a trusted proxy that does *not* send headers can send one itself, and so choose its address. Let
-    ///   every trusted proxy send them, or none.
+    /// - The handler of a trusted peer that sends nothing is called after the [`timeout`](Self::timeout). If the server
+    ///   speaks first, its greeting is that late.
+    /// - If a trusted proxy does *not* send headers, its client can send one, and so choose its address. Let every
+    ///   trusted proxy send headers, or trust none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// use ebbtide::ProxyProtocol;
+    ///
+    /// let proxy = ProxyProtocol::optional().trust_local();
+    /// let server = Server::new(listener.proxy_protocol(proxy));
+    /// let handler = async |mut conn: Connection| {
+    ///     let mut word = [0; 5];
+    ///     conn.read_exact(&mut word).await?; // no header: these are the client's first bytes
+    ///     conn.write_all(&word).await
+    /// };
+    /// # let (reply, _report) = server
+    /// #     .scope(handler, async |_| {
+    /// #         let mut client = connector.connect().await?;
+    /// #         client.write_all(b"hello").await?;
+    /// #         let mut reply = String::new();
+    /// #         client.read_to_string(&mut reply).await?;
+    /// #         Ok(reply)
+    /// #     })
+    /// #     .await?;
+    /// assert_eq!(reply, "hello");
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn optional() -> Self {
         Self { required: false, ..Self::required() }
     }
 
-    /// Believes the peers of a network, such as `10.0.0.0/8` or `fd00::/8`, or of one address, such as `192.0.2.7`. Can
-    /// be called as often as wanted.
+    /// Trusts the peers of a network, such as `10.0.0.0/8` or `fd00::/8`, or one address, such as `192.0.2.7`.
     ///
-    /// IPv4 peers of an IPv6 socket are IPv4 peers, and so `::/0` is every IPv6 address and no IPv4 address.
+    /// Each call adds one. Default: none. An IPv4 peer of an IPv6 socket counts as an IPv4 peer, so `::/0` is every
+    /// IPv6 address and no IPv4 address.
     ///
     /// # Errors
     ///
-    /// Where it is no network; the error names it.
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) if the text is not a network or an address. The error contains the
+    /// text.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::ProxyProtocol;
+    ///
+    /// let proxy = ProxyProtocol::required().trust("10.0.0.0/8")?.trust("192.0.2.7")?;
+    /// # drop(proxy);
+    /// let error = ProxyProtocol::required().trust("localhost").unwrap_err();
+    /// assert!(error.to_string().starts_with("cannot trust `localhost`"));
+    /// # std::io::Result::Ok(())
+    /// ```
+    #[doc(alias = "set_real_ip_from")]
     pub fn trust(mut self, network: &str) -> io::Result<Self> {
         let parsed = network.parse().or_else(|_| network.parse().map(|address: IpAddr| address.into()));
         let Ok(parsed) = parsed else {
             let text = format!(
-                "cannot trust `{network}`: it is no network; give one as `10.0.0.0/8` or `fd00::/8`, or an address as `192.0.2.7`"
+                "cannot trust `{network}`: it is not a network; give one as `10.0.0.0/8` or `fd00::/8`, or an address \
+                 as `192.0.2.7`"
             );
             return Err(explained(io::ErrorKind::InvalidInput, text));
         };
@@ -131,38 +219,84 @@ impl ProxyProtocol {
         Ok(self)
     }
 
-    /// Believes the peers that have no IP address: those of a Unix socket (its file's
-    /// [permissions](crate::ListenOptions::mode) say who can connect), of a listener in memory, and of [one of your
-    /// own](crate::Listener::custom) where it gives them other addresses. Default: they are not trusted.
+    /// Trusts the peers that have no IP address. Default: they are not trusted.
+    ///
+    /// These are the peers of a Unix socket (the [permissions](crate::ListenOptions::mode) of its file decide which
+    /// processes can connect), of a listener in memory, and of a [custom listener](crate::Listener::custom) that
+    /// returns other addresses.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::{Listener, ProxyProtocol};
+    ///
+    /// let (listener, _connector) = Listener::memory();
+    /// let listener = listener.proxy_protocol(ProxyProtocol::required().trust_local());
+    /// assert!(listener.local_addr().ip().is_none());
+    /// ```
     pub fn trust_local(mut self) -> Self {
         self.local = true;
         self
     }
 
-    /// Sets how long a header may take, from the accept on: a `Duration`, or `None` for no limit. Default: 3 seconds,
-    /// in which a lost packet is sent again. In a drain it is at most 1 second.
+    /// Sets how long a header may take after the accept: a `Duration`, or `None` for no limit.
     ///
-    /// When it is over: a required header, or one that is half there, closes its connection; where it is optional and
-    /// none has begun, the handler is called.
+    /// Default: 3 seconds, in which a lost packet is sent again. In a drain it is at most 1 second. When the time is
+    /// over:
+    ///
+    /// | | no byte of a header has arrived | a part of a header has arrived |
+    /// |---|---|---|
+    /// | [`required`](Self::required) | the connection is closed | the connection is closed |
+    /// | [`optional`](Self::optional) | the handler is called | the connection is closed |
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// use std::time::Duration;
+    ///
+    /// use ebbtide::ProxyProtocol;
+    ///
+    /// let proxy = ProxyProtocol::required().trust_local().timeout(Duration::from_millis(20));
+    /// let server = Server::new(listener.proxy_protocol(proxy));
+    /// # let handler = async |_: Connection| {};
+    /// # let (reply, report) = server
+    /// #     .scope(handler, async |_| {
+    /// #         let mut reply = String::new();
+    /// #         connector.connect().await?.read_to_string(&mut reply).await?;
+    /// #         Ok(reply)
+    /// #     })
+    /// #     .await?;
+    /// // A client connects, and sends nothing.
+    /// assert_eq!((reply.as_str(), report.rejected()), ("", 1));
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "proxy_protocol_timeout")]
+    #[doc(alias = "ReadHeaderTimeout")]
     pub fn timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.timeout = timeout.into();
         self
     }
 
+    /// Whether a trusted peer must send a header, and all other peers are closed.
     pub(crate) fn is_required(&self) -> bool {
         self.required
     }
 
+    /// How long a header may take; `None` for no limit.
     pub(crate) fn limit(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// Whether any peer is believed.
+    /// Whether any peer is trusted.
     pub(crate) fn trusts_any(&self) -> bool {
         self.local || !self.networks.is_empty()
     }
 
-    /// Whether this peer is believed.
+    /// Whether this peer is trusted.
     pub(crate) fn trusts(&self, peer: &Address) -> bool {
         match peer.ip() {
             Some(ip) => self.networks.iter().any(|network| network.contains(&ip)),
@@ -171,9 +305,9 @@ impl ProxyProtocol {
     }
 }
 
-/// An IPv4 network that is written as an IPv6 one (`::ffff:10.0.0.0/104`) is an IPv4 network.
+/// Returns an IPv4 network in place of one in IPv6-mapped form (`::ffff:10.0.0.0/104`).
 fn canonical(network: IpNet) -> IpNet {
-    /// How many bits come before the IPv4 address.
+    /// How many bits stand before the IPv4 address in the mapped form.
     const MAPPED: u8 = 96;
     if let IpNet::V6(v6) = network {
         if let (Some(address), Some(bits)) = (v6.addr().to_ipv4_mapped(), v6.prefix_len().checked_sub(MAPPED)) {
@@ -215,21 +349,21 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_trusted_by_default_and_peers_without_an_ip_address_only_by_name() {
+    fn no_peer_is_trusted_by_default_and_peers_without_an_ip_address_only_by_trust_local() {
         let peers = [SocketAddr::from(([127, 0, 0, 1], 1)).into(), Address::unix_unnamed(), Address::named("memory:0")];
         for peer in &peers {
             assert!(!ProxyProtocol::required().trusts(peer) && !ProxyProtocol::optional().trusts(peer), "{peer}");
         }
-        let everybody = ProxyProtocol::required().trust("0.0.0.0/0").unwrap();
+        let all_of_ipv4 = ProxyProtocol::required().trust("0.0.0.0/0").unwrap();
         let local = ProxyProtocol::required().trust_local();
         for peer in &peers {
-            assert_eq!(everybody.trusts(peer), peer.ip().is_some(), "{peer}");
+            assert_eq!(all_of_ipv4.trusts(peer), peer.ip().is_some(), "{peer}");
             assert_eq!(local.trusts(peer), peer.ip().is_none(), "{peer}");
         }
     }
 
     #[test]
-    fn what_is_no_network_is_named() {
+    fn a_text_that_is_not_a_network_is_in_the_error() {
         for wrong in ["", "10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0/8,11.0.0.0/8", "fd00::/129", " 10.0.0.1"] {
             let error = ProxyProtocol::required().trust(wrong).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput);

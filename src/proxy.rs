@@ -244,7 +244,7 @@ impl ProxyProtocol {
     /// Default: 3 seconds, in which a lost packet is sent again. In a drain it is at most 1 second. When the time is
     /// over:
     ///
-    /// | | no byte of a header has arrived | a part of a header has arrived |
+    /// | | `PROXY ` or the 12 bytes of version 2 have not arrived | they have arrived, and the header is not complete |
     /// |---|---|---|
     /// | [`required`](Self::required) | the connection is closed | the connection is closed |
     /// | [`optional`](Self::optional) | the handler is called | the connection is closed |

@@ -1,13 +1,13 @@
-//! Parses a PROXY header from the bytes that have come so far: a pure function.
+//! Parses a PROXY header from the bytes that have arrived so far: a pure function, [`parse`].
 //!
-//! `ppp` reads the addresses and the fields of version 2. What it leaves open is decided here: how much is read, what
-//! is a header at all, and what is refused although it could be guessed. What holds, whatever the bytes (see the tests,
-//! and `fuzz/`):
+//! The crate `ppp` reads the addresses and the fields of version 2. This module decides the rest: how much is read,
+//! which bytes are a header at all, and which headers are refused although their meaning could be guessed.
 //!
-//! 1. No decision is taken back: what is decided for some bytes is decided in the same way for them and any that
-//!    follow.
-//! 2. `Need(n)` is never 0, and where it is obeyed at most 107 bytes are read of what may be version 1, and of version
-//!    2 never a byte after the header.
+//! The invariants, for any bytes. `invariants` checks them for the tests and for `fuzz/`:
+//!
+//! 1. A decision is final: more bytes after the same beginning do not change it.
+//! 2. `Need(n)` is never 0. A caller that reads at most `n` bytes each time reads at most 107 bytes if the connection
+//!    may begin with version 1, and never a byte after a header of version 2.
 
 #[cfg(any(test, fuzzing))]
 pub(crate) mod invariants;
@@ -21,19 +21,20 @@ mod v2;
 use super::ProxyHeader;
 use std::fmt;
 
-/// What the first bytes of a connection are.
+/// Result of parsing the first bytes of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Parsed {
-    /// Up to so many more are wanted before it can be told, or told further.
+    /// Undecided: read at most this many more bytes, and parse again.
     Need(usize),
-    /// A header of this length.
+    /// A valid header of this length.
     Header(usize, ProxyHeader),
-    /// Something else.
+    /// Not a header.
     Other,
-    /// A header that is none.
+    /// A malformed header.
     Bad(Flaw),
 }
 
+/// Parses the bytes that have arrived so far on a connection.
 pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     if let Some(missing) = v2::missing(bytes) {
         return if missing == 0 { v2::parse(bytes) } else { Parsed::Need(missing) };
@@ -45,35 +46,35 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Whether it has begun as only headers do.
+/// Whether the bytes begin with the signature of a header, whole.
 pub(crate) fn is_begun(bytes: &[u8]) -> bool {
     bytes.starts_with(v1::SIGNATURE) || bytes.starts_with(v2::SIGNATURE)
 }
 
-/// How many bytes of the signature are still to come; `None` where there is another.
+/// Returns how many bytes of the signature have not arrived yet; `None` if the bytes differ from it.
 fn missing(signature: &[u8], bytes: &[u8]) -> Option<usize> {
     let common = signature.len().min(bytes.len());
     (signature[..common] == bytes[..common]).then_some(signature.len() - common)
 }
 
-/// What is wrong with a header.
+/// Reason why a header is malformed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
-    /// Version 1 has no end where it must have one.
+    /// The line of version 1 is too long.
     Endless,
-    /// Something in the line of version 1.
+    /// The line of version 1 is wrong, for this reason.
     Line(&'static str),
-    /// The version and command of version 2.
+    /// The byte with version and command of version 2 is wrong.
     Command(u8),
-    /// The family and protocol of version 2.
+    /// The byte with family and protocol of version 2 is wrong.
     Family(u8),
-    /// Version 2 says that this much follows.
+    /// The length field of version 2 has this number, which is above the limit.
     Oversized(usize),
-    /// So much follows, and its family takes more.
+    /// The length field of version 2 has the first number; the addresses of its family have the second.
     Short(usize, usize),
-    /// A field of version 2 goes beyond the end of the header.
+    /// A field of version 2 is malformed: it ends after the header, or a checksum does not have 4 bytes.
     Field,
-    /// The checksum of version 2 is another.
+    /// The checksum of version 2 is wrong.
     Checksum,
 }
 
@@ -91,7 +92,7 @@ impl fmt::Display for Flaw {
                 write!(f, "it says that {length} bytes follow, and its addresses take {needed}")
             }
             Self::Field => f.write_str("one of its fields (TLV) goes beyond its end"),
-            Self::Checksum => f.write_str("its checksum (CRC32c) does not fit: it was damaged on its way"),
+            Self::Checksum => f.write_str("its checksum (CRC32c) is wrong: it was damaged on its way"),
         }
     }
 }

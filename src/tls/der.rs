@@ -1,18 +1,20 @@
-//! The little that has to be read of DER to say what is wrong with a file: lengths, versions, and kinds of keys.
+//! A small DER reader for error messages: the lengths, versions and kinds of keys that explain what is wrong with a
+//! file.
 //!
-//! Nothing here decides whether a certificate or a key is good; rustls does. Total: any bytes give `None` or an answer.
+//! rustls, not this module, decides whether a certificate or a key is good. No function panics: any bytes give a result
+//! or `None`.
 
 const INTEGER: u8 = 0x02;
 const OCTET_STRING: u8 = 0x04;
 const OBJECT_IDENTIFIER: u8 = 0x06;
 const SEQUENCE: u8 = 0x30;
-/// `[0]`, as the version of a certificate and the curve of an EC key.
+/// The tag `[0]`, of a certificate's version and of an EC key's curve.
 const CONTEXT_0: u8 = 0xA0;
 
 /// An element: its tag, its content, and what follows it.
 type Element<'a> = (u8, &'a [u8], &'a [u8]);
 
-/// The length of the first element that its head claims, with the head; and the length of the head.
+/// Returns the length of the first element, head included, according to its head; and the length of the head.
 fn claimed(der: &[u8]) -> Option<(usize, usize)> {
     let (_, rest) = der.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -27,17 +29,18 @@ fn claimed(der: &[u8]) -> Option<(usize, usize)> {
     Some((length.checked_add(2 + digits)?, 2 + digits))
 }
 
+/// Splits off the first element, if all of it is there.
 fn element(der: &[u8]) -> Option<Element<'_>> {
     let (length, head) = claimed(der)?;
     Some((der[0], der.get(head..length)?, &der[length..]))
 }
 
-/// The content of the first element, if it has that tag, and what follows it.
+/// Returns the content of the first element, if it has this tag, and the bytes after it.
 fn expect(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     element(der).filter(|&(found, ..)| found == tag).map(|(_, content, rest)| (content, rest))
 }
 
-/// Checks that it is one sequence, whole.
+/// Checks that the bytes are exactly one sequence.
 pub(super) fn whole(der: &[u8]) -> Result<(), String> {
     match (der.first(), claimed(der)) {
         (None, _) => Err("is empty".to_owned()),
@@ -50,7 +53,7 @@ pub(super) fn whole(der: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The version of a certificate: 1, 2 or 3.
+/// Returns the version of a certificate: 1, 2 or 3.
 pub(super) fn certificate_version(der: &[u8]) -> Option<u8> {
     let (tbs, _) = expect(expect(der, SEQUENCE)?.0, SEQUENCE)?;
     match expect(tbs, CONTEXT_0) {
@@ -59,7 +62,7 @@ pub(super) fn certificate_version(der: &[u8]) -> Option<u8> {
     }
 }
 
-/// What a file in DER has.
+/// Content of a file in DER.
 #[derive(Debug, PartialEq)]
 pub(super) enum File {
     Certificate,
@@ -67,7 +70,7 @@ pub(super) enum File {
     Pkcs12,
 }
 
-/// Whether a file is DER, and what is in it.
+/// Returns the content of a file in DER; `None` if it is not DER.
 pub(super) fn file(bytes: &[u8]) -> Option<File> {
     let (content, _) = expect(bytes, SEQUENCE)?;
     match element(content)? {
@@ -78,7 +81,7 @@ pub(super) fn file(bytes: &[u8]) -> Option<File> {
     }
 }
 
-/// What kind of key it is, as the messages call it.
+/// Returns the kind of a key, as it stands in error messages. `label` is that of its PEM section.
 pub(super) fn key_kind(label: &str, der: &[u8]) -> Option<String> {
     let (key, _) = expect(der, SEQUENCE)?;
     let (_, rest) = expect(key, INTEGER)?;
@@ -100,6 +103,7 @@ pub(super) fn key_kind(label: &str, der: &[u8]) -> Option<String> {
     }
 }
 
+/// Returns the size of a key in PKCS #1.
 fn rsa_size(der: &[u8]) -> Option<String> {
     let (key, _) = expect(der, SEQUENCE)?;
     let (_, rest) = expect(key, INTEGER)?;
@@ -109,6 +113,7 @@ fn rsa_size(der: &[u8]) -> Option<String> {
     Some(format!("RSA with {bits} bits"))
 }
 
+/// Returns the curve of an EC key, from its parameters.
 fn curve(parameters: &[u8]) -> Option<String> {
     match element(parameters)? {
         (OBJECT_IDENTIFIER, oid, _) => {
@@ -120,7 +125,7 @@ fn curve(parameters: &[u8]) -> Option<String> {
     }
 }
 
-/// Object identifiers of kinds of keys, encoded.
+/// The object identifiers of kinds of keys, encoded.
 const ALGORITHMS: &[(&[u8], &str)] = &[
     (b"\x2A\x86\x48\x86\xF7\x0D\x01\x01\x01", "RSA"),
     (b"\x2A\x86\x48\x86\xF7\x0D\x01\x01\x0A", "RSA-PSS"),
@@ -136,7 +141,7 @@ const ALGORITHMS: &[(&[u8], &str)] = &[
     (b"\x60\x86\x48\x01\x65\x03\x04\x03\x13", "ML-DSA-87"),
 ];
 
-/// Object identifiers of curves, encoded.
+/// The object identifiers of curves, encoded.
 const CURVES: &[(&[u8], &str)] = &[
     (b"\x2A\x86\x48\xCE\x3D\x03\x01\x01", "P-192"),
     (b"\x2B\x81\x04\x00\x21", "P-224"),
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_bytes_give_an_answer() {
+    fn any_bytes_give_a_result_or_none() {
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         let mut next = || {
             state ^= state << 13;
@@ -182,7 +187,7 @@ mod tests {
             vec![SEQUENCE, 0x81, 9, SEQUENCE, 5, CONTEXT_0, 3, INTEGER, 1, 2, 5, 0],
             inner,
         ];
-        let mut answers = 0;
+        let mut results = 0;
         for _ in 0..200_000 {
             let mut der = templates[next() as usize % templates.len()].clone();
             for _ in 0..next() % 4 {
@@ -191,20 +196,20 @@ mod tests {
             }
             der.truncate(der.len() - (next() % 8).saturating_sub(5) as usize);
             let kinds = ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"].map(|label| key_kind(label, &der));
-            let told = kinds.iter().flatten().count() + usize::from(whole(&der).is_ok());
-            answers += told + usize::from(certificate_version(&der).is_some()) + usize::from(file(&der).is_some());
+            let found = kinds.iter().flatten().count() + usize::from(whole(&der).is_ok());
+            results += found + usize::from(certificate_version(&der).is_some()) + usize::from(file(&der).is_some());
         }
-        assert!(answers > 100_000, "the bytes lead somewhere: {answers}");
+        assert!(results > 100_000, "the bytes reach the code: {results}");
     }
 
     #[test]
-    fn every_length_that_can_be_claimed() {
+    fn every_form_of_a_length_is_read() {
         for (der, expected) in [
             (&[][..], None),
             (&[0x30], None),
             (&[0x30, 0], Some((2, 2))),
             (&[0x30, 0x7F], Some((129, 2))),
-            (&[0x30, 0x80], None), // without end: not in DER
+            (&[0x30, 0x80], None), // the indefinite form, which DER does not have
             (&[0x30, 0x81, 200], Some((203, 3))),
             (&[0x30, 0x82, 1], None),
             (&[0x30, 0x82, 1, 0], Some((260, 4))),

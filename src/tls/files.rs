@@ -1,5 +1,7 @@
-//! The files of a [`Tls`](super::Tls): certificates and a key, each read whole, or an error that names the file, the
-//! reason and the remedy.
+//! Reads the files of a [`Tls`](super::Tls): certificates, client authorities, and a private key.
+//!
+//! Each file is read completely, or refused with an error that names the file, the reason and the remedy. No section is
+//! skipped silently.
 
 use super::der;
 use super::pem::{self, Section};
@@ -14,13 +16,13 @@ use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
-/// A certificate and where in its file it begins.
+/// A certificate and the line in its file at which it begins.
 pub(super) struct Certificate {
     pub(super) der: CertificateDer<'static>,
     pub(super) line: usize,
 }
 
-/// What a file is read for, as the messages call it.
+/// Purpose of a file. `Display` is its name in error messages.
 #[derive(Clone, Copy, PartialEq)]
 enum Role {
     Certificates,
@@ -38,7 +40,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// The server's certificates, its own first.
+/// Reads the server's certificates, its own first.
 pub(super) fn certificates(path: &Path) -> io::Result<Vec<Certificate>> {
     let text = read(path, Role::Certificates)?;
     let chain = certificates_in(&text, path, Role::Certificates)?;
@@ -50,18 +52,18 @@ pub(super) fn certificates(path: &Path) -> io::Result<Vec<Certificate>> {
     Ok(chain)
 }
 
-/// The certificates of authorities.
+/// Reads the certificates of client authorities.
 pub(super) fn authorities(path: &Path) -> io::Result<Vec<Certificate>> {
     let text = read(path, Role::Authorities)?;
     certificates_in(&text, path, Role::Authorities)
 }
 
-/// An authority that cannot be one.
+/// Returns the error for a certificate that cannot be an authority.
 pub(super) fn no_authority(path: &Path, reason: impl fmt::Display) -> io::Error {
     unusable(path, Role::Authorities, reason)
 }
 
-/// Why a certificate is refused.
+/// Explains why a certificate is refused.
 pub(super) fn no_certificate(path: &Path, Certificate { der, line }: &Certificate, error: &Error) -> String {
     match der::certificate_version(der) {
         Some(version @ 1..=2) => format!(
@@ -78,7 +80,7 @@ pub(super) fn no_certificate(path: &Path, Certificate { der, line }: &Certificat
     }
 }
 
-/// What rustls has found, without what it says of peers.
+/// Returns the reason of a rustls error, without the words about a peer that rustls puts before it.
 fn reason(error: &Error) -> String {
     match error {
         Error::InvalidCertificate(error) => format!("{error:?}"),
@@ -87,6 +89,7 @@ fn reason(error: &Error) -> String {
     }
 }
 
+/// Returns all certificates of a file; at least one.
 fn certificates_in(text: &[u8], path: &Path, role: Role) -> io::Result<Vec<Certificate>> {
     let shown = path.display().to_string();
     let read = || {
@@ -108,7 +111,7 @@ fn certificates_in(text: &[u8], path: &Path, role: Role) -> io::Result<Vec<Certi
     read().map_err(|why| unusable(path, role, why))
 }
 
-/// Why a section must not be passed over in a file of certificates.
+/// Explains why a section in a file of certificates cannot be skipped; `None` if it can.
 fn not_for_certificates(section: &Section<'_>, path: &str, role: Role) -> Option<String> {
     let label = section.label.as_str();
     match label {
@@ -122,7 +125,7 @@ fn not_for_certificates(section: &Section<'_>, path: &str, role: Role) -> Option
         "X509 CRL" if role == Role::Authorities => Some(
             "revocation lists are not looked at; remove it, or build the verifier for `Tls::from_config`".to_owned(),
         ),
-        // What stands beside certificates in files that are used for more than one thing.
+        // Sections that stand beside certificates in files that are used for several purposes.
         "X509 CRL" | "PUBLIC KEY" | "CERTIFICATE REQUEST" | "NEW CERTIFICATE REQUEST" => None,
         _ if label.ends_with("PRIVATE KEY") || label.ends_with("PARAMETERS") => None,
         _ => Some(format!(
@@ -131,7 +134,7 @@ fn not_for_certificates(section: &Section<'_>, path: &str, role: Role) -> Option
     }
 }
 
-/// The private key, ready to sign, and nothing but it.
+/// Reads the private key, ready to sign. An error if the file has more than one.
 pub(super) fn private_key(path: &Path, provider: &CryptoProvider) -> io::Result<Arc<dyn SigningKey>> {
     let text = read(path, Role::Key)?;
     let shown = path.display().to_string();
@@ -158,6 +161,7 @@ const SUPPORTED: &str = "supported are ECDSA with P-256 or P-384, Ed25519, and R
     make a key such as `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out key.pem`, \
     and have a certificate issued for it";
 
+/// Decodes a section with a private key.
 fn signing_key(section: &Section<'_>, path: &str, provider: &CryptoProvider) -> Result<Arc<dyn SigningKey>, String> {
     let (label, line) = (section.label.as_str(), section.line);
     if section.encrypted || label == "ENCRYPTED PRIVATE KEY" {
@@ -198,7 +202,7 @@ fn signing_key(section: &Section<'_>, path: &str, provider: &CryptoProvider) -> 
     })
 }
 
-/// Whether a key of this kind is refused for another reason than its kind.
+/// Whether keys of this kind are supported, so that a refused key has another fault.
 fn is_supported(kind: &str) -> bool {
     let rsa_bits = kind.strip_prefix("RSA with ").and_then(|rest| rest.strip_suffix(" bits")?.parse().ok());
     rsa_bits.map_or_else(
@@ -207,7 +211,7 @@ fn is_supported(kind: &str) -> bool {
     )
 }
 
-/// The sections of a file; an error also if it is no PEM file at all.
+/// Returns the sections of a file; an error also if it is not a PEM file.
 fn sections<'a>(text: &'a [u8], path: &str, role: Role) -> Result<Vec<Section<'a>>, String> {
     if text.trim_ascii().is_empty() {
         return Err("it is empty".to_owned());
@@ -231,7 +235,7 @@ fn sections<'a>(text: &'a [u8], path: &str, role: Role) -> Result<Vec<Section<'a
     }
 }
 
-/// Why there is not what the file is read for, by what there is instead.
+/// Explains that the file has no section of the kind that is needed, and what it has instead.
 fn nothing_found(sections: &[Section<'_>], role: Role) -> String {
     let has = |label: &str| sections.iter().any(|section| section.label.ends_with(label));
     let wanted = if role == Role::Key { "`BEGIN PRIVATE KEY`" } else { "`BEGIN CERTIFICATE`" };
@@ -256,7 +260,7 @@ fn read(path: &Path, role: Role) -> io::Result<Vec<u8>> {
     })
 }
 
-/// Why a file cannot be read, and what to do.
+/// Explains why a file cannot be read, and what to do.
 fn unreadable(path: &Path, role: Role, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::NotFound => match (fs::read_link(path), std::env::current_dir()) {
@@ -279,7 +283,7 @@ fn unreadable(path: &Path, role: Role, error: &io::Error) -> String {
     }
 }
 
-/// The user that has to be allowed to read.
+/// Names the user that needs the permission to read.
 fn user() -> String {
     #[cfg(unix)]
     return format!("this program's user, number {},", rustix::process::geteuid().as_raw());
@@ -287,6 +291,7 @@ fn user() -> String {
     "this program's user".to_owned()
 }
 
+/// Returns the error for a file with the wrong content.
 fn unusable(path: &Path, role: Role, reason: impl fmt::Display) -> io::Error {
     let text = format!("cannot use the {role} file `{}`: {reason}", path.display());
     crate::text::explained(ErrorKind::InvalidData, text)
@@ -296,9 +301,9 @@ fn unusable(path: &Path, role: Role, reason: impl fmt::Display) -> io::Error {
 mod tests {
     use super::*;
 
-    /// Root may read everything, and tests may run as root.
+    /// A unit test with a made-up error: tests may run as root, which may read everything.
     #[test]
-    fn who_may_not_read_is_told_which_user_has_to() {
+    fn an_error_of_permission_names_the_user_that_needs_to_read() {
         let text = unreadable(Path::new("/etc/key.pem"), Role::Key, &ErrorKind::PermissionDenied.into());
         assert!(
             text.starts_with("permission denied; let this program's user") && text.contains("read the file"),

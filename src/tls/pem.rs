@@ -1,24 +1,27 @@
-//! The sections of a PEM file, every one of them or an error.
+//! Splits a PEM file into its sections: all of them, or an error with the line and the remedy.
 //!
-//! Libraries take a line that is not quite `-----BEGIN CERTIFICATE-----` for text between sections, and pass over the
-//! section in silence. Here each line that looks like the beginning or the end of a section must be one.
+//! PEM libraries treat a line that is not exactly `-----BEGIN CERTIFICATE-----` as text between sections, and skip the
+//! section silently. Here each line that looks like the beginning or the end of a section must be one.
 
 use futures_rustls::pki_types::pem::{PemObject, SectionKind};
 
 /// A section between `-----BEGIN label-----` and `-----END label-----`.
 #[derive(Debug, PartialEq)]
 pub(super) struct Section<'a> {
+    /// The label, such as `CERTIFICATE`.
     pub(super) label: String,
     /// The line of its `BEGIN`, from 1.
     pub(super) line: usize,
-    /// The lines in between, with their numbers, without those of headers.
+    /// The lines between, with their numbers; without the headers, once the section is complete.
     body: Vec<(usize, &'a [u8])>,
-    /// It has the headers of an encrypted key of the old kind.
+    /// The section has the headers of an encrypted key in OpenSSL's traditional format.
     pub(super) encrypted: bool,
 }
 
-/// Reads all sections of a file, or says what is wrong, in which line, and what to do. `path` is for
-/// the commands in it; `secret` if the file has a key.
+/// Returns all sections of a file, or a text about what is wrong, in which line, and what to do.
+///
+/// `path` is for the commands in the text. `secret` is true if the file may hold a private key: then the commands make
+/// no file that others can read.
 pub(super) fn sections<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<Vec<Section<'a>>, String> {
     let text = as_text(text, path, secret)?;
     let mut sections = Vec::new();
@@ -66,7 +69,7 @@ pub(super) fn sections<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<V
 }
 
 impl Section<'_> {
-    /// Takes the headers out of it, such as `Proc-Type: 4,ENCRYPTED`; an empty line ends them.
+    /// Removes the headers, such as `Proc-Type: 4,ENCRYPTED`. An empty line ends them.
     fn without_headers(mut self) -> Self {
         let is_header = |line: &[u8]| line.contains(&b':');
         if self.body.first().is_some_and(|(_, line)| is_header(line)) {
@@ -76,7 +79,7 @@ impl Section<'_> {
         self
     }
 
-    /// Its bytes, in DER.
+    /// Decodes the base64 of the section, which gives DER.
     pub(super) fn decode(&self) -> Result<Vec<u8>, String> {
         for &(n, line) in &self.body {
             let is_base64 = |byte: &u8| byte.is_ascii_alphanumeric() || b"+/= \t".contains(byte);
@@ -99,7 +102,7 @@ impl Section<'_> {
     }
 }
 
-/// The file without a byte order mark; an error if it is no text that ASCII is a part of.
+/// Returns the file without a byte order mark; an error if it is UTF-16.
 fn as_text<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<&'a [u8], String> {
     let wide = [b"\xFF\xFE".as_slice(), b"\xFE\xFF", b"-\0-\0", b"\0-\0-"];
     if wide.iter().any(|start| text.starts_with(start)) {
@@ -111,7 +114,7 @@ fn as_text<'a>(text: &'a [u8], path: &str, secret: bool) -> Result<&'a [u8], Str
     Ok(text.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(text))
 }
 
-/// The lines with their numbers, from 1. They end with LF, CR LF or CR.
+/// Returns the lines with their numbers, from 1. A line ends with LF, CR LF or CR.
 fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     let mut rest = text;
     let mut n = 0;
@@ -127,26 +130,33 @@ fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
     })
 }
 
+/// Role of a line in a PEM file.
 #[derive(Debug, PartialEq)]
 enum Marker {
+    /// Base64, a header, or text between sections.
     None,
+    /// The beginning of a section with this label.
     Begin(String),
+    /// The end of a section with this label.
     End(String),
+    /// A damaged beginning or end.
     Broken(Broken),
 }
 
-/// How a line looks like the beginning or the end of a section without being one.
+/// Reason why a line that looks like the beginning or the end of a section is not one.
 #[derive(Debug, PartialEq)]
 enum Broken {
-    /// White space before it.
+    /// There is white space before it.
     Indented,
-    /// An end and a beginning in one line.
+    /// An end and a beginning are in one line.
     Glued,
-    /// It begins as it should, and goes on.
+    /// There is more text after it.
     Longer,
+    /// Anything else, such as four dashes or small letters.
     Otherwise,
 }
 
+/// Classifies a line. `inside`: a section has begun, so `#` does not begin a comment.
 fn marker(line: &[u8], inside: bool) -> Marker {
     let line = line.trim_ascii_end();
     if let Some(label) = label(line, b"-----BEGIN ") {
@@ -171,14 +181,14 @@ fn marker(line: &[u8], inside: bool) -> Marker {
     })
 }
 
-/// The label in a whole line such as `-----BEGIN label-----`.
+/// Returns the label of a line such as `-----BEGIN label-----`.
 fn label(line: &[u8], start: &[u8]) -> Option<String> {
     let label = line.strip_prefix(start)?.strip_suffix(b"-----")?;
     let is_label = label.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || b" #".contains(byte));
     is_label.then(|| String::from_utf8_lossy(label).into_owned())
 }
 
-/// Where the line has `word` after a dash, also after one of those that a word processor makes of `--`.
+/// Returns the position of `word` after a dash. Dashes that a word processor makes of `--` count as well.
 fn after_a_dash(line: &[u8], word: &[u8]) -> Option<usize> {
     line.windows(word.len()).enumerate().position(|(at, window)| {
         let before = &line[..at];
@@ -187,11 +197,13 @@ fn after_a_dash(line: &[u8], word: &[u8]) -> Option<usize> {
     })
 }
 
+/// Whether `part` is somewhere in `text`.
 pub(super) fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }
 
 impl Broken {
+    /// Explains what is wrong with the line, and what to do.
     fn explain(&self, line: &[u8], path: &str, secret: bool) -> String {
         match self {
             Self::Indented => format!(
@@ -219,7 +231,8 @@ impl Broken {
     }
 }
 
-/// What is known of the marker in a broken line. The rest stays out of messages: it may be of a private key.
+/// Returns the part of a broken line that an error message may show: known words only, since the rest may be of a
+/// private key.
 fn shown(line: &[u8]) -> String {
     let (word, at) = match (after_a_dash(line, b"BEGIN "), after_a_dash(line, b"END ")) {
         (Some(begin), end) if end.is_none_or(|end| begin < end) => ("BEGIN ", begin),
@@ -233,7 +246,7 @@ fn shown(line: &[u8]) -> String {
     format!("{word}{label}")
 }
 
-/// A command that writes another file beside this one; a key must not become readable for others by that.
+/// Returns a command that writes a corrected copy beside the file. The copy of a key must not be readable for others.
 fn rewritten(command: &str, path: &str, secret: bool) -> String {
     format!("`{}{command} > {path}.new`", if secret { "umask 077; " } else { "" })
 }
@@ -280,7 +293,7 @@ mod tests {
             if let Err(why) = result {
                 refused += 1;
                 assert!(!why.contains(char::is_control), "{why:?}");
-                assert!(!why.contains("aaaa"), "the content stays out of it: {why}");
+                assert!(!why.contains("aaaa"), "the error shows no content: {why}");
             }
         }
         assert!(read > 100 && refused > 100, "{read} read, {refused} refused");

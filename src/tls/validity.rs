@@ -1,4 +1,7 @@
-//! When a certificate is valid, and the warning if it is not, or not for long.
+//! Warns of certificates that have expired, are not valid yet, or expire soon.
+//!
+//! rustls has no public function for a certificate's dates, so [`Validity::of`] reads them out of its verifier's
+//! errors.
 
 use super::files::Certificate;
 use crate::panic::log_line;
@@ -12,12 +15,12 @@ use std::time::Duration;
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// A certificate that has less left than this is warned of. Who renews by a timer does it weeks before; and for one
-/// that lives for days only a quarter of its life counts.
+/// "Soon" is less than this, since automatic renewal is done weeks before; and less than one [`SOON_OF_LIFE`]th of the
+/// certificate's lifetime, for certificates that live for days.
 const SOON: u64 = 7 * DAY;
 const SOON_OF_LIFE: u64 = 4;
 
-/// Warns of every certificate in the file that clients refuse, or will refuse soon. It is used all the same.
+/// Logs a warning for every certificate in the file that clients refuse, or will refuse soon.
 pub(super) fn warn(path: &Path, chain: &[Certificate]) {
     let now = UnixTime::now().as_secs();
     for (n, certificate) in chain.iter().enumerate() {
@@ -33,7 +36,7 @@ pub(super) fn warn(path: &Path, chain: &[Certificate]) {
     }
 }
 
-/// The first and the last second, in seconds since 1970.
+/// The first and the last second in which a certificate is valid, in seconds since 1970.
 #[derive(Debug, PartialEq)]
 struct Validity {
     not_before: u64,
@@ -41,10 +44,11 @@ struct Validity {
 }
 
 impl Validity {
-    /// `None` if it cannot be read; rustls reads of a chain only the first.
+    /// Reads the dates of a certificate; `None` if it cannot be read. (rustls reads only the first certificate of a
+    /// chain, so the others may be damaged.)
     fn of(certificate: &CertificateDer<'_>) -> Option<Self> {
         let certificate = ParsedCertificate::try_from(certificate).ok()?;
-        // The verifier is the one that tells the times: it looks at them first, and names the one that is not kept.
+        // The verifier checks the dates before anything else, and its error has the date that does not hold.
         let verified_at = |seconds| {
             let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
             verify_server_cert_signed_by_trust_anchor(&certificate, &RootCertStore::empty(), &[], now, &[])
@@ -63,6 +67,7 @@ impl Validity {
         }
     }
 
+    /// Returns the text of the warning at the time `now`, if there is one.
     fn warning(&self, now: u64) -> Option<String> {
         const REMEDY: &str = "renew it, and call `Tls::reload` or start the program again";
         let &Self { not_before, not_after } = self;
@@ -83,7 +88,7 @@ impl Validity {
     }
 }
 
-/// Seconds as days, or hours if it is less than two days.
+/// Shows a number of seconds in days, below two days in hours, below one hour in minutes.
 struct Days(u64);
 
 impl fmt::Display for Days {
@@ -97,12 +102,12 @@ impl fmt::Display for Days {
     }
 }
 
-/// Seconds since 1970 as date and time.
+/// Shows seconds since 1970 as a date and time.
 struct Date(u64);
 
 impl fmt::Display for Date {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Years that begin in March have their leap day at the end; 400 of them are 146,097 days.
+        // Years that begin in March have their leap day at the end. 400 years have 146,097 days.
         let (days, second) = (self.0 / DAY, self.0 % DAY);
         let days = days + 719_468; // since 1 March of the year 0
         let (era, day) = (days / 146_097, days % 146_097);
@@ -121,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_that_of_the_calendar() {
+    fn dates_are_those_of_the_calendar() {
         for (seconds, date) in [
             (0, "1970-01-01 00:00 UTC"),
             (951_782_400, "2000-02-29 00:00 UTC"),
@@ -138,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_warned_of_what() {
+    fn warnings_depend_on_the_time_that_is_left() {
         const LONG: Validity = Validity { not_before: 100 * DAY, not_after: 190 * DAY };
         const SHORT: Validity = Validity { not_before: 100 * DAY, not_after: 106 * DAY };
         for (validity, now, begins) in [

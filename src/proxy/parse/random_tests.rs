@@ -6,7 +6,7 @@ use super::{Parsed, parse};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// A small generator of our own: the test must not depend on luck that cannot be had again.
+/// A small random generator with a seed, so that a failure can be repeated.
 struct Dice(u64);
 
 impl Dice {
@@ -37,7 +37,7 @@ impl Dice {
         (one(), one())
     }
 
-    /// A good header, and what it says.
+    /// Returns a valid header, with its source and destination.
     fn header(&mut self) -> (Vec<u8>, (SocketAddr, SocketAddr)) {
         let (source, destination) = self.pair();
         let six = source.is_ipv6();
@@ -58,7 +58,7 @@ impl Dice {
         (make(0x21, family, &follows), (source, destination))
     }
 
-    /// Changes it a little, as the fuzzer does.
+    /// Changes the bytes a little, as a fuzzer does.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.roll(4) {
             let at = self.roll(bytes.len().max(1));
@@ -82,25 +82,25 @@ impl Dice {
     }
 }
 
-/// A second parser, written by others, must read every header of ours as we do. (What it takes and we refuse is in the
-/// tables.)
+/// Compares with the crate `proxy-header`: it must read every header that we accept, with the same result. (Headers
+/// that it accepts and we refuse are in the tables of `tests`.)
 fn compare(bytes: &[u8], parsed: &Parsed) {
     let Parsed::Header(length, header) = parsed else { return };
     let Some((source, destination)) = header.source().zip(header.destination()) else { return };
     let (Some(source), Some(destination)) = (source.socket_addr(), destination.socket_addr()) else { return };
     if header.version() == 1 && [source, destination].iter().any(|it| it.is_ipv6() != (bytes[9] == b'6')) {
-        return; // mixed families, which only we take
+        return; // mixed families, which only we accept
     }
     let config = proxy_header::ParseConfig::default();
-    let (theirs, their_length) = proxy_header::ProxyHeader::parse(bytes, config).expect("the other parser takes it");
+    let (theirs, their_length) = proxy_header::ProxyHeader::parse(bytes, config).expect("the other parser accepts it");
     let they = theirs.proxied_address().map(|they| (they.source, they.destination));
     assert_eq!((they, their_length), (Some((source, destination)), *length), "{}", bytes.escape_ascii());
 }
 
-/// 5,000 headers and as many that chance has changed. More: `EBBTIDE_FUZZ_SECONDS=600 cargo test --release --features
-/// proxy-protocol --lib whatever -- --nocapture`.
+/// Parses 5,000 random headers, and each again with random changes. For a longer run: `EBBTIDE_FUZZ_SECONDS=600 cargo
+/// test --release --features proxy-protocol --lib whatever -- --nocapture`.
 #[test]
-fn whatever_comes_nothing_panics_and_no_decision_is_taken_back() {
+fn whatever_the_bytes_nothing_panics_and_no_decision_changes() {
     let long = std::env::var("EBBTIDE_FUZZ_SECONDS")
         .ok()
         .map(|seconds| Duration::from_secs(seconds.parse().expect("EBBTIDE_FUZZ_SECONDS is a number of seconds")));
@@ -126,11 +126,11 @@ fn whatever_comes_nothing_panics_and_no_decision_is_taken_back() {
         }
     }
     println!(
-        "seed {seed}: {headers} were still headers, {flaws} bad ones, {unfinished} unfinished, {others} none ({:.1?})",
+        "seed {seed}: {headers} headers, {flaws} malformed, {unfinished} incomplete, {others} others ({:.1?})",
         start.elapsed()
     );
     assert!(
         long.is_some() || [headers, others, flaws, unfinished].iter().all(|n| *n > 100),
-        "chance reaches everything"
+        "the changes reach every kind of result"
     );
 }

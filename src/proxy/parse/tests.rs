@@ -1,4 +1,4 @@
-//! Tests of the PROXY parser: headers written by hand, good and bad.
+//! Tests of the PROXY parser: tables of valid and malformed headers, written by hand.
 
 use super::invariants::check;
 use super::{Flaw, Parsed, v1, v2};
@@ -48,7 +48,7 @@ pub(super) fn with_checksum(command: u8, family: u8, follows: &[u8]) -> Vec<u8> 
 /// The version, the addresses, and the fields.
 pub(super) type Said = (u8, Option<(Address, Address)>, Vec<(u8, Vec<u8>)>);
 
-/// What a good header says; it is tried alone, and with bytes of the client's after it.
+/// Parses a valid header, alone and with bytes of the client after it.
 pub(super) fn said(bytes: &[u8]) -> Said {
     check(&[bytes, b"\r\n\r\nGET / HTTP/1.1"].concat());
     match check(bytes) {
@@ -74,7 +74,8 @@ fn good_headers_of_version_1() {
         ("PROXY TCP6 2001:db8::1 ::1 1 2\r\n", Some(("[2001:db8::1]:1", "[::1]:2"))),
         ("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 2\r\n", Some(("[::ffff:192.0.2.1]:1", "[::1]:2"))),
         (
-            "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+            "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 \
+             65535\r\n",
             Some((
                 "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
                 "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535",
@@ -90,7 +91,7 @@ fn good_headers_of_version_1() {
         ("PROXY UNKNOWN\r\n", None),
         ("PROXY UNKNOWN \r\n", None),
         ("PROXY UNKNOWN ffff::1 ffff::2 65535 65535\r\n", None),
-        ("PROXY UNKNOWN whatever comes here is to be ignored, + and \u{fc} too\r\n", None),
+        ("PROXY UNKNOWN whatever stands here is to be ignored, + and \u{fc} too\r\n", None),
         (&longest, None),
     ];
     for (line, expected) in table {
@@ -123,7 +124,7 @@ fn good_headers_of_version_2() {
             Some((path(&full), Address::unix_unnamed())),
             seen.clone(),
         ),
-        // Nobody is named: a health check, whatever it adds; an unknown family; datagrams.
+        // Without a client's address: a health check, whatever follows; an unknown family; datagrams.
         (binary(0x20, 0x00, b""), None, vec![]),
         (binary(0x20, 0x11, &addresses(one, two)), None, vec![]),
         (binary(0x20, 0x11, b"short"), None, vec![]),
@@ -208,7 +209,7 @@ fn bad_headers_of_version_1() {
         (b"PROXY TCP4 1.1.1.1 2.2.2.2 03 4\r\n", port),
         (b"PROXY TCP4 1.1.1.1 2.2.2.2 3 0x4\r\n", port),
         (b"PROXY TCP4 1.1.1.1 2.2.2.2  4\r\n", port),
-        (b"PROXY TCP4 1.1.1.1 2.2.2.2 3 \xff\r\n", "its line is no text"),
+        (b"PROXY TCP4 1.1.1.1 2.2.2.2 3 \xff\r\n", "its line is not UTF-8"),
     ];
     for (line, expected) in table {
         assert_eq!(check(line), Parsed::Bad(Flaw::Line(expected)), "{}", line.escape_ascii());
@@ -252,7 +253,7 @@ fn bad_headers_of_version_2() {
 }
 
 #[test]
-fn what_is_no_header_is_known_by_its_first_byte_that_is_another() {
+fn bytes_that_are_not_a_header_are_known_at_the_first_byte_that_differs() {
     for bytes in
         [&b"GET / HTTP/1.1\r\n"[..], b"PROXX", b"PROXY\r\n", b"PROXYTCP4", b"\r\n\r\nGET", b"\x16\x03\x01", b"\n"]
     {

@@ -7,14 +7,15 @@ use std::net::{IpAddr, SocketAddr};
 
 pub(super) const SIGNATURE: &[u8] = b"PROXY ";
 
-/// With its CR LF: the specification's number.
+/// The length of the longest line, with its CR LF: the number of the specification.
 pub(super) const LONGEST: usize = 107;
 
+/// Returns how many bytes of the signature have not arrived yet; `None` if the bytes differ from it.
 pub(super) fn missing(bytes: &[u8]) -> Option<usize> {
     super::missing(SIGNATURE, bytes)
 }
 
-/// For bytes that begin with the signature.
+/// Parses bytes that begin with the signature.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let Some(end) = bytes.iter().take(LONGEST - 1).position(|byte| matches!(byte, b'\r' | b'\n')) else {
         return match bytes.len() {
@@ -32,17 +33,17 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Of a line, without the signature and its end.
+/// Parses the addresses in a line, without its signature and its CR LF.
 ///
-/// The family is only checked to be one: nginx writes that of its own socket, and after it the client's address as
-/// another header gave it, so that `TCP6` may stand before an IPv4 address, and `TCP4` before an IPv6 one. Each address
-/// tells its own family.
+/// The family need not be that of the addresses: nginx writes the family of its own socket, followed by the client's
+/// address from another header. So `TCP6` may stand before an IPv4 address, and `TCP4` before an IPv6 one. Each address
+/// shows its own family.
 fn addresses(line: &[u8]) -> Result<Option<(Address, Address)>, &'static str> {
-    // Whatever comes after the word is to be ignored.
+    // The specification: ignore everything after this word.
     if let Some([] | [b' ', ..]) = line.strip_prefix(b"UNKNOWN") {
         return Ok(None);
     }
-    let mut fields = std::str::from_utf8(line).map_err(|_| "its line is no text")?.split(' ');
+    let mut fields = std::str::from_utf8(line).map_err(|_| "its line is not UTF-8")?.split(' ');
     if !matches!(fields.next(), Some("TCP4" | "TCP6")) {
         return Err("its family is none of TCP4, TCP6 and UNKNOWN");
     }
@@ -57,7 +58,7 @@ fn addresses(line: &[u8]) -> Result<Option<(Address, Address)>, &'static str> {
     Ok(Some((address(source, source_port), address(destination, destination_port))))
 }
 
-/// Digits, without a sign and without a zero before them.
+/// Parses a port: digits, without a sign and without a leading zero.
 fn port(text: &str) -> Result<u16, &'static str> {
     match text.as_bytes() {
         [b'0'] | [b'1'..=b'9', ..] => text.parse().ok(),

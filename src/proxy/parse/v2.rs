@@ -8,28 +8,30 @@ use std::net::SocketAddr;
 
 pub(super) const SIGNATURE: &[u8] = ppp::v2::PROTOCOL_PREFIX;
 
-/// The signature, the version and command, the family and protocol, and the length of what follows.
+/// The length of the fixed part: signature, version and command, family and protocol, and the length of the rest.
 const FIXED: usize = 16;
 
-/// Addresses take at most 216 bytes. The rest is for fields, of which a client's certificate is the largest (2 KiB are
-/// usual). A peer that could say more, up to 64 KiB, would only fill memory.
+/// The longest header that is accepted. Addresses take at most 216 bytes; the rest is for fields, of which a client's
+/// certificate is the largest (usually 2 KiB). The length field allows 64 KiB, which would only fill memory.
 pub(super) const LONGEST: usize = 4096;
 
+/// Version 2, for a connection of the proxy's own.
 const LOCAL: u8 = 0x20;
+/// Version 2, for a client's connection.
 const PROXY: u8 = 0x21;
 
-/// How many bytes are missing before [`parse`] can begin; `None` where they begin otherwise.
+/// Returns how many bytes of the fixed part have not arrived yet; `None` if the bytes differ from the signature.
 pub(super) fn missing(bytes: &[u8]) -> Option<usize> {
     super::missing(SIGNATURE, bytes).map(|_| FIXED.saturating_sub(bytes.len()))
 }
 
-/// For bytes that begin with the fixed part.
+/// Parses bytes that begin with the fixed part.
 pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let (command, family) = (bytes[12], bytes[13]);
     if !matches!(command, LOCAL | PROXY) {
         return Parsed::Bad(Flaw::Command(command));
     }
-    // Of the others only the combinations of 0 with 1 and 2 would pass the parser; the specification has no meaning for
+    // Of all other values, `ppp` accepts only the combinations of 0 with 1 and 2. The specification does not define
     // them.
     if command == PROXY && !matches!(family, 0x00 | 0x11 | 0x12 | 0x21 | 0x22 | 0x31 | 0x32) {
         return Parsed::Bad(Flaw::Family(family));
@@ -42,26 +44,27 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     let Some(header) = bytes.get(..length) else {
         return Parsed::Need(length - bytes.len());
     };
-    // What a proxy says of its own connections is to be skipped, whatever it is.
-    let said = if command == LOCAL { Ok((None, Box::default())) } else { said(header) };
-    match said {
+    // The specification: after LOCAL, skip the rest, whatever it is.
+    let contents = if command == LOCAL { Ok((None, Box::default())) } else { contents(header) };
+    match contents {
         Ok((addresses, tlvs)) => Parsed::Header(length, ProxyHeader { version: 2, addresses, tlvs }),
         Err(flaw) => Parsed::Bad(flaw),
     }
 }
 
-type Said = (Option<(Address, Address)>, Box<[u8]>);
+/// The source and the destination, and the fields.
+type Contents = (Option<(Address, Address)>, Box<[u8]>);
 
-/// For exactly the bytes of a header.
-fn said(bytes: &[u8]) -> Result<Said, Flaw> {
+/// Parses the addresses and the fields of exactly one header.
+fn contents(bytes: &[u8]) -> Result<Contents, Flaw> {
     let header = Header::try_from(bytes).map_err(|error| match error {
         ParseError::InvalidAddresses(length, needed) => Flaw::Short(length, needed),
-        _ => Flaw::Family(bytes[13]), // all else has been seen to
+        _ => Flaw::Family(bytes[13]), // `parse` has checked everything else
     })?;
     check_fields(bytes, header.tlv_bytes())?;
     let tlvs = header.tlv_bytes().into();
     if header.protocol != Protocol::Stream {
-        return Ok((None, tlvs)); // no client of a stream has such an address
+        return Ok((None, tlvs)); // datagrams: not the address of a stream's client
     }
     let addresses = match header.addresses {
         Addresses::Unspecified => None,
@@ -78,7 +81,7 @@ fn said(bytes: &[u8]) -> Result<Said, Flaw> {
     Ok((addresses, tlvs))
 }
 
-/// As the system writes them: a path up to its zero byte, or, after one, a name without a file.
+/// Parses a Unix address in the system's form: a path up to its zero byte, or a zero byte and an abstract name.
 fn unix_address(bytes: &[u8; 108]) -> Address {
     match bytes.iter().position(|byte| *byte == 0) {
         Some(0) => match bytes.iter().rposition(|byte| *byte != 0) {
@@ -100,7 +103,7 @@ fn path(bytes: &[u8]) -> std::path::PathBuf {
     String::from_utf8_lossy(bytes).into_owned().into()
 }
 
-/// That each field ends within the header, and that the checksum, which the receiver has to verify, is right.
+/// Checks that each field ends within the header, and that the checksum is right, which a receiver has to verify.
 fn check_fields(header: &[u8], fields: &[u8]) -> Result<(), Flaw> {
     let mut start = header.len() - fields.len();
     for field in ppp::v2::TypeLengthValues::from(fields) {
@@ -108,9 +111,9 @@ fn check_fields(header: &[u8], fields: &[u8]) -> Result<(), Flaw> {
         let value = start + 3..start + 3 + field.value.len();
         start = value.end;
         if field.kind == Type::CRC32C as u8 {
-            let said: [u8; 4] = header[value.clone()].try_into().map_err(|_| Flaw::Field)?;
+            let sent: [u8; 4] = header[value.clone()].try_into().map_err(|_| Flaw::Field)?;
             let zeroed = header[..value.start].iter().chain(&[0; 4]).chain(&header[value.end..]);
-            if u32::from_be_bytes(said) != crc32c(zeroed) {
+            if u32::from_be_bytes(sent) != crc32c(zeroed) {
                 return Err(Flaw::Checksum);
             }
         }
@@ -118,9 +121,10 @@ fn check_fields(header: &[u8], fields: &[u8]) -> Result<(), Flaw> {
     Ok(())
 }
 
-/// RFC 4960, appendix B. Bit by bit: it is done for at most 4 KiB a connection, and only where a proxy asks for it.
+/// Computes a CRC32c (RFC 4960, appendix B). Bit by bit is fast enough: it is at most 4 KiB a connection, and only if
+/// the proxy sends a checksum.
 pub(super) fn crc32c<'a>(bytes: impl Iterator<Item = &'a u8>) -> u32 {
-    /// Castagnoli's polynomial, reflected.
+    /// The Castagnoli polynomial, reflected.
     const POLYNOMIAL: u32 = 0x82f6_3b78;
     !bytes.fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ if crc & 1 == 1 { POLYNOMIAL } else { 0 })

@@ -1,17 +1,18 @@
-//! The command line: words and `--name value` options, nothing more.
+//! Parses the command line: words, flags, and options with a value.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Args {
-    /// What is no option, in order.
+    /// The arguments that are not options, in order.
     words: Vec<String>,
+    /// Options with their values; a flag has an empty value.
     options: BTreeMap<String, String>,
 }
 
 impl Args {
-    /// `with_value` and `flags` are the names that are known; another is an error that lists them.
+    /// Parses the arguments. `with_value` and `flags` are the known names; any other name is an error that lists them.
     pub(crate) fn parse(
         args: impl IntoIterator<Item = String>,
         with_value: &[&str],
@@ -58,7 +59,7 @@ impl Args {
         Ok(self.value(name)?.unwrap_or(default))
     }
 
-    /// A list, separated by commas.
+    /// Parses the value as a list, separated by commas.
     pub(crate) fn list<T: FromStr>(&self, name: &str) -> Result<Option<Vec<T>>, String> {
         let Some(text) = self.options.get(name) else { return Ok(None) };
         let item = |item: &str| item.parse().map_err(|_| format!("`--{name}` cannot be `{item}`"));
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn words_options_and_flags_are_told_apart() {
+    fn words_options_and_flags_are_separated() {
         let args = parse("serve --rounds 5 ebbtide --short --cores 0,2").unwrap();
         assert_eq!(args.word(1, "the peer"), Ok("ebbtide"));
         assert_eq!(args.value_or("rounds", 11), Ok(5));
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_unknown_or_malformed_is_named() {
+    fn an_error_names_what_is_missing_unknown_or_malformed() {
         assert!(parse("--round 5").unwrap_err().contains("`--round`"));
         assert!(parse("--rounds").unwrap_err().contains("`--rounds` needs"));
         assert!(parse("--rounds five").unwrap().value::<u32>("rounds").unwrap_err().contains("`five`"));

@@ -1,13 +1,14 @@
-//! A server's side of the pipe between it and who measures it: where it listens, and how it is stopped.
+//! The server's side of its pipes to the benchmark: reports its address, and receives the request to stop.
 
 use async_channel::{Receiver, unbounded};
 use std::fmt;
 use std::io::{BufRead, stdin};
 use std::time::{Duration, Instant};
 
-/// How much of the heap is in use, in bytes, where the allocator counts.
+/// Function that returns how many bytes of the heap are in use; `None` if the allocator does not count.
 pub(crate) type Heap = Option<fn() -> usize>;
 
+/// Way to stop a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum How {
     Shutdown,
@@ -23,26 +24,27 @@ pub(crate) struct Stop {
     pub(crate) at: Instant,
 }
 
-/// Whoever has not closed by then never will, and nobody shall wait for it.
+/// Ends the process after a minute: a server that is not closed by then never closes.
 fn give_up() {
     std::thread::sleep(Duration::from_secs(60));
     eprintln!("not closed after a minute");
     std::process::exit(1);
 }
 
+/// The pipes of one server process.
 #[derive(Clone, Debug)]
 pub(crate) struct Control {
     requests: Receiver<Stop>,
 }
 
 impl Control {
-    /// Listens to the standard input if `controlled`, on a thread of its own that costs nothing while nothing comes.
-    /// The process ends with that pipe, so that no server survives who started it.
+    /// Reads requests from the standard input if `controlled`, on a thread of its own, which costs nothing while it
+    /// waits. The process ends with that pipe, so that no server outlives the benchmark.
     pub(crate) fn start(controlled: bool, heap: Heap) -> Self {
         let (sender, requests) = unbounded();
         std::thread::spawn(move || {
             if !controlled {
-                // Until a signal comes. The sender must live as long.
+                // Until a signal ends the process. The sender must live as long.
                 let _sender = sender;
                 loop {
                     std::thread::park();
@@ -58,7 +60,7 @@ impl Control {
                     "shutdown" => How::Shutdown,
                     "cancel" => How::Cancel,
                     "drop" => How::Drop,
-                    other => panic!("`{other}` is no request"),
+                    other => panic!("`{other}` is not a request"),
                 };
                 let _ = sender.try_send(Stop { how, at });
                 std::thread::spawn(give_up);
@@ -76,8 +78,10 @@ impl Control {
         self.requests.recv().await.expect("the thread that reads lives as long as the process")
     }
 
-    /// The server is closed: the last that it does. `account` is what it knows of its connections. The process stays
-    /// until its pipe ends: its end would close everything, and so hide what the server has left open.
+    /// Reports that the server is closed, with what it knows of its connections (`account`).
+    ///
+    /// The process stays until its pipe ends: its exit would close everything, and so hide what the server has left
+    /// open.
     pub(crate) fn closed(&self, stop: Stop, account: impl fmt::Display) -> ! {
         let took = stop.at.elapsed().as_nanos();
         println!("closed {took} {account}");

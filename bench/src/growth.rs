@@ -1,10 +1,11 @@
-//! How costs grow with the number of connections: for each operation they should not.
+//! The rows of the table that show how the cost of an operation grows with the number of connections. It should be
+//! flat.
 
 use crate::peers::Peer;
 use crate::rounds::Results;
 use crate::workloads::{GROWTH, Measure};
 
-/// Costs that are had at each of these numbers of connections: how the workloads are named, and what is compared.
+/// The costs that are compared over the numbers in [`GROWTH`]: name of the workloads, measure, and name in the table.
 const FAMILIES: [(&str, Measure, &str); 4] = [
     ("echo64x{}", Measure::Cpu, "CPU per message"),
     ("connect-close-beside-{}", Measure::Cpu, "CPU per connection"),
@@ -12,10 +13,11 @@ const FAMILIES: [(&str, Measure, &str); 4] = [
     ("shutdown-of-{}-clients-close", Measure::Wall, "time per connection"),
 ];
 
-/// The kernel's own costs grow with its tables, and show in every peer: what is more than that is ours.
+/// The most that ebbtide's cost may grow, beside that of a peer: the kernel's costs grow with its tables, for every
+/// peer.
 const MUST: f64 = 1.10;
 
-/// Lines for the table, with as many columns.
+/// Returns rows for the table, with as many columns as the others.
 pub(crate) fn lines(results: &[Results]) -> String {
     FAMILIES.iter().map(|family| lines_of(results, *family)).collect()
 }
@@ -60,7 +62,8 @@ fn costs(results: &[Results], name: &str, measure: Measure, peer: Peer) -> Vec<O
     GROWTH.into_iter().map(cost).collect()
 }
 
-/// From a hundred to ten thousand: with fewer than that there are batches to be had, and what is fixed weighs.
+/// Returns the growth from 100 to 10,000 connections. With fewer than 100 the batches are smaller, and fixed costs
+/// count more.
 fn factor(costs: &[Option<f64>]) -> Option<f64> {
     Some((*costs.get(3)?)? / (*costs.get(1)?)?)
 }
@@ -76,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn its_workloads_exist() {
+    fn the_workloads_of_each_family_exist() {
         let names: Vec<String> = crate::workloads::all().into_iter().map(|workload| workload.name).collect();
         for (name, measure, _) in FAMILIES {
-            // An idle connection's memory is too little to see at ten of them.
+            // The memory of ten idle connections is too small to measure.
             let from = usize::from(measure == Measure::Heap);
             for number in &GROWTH[from..] {
                 assert!(names.contains(&name.replace("{}", &number.to_string())), "{name} {number}");

@@ -1,4 +1,4 @@
-//! What needs no client: children of a group, and the stop of an idle server. The process measures itself.
+//! Workloads without a client: children of a group, and the stop of an idle server. The process measures itself.
 
 mod children;
 mod stop_idle;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) const OPTIONS: &[&str] = &["threads", "cores", "count"];
 pub(crate) const FLAGS: &[&str] = &["from-main"];
 
-/// `inside PEER KIND`: does it, prints what it measured.
+/// Runs `inside PEER KIND`: does the work, and prints what it measured.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
     let peer: Peer = args.word(1, "the peer")?.parse()?;
     let kind = args.word(2, "what is to be done")?;
@@ -28,14 +28,16 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     Ok(())
 }
 
-/// An account of this process.
+/// The state of this process' clocks when a measurement begins.
 struct Account {
+    /// Processor time of all threads, those that have ended included.
     cpu: Duration,
+    /// The same in ticks, for the split into user and system time.
     coarse: Cpu,
     at: Instant,
 }
 
-/// When the work was done, and how much of it.
+/// The end of a measurement: how many operations were done, and how long they took.
 struct Done {
     account: Account,
     ops: usize,
@@ -54,7 +56,8 @@ impl Account {
 }
 
 impl Done {
-    /// What the work has left to other threads to do later is part of its cost: the account ends when they are quiet.
+    /// Returns the cost of the work. Work that it has left to other threads counts too: the measurement ends when they
+    /// are quiet.
     fn measure(self) -> Measured {
         let mut cpu = kernel::own_cpu();
         loop {
@@ -70,7 +73,7 @@ impl Done {
         Measured {
             ops: self.ops as u64,
             wall_ns: nanos(self.wall),
-            // The process's own clock knows of threads that have ended too.
+            // The clock of the process includes threads that have ended.
             cpu_ns: nanos(cpu - self.account.cpu),
             user_ns: coarse.user_ns,
             system_ns: coarse.system_ns,

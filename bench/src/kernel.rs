@@ -1,4 +1,4 @@
-//! What the kernel says of a process, and what it is told: processor time, memory, open files, cores.
+//! Reads a process' processor time, memory and sockets from the kernel, and sets its cores and its limit of open files.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -10,22 +10,22 @@ use std::time::Duration;
 /// Processor time of another process.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Cpu {
-    /// The scheduler's own account in nanoseconds, summed over the threads that live: exact, but a thread that ends
-    /// takes its share with it.
+    /// From the scheduler (`schedstat`), in nanoseconds, summed over the live threads: exact, but without the threads
+    /// that have ended.
     pub(crate) exact_ns: u64,
-    /// In ticks of 10 ms, threads that have ended included: coarse, and the check of the other.
+    /// From `stat`, in ticks of 10 ms, threads that have ended included: coarse, and the check of `exact_ns`.
     pub(crate) user_ns: u64,
     pub(crate) system_ns: u64,
 }
 
-/// `USER_HZ`, which Linux has promised to be 100 whatever the kernel's own tick is.
+/// The tick of `stat`: `USER_HZ` is 100 on Linux, whatever the kernel's own tick is.
 const TICK_NS: u64 = 10_000_000;
 
 impl Cpu {
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
         let mut exact_ns = 0;
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // A thread that ends meanwhile is no error; `stat` still knows of it.
+            // A thread may end while this reads: not an error, since `stat` still counts it.
             if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
                 exact_ns += first_number(&text).unwrap_or(0);
             }
@@ -43,7 +43,7 @@ impl Cpu {
         }
     }
 
-    /// Whether the two accounts tell the same within what the coarse one can see.
+    /// Whether the two times are equal within the precision of the coarse one.
     pub(crate) fn agrees(self) -> bool {
         let coarse = self.user_ns + self.system_ns;
         self.exact_ns.abs_diff(coarse) <= 3 * TICK_NS + coarse / 33
@@ -54,26 +54,26 @@ fn first_number(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// `utime` and `stime` of `/proc/PID/stat`. The second field is the program's name, which may contain anything.
+/// Returns `utime` and `stime` of `/proc/PID/stat`. The second field is the program's name, which may contain anything.
 fn ticks(stat: &str) -> Option<(u64, u64)> {
     let mut fields = stat[stat.rfind(')')? + 1..].split_whitespace().skip(11);
     Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
 }
 
-/// Processor time of this process, all threads.
+/// Returns the processor time of this process, all threads.
 pub(crate) fn own_cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
-/// How long this process, which has one thread, was ready to run and had no core: others used it. 0 where the kernel
-/// does not say.
+/// Returns how long this process, which has one thread, was ready to run while others used its core. 0 if the kernel
+/// does not report it.
 pub(crate) fn own_waits() -> u64 {
     let text = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
     text.split_whitespace().nth(1).and_then(|waited| waited.parse().ok()).unwrap_or(0)
 }
 
-/// `VmHWM` (the peak of the resident set) or `VmRSS`, in bytes.
+/// Returns `VmHWM` (the peak of the resident set) or `VmRSS`, in bytes.
 pub(crate) fn memory(pid: u32, field: &str) -> io::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     status_kib(&status, field).map(|kib| kib * 1024).ok_or_else(|| io::Error::other(format!("no `{field}` of {pid}")))
@@ -84,34 +84,34 @@ fn status_kib(status: &str, field: &str) -> Option<u64> {
     first_number(line)
 }
 
-/// Sockets that a process holds. Other files come and go as a runtime finds that it needs them.
+/// Counts the sockets of a process. Other files do not count: a runtime opens and closes them as it needs them.
 pub(crate) fn open_sockets(pid: u32) -> io::Result<usize> {
     let is_socket = |file: io::Result<fs::DirEntry>| {
-        // What is closed meanwhile is none.
+        // A file that was closed since the listing does not count.
         let target = file.and_then(|file| fs::read_link(file.path()));
         target.is_ok_and(|target| target.as_os_str().as_encoded_bytes().starts_with(b"socket:"))
     };
     Ok(fs::read_dir(format!("/proc/{pid}/fd"))?.filter_map(|file| is_socket(file).then_some(())).count())
 }
 
-/// The cores that this process may use.
+/// Returns the cores that this process may use.
 pub(crate) fn cores() -> Vec<usize> {
     let Ok(set) = sched_getaffinity(None) else { return vec![0] };
     (0..CpuSet::MAX_CPU).filter(|&core| set.is_set(core)).collect()
 }
 
-/// Only before the first thread is started, since threads inherit it.
+/// Restricts this process to these cores. Call it before the first thread is started: threads inherit the setting.
 pub(crate) fn pin(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
     cores.iter().for_each(|&core| set.set(core));
     Ok(sched_setaffinity(None, &set)?)
 }
 
-/// As many open files as the hard limit allows; gives that.
+/// Raises the soft limit of open files to the hard limit. Returns the limit.
 pub(crate) fn raise_open_files() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    // What could not be raised is what there is.
+    // An error leaves the limit as it is.
     let _ = setrlimit(Resource::Nofile, raised);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_accounts_of_a_busy_process_agree() {
+    fn the_two_times_of_a_busy_process_agree() {
         let mut busy = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
         let mut spent = Cpu::default();
         while spent.exact_ns < 300_000_000 {
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_are_told_from_other_files() {
+    fn sockets_are_counted_and_other_files_are_not() {
         // Other tests open sockets too, but not as many.
         let before = open_sockets(std::process::id()).unwrap();
         let sockets: Vec<_> = (0..100).map(|_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_that_differ_by_more_than_a_tick_can_explain_disagree() {
+    fn times_that_differ_by_more_than_the_ticks_disagree() {
         assert!(Cpu { exact_ns: 500_000_000, user_ns: 300_000_000, system_ns: 180_000_000 }.agrees());
         assert!(!Cpu { exact_ns: 400_000_000, user_ns: 300_000_000, system_ns: 180_000_000 }.agrees());
     }

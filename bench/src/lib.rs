@@ -1,4 +1,6 @@
-//! Measures ebbtide beside other servers. How, and what can go wrong with it, is in `bench/README.md`.
+//! Measures ebbtide beside other servers: processor time, latency, memory and stop time.
+//!
+//! `bench/README.md` describes the method, the options and the pitfalls.
 
 mod args;
 mod control;
@@ -20,8 +22,8 @@ mod workloads;
 use args::Args;
 use std::process::ExitCode;
 
-/// The programs' one entry: the benchmark itself, or one side of it. `heap` tells how much of the heap is in use, where
-/// the program's allocator counts.
+/// Entry of both programs: runs the whole benchmark, or one process of it (`serve`, `load`, `inside`). `heap` returns
+/// how much of the heap is in use, if the program's allocator counts.
 pub fn main(heap: Option<fn() -> usize>) -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {
         Some("serve") => {

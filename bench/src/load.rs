@@ -1,4 +1,6 @@
-//! The load generator: a process of its own, with a plain epoll loop.
+//! The load generator: a process of its own with one thread and a plain epoll loop.
+//!
+//! `messages` sends messages, `churn` opens and closes connections, `hold` keeps idle connections open.
 
 mod churn;
 mod conn;
@@ -17,23 +19,27 @@ pub(crate) const OPTIONS: &[&str] =
     &["cores", "pid", "connections", "active", "message", "warm-up", "time", "rate", "count", "at-a-time", "beside"];
 pub(crate) const FLAGS: &[&str] = &["spin", "reset", "close", "keep"];
 
-/// Whoever waits for a server longer than this has found a bug.
+/// Safety net: the longest time to wait for a server. A longer wait is a bug.
 const NET: Duration = Duration::from_secs(30);
 
-/// What is measured, from outside: the process that serves.
+/// The server process that is measured.
 pub(crate) struct Subject {
+    /// `None` if only the load generator is measured.
     pid: Option<u32>,
 }
 
-/// Where an account begins.
+/// The state of all clocks when a measurement begins.
 pub(crate) struct Begin {
     at: Instant,
+    /// Processor time of the server.
     server: Cpu,
+    /// Processor time of the load generator.
     own: Duration,
+    /// How long the load generator was ready and had no core, in nanoseconds.
     waited: u64,
 }
 
-/// The last operation is over.
+/// The state of the load generator's clocks after the last operation.
 pub(crate) struct End {
     at: Instant,
     own: Duration,
@@ -47,14 +53,14 @@ impl End {
 }
 
 impl Subject {
-    /// Both sides must be quiet, so that the scheduler's books are up to date.
+    /// Begins a measurement. Both sides must be quiet, so that the scheduler's counters are up to date.
     fn begin(&self) -> io::Result<Begin> {
         std::thread::sleep(QUIET);
         let server = self.pid.map_or(Ok(Cpu::default()), Cpu::of)?;
         Ok(Begin { server, own: kernel::own_cpu(), waited: kernel::own_waits(), at: Instant::now() })
     }
 
-    /// The server's part goes on until now, ours ended with the last operation.
+    /// Ends a measurement: the server's part now, the load generator's with the last operation.
     fn end(&self, begin: &Begin, end: &End, ops: u64) -> io::Result<Measured> {
         let mut measured = Measured {
             ops,
@@ -71,7 +77,7 @@ impl Subject {
         Ok(measured)
     }
 
-    /// Waits until the server has as many sockets as `before`: it has seen the end of all connections that came since.
+    /// Waits until the server has as many sockets as `before`: it has closed all later connections.
     fn wait_until_closed(&self, before: usize) -> io::Result<()> {
         let Some(pid) = self.pid else { return Ok(()) };
         let net = Instant::now() + NET;
@@ -95,12 +101,12 @@ fn in_time(net: Instant) -> io::Result<()> {
     }
 }
 
-/// Time for a server's threads to find nothing more to do and go to sleep.
+/// Time in which a server's threads run out of work and go to sleep.
 const QUIET: Duration = Duration::from_millis(3);
 
-/// `load ADDRESS KIND`: does the work, checks the answers, prints what it measured.
+/// Runs `load ADDRESS KIND`: does the work, checks the answers, and prints what it measured.
 pub(crate) fn run(args: &Args) -> Result<(), String> {
-    let address: SocketAddr = args.word(1, "the address")?.parse().map_err(|_| "that is no address")?;
+    let address: SocketAddr = args.word(1, "the address")?.parse().map_err(|_| "the address is not `IP:PORT`")?;
     let kind = args.word(2, "the kind of load")?;
     args.no_words_after(3)?;
     if let Some(cores) = args.list("cores")? {

@@ -1,4 +1,4 @@
-//! On what it was measured.
+//! Describes the machine and the versions, for the notes under the table.
 
 use crate::kernel;
 use crate::peers::foreign;
@@ -6,22 +6,23 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// A list, for people.
+/// Returns a Markdown list.
 pub(crate) fn describe() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default().trim().to_owned();
-    let said = |program: &str, args: &[&str]| foreign::output(Command::new(program).args(args)).unwrap_or_default();
+    let stdout_of =
+        |program: &str, args: &[&str]| foreign::output(Command::new(program).args(args)).unwrap_or_default();
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let revision = said("git", &["-C", &manifest.to_string_lossy(), "describe", "--always", "--dirty"]);
+    let revision = stdout_of("git", &["-C", &manifest.to_string_lossy(), "describe", "--always", "--dirty"]);
     let lock = fs::read_to_string(manifest.join("../Cargo.lock")).unwrap_or_default();
     let crates = ["tokio", "tokio-util", "async-std", "async-io", "smol"];
     let versions = crates.map(|name| format!("{name} {}", locked(&lock, name).unwrap_or("?"))).join(", ");
-    let foreign = [said("python3", &["--version"]), said("go", &["version"])];
+    let foreign = [stdout_of("python3", &["--version"]), stdout_of("go", &["version"])];
     let foreign: Vec<String> = foreign.into_iter().filter(|version| !version.is_empty()).collect();
     let lines = [
         format!("Processor: {}", cpu_model(&read("/proc/cpuinfo")).unwrap_or("unknown")),
         format!("Cores that could be used: {}", kernel::cores().len()),
         format!("Kernel: {} {}", read("/proc/sys/kernel/ostype"), read("/proc/sys/kernel/osrelease")),
-        format!("Compiler: {}", said("rustc", &["--version"])),
+        format!("Compiler: {}", stdout_of("rustc", &["--version"])),
         format!("Crates: ebbtide {revision}, {versions}"),
         format!("Others: {}", if foreign.is_empty() { "none".to_owned() } else { foreign.join(", ") }),
         format!(
@@ -37,7 +38,7 @@ fn cpu_model(cpuinfo: &str) -> Option<&str> {
     cpuinfo.lines().find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1.trim()))
 }
 
-/// A crate's version in a lock file; the last, if there are several.
+/// Returns a crate's version in a lock file; the last, if there are several.
 fn locked<'lock>(lock: &'lock str, name: &str) -> Option<&'lock str> {
     let (_, rest) = lock.rsplit_once(&format!("name = \"{name}\"\nversion = \""))?;
     Some(rest.split_once('"')?.0)
@@ -49,13 +50,14 @@ mod tests {
 
     #[test]
     fn a_version_is_found_by_the_whole_name() {
-        let lock = "[[package]]\nname = \"tokio-util\"\nversion = \"0.7.1\"\n\n[[package]]\nname = \"tokio\"\nversion = \"1.2.3\"\n";
+        let lock = "[[package]]\nname = \"tokio-util\"\nversion = \"0.7.1\"\n\n\
+                    [[package]]\nname = \"tokio\"\nversion = \"1.2.3\"\n";
         assert_eq!(locked(lock, "tokio"), Some("1.2.3"));
         assert_eq!(locked(lock, "smol"), None);
     }
 
     #[test]
-    fn the_processor_is_named() {
+    fn the_model_of_the_processor_is_found() {
         assert_eq!(cpu_model("processor\t: 0\nmodel name\t: AMD EPYC\n"), Some("AMD EPYC"));
         assert_eq!(cpu_model(""), None);
     }

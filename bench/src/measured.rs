@@ -1,34 +1,38 @@
-//! What one run of the load generator measured, and how it says so to who started it: lines of `name value`.
+//! [`Measured`]: the results of one run, and their text form on the pipe to the parent: lines of `name value`.
 
 use crate::kernel::Cpu;
 use crate::stats::percentile;
 use std::time::Duration;
 
+/// Results of one run.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Measured {
-    /// What was done and checked: messages, connections.
+    /// Operations that were done and checked: messages, connections, children, or stops.
     pub(crate) ops: u64,
     pub(crate) wall_ns: u64,
     /// The server's processor time, user and system.
     pub(crate) cpu_ns: u64,
-    /// The same in ticks, for the split.
+    /// The user time in ticks, for the split.
     pub(crate) user_ns: u64,
+    /// The system time in ticks, for the split.
     pub(crate) system_ns: u64,
-    /// 1 if the two accounts of the kernel did not agree.
+    /// 1 if the two times of the kernel differ too much.
     pub(crate) doubtful: u64,
-    /// The load generator's own, and how long it had to wait for its core because something else ran there.
+    /// The load generator's processor time.
     pub(crate) load_ns: u64,
+    /// How long the load generator waited for its core, because something else ran there.
     pub(crate) waited_ns: u64,
     pub(crate) p50_ns: u64,
     pub(crate) p99_ns: u64,
-    /// Open loop: how much later than intended the 99th percentile of the messages was sent.
+    /// Open loop: the 99th percentile of how much later than intended a message was sent.
     pub(crate) late_ns: u64,
     /// The peak of the server's resident set.
     pub(crate) peak_bytes: u64,
-    /// Connections that were seen to end as they should.
+    /// Connections that ended as they should.
     pub(crate) closed: u64,
-    /// For each connection: what the heap has grown by, where the allocator counts, and the resident set.
+    /// Growth of the heap for each connection; 0 if the allocator does not count.
     pub(crate) heap_bytes: u64,
+    /// Growth of the resident set for each connection.
     pub(crate) resident_bytes: u64,
 }
 
@@ -59,15 +63,17 @@ impl Measured {
         }
     }
 
-    /// Lines that are none of ours are an error: something was not understood.
+    /// Parses the printed form. An unknown line is an error.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let mut measured = Self::default();
         let mut left = measured.fields().len();
         for line in text.lines() {
-            let (name, value) = line.split_once(' ').ok_or_else(|| format!("`{line}` is no result"))?;
+            let (name, value) = line.split_once(' ').ok_or_else(|| format!("`{line}` is not a result"))?;
             let mut fields = measured.fields();
-            let (_, field) =
-                fields.iter_mut().find(|(known, _)| *known == name).ok_or_else(|| format!("`{name}` is no result"))?;
+            let (_, field) = fields
+                .iter_mut()
+                .find(|(known, _)| *known == name)
+                .ok_or_else(|| format!("`{name}` is not a result"))?;
             **field = value.parse().map_err(|_| format!("`{line}` has no number"))?;
             left = left.checked_sub(1).ok_or("too many results")?;
         }
@@ -82,7 +88,8 @@ impl Measured {
         self.ops as f64 * 1e9 / self.wall_ns.max(1) as f64
     }
 
-    /// The scheduler's account, or the coarse one if threads have ended and taken their share of the other with them.
+    /// Sets the processor time: the scheduler's, or the coarse one if threads have ended, whose time the scheduler's
+    /// lacks.
     pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
         (self.user_ns, self.system_ns) = (cpu.user_ns, cpu.system_ns);
         self.doubtful = u64::from(!cpu.agrees());
@@ -101,7 +108,7 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// A latency as it is kept: up to four seconds, and what is longer counts as that.
+/// Returns a latency in 32 bits: up to 4 seconds; a longer one counts as 4 seconds.
 pub(crate) fn short_nanos(duration: Duration) -> u32 {
     u32::try_from(duration.as_nanos()).unwrap_or(u32::MAX)
 }
@@ -111,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_printed_can_be_read_again() {
+    fn printed_results_can_be_parsed() {
         let mut measured = Measured::default();
         for (number, (_, field)) in measured.fields().into_iter().enumerate() {
             *field = number as u64 + 7;

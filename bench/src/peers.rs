@@ -1,5 +1,5 @@
-//! The servers that are compared. Each does the same work with the same buffers, written as its own documentation
-//! would; save `async_io`, which is a floor.
+//! The servers that are compared. Each does the same work with the same buffers, and is written as its documentation
+//! recommends; except `async_io`, which is a floor.
 
 mod async_io;
 mod async_std;
@@ -19,13 +19,14 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::str::FromStr;
 
+/// A server, or a task group, that takes part.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Peer {
     Ebbtide,
     /// With `until_draining(read)` in place of `more` and `read`.
     EbbtideUntil,
     Tokio,
-    /// tokio's other group of tasks; no server.
+    /// tokio's other task group; not a server.
     JoinSet,
     AsyncStd,
     Smol,
@@ -64,7 +65,7 @@ impl Peer {
         }
     }
 
-    /// Whether it can be had on this machine.
+    /// Whether this machine has the peer's language.
     pub(crate) fn is_here(self) -> bool {
         match self {
             Self::Asyncio => foreign::python().is_some(),
@@ -73,12 +74,12 @@ impl Peer {
         }
     }
 
-    /// asyncio has one thread, whatever one does.
+    /// Whether the peer can run with so many threads. asyncio has one thread.
     pub(crate) fn has_threads(self, threads: usize) -> bool {
         threads == 1 || self != Self::Asyncio
     }
 
-    /// The variable by which its executor is told how many threads to use.
+    /// The environment variable that sets the number of threads of its executor.
     fn variable(self) -> Option<&'static str> {
         match self {
             Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
@@ -97,7 +98,7 @@ impl FromStr for Peer {
     }
 }
 
-/// What is made before anything is measured: the go program, and this one with the allocator that counts.
+/// Builds the Go program, and this program with the allocator that counts, before anything is measured.
 pub(crate) fn build(peers: &[Peer], counted: bool) -> io::Result<()> {
     if peers.contains(&Peer::Go) {
         foreign::build_go()?;
@@ -105,7 +106,7 @@ pub(crate) fn build(peers: &[Peer], counted: bool) -> io::Result<()> {
     if counted { foreign::build_counted() } else { Ok(()) }
 }
 
-/// `serve PEER`: listens, prints its address, serves until it is stopped.
+/// Runs `serve PEER`: listens, prints its address, and serves until it is stopped.
 pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     let peer: Peer = args.word(1, "the peer")?.parse()?;
     args.no_words_after(2)?;
@@ -121,13 +122,13 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
         Peer::Smol => smol::serve(buffer, &control()),
         Peer::AsyncIo => async_io::serve(buffer, &control()),
         Peer::Epoll => epoll::serve(threads, buffer, &control()),
-        Peer::JoinSet => return Err("a `JoinSet` is no server".to_owned()),
+        Peer::JoinSet => return Err("a `JoinSet` is not a server".to_owned()),
         Peer::Asyncio | Peer::Go => foreign::serve(peer, buffer, args.flag("controlled")),
     };
     served.map_err(|error| format!("{} could not serve: {error}", peer.name()))
 }
 
-/// Cores, open files and the number of threads: all that has to be settled before the first thread is.
+/// Sets the cores, the limit of open files and the number of threads, before the first thread is started.
 pub(crate) fn prepare(peer: Peer, threads: usize, args: &Args) -> Result<(), String> {
     if let Some(cores) = args.list("cores")? {
         kernel::pin(&cores).map_err(|error| format!("cannot use the cores {cores:?}: {error}"))?;
@@ -137,13 +138,13 @@ pub(crate) fn prepare(peer: Peer, threads: usize, args: &Args) -> Result<(), Str
     if std::env::var(variable).is_ok_and(|value| value == threads.to_string()) {
         return Ok(());
     }
-    // The environment cannot be changed safely from inside, so once more from the start.
+    // A process cannot change its own environment safely, so this program executes itself again.
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let error = Command::new(program).args(std::env::args_os().skip(1)).env(variable, threads.to_string()).exec();
-    Err(format!("cannot start anew: {error}"))
+    Err(format!("cannot start again: {error}"))
 }
 
-/// ebbtide's default, for all.
+/// The backlog of every server: ebbtide's default.
 const BACKLOG: i32 = 4096;
 
 pub(crate) fn listener() -> io::Result<TcpListener> {

@@ -1,11 +1,11 @@
-//! Cost against the number of connections, as SVG. Both axes are logarithmic.
+//! Draws the cost against the number of connections, as SVG. Both axes are logarithmic.
 
 use crate::peers::Peer;
 use std::fmt::Write;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 460.0;
-/// Room for the axes and the names.
+/// The margins, for the axes and the names.
 const LEFT: f64 = 60.0;
 const RIGHT: f64 = 120.0;
 const TOP: f64 = 40.0;
@@ -14,11 +14,12 @@ const BOTTOM: f64 = 50.0;
 /// A line of the plot: connections, and microseconds for each message.
 pub(crate) type Line = (Peer, Vec<(f64, f64)>);
 
+/// A logarithmic scale from values to positions on the page.
 #[derive(Clone, Copy, Debug)]
 struct Scale {
     from: f64,
     to: f64,
-    /// Where these two lie on the page.
+    /// The positions of `from` and `to`.
     page: (f64, f64),
 }
 
@@ -112,7 +113,7 @@ fn draw(svg: &mut String, x: Scale, y: Scale, (peer, points): &Line) {
     );
 }
 
-/// At the right end of each line, moved apart where they would cover each other.
+/// Writes each peer's name at the right end of its line, moved down if it would cover another.
 fn names(svg: &mut String, y: Scale, lines: &[Line]) {
     let mut ends: Vec<(f64, Peer)> =
         lines.iter().filter_map(|(peer, points)| Some((y.at(points.last()?.1), *peer))).collect();
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_measured_is_no_plot() {
+    fn without_results_there_is_no_plot() {
         assert_eq!(svg("Echo", &[]), "");
         assert_eq!(svg("Echo", &[(Peer::Go, vec![(1.0, 0.0)])]), "");
     }

@@ -1,4 +1,4 @@
-//! The processes that a run needs: a server, a load generator, and which cores are whose.
+//! Starts the processes of a run, a server and a load generator, gives each its cores, and talks to them by pipes.
 
 use crate::kernel::{self, Cpu};
 use crate::measured::Measured;
@@ -15,7 +15,7 @@ pub(crate) struct Places {
 }
 
 impl Places {
-    /// A core for each of the server's threads and one of its own for the load generator; where there are too few, they
+    /// Chooses a core for each of the server's threads, and another for the load generator. With too few cores, they
     /// share.
     pub(crate) fn choose(cores: &[usize], threads: usize) -> Self {
         let server = cores[..threads.min(cores.len())].to_vec();
@@ -36,7 +36,7 @@ fn list(cores: &[usize]) -> String {
     cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// A child that ends with us, or before.
+/// A child process with pipes. Dropping it kills the process.
 struct Piped {
     child: Child,
     stdin: ChildStdin,
@@ -55,11 +55,11 @@ impl Piped {
         Ok(Self { child, stdin, stdout: BufReader::new(stdout) })
     }
 
-    fn say(&mut self, line: &str) -> Result<(), String> {
-        writeln!(self.stdin, "{line}").map_err(|error| format!("cannot say `{line}`: {error}"))
+    fn send(&mut self, line: &str) -> Result<(), String> {
+        writeln!(self.stdin, "{line}").map_err(|error| format!("cannot send `{line}`: {error}"))
     }
 
-    /// The rest of a line that must begin with `word`.
+    /// Reads a line that must begin with `word`, and returns the rest.
     fn expect(&mut self, word: &str) -> Result<String, String> {
         let mut line = String::new();
         self.stdout.read_line(&mut line).map_err(|error| format!("waiting for `{word}`: {error}"))?;
@@ -67,7 +67,7 @@ impl Piped {
         Ok(rest.trim_start().to_owned())
     }
 
-    /// All that it still says, and that it ended well.
+    /// Reads the rest of its output, and waits for its successful end.
     fn finish(mut self) -> Result<String, String> {
         let mut text = String::new();
         std::io::Read::read_to_string(&mut self.stdout, &mut text).map_err(|error| error.to_string())?;
@@ -78,16 +78,17 @@ impl Piped {
 
 impl Drop for Piped {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // An error: it has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 pub(crate) fn own_program() -> Result<PathBuf, String> {
-    std::env::current_exe().map_err(|error| format!("which program is this? {error}"))
+    std::env::current_exe().map_err(|error| format!("cannot find the path of this program: {error}"))
 }
 
+/// A server process.
 pub(crate) struct Server {
     process: Piped,
     address: String,
@@ -108,23 +109,23 @@ impl Server {
     }
 
     pub(crate) fn cpu(&self) -> Result<Cpu, String> {
-        Cpu::of(self.pid()).map_err(|error| format!("no account of the server: {error}"))
+        Cpu::of(self.pid()).map_err(|error| format!("cannot read the server's processor time: {error}"))
     }
 
     pub(crate) fn memory(&self, field: &str) -> Result<u64, String> {
-        kernel::memory(self.pid(), field).map_err(|error| format!("no memory of the server: {error}"))
+        kernel::memory(self.pid(), field).map_err(|error| format!("cannot read the server's memory: {error}"))
     }
 
-    /// Bytes of its heap that are in use; 0 where the allocator does not count.
+    /// Returns how many bytes of its heap are in use; 0 if its allocator does not count.
     pub(crate) fn heap(&mut self) -> Result<u64, String> {
-        self.process.say("heap")?;
+        self.process.send("heap")?;
         let answer = self.process.expect("heap")?;
         answer.parse().map_err(|_| format!("`{answer}` bytes of heap"))
     }
 
-    /// Stops it: nanoseconds from the request until it was closed, and what it tells of its connections.
+    /// Stops it. Returns the nanoseconds from the request until it was closed, and what it reports of its connections.
     pub(crate) fn stop(&mut self, how: &str) -> Result<(u64, String), String> {
-        self.process.say(how)?;
+        self.process.send(how)?;
         let answer = self.process.expect("closed")?;
         let (took, account) = answer.split_once(' ').unwrap_or((&answer, ""));
         let took = took.parse().map_err(|_| format!("closed after `{took}`"))?;
@@ -132,7 +133,7 @@ impl Server {
     }
 }
 
-/// Runs `inside` to its end.
+/// Runs an `inside` process to its end.
 pub(crate) fn inside(peer: Peer, threads: usize, what: &str) -> Result<Measured, String> {
     let cores = list(&Places::here(threads).server);
     let args = format!("inside {} {what} --threads {threads} --cores {cores}", peer.name());
@@ -140,13 +141,13 @@ pub(crate) fn inside(peer: Peer, threads: usize, what: &str) -> Result<Measured,
     Measured::parse(&Piped::start(&own_program()?, &args)?.finish()?)
 }
 
-/// A load generator at work.
+/// A load generator process.
 pub(crate) struct Load {
     process: Piped,
 }
 
 impl Load {
-    /// `what` is the command line after the address.
+    /// Starts a load generator. `what` is the command line after the address.
     pub(crate) fn start(server: &Server, threads: usize, what: &str) -> Result<Self, String> {
         let cores = list(&Places::here(threads).load);
         let args = format!("load {} {what} --pid {} --cores {cores}", server.address, server.pid());
@@ -154,14 +155,14 @@ impl Load {
         Ok(Self { process: Piped::start(&own_program()?, &args)? })
     }
 
-    /// Every connection stands, and each has had its first byte.
+    /// Waits until every connection is open and has its first byte answered.
     pub(crate) fn ready(&mut self) -> Result<(), String> {
         self.process.expect("ready").map(drop)
     }
 
-    /// What it waits for has been done.
+    /// Lets a load generator that holds connections continue.
     pub(crate) fn go_on(&mut self) -> Result<(), String> {
-        self.process.say("go on")
+        self.process.send("go on")
     }
 
     pub(crate) fn finish(self) -> Result<Measured, String> {
@@ -175,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_a_core_of_its_own_where_there_are_enough() {
+    fn with_enough_cores_each_side_has_its_own() {
         let places = Places::choose(&[0, 1], 1);
         assert_eq!(places, Places { server: vec![0], load: vec![1] });
         assert!(!places.shared());
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn they_share_where_there_are_too_few() {
+    fn with_too_few_cores_both_sides_share() {
         let places = Places::choose(&[0, 1], 2);
         assert_eq!(places, Places { server: vec![0, 1], load: vec![0, 1] });
         assert!(places.shared());

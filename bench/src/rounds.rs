@@ -1,29 +1,29 @@
-//! The rounds of one workload: every peer once in each, in an order that rotates.
+//! Runs one workload: in each round every peer once, in an order that rotates.
 
 use crate::measured::Measured;
 use crate::peers::{Peer, foreign};
 use crate::process::{self, Load, Places, Server};
 use crate::workloads::{Kind, Rate, Workload};
 
-/// How long and how often.
+/// How long and how often the workloads run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
     pub(crate) rounds: usize,
     pub(crate) time_ms: u64,
     pub(crate) warm_up_ms: u64,
-    /// What counts, and takes no set time, is divided by this: connections that come and go, children, stops.
+    /// Divides the counts of workloads without a set time: short connections, children, stops.
     pub(crate) divide: usize,
-    /// No more connections than this: two descriptors each would not fit.
+    /// The most connections at a time, because of the limit of open files.
     pub(crate) most: usize,
 }
 
-/// One workload with one number of threads: for each peer what each round gave.
+/// Results of one workload with one number of threads: for each peer, one of each round; `None` if it failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Results {
     pub(crate) workload: Workload,
     pub(crate) threads: usize,
     pub(crate) peers: Vec<(Peer, Vec<Option<Measured>>)>,
-    /// What a reader has to know of it.
+    /// Notes for the reader of the table.
     pub(crate) notes: Vec<String>,
     /// How many runs failed.
     pub(crate) failed: usize,
@@ -39,7 +39,7 @@ pub(crate) fn run(workload: &Workload, threads: usize, peers: &[Peer], effort: E
     };
     let mut run = Run { threads, effort, rate: None };
     if let Err(error) = run.choose_rate(workload.kind) {
-        results.notes.push(format!("no capacity of tokio's to take a share of: {error}"));
+        results.notes.push(format!("cannot measure tokio's capacity, and so the rate: {error}"));
         results.failed += 1;
         return results;
     }
@@ -60,16 +60,16 @@ pub(crate) fn run(workload: &Workload, threads: usize, peers: &[Peer], effort: E
     results
 }
 
-/// What is the same for all runs of a workload.
+/// The settings that are the same for all runs of a workload.
 struct Run {
     threads: usize,
     effort: Effort,
-    /// Messages a second, where the workload has a rate.
+    /// Messages a second, if the workload has a rate.
     rate: Option<f64>,
 }
 
 impl Run {
-    /// The same for all: a share of what tokio can do, the median of three.
+    /// Sets the rate, the same for all peers: a share of tokio's capacity, which is the median of three runs.
     fn choose_rate(&mut self, kind: Kind) -> Result<(), String> {
         let Kind::Echo { connections, active, message, buffer, rate } = kind else { return Ok(()) };
         self.rate = match rate {
@@ -98,7 +98,7 @@ impl Run {
                 let mut what = format!("echo --connections {connections} --active {active} --message {message}");
                 what += &format!(" --time {} --warm-up {}", effort.time_ms, effort.warm_up_ms);
                 if let (Some(rate), Some(_)) = (self.rate, rate) {
-                    // With a core of its own it need not sleep, and is on time.
+                    // With its own core it need not sleep, and so sends on time.
                     let spin = if Places::here(threads).shared() { "" } else { "--spin" };
                     what += &format!(" --rate {rate} {spin}");
                 }
@@ -127,7 +127,7 @@ impl Run {
         Server::start(&process::own_program()?, peer, self.threads, buffer)
     }
 
-    /// Growth by so many connections, after a hundred others have shown the server what it will need.
+    /// Measures the growth by so many connections, after a hundred others: then the server has what it needs only once.
     fn memory(&self, peer: Peer, connections: usize) -> Result<Measured, String> {
         let program = foreign::counted_program().map_err(|error| error.to_string())?;
         let mut server = Server::start(&program, peer, self.threads, 1024)?;
@@ -153,8 +153,8 @@ impl Run {
         Ok(measured)
     }
 
-    /// The account is from the request until the server says that it is closed. Every client must find its connection
-    /// ended.
+    /// Measures from the request until the server reports that it is closed. Every client must see the end of its
+    /// connection.
     fn stop(&self, peer: Peer, how: &str, clients_close: bool, connections: usize) -> Result<Measured, String> {
         let mut server = self.serve(peer, 1024)?;
         let close = if clients_close { "--close" } else { "" };
@@ -163,9 +163,9 @@ impl Run {
         let before = server.cpu()?;
         let (took, account) = server.stop(how)?;
         let spent = server.cpu()?.since(before);
-        // What the server itself knows, if it does: how many it had, and how many of those have ended.
+        // The server's own report, if it has one: how many connections it had, and how many of those have ended.
         if !account.is_empty() && account != format!("{connections} {connections}") {
-            return Err(format!("{connections} connections, and the server tells of `{account}`"));
+            return Err(format!("{connections} connections, but the server reports `{account}`"));
         }
         load.go_on()?;
         let mut measured = all_of(connections, load.finish()?)?;
@@ -176,6 +176,7 @@ impl Run {
     }
 }
 
+/// Checks that every operation was accounted for.
 fn all_of(expected: usize, measured: Measured) -> Result<Measured, String> {
     if measured.closed == expected as u64 {
         return Ok(measured);

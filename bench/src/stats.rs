@@ -1,4 +1,4 @@
-//! Medians, quartiles, and ratios of what was measured in the same round.
+//! Medians, quartiles, and ratios within the same round.
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Quartiles {
@@ -8,8 +8,8 @@ pub(crate) struct Quartiles {
 }
 
 impl Quartiles {
-    /// Linear between neighbours, as spreadsheets and NumPy do by default. None of nothing, or if something is no
-    /// number.
+    /// Returns the quartiles, linear between neighbours, as spreadsheets and NumPy do by default. `None` if there are
+    /// no values or one is NaN.
     pub(crate) fn of(values: &[f64]) -> Option<Self> {
         if values.is_empty() || values.iter().any(|value| value.is_nan()) {
             return None;
@@ -25,8 +25,8 @@ impl Quartiles {
         Some(Self { lower: at(0.25), median: at(0.5), upper: at(0.75) })
     }
 
-    /// The quartiles of `ours / theirs`, round by round: what the machine did in a round was done to both. Rounds in
-    /// which one is missing are left out.
+    /// Returns the quartiles of `ours / theirs`, round by round: a change of the machine in a round affects both. A
+    /// round in which one is missing is left out.
     pub(crate) fn of_ratios(ours: &[Option<f64>], theirs: &[Option<f64>]) -> Option<Self> {
         let ratio = |(ours, theirs): (&Option<f64>, &Option<f64>)| {
             let (ours, theirs) = ((*ours)?, (*theirs)?);
@@ -37,7 +37,7 @@ impl Quartiles {
     }
 }
 
-/// The nearest rank; 0 of nothing.
+/// Returns a percentile by nearest rank; 0 if there are no values.
 pub(crate) fn percentile(sorted: &[u32], percent: f64) -> u32 {
     let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(0)
@@ -60,7 +60,7 @@ mod tests {
 
     #[test]
     fn ratios_are_taken_within_a_round() {
-        // The machine is half as fast from round to round, and the ratio does not notice.
+        // The machine is half as fast in each round, which does not change the ratio.
         let ours = [Some(1.0), Some(2.0), Some(4.0), None, Some(9.0)];
         let theirs = [Some(2.0), Some(4.0), Some(8.0), Some(1.0), Some(0.0)];
         let ratios = Quartiles::of_ratios(&ours, &theirs).unwrap();

@@ -1,4 +1,4 @@
-//! The benchmark as a whole: what was asked for, in turn, into one table.
+//! The whole benchmark: runs the chosen workloads one after the other, and prints one table.
 
 use crate::args::Args;
 use crate::peers::{self, Peer};
@@ -13,7 +13,7 @@ use std::time::Instant;
 pub(crate) const OPTIONS: &[&str] = &["only", "peers", "rounds", "threads", "time"];
 pub(crate) const FLAGS: &[&str] = &["short", "list", "write"];
 
-/// Descriptors of a process that are no connections.
+/// How many descriptors of a process are reserved for other things than connections.
 const OTHER_FILES: u64 = 200;
 
 struct Suite {
@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
         write(&report, &results)?;
     }
     let failed: usize = results.iter().map(|results| results.failed).sum();
-    if failed == 0 { Ok(()) } else { Err(format!("{failed} runs failed; the notes say how")) }
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} runs failed; the notes have the reasons")) }
 }
 
 impl Suite {
@@ -90,7 +90,7 @@ impl Suite {
         all
     }
 
-    /// The table, and what has to be known of it.
+    /// Returns the table, with the notes under it.
     fn report(&self, results: &[Results], started: Instant) -> String {
         let mut text = table::HEAD.to_owned();
         results.iter().for_each(|results| text.push_str(&results.lines()));
@@ -100,7 +100,7 @@ impl Suite {
             "\n{} rounds; {:.0} minutes in all.{}\n",
             self.effort.rounds,
             started.elapsed().as_secs_f64() / 60.0,
-            if self.short { " The short form: it shows that the benchmark works, and judges nothing." } else { "" }
+            if self.short { " The short form: it shows only that the benchmark works." } else { "" }
         );
         text.push_str(&machine::describe());
         for threads in [1, 2].into_iter().filter(|&threads| process::Places::here(threads).shared()) {
@@ -121,8 +121,8 @@ impl Suite {
         if disturbed > 0 {
             let _ = writeln!(
                 text,
-                "- The machine was not quiet: in {disturbed} of {runs} runs something else had the load generator's core for \
-                 more than a twentieth of the time."
+                "- The machine was not quiet: in {disturbed} of {runs} runs something else had the load generator's \
+                 core for more than a twentieth of the time."
             );
         }
         for results in results {
@@ -146,7 +146,7 @@ fn write(report: &str, results: &[Results]) -> Result<(), String> {
     file("RESULTS.md", format!("{intro}{report}"))
 }
 
-/// Processor time of a message against connections, for each peer.
+/// Returns the points of the plot: processor time of a message against connections, for each peer.
 fn cost_of_echo(results: &[Results]) -> Vec<plot::Line> {
     let mut lines = Vec::new();
     for peer in Peer::ALL {
@@ -160,7 +160,7 @@ fn cost_of_echo(results: &[Results]) -> Vec<plot::Line> {
             lines.push((peer, points));
         }
     }
-    // Who is in one of several rows has no line.
+    // A peer with one point has no line, if others have several.
     let most = lines.iter().map(|(_, points)| points.len()).max();
     lines.retain(|(_, points)| points.len() > 1 || most == Some(1));
     lines

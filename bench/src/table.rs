@@ -1,4 +1,4 @@
-//! The table: a line for each workload, number of threads and server.
+//! The table: one row for each workload, number of threads and peer, and warnings about runs that are in doubt.
 
 use crate::measured::Measured;
 use crate::peers::Peer;
@@ -35,7 +35,7 @@ impl Measure {
 }
 
 impl Kind {
-    /// What the columns of ratios compare.
+    /// Returns the measure that the columns with ratios compare.
     pub(crate) fn measure(self) -> Measure {
         match self {
             Self::Echo { .. } | Self::Churn { .. } | Self::Children { .. } => Measure::Cpu,
@@ -60,11 +60,11 @@ impl Results {
         let values = |peer| -> Vec<Option<f64>> {
             self.rounds(peer).iter().map(|round| round.as_ref().map(|measured| measure.of(measured))).collect()
         };
-        // What a peer cannot tell is 0, and no ratio.
+        // A measure that a peer does not have is 0, and gives no ratio.
         Quartiles::of_ratios(&values(ours), &values(theirs)).filter(|ratio| ratio.median > 0.0)
     }
 
-    /// The lines of this workload.
+    /// Returns the rows of this workload.
     pub(crate) fn lines(&self) -> String {
         self.peers.iter().map(|&(peer, _)| self.line(peer)).collect()
     }
@@ -128,16 +128,16 @@ impl Results {
         (must.join("<br>"), goal.join("<br>"))
     }
 
-    /// What a reader has to know before believing any of it.
+    /// Returns the reasons to doubt these results.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let closed_loop = matches!(self.workload.kind, Kind::Echo { rate: None, .. } | Kind::Churn { .. });
-        let breathless = |measured: &Measured| {
+        let saturated = |measured: &Measured| {
             closed_loop
                 && share(measured.load_ns, measured) > 0.95
                 && share(measured.cpu_ns, measured) < 0.9 * self.threads as f64
         };
         let mut warnings = self.notes.clone();
-        warnings.extend(self.warning("the load generator was the bottleneck", breathless));
+        warnings.extend(self.warning("the load generator was the bottleneck", saturated));
         warnings
             .extend(self.warning("messages were sent more than 0.2 ms late", |measured| measured.late_ns > 200_000));
         warnings.extend(self.warning("only the coarse account of processor time", |measured| measured.doubtful > 0));
@@ -153,8 +153,8 @@ impl Results {
         (!peers.is_empty()).then(|| format!("{what}: {}", peers.join(", ")))
     }
 
-    /// In how many runs the load generator was kept from its core, of how many. Where it shares cores with the server nobody
-    /// can tell by whom.
+    /// Returns in how many runs something else used the load generator's core, and how many runs there are. If the load
+    /// generator shares cores with the server, this may be the server.
     pub(crate) fn disturbed(&self) -> (usize, usize) {
         let runs = || self.peers.iter().flat_map(|(_, rounds)| rounds.iter().flatten());
         (runs().filter(|measured| share(measured.waited_ns, measured) > 0.05).count(), runs().count())
@@ -169,7 +169,7 @@ fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("–".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// Percent of a mark, whether it was reached.
+/// Returns the text of a mark: its limit, the measured value, and whether the limit is kept.
 fn verdict(target: &Target, limit: f64, measured: Option<f64>) -> String {
     let mut text = match target.against {
         Some(peer) => format!("{}≤ {limit:.2} of {}: ", target.measure.label(), peer.name()),
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_load_generator_without_breath_is_reported() {
+    fn a_saturated_load_generator_is_reported() {
         let mut results = results([80, 80, 80], [100, 100, 100]);
         results.peers[0].1[0].as_mut().unwrap().load_ns = 990_000_000;
         assert_eq!(results.warnings(), ["the load generator was the bottleneck: ebbtide (1 of 3)"]);

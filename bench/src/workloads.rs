@@ -1,54 +1,55 @@
-//! What is measured, by which peers, and what ebbtide has to reach.
+//! The workloads: what each does, which peers take part, and the marks that ebbtide must reach.
 
 use crate::peers::Peer::{self, AsyncIo, AsyncStd, Asyncio, Ebbtide, EbbtideUntil, Epoll, Go, JoinSet, Smol, Tokio};
 
-/// What the server is made to do.
+/// Work of a workload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
-    /// Messages there and back over connections that stay; closed-loop without a rate.
+    /// Echo of messages over open connections; closed-loop if there is no rate.
     Echo { connections: usize, active: usize, message: usize, buffer: usize, rate: Option<Rate> },
-    /// Connections that come, send a byte each way, and go, `beside` others that stand idle.
+    /// Short connections with one byte each way, `beside` others that are idle.
     Churn { reset: bool, beside: usize },
-    /// What an idle connection holds.
+    /// Memory of idle connections.
     Memory { connections: usize },
-    /// From the request until all is closed, with that many idle connections.
+    /// Stop of a server with so many idle connections: from the request until it is closed.
     Stop { how: &'static str, clients_close: bool, connections: usize },
-    /// The same without any, many times over.
+    /// Stop of a server without connections, many times.
     StopIdle,
     /// Children of a group, spawned by a child or by the main thread, and joined.
     Children { from_main: bool },
 }
 
+/// Rate of an open loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Rate {
     /// Messages a second.
     Fixed(f64),
-    /// Of what tokio does closed-loop with as many connections.
+    /// Share of the messages that tokio does closed-loop with as many connections.
     OfCapacity(f64),
 }
 
-/// What of a run is compared.
+/// Quantity of a run that is compared.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Measure {
     /// Processor time of the server for each operation.
     Cpu,
     P50,
     P99,
-    /// From beginning to end.
+    /// Time from beginning to end.
     Wall,
     /// Live bytes of heap for each connection.
     Heap,
 }
 
-/// What ebbtide's measure may be at most: a share of that peer's in the same round, or microseconds if there is no
-/// peer.
+/// A mark: the most that ebbtide's measure may be, as a share of a peer's in the same round, or in microseconds if
+/// there is no peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Target {
     pub(crate) measure: Measure,
     pub(crate) against: Option<Peer>,
-    /// For the upper quartile.
+    /// The limit of the upper quartile.
     pub(crate) must: Option<f64>,
-    /// For the median.
+    /// The limit of the median.
     pub(crate) goal: Option<f64>,
 }
 
@@ -57,25 +58,26 @@ pub(crate) struct Workload {
     pub(crate) name: String,
     pub(crate) kind: Kind,
     pub(crate) peers: &'static [Peer],
-    /// With how many worker threads.
+    /// The numbers of worker threads.
     pub(crate) threads: &'static [usize],
     pub(crate) targets: Vec<Target>,
 }
 
-/// All that serve.
+/// All servers.
 const SERVERS: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
-/// Those that the targets speak of.
+/// The servers that the marks compare.
 const JUDGED: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll];
-/// Those, and the platform's floor: where every message is waited for.
+/// The same and the platform's floor: for workloads in which every message is waited for.
 const WAITING: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, AsyncIo, Epoll];
-/// Those that can be stopped.
+/// The servers that can be stopped.
 const STOPPED: &[Peer] = &[Ebbtide, Tokio];
+/// The task groups.
 const GROUPS: &[Peer] = &[Ebbtide, Tokio, JoinSet, AsyncStd];
 
 const ONE: &[usize] = &[1];
 const BOTH: &[usize] = &[1, 2];
 
-/// Connections in the rows that show how costs grow.
+/// The numbers of connections in the rows that show how costs grow.
 pub(crate) const GROWTH: [usize; 4] = [10, 100, 1000, 10_000];
 
 fn target(measure: Measure, against: Peer, must: impl Into<Option<f64>>, goal: impl Into<Option<f64>>) -> Target {
@@ -232,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_a_target_compares_with_is_measured() {
+    fn the_peer_of_every_mark_is_measured() {
         for workload in all() {
             assert!(workload.peers.contains(&Ebbtide));
             for target in &workload.targets {

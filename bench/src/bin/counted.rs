@@ -1,4 +1,4 @@
-//! The benchmark's program with an allocator that counts live bytes. Only `serve` of it is used.
+//! The benchmark's program with an allocator that counts live bytes. Only its `serve` is used.
 
 use std::alloc::System;
 

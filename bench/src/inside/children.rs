@@ -1,7 +1,6 @@
-//! Children that do next to nothing, spawned and joined.
+//! Spawns and joins children that do almost nothing, in each peer's kind of task group.
 
 use super::{Account, Done};
-
 use crate::measured::Measured;
 use crate::peers::Peer;
 use async_std::task;
@@ -38,11 +37,11 @@ fn on_tokio(
     } else {
         runtime.block_on(runtime.spawn(work)).map_err(|error| error.to_string())?
     };
-    // While the runtime lives: what it has put off is done now.
+    // While the runtime lives, so that its deferred work is measured too.
     Ok(done.measure())
 }
 
-/// A tenth of it first, so that threads and memory are there.
+/// Does a tenth of the work first, to warm up, so that threads and memory exist; then measures all of it.
 async fn twice<F: Future<Output = usize>>(count: usize, work: impl Fn(usize) -> F) -> Done {
     work(count / 10).await;
     let account = Account::begin();

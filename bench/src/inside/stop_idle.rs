@@ -1,4 +1,4 @@
-//! Servers without a connection, started and stopped one after the other: from the request to closed.
+//! Starts and stops servers without a connection, one after the other: measures the time from the request to closed.
 
 use super::Account;
 use crate::measured::{Measured, short_nanos};

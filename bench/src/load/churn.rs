@@ -1,4 +1,4 @@
-//! Connections that come and go: connect, a byte each way, and an end, by FIN or by RST.
+//! Short connections: connect, one byte each way, and a close by FIN or by RST.
 
 use super::conn::Conn;
 use super::messages::Messages;
@@ -14,11 +14,13 @@ use std::time::{Duration, Instant};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
-    /// How many connections in all; less than there are ports, since each leaves one behind in TIME_WAIT.
+    /// How many connections in all. It must be less than the number of ports, since each leaves one in TIME_WAIT.
     count: usize,
+    /// How many are open at a time.
     at_a_time: usize,
+    /// Close by RST.
     reset: bool,
-    /// How many others stand by, idle.
+    /// How many other connections are idle all the time.
     beside: usize,
 }
 
@@ -30,7 +32,7 @@ impl Plan {
             reset: args.flag("reset"),
             beside: args.value_or("beside", 0)?,
         };
-        if plan.at_a_time > 0 { Ok(plan) } else { Err("no connection at a time is none at all".to_owned()) }
+        if plan.at_a_time > 0 { Ok(plan) } else { Err("`--at-a-time` must be at least 1".to_owned()) }
     }
 }
 
@@ -48,7 +50,7 @@ pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Re
     let mut measured = subject.end(&begin, &end, churn.latencies.len() as u64)?;
     measured.closed = measured.ops;
     measured.set_latencies(&mut churn.latencies);
-    // They stood by until now.
+    // The idle connections must still be open.
     let standing = beside.conns.iter().filter(|conn| Conn::stands(conn)).count();
     if standing < plan.beside {
         return Err(io::Error::other(format!("{} idle connections ended", plan.beside - standing)));
@@ -61,15 +63,17 @@ struct Churn {
     plan: Plan,
     poll: Poll,
     slots: Vec<Slot>,
+    /// How long each connection took, in nanoseconds.
     latencies: Vec<u32>,
 }
 
-/// A connection at a time.
+/// One of the connections that are open at the same time.
 struct Slot {
     stream: Option<TcpStream>,
     since: Instant,
+    /// The byte that was sent, and has to come back.
     byte: u8,
-    /// Its byte is back, and it has said that it sends no more.
+    /// The byte is back, and the write side is shut down.
     ending: bool,
 }
 
@@ -104,7 +108,7 @@ impl Churn {
 
 fn open(address: SocketAddr, poll: &Poll, index: usize, byte: u8) -> io::Result<Slot> {
     let since = Instant::now();
-    // The loopback interface answers at once, so this does not wait.
+    // The loopback interface answers at once, so this does not block.
     let mut stream = TcpStream::connect(address)?;
     stream.write_all(&[byte])?;
     stream.set_nonblocking(true)?;
@@ -113,6 +117,7 @@ fn open(address: SocketAddr, poll: &Poll, index: usize, byte: u8) -> io::Result<
 }
 
 impl Slot {
+    /// Reads and closes as far as possible. Returns false when the connection has ended as it should.
     fn goes_on(&mut self, reset: bool) -> io::Result<bool> {
         let Some(mut stream) = self.stream.as_ref() else { return Ok(true) };
         let mut buf = [0; 8];

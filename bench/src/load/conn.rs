@@ -1,4 +1,4 @@
-//! One connection of the load generator: bytes out, bytes back, each of them compared.
+//! One connection of the load generator: sends bytes, receives them back, and compares each one.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -6,10 +6,11 @@ use std::net::{SocketAddr, TcpStream};
 /// At most this much is written or read at once.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// Prime, so that neither messages nor buffers fall into step with it: a byte that is lost, doubled or moved is seen.
+/// The period of the pattern: a prime, so that no message or buffer has the same length, and a lost, doubled or moved
+/// byte is detected.
 const PERIOD: usize = 251;
 
-/// What is sent: byte `k` of it is `k % PERIOD`, long enough for a chunk from any place in the period.
+/// The bytes that are sent: byte `k` is `k % PERIOD`. Long enough for a chunk from any position in the period.
 pub(super) struct Pattern(Vec<u8>);
 
 impl Pattern {
@@ -17,7 +18,7 @@ impl Pattern {
         Self((0..PERIOD + CHUNK).map(|k| (k % PERIOD) as u8).collect())
     }
 
-    /// `len` bytes of connection `seed` from `offset` on.
+    /// Returns `len` bytes of connection `seed` from `offset` on.
     fn at(&self, seed: usize, offset: u64, len: usize) -> &[u8] {
         let from = (seed + (offset % PERIOD as u64) as usize) % PERIOD;
         &self.0[from..from + len]
@@ -26,11 +27,13 @@ impl Pattern {
 
 pub(super) struct Conn {
     pub(super) stream: TcpStream,
-    /// Where in the pattern it begins: no two neighbours send the same.
+    /// The position in the pattern at which it begins: no two neighbours send the same bytes.
     seed: usize,
-    /// Bytes that are to be sent in all, are sent, and have come back.
+    /// How many bytes are to be sent in all.
     pub(super) due: u64,
+    /// How many of them are sent.
     sent: u64,
+    /// How many of them have come back.
     pub(super) received: u64,
 }
 
@@ -55,8 +58,8 @@ impl Conn {
         Ok(())
     }
 
-    /// Receives what there is. A read that did not fill the buffer has emptied the socket: epoll tells of what comes
-    /// then.
+    /// Receives and compares all bytes that are there. A read that did not fill the buffer has emptied the socket;
+    /// epoll reports later bytes.
     pub(super) fn receive(&mut self, pattern: &Pattern, buf: &mut [u8]) -> io::Result<()> {
         loop {
             let n = match (&self.stream).read(buf) {
@@ -66,7 +69,7 @@ impl Conn {
                 Err(error) => return Err(error),
             };
             if self.received + n as u64 > self.sent || buf[..n] != *pattern.at(self.seed, self.received, n) {
-                return Err(io::Error::new(ErrorKind::InvalidData, "what came back is not what was sent"));
+                return Err(io::Error::new(ErrorKind::InvalidData, "the bytes received differ from the bytes sent"));
             }
             self.received += n as u64;
             if n < buf.len() {
@@ -75,7 +78,7 @@ impl Conn {
         }
     }
 
-    /// Nothing more has come, and no end either.
+    /// Whether the connection is open and has no more bytes: neither data nor EOF has arrived.
     pub(super) fn stands(&self) -> bool {
         matches!((&self.stream).read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
@@ -94,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_unchanged_is_accepted() {
+    fn bytes_that_come_back_unchanged_are_accepted() {
         let (mut conn, mut server) = pair();
         conn.due = 600;
         conn.send(&Pattern::new()).unwrap();
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_byte_a_lost_one_and_one_too_many_are_found() {
+    fn a_changed_byte_a_lost_one_and_one_too_many_are_detected() {
         let changes: [fn(&mut Vec<u8>); 3] =
             [|bytes| bytes[599] ^= 1, |bytes| bytes.truncate(599), |bytes| bytes.push(98)];
         for change in changes {
@@ -119,7 +122,7 @@ mod tests {
             change(&mut bytes);
             server.write_all(&bytes).unwrap();
             let received = conn.receive(&Pattern::new(), &mut [0; 1024]);
-            // What is merely missing may still come: it is found where the loop waits for it.
+            // A byte that is only missing may still arrive: the loop that waits for it detects that.
             match received {
                 Ok(()) => assert_eq!(conn.received, 599),
                 Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidData),

@@ -1,4 +1,4 @@
-//! Connections that stand idle until who started us has done something to the server.
+//! Idle connections: holds them until the parent process has measured or stopped the server.
 
 use super::messages::Messages;
 use super::{NET, in_time};
@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     connections: usize,
-    /// Close as soon as the server does.
+    /// Close each connection at the server's EOF.
     close: bool,
-    /// Leave while the server still serves.
+    /// Close all connections while the server still runs.
     keep: bool,
 }
 
@@ -28,25 +28,25 @@ pub(super) fn run(address: SocketAddr, plan: &Plan) -> io::Result<Measured> {
     println!("ready");
     let closed = match plan {
         Plan { keep: true, .. } => {
-            told()?;
+            wait_for_parent()?;
             load.conns.iter().filter(|conn| conn.stands()).count()
         }
-        Plan { close: true, .. } => close_when_it_does(load)?,
+        Plan { close: true, .. } => close_at_eof(load)?,
         Plan { .. } => {
-            told()?;
-            look_afterwards(&load)?
+            wait_for_parent()?;
+            check_that_all_ended(&load)?
         }
     };
     Ok(Measured { ops: plan.connections as u64, closed: closed as u64, ..Measured::default() })
 }
 
-/// A line comes when the server is closed.
-fn told() -> io::Result<()> {
+/// Waits for a line on the standard input, which the parent writes when it is done with the server.
+fn wait_for_parent() -> io::Result<()> {
     stdin().read_line(&mut String::new()).map(drop)
 }
 
-/// Clients that close when they see the end.
-fn close_when_it_does(mut load: Messages) -> io::Result<usize> {
+/// Closes each connection at its EOF.
+fn close_at_eof(mut load: Messages) -> io::Result<usize> {
     let mut open: Vec<Option<TcpStream>> = load.conns.drain(..).map(|conn| Some(conn.stream)).collect();
     let mut closed = 0;
     let net = Instant::now() + 2 * NET;
@@ -60,12 +60,12 @@ fn close_when_it_does(mut load: Messages) -> io::Result<usize> {
             }
         }
     }
-    told()?;
+    wait_for_parent()?;
     Ok(closed)
 }
 
-/// Clients that keep theirs open whatever the server does: each must find that it has ended.
-fn look_afterwards(load: &Messages) -> io::Result<usize> {
+/// Checks, after the server is closed, that each connection has ended. The clients have kept them open.
+fn check_that_all_ended(load: &Messages) -> io::Result<usize> {
     let net = Instant::now() + Duration::from_secs(5);
     for conn in &load.conns {
         while !has_ended(&conn.stream) {

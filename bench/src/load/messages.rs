@@ -1,5 +1,4 @@
-//! Messages out and back, over connections that stay: closed-loop (the next one when the last is back) or at a fixed
-//! rate.
+//! Echo over open connections: closed-loop (each message after the answer to the last) or open-loop (at a fixed rate).
 
 use super::conn::{CHUNK, Conn, Pattern};
 use super::poll::Poll;
@@ -19,8 +18,9 @@ pub(super) struct Plan {
     message: u64,
     warm_up: Duration,
     time: Duration,
-    /// Messages a second over all connections; closed-loop if there is none.
+    /// Messages a second over all connections; `None`: closed-loop.
     rate: Option<f64>,
+    /// Poll without sleeping.
     spin: bool,
 }
 
@@ -37,7 +37,11 @@ impl Plan {
             spin: args.flag("spin"),
         };
         let sensible = (1..=plan.connections).contains(&plan.active) && plan.message > 0;
-        if sensible { Ok(plan) } else { Err("no message, or more active connections than there are".to_owned()) }
+        if sensible {
+            Ok(plan)
+        } else {
+            Err("`--message` must be at least 1, and `--active` from 1 to `--connections`".to_owned())
+        }
     }
 }
 
@@ -54,22 +58,25 @@ pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Re
     Ok(measured)
 }
 
+/// The connections, and what they share.
 pub(super) struct Messages {
     pub(super) conns: Vec<Conn>,
     pub(super) poll: Poll,
+    /// The bytes that are sent.
     pattern: Pattern,
+    /// The buffer for received bytes.
     buf: Vec<u8>,
 }
 
-/// Connections are opened in batches of this many and each has its first message answered before the next batch:
-/// whatever the backlog is, it does not overflow, and each handler is known to run.
+/// How many connections are opened at a time. Each has its first message answered before the next batch is opened, so
+/// the backlog does not overflow, whatever its length, and each handler runs.
 const BATCH: usize = 128;
 
 impl Messages {
     fn open(address: SocketAddr, plan: &Plan) -> io::Result<Self> {
         let mut load = Self::connect(address, plan.connections)?;
         load.poll.spin = plan.spin;
-        // Room for a little more than one message: what is short of the buffer has emptied the socket.
+        // Room for a little more than one message, so that a read of one message is short: it has emptied the socket.
         load.buf.truncate((plan.message as usize + 1).clamp(4096, CHUNK));
         Ok(load)
     }
@@ -89,7 +96,7 @@ impl Messages {
         Ok(load)
     }
 
-    /// One byte each way over the connections from `from` on.
+    /// Sends one byte each way over the connections from `from` on.
     fn greet(&mut self, from: usize) -> io::Result<()> {
         for conn in &mut self.conns[from..] {
             conn.due += 1;
@@ -110,7 +117,7 @@ impl Messages {
         Ok(())
     }
 
-    /// Sends for `time` and waits for every answer. Gives the latencies, and how late each message was sent.
+    /// Sends for `time` and waits for every answer. Returns the latencies, and how late each message was sent.
     fn time(&mut self, plan: &Plan, time: Duration) -> io::Result<(Vec<u32>, Vec<u32>)> {
         match plan.rate {
             None => Ok((self.closed_loop(plan, time)?, Vec::new())),
@@ -154,8 +161,8 @@ impl Messages {
         Ok(latencies)
     }
 
-    /// Message `k` is intended for `start + k / rate`, on the active connections in turns, whatever the answers do. Its
-    /// latency counts from then.
+    /// Sends message `k` at `start + k / rate`, on the active connections in turn, without waiting for answers. The
+    /// latency counts from that intended time.
     fn open_loop(&mut self, plan: &Plan, time: Duration, rate: f64) -> io::Result<(Vec<u32>, Vec<u32>)> {
         let Self { conns, poll, pattern, buf } = self;
         let total = (time.as_secs_f64() * rate) as usize;
@@ -194,7 +201,7 @@ impl Messages {
         Ok((latencies, lateness))
     }
 
-    /// All bytes are back, and each connection still stands; gives how many.
+    /// Checks that all bytes are back and that each connection is open. Returns how many connections there are.
     fn finish(self) -> io::Result<u64> {
         let whole = self.conns.iter().filter(|conn| conn.received == conn.due && conn.stands()).count();
         if whole < self.conns.len() {

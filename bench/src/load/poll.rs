@@ -1,4 +1,4 @@
-//! epoll, edge-triggered, with a wait that is exact to the nanosecond or does not sleep at all.
+//! A small epoll wrapper: its wait is exact to the nanosecond, or does not sleep at all.
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Poll {
     epoll: OwnedFd,
     events: Vec<Event>,
-    /// Never sleep: for a process that has a core of its own and must be on time.
+    /// Never sleep: for a process with its own core that must send on time.
     pub(super) spin: bool,
 }
 
@@ -36,7 +36,7 @@ impl Poll {
         }
     }
 
-    /// What happened: token and flags.
+    /// Returns the token and the flags of each event of the last wait.
     pub(super) fn events(&self) -> impl Iterator<Item = (usize, EventFlags)> {
         self.events.iter().map(|event| (usize::try_from(event.data.u64()).unwrap_or(usize::MAX), event.flags))
     }

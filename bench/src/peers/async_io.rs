@@ -1,6 +1,7 @@
-//! The least that can be done with the reactor and the executor that async-std has: a task for each connection, which
-//! waits for the reactor's word, and then reads once. It reads in vain only where that word was not true. It is
-//! nobody's idiom, but a floor: what it costs more than tokio where every message is waited for is the platform's.
+//! A floor: the least work that is possible with async-std's reactor and executor.
+//!
+//! One task for each connection waits for readiness, and then reads once; a read finds nothing only after a spurious
+//! wake-up. No one writes servers so. If every message is waited for, its cost above tokio's is that of the platform.
 
 use crate::control::Control;
 use smol::Async;

@@ -1,4 +1,4 @@
-//! Bare async-std: `task::spawn` in an accept loop, as its book has it. It cannot be stopped.
+//! Bare async-std: `task::spawn` in an accept loop, as in its book. It cannot be stopped.
 
 use crate::control::Control;
 use async_std::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ pub(super) fn serve(size: usize, control: &Control) -> io::Result<()> {
             let stream = stream?;
             stream.set_nodelay(true)?;
             task::spawn(async move {
-                // What a client does is not news.
+                // Errors of clients are not reported.
                 let _ = echo(stream, size).await;
             });
         }

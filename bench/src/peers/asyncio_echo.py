@@ -1,4 +1,4 @@
-"""Python's asyncio: its streams, as its documentation has them. TCP_NODELAY is on by default. It cannot be stopped."""
+"""Python's asyncio: its streams, as in its documentation. TCP_NODELAY is on by default. It cannot be stopped."""
 
 import asyncio
 import os

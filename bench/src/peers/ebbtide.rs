@@ -1,4 +1,4 @@
-//! The README's server: defaults, and every guarantee.
+//! ebbtide: the server of the README, with the defaults and every guarantee.
 
 use crate::control::{Control, How, Stop};
 use async_std::{io, prelude::*, task};
@@ -32,7 +32,7 @@ where
     })
 }
 
-/// The README's form.
+/// The handler of the README: `more`, then a read.
 pub(super) async fn echo_by_more(mut conn: Connection, size: usize) -> io::Result<()> {
     let mut buf = vec![0; size];
     while conn.more().await? {
@@ -42,7 +42,7 @@ pub(super) async fn echo_by_more(mut conn: Connection, size: usize) -> io::Resul
     Ok(())
 }
 
-/// The other way to stop between two messages.
+/// The other way to stop between two messages: `until_draining` around the read.
 pub(super) async fn echo_until_draining(conn: Connection, size: usize) -> io::Result<()> {
     let mut buf = vec![0; size];
     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
@@ -54,6 +54,7 @@ pub(super) async fn echo_until_draining(conn: Connection, size: usize) -> io::Re
     Ok(())
 }
 
+/// Reports that the server is closed, with the number of connections and of their ends in its report.
 fn ended(control: &Control, stop: Stop, report: &Report) -> ! {
     let ends = report.completed()
         + report.failed()

@@ -1,4 +1,4 @@
-//! The limit: an epoll loop in each thread, and nothing above it.
+//! The limit: a bare epoll loop in each thread.
 
 use crate::control::Control;
 use rustix::buffer::spare_capacity;
@@ -8,12 +8,12 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-/// The token of the listener; connections have theirs from the slab.
+/// The token of the listener. The tokens of connections are keys of the slab.
 const LISTENER: u64 = u64::MAX;
 
 struct Conn {
     stream: TcpStream,
-    /// What the socket did not take; while there is any, nothing is read.
+    /// Bytes that the socket did not take. While there are any, nothing is read.
     unsent: Vec<u8>,
 }
 
@@ -22,7 +22,7 @@ pub(super) fn serve(threads: usize, size: usize, control: &Control) -> io::Resul
     control.listening(listener.local_addr()?);
     std::thread::scope(|scope| {
         for _ in 1..threads {
-            // Half a server would be slow in secret.
+            // With fewer threads the server would be slow, and the reason would not show.
             scope.spawn(|| run(&listener, size).expect("a thread of the loop"));
         }
         run(&listener, size)
@@ -31,7 +31,7 @@ pub(super) fn serve(threads: usize, size: usize, control: &Control) -> io::Resul
 
 fn run(listener: &TcpListener, size: usize) -> io::Result<()> {
     let epoll = epoll::create(CreateFlags::CLOEXEC)?;
-    // Exclusive: a connection wakes one of the threads.
+    // Exclusive: a connection wakes only one of the threads.
     epoll::add(&epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::EXCLUSIVE)?;
     let mut conns = Slab::new();
     let mut events = Vec::with_capacity(1024);
@@ -46,9 +46,9 @@ fn run(listener: &TcpListener, size: usize) -> io::Result<()> {
                 continue;
             }
             let index = usize::try_from(token).expect("a key of the slab");
-            // A client that is gone by an error is gone.
+            // An error ends the connection as EOF does.
             if !matches!(echo(&epoll, token, &mut conns[index], &mut buf), Ok(true)) {
-                // The close takes it out of epoll.
+                // The close removes it from epoll.
                 conns.remove(index);
             }
         }
@@ -70,7 +70,7 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Conn>) -> io
     }
 }
 
-/// Whether the connection lives on.
+/// Handles one event. Returns whether the connection stays open.
 fn echo(epoll: &OwnedFd, token: u64, conn: &mut Conn, buf: &mut [u8]) -> io::Result<bool> {
     if !conn.unsent.is_empty() {
         let n = conn.stream.write(&conn.unsent)?;

@@ -1,4 +1,4 @@
-//! The programs that are not this one: the peers that are not written in Rust, and the twin that counts its heap.
+//! Builds and starts other programs: the peers in Go and Python, and the twin of this program that counts its heap.
 
 use super::Peer;
 use std::io;
@@ -10,12 +10,12 @@ fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src/peers").join(name)
 }
 
-/// Where the go program is built: beside this one.
+/// Returns the path of the Go program: beside this one.
 fn go_program() -> io::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("ebbtide-bench-go"))
 }
 
-/// The interpreter itself, and no script in front of it that would cost a shell.
+/// Returns the path of the interpreter itself, not of a wrapper script, which would cost a shell.
 pub(crate) fn python() -> Option<String> {
     output(Command::new("python3").args(["-c", "import sys; print(sys.executable)"]))
 }
@@ -34,26 +34,26 @@ pub(super) fn build_go() -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other("`go build` failed")) }
 }
 
-/// Where the twin of this program is whose allocator counts.
+/// Returns the path of the twin of this program with the allocator that counts.
 pub(crate) fn counted_program() -> io::Result<PathBuf> {
     Ok(std::env::current_exe()?.with_file_name("ebbtide-bench-counted"))
 }
 
-/// Built by the same cargo in the same profile, beside this one.
+/// Builds the twin by the same cargo in the same profile, beside this program.
 pub(super) fn build_counted() -> io::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--quiet", "--bin", "ebbtide-bench-counted", "--manifest-path"]);
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
     let program = counted_program()?;
-    let profile = program.parent().ok_or_else(|| io::Error::other("a program in no folder"))?;
+    let profile = program.parent().ok_or_else(|| io::Error::other("the program has no folder"))?;
     command.args((!cfg!(debug_assertions)).then_some("--release"));
     command.args(profile.parent().into_iter().flat_map(|target| ["--target-dir".as_ref(), target.as_os_str()]));
     let status = command.status()?;
     if status.success() && program.exists() { Ok(()) } else { Err(io::Error::other("the twin could not be built")) }
 }
 
-/// Becomes that program, with the same process id.
+/// Executes the peer's program in place of this one, with the same process id.
 pub(super) fn serve(peer: Peer, buffer: usize, controlled: bool) -> io::Result<()> {
     let mut command = match peer {
         Peer::Asyncio => {

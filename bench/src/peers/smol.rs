@@ -1,4 +1,4 @@
-//! smol: what async-std stands on, by itself.
+//! smol: the executor and reactor on which async-std is built, without async-std.
 
 use crate::control::Control;
 use smol::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,4 +1,4 @@
-//! tokio with `TaskTracker` and `CancellationToken`, as the page "Graceful Shutdown" of its documentation has it.
+//! tokio with `TaskTracker` and `CancellationToken`, as on the page "Graceful Shutdown" of its documentation.
 
 use crate::control::{Control, How, Stop};
 use std::io;
@@ -9,10 +9,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) fn serve(threads: usize, size: usize, control: &Control) -> io::Result<()> {
-    // What `#[tokio::main(worker_threads = N)]` makes.
+    // The runtime of `#[tokio::main(worker_threads = N)]`.
     let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let stop = runtime.block_on(accept(size, control))?;
-    // `How::Drop`: what nobody waited for is dropped with the runtime.
+    // `How::Drop`: the connections are dropped with the runtime.
     drop(runtime);
     control.closed(stop, "")
 }

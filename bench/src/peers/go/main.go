@@ -1,4 +1,4 @@
-// Go's net: a goroutine for each connection. It cannot be stopped.
+// Go's net package: a goroutine for each connection. It cannot be stopped.
 package main
 
 import (
@@ -21,7 +21,7 @@ func main() {
 	}
 	if len(os.Args) > 2 {
 		go func() {
-			// The process ends with the pipe of who started it.
+			// The process ends with the pipe of its parent.
 			io.Copy(io.Discard, os.Stdin)
 			os.Exit(0)
 		}()

@@ -314,7 +314,8 @@ impl Sockets {
             _ => format!("there are {}", self.names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
         };
         let text = format!(
-            "the service manager has passed no socket `{name}`: {names}; `FileDescriptorName=` in the socket unit names them"
+            "the service manager has passed no socket `{name}`: {names}; `FileDescriptorName=` in the socket unit \
+             names them"
         );
         explained(ErrorKind::NotFound, text)
     }

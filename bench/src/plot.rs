@@ -56,7 +56,8 @@ pub(crate) fn svg(title: &str, lines: &[Line]) -> String {
     let (low, high) = (least(|point| point.1) / 1.2, most(|point| point.1) * 1.2);
     let y = Scale { from: low, to: high, page: (HEIGHT - BOTTOM, TOP) };
     let mut svg = format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n\
          <rect width=\"{WIDTH}\" height=\"{HEIGHT}\" fill=\"white\"/>\n\
          <text x=\"{LEFT}\" y=\"24\" font-size=\"15\">{title}</text>\n"
     );
@@ -76,7 +77,8 @@ fn axes(svg: &mut String, x: Scale, y: Scale) {
         let at = x.at(number);
         let _ = writeln!(
             svg,
-            "<path d=\"M{at:.1} {bottom}V{top}\" stroke=\"#ddd\"/><text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{number}</text>",
+            "<path d=\"M{at:.1} {bottom}V{top}\" stroke=\"#ddd\"/>\
+             <text x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{number}</text>",
             bottom + 18.0
         );
     }
@@ -86,7 +88,8 @@ fn axes(svg: &mut String, x: Scale, y: Scale) {
         let at = y.at(cost);
         let _ = writeln!(
             svg,
-            "<path d=\"M{left} {at:.1}H{right}\" stroke=\"#ddd\"/><text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{cost}</text>",
+            "<path d=\"M{left} {at:.1}H{right}\" stroke=\"#ddd\"/>\
+             <text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{cost}</text>",
             left - 6.0,
             at + 4.0
         );

@@ -1,4 +1,12 @@
 //! [`TaskGroup`] and [`Spawner`]: child tasks that cannot outlive their group.
+//!
+//! This file has the public handles, and the one line of the crate that spawns a task ([`run`]). The logic is below:
+//!
+//! - `children`: the list of a group's children, and where a panic goes;
+//! - `slot`: one child's future, and the protocol by which any thread can destroy it; `wait_graph` keeps it free of
+//!   deadlock;
+//! - `future`, `join_handle`, `task_set`: results;
+//! - `large`, `named`: futures that are boxed early, and children with names.
 
 mod children;
 mod future;
@@ -25,30 +33,44 @@ use std::panic::{Location, resume_unwind};
 use std::sync::{Arc, Weak};
 pub use task_set::TaskSet;
 
-/// Tasks that live no longer than their group.
+/// A group of tasks that cannot outlive it.
 ///
-/// Children run in parallel on async-std's executor. Dropping the group cancels and joins them **synchronously**: when
-/// the drop returns, every child's future has been destroyed. It needs no executor for that, because the group owns the
-/// futures; so it holds with a single executor thread, inside `block_on`, on any thread, and while unwinding from a
+/// The children run in parallel on async-std's executor. Dropping the group cancels and joins them **synchronously**:
+/// when the drop returns, every child's future has been dropped. The drop needs no executor, because the group owns the
+/// futures. So it works with a single executor thread, inside `block_on`, on any thread, and while unwinding from a
 /// panic.
 ///
-/// This is the nursery of [trio] and the scope of [`std::thread::scope`], with one difference from both: since a future
-/// can be dropped at any moment, leaving the scope early *is* supported, and means cancellation.
+/// Each child has a [`JoinHandle`], a future of its result, which may be ignored. [`TaskSet`] returns many results in
+/// the order in which the children end.
 ///
-/// Each child has a [`JoinHandle`], a future of its result, which may be ignored. For many results, in the order in
-/// which they come, see [`TaskSet`]; for futures that one task polls without spawning them, `FutureGroup` of the
-/// futures-concurrency crate.
+/// # Compared with
+///
+/// | | there | here |
+/// |---|---|---|
+/// | tokio's `JoinSet` | the drop requests an abort and returns; tasks may run on after it | the drop returns when every child is gone |
+/// | tokio-util's `TaskTracker`, Go's `WaitGroup` | they wait for tasks, and cannot cancel them | [`join`](Self::join) waits, [`cancel`](Self::cancel) and the drop cancel |
+/// | asyncio's `TaskGroup`, [trio]'s nursery, Go's `errgroup` with a context | the first failure cancels the siblings | a child that fails or panics ends alone; [`TaskSet`] has an example that cancels the siblings |
+/// | [`std::thread::scope`] | children may borrow; the scope always waits | futures are `'static`; leaving early is supported, and cancels |
+/// | futures-concurrency's `FutureGroup`, `FuturesUnordered` | one task polls all the futures, which may borrow | every child is a task of its own, on any thread of the executor |
 ///
 /// # Drop
 ///
-/// A child that another thread is polling is waited for until that one poll returns; a child that blocks its thread
-/// delays the drop, which says so once a second at warn. Three cases cannot wait without waiting for themselves: a
-/// child that drops its own group, children that drop each other's groups at the same moment, and circles of more such
-/// drops. There the child is marked instead, and is destroyed as soon as its poll returns.
+/// If another thread is polling a child, the drop waits until that one poll returns. So a child that blocks its thread
+/// delays the drop; a line at warn reports that once a second.
 ///
-/// The drop never panics: a destructor that panics is caught and logged, and the other children still get theirs; the
-/// panic of a child that was not joined is logged. Out of reach are `mem::forget`, `exit`, and dropping a group
-/// while holding a lock that a child's poll or destructor takes.
+/// The drop does not wait where it would wait for itself:
+///
+/// - a child drops its own group;
+/// - children drop each other's groups at the same moment;
+/// - longer cycles of such drops.
+///
+/// There the child is marked instead, and is destroyed when its poll returns.
+///
+/// The drop never panics. A destructor that panics is caught and logged, and the other children are still destroyed.
+/// The panic of a child that was not joined is logged.
+///
+/// Out of reach are `mem::forget`, `exit`, and dropping the group while holding a lock that a child's poll or
+/// destructor takes.
 ///
 /// # Examples
 ///
@@ -75,37 +97,86 @@ pub use task_set::TaskSet;
 /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
 /// ```
 ///
+/// When the drop returns, a child holds nothing any more:
+///
+/// ```
+/// use ebbtide::TaskGroup;
+/// use std::sync::Arc;
+///
+/// let resource = Arc::new(());
+/// let held = Arc::clone(&resource);
+/// let group = TaskGroup::new();
+/// group.spawn(async move {
+///     let _held = held;
+///     std::future::pending::<()>().await;
+/// });
+/// drop(group);
+/// assert_eq!(Arc::strong_count(&resource), 1);
+/// ```
+///
 /// [trio]: https://trio.readthedocs.io/en/stable/reference-core.html#nurseries-and-spawning
 #[doc(alias = "nursery")]
 #[doc(alias = "TaskTracker")]
+#[doc(alias = "WaitGroup")]
+#[doc(alias = "errgroup")]
+#[doc(alias = "scope")]
+#[doc(alias = "structured concurrency")]
 #[must_use = "dropping a group cancels its children; `join` waits for them"]
 pub struct TaskGroup {
+    /// The list of the children. The handles of children and the executor's tasks share it, so the drop of this
+    /// reference destroys nothing: the drop of the group does.
     children: Arc<Children>,
 }
 
 impl TaskGroup {
     /// Makes an empty group.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let group = ebbtide::TaskGroup::new();
+    /// assert!(group.is_empty());
+    /// ```
     pub fn new() -> Self {
         Self { children: Arc::default() }
     }
 
-    /// A group whose children belong to `owner`: see [`Owner`].
+    /// Makes a group whose children belong to `owner`: see [`Owner`].
     pub(crate) fn owned_by(owner: Box<dyn Owner>) -> Self {
         Self { children: Arc::new(Children::owned_by(owner)) }
     }
 
     /// Starts a child, and returns a handle to its result, which may be ignored.
     ///
-    /// After [`cancel`](Self::cancel) the child is refused: `future` has been dropped without being polled, and the
-    /// handle gives a [cancelled](JoinError::is_cancelled) error.
+    /// After [`cancel`](Self::cancel) the child is refused: `future` is dropped without a poll, and awaiting the handle
+    /// returns a [cancelled](JoinError::is_cancelled) error.
     ///
-    /// A child that panics ends alone; its siblings are not touched. If its handle is gone, the panic waits for
-    /// [`join`](Self::join).
+    /// A child that panics ends alone; its siblings run on. If its handle was dropped, [`join`](Self::join) raises the
+    /// panic.
     ///
     /// # Large futures
     ///
-    /// A future of more than 16 KiB is moved to the heap before anything else. How large it may be: see
-    /// "Large handlers" at [`Server::serve`](crate::Server::serve).
+    /// A future of more than 16 KiB is moved to the heap before anything else. "Large handlers" at
+    /// [`Server::serve`](crate::Server::serve) describes how large a future may be.
+    ///
+    /// # Panics
+    ///
+    /// If the group has 2³² children already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskGroup;
+    ///
+    /// let group = TaskGroup::new();
+    /// let answer = group.spawn(async { 6 * 7 });
+    /// assert_eq!(answer.await?, 42);
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
+    #[doc(alias = "create_task")]
+    #[doc(alias = "start_soon")]
+    #[doc(alias = "Go")]
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -115,7 +186,24 @@ impl TaskGroup {
         boxed_if_large!(future: F => start_with_result(&self.children, Label::At(at), at, future, |(): &mut ()| true))
     }
 
-    /// The same with a name, which log lines show beside the line of this call.
+    /// Starts a child with a name, which log lines show beside the line of this call.
+    ///
+    /// Everything else is as with [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskGroup;
+    ///
+    /// let group = TaskGroup::new();
+    /// // If it blocked its thread, a drop of the group would log: still waiting for the end of
+    /// // the task `cleaner` (spawned at src/main.rs:7:21): it blocks its thread
+    /// let cleaned = group.spawn_named("cleaner", async { 3 });
+    /// assert_eq!(cleaned.await?, 3);
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
+    #[doc(alias = "Builder")]
     #[track_caller]
     pub fn spawn_named<F>(&self, name: impl Into<Cow<'static, str>>, future: F) -> JoinHandle<F::Output>
     where
@@ -136,33 +224,94 @@ impl TaskGroup {
         start(&self.children, Label::At(at), future);
     }
 
-    /// A handle for children that spawn siblings. It keeps nothing alive.
+    /// Returns a handle by which children can spawn siblings. It keeps nothing alive.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskGroup;
+    ///
+    /// let group = TaskGroup::new();
+    /// let spawner = group.spawner();
+    /// group.spawn(async move {
+    ///     spawner.spawn(async { /* a sibling */ });
+    /// });
+    /// group.join().await; // waits for both
+    /// assert!(group.is_empty());
+    /// # });
+    /// ```
     pub fn spawner(&self) -> Spawner {
         Spawner { children: Arc::downgrade(&self.children) }
     }
 
-    /// How many children have not ended.
+    /// Returns how many children have not ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskGroup;
+    ///
+    /// let group = TaskGroup::new();
+    /// let child = group.spawn(std::future::pending::<()>());
+    /// assert_eq!(group.len(), 1);
+    /// child.cancel();
+    /// let _ = child.await;
+    /// assert_eq!(group.len(), 0);
+    /// # });
+    /// ```
     pub fn len(&self) -> usize {
         self.children.len()
     }
 
-    /// Whether every child has ended.
+    /// Returns whether every child has ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// group.spawn(async {}).await?;
+    /// assert!(group.is_empty());
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Waits until no child is left, counting those that are spawned meanwhile.
+    /// Waits until no child is left, including those that are spawned during the wait.
     ///
-    /// A child must not join its own group: it would wait for itself.
+    /// Any number of tasks may join a group. A child must not join its own group: it would wait for itself.
     ///
     /// # Panics
     ///
-    /// With the panic of the first child that panicked since the last join, once no child is left, as
-    /// [`std::thread::scope`] does. Further panics have been logged.
+    /// Once no child is left, the join raises the panic of the first child that panicked since the last join, as
+    /// [`std::thread::scope`] does. Further panics are logged. A panic that a [`JoinHandle`] has returned is not
+    /// raised.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the children run on, and a panic waits for the next join.
+    /// Dropping the future loses nothing: the children run on, and the next join raises a panic.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use async_std::task;
+    /// use ebbtide::TaskGroup;
+    /// use std::panic::{AssertUnwindSafe, catch_unwind};
+    ///
+    /// let group = TaskGroup::new();
+    /// group.spawn(async {});
+    /// task::block_on(group.join());
+    /// assert!(group.is_empty());
+    ///
+    /// group.spawn(async { panic!("out of cheese") }); // its handle is dropped here
+    /// let raised = catch_unwind(AssertUnwindSafe(|| task::block_on(group.join())));
+    /// assert_eq!(raised.unwrap_err().downcast_ref(), Some(&"out of cheese"));
+    /// ```
+    #[doc(alias = "wait")]
+    #[doc(alias = "join_all")]
     pub async fn join(&self) {
         let mut joiner = Joiner { children: &self.children, key: None };
         let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
@@ -172,27 +321,46 @@ impl TaskGroup {
         }
     }
 
-    /// Waits like [`join`](Self::join), where a panic must not keep the caller from its own end: it is logged, not
-    /// raised.
+    /// Waits like [`join`](Self::join), but logs a panic instead of raising it: for a caller that must reach its own
+    /// end.
     pub(crate) async fn settled(&self) {
         settled(&self.children).await;
     }
 
-    /// The children that are present, at most so many: how each is called in a log line, and where it was spawned.
+    /// Returns at most `most` of the present children: the text for log lines, and the line that spawned each.
     pub(crate) fn list(&self, most: usize) -> Vec<(String, Option<&'static Location<'static>>)> {
         self.children.list(most)
     }
 
-    /// Refuses new children from now on. The present ones go on.
+    /// Refuses new children from this call on. The present ones run on.
     pub(crate) fn close(&self) {
         self.children.close();
     }
 
-    /// Asks for the end of every child, and refuses new ones from now on. Returns at once.
+    /// Requests the end of every child, and refuses new ones from this call on. Returns at once.
     ///
-    /// The executor's threads destroy the children; [`join`](Self::join) waits for that, and dropping the group helps
-    /// them. A child that is being polled ends when that poll returns.
+    /// The executor's threads destroy the children. A child that is being polled ends when that poll returns.
+    /// [`join`](Self::join) waits until all are gone; dropping the group destroys them on this thread as well.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskGroup;
+    ///
+    /// let group = TaskGroup::new();
+    /// let child = group.spawn(std::future::pending::<()>());
+    /// group.cancel();
+    /// group.join().await; // until the child is gone
+    /// assert!(child.await.unwrap_err().is_cancelled());
+    ///
+    /// let refused = group.spawn(async {});
+    /// assert!(refused.await.unwrap_err().is_cancelled());
+    /// # });
+    /// ```
     #[doc(alias = "abort_all")]
+    #[doc(alias = "cancel_scope")]
+    #[doc(alias = "shutdown")]
     pub fn cancel(&self) {
         self.children.cancel();
     }
@@ -216,17 +384,53 @@ impl fmt::Debug for TaskGroup {
     }
 }
 
-/// Spawns into a [`TaskGroup`] without keeping it, or anything in it, alive.
+/// Handle that spawns into a [`TaskGroup`] and keeps neither the group nor anything in it alive.
 ///
-/// Made by [`TaskGroup::spawner`], for children that start siblings.
+/// [`TaskGroup::spawner`] makes it, for children that start siblings. It is cheap to clone.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::TaskGroup;
+///
+/// let group = TaskGroup::new();
+/// let spawner = group.spawner();
+/// let child = group.spawn(async move {
+///     let sibling = spawner.spawn(async { 6 * 7 });
+///     sibling.await
+/// });
+/// assert_eq!(child.await??, 42);
+/// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Spawner {
     children: Weak<Children>,
 }
 
 impl Spawner {
-    /// Starts a child of the group, as [`TaskGroup::spawn`] does. If the group was cancelled or is gone, the child is
-    /// refused.
+    /// Starts a child of the group, as [`TaskGroup::spawn`] does.
+    ///
+    /// If the group was cancelled or dropped, the child is refused: `future` is dropped without a poll, and awaiting
+    /// the handle returns a [cancelled](JoinError::is_cancelled) error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskGroup;
+    ///
+    /// let group = TaskGroup::new();
+    /// let spawner = group.spawner();
+    /// assert_eq!(spawner.spawn(async { 7 }).await?, 7);
+    ///
+    /// drop(group);
+    /// let refused = spawner.spawn(async { 7 });
+    /// assert!(refused.await.unwrap_err().is_cancelled());
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
+    #[doc(alias = "create_task")]
+    #[doc(alias = "start_soon")]
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -236,7 +440,17 @@ impl Spawner {
         boxed_if_large!(future: F => self.spawn_guarded(Label::At(at), at, future, |(): &mut ()| true))
     }
 
-    /// The same with a name: see [`TaskGroup::spawn_named`].
+    /// Starts a child with a name, which log lines show: see [`TaskGroup::spawn_named`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// let cleaned = group.spawner().spawn_named("cleaner", async { 3 });
+    /// assert_eq!(cleaned.await?, 3);
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
     #[track_caller]
     pub fn spawn_named<F>(&self, name: impl Into<Cow<'static, str>>, future: F) -> JoinHandle<F::Output>
     where
@@ -249,8 +463,8 @@ impl Spawner {
         })
     }
 
-    /// The same for a child that holds a guard until its end. The guard is armed when the child is admitted; if it
-    /// cannot be armed, the child is refused.
+    /// Starts a child that holds a guard until its end. The guard is armed when the child is admitted. If it cannot be
+    /// armed, the child is refused.
     pub(crate) fn spawn_guarded<F, G>(
         &self,
         label: Label,
@@ -268,7 +482,7 @@ impl Spawner {
         }
     }
 
-    /// Starts a child of the crate's own, without a result. Returns whether it was started.
+    /// Starts a child that belongs to the crate itself and has no result. Returns whether it was started.
     pub(crate) fn spawn_own<F>(&self, name: Name, future: F) -> bool
     where
         F: Future<Output = ()> + Send + 'static,
@@ -295,15 +509,15 @@ impl Spawner {
         }
     }
 
-    /// Waits until the group is empty, or gone.
+    /// Waits until the group is empty or was dropped.
     pub(crate) async fn settled(&self) {
         if let Some(children) = self.children.upgrade() {
             settled(&children).await;
         }
     }
 
-    /// Does what dropping the group does, for a caller that must be sure of it while another thread is about to drop
-    /// it.
+    /// Does what dropping the group does: for a caller that needs it done although another thread may be about to drop
+    /// the group.
     pub(crate) fn cancel_and_join(&self) {
         if let Some(children) = self.children.upgrade() {
             children.cancel_and_destroy();
@@ -317,9 +531,10 @@ impl fmt::Debug for Spawner {
     }
 }
 
-/// A place among the tasks that wait for the group to be empty; given up when dropped.
+/// A task that waits for the group to be empty. Dropping it removes its waker.
 struct Joiner<'a> {
     children: &'a Children,
+    /// The key of its waker; `None` before it first waits.
     key: Option<usize>,
 }
 
@@ -329,7 +544,7 @@ impl Drop for Joiner<'_> {
     }
 }
 
-/// Waits for the end of all; a panic that a join would raise is logged.
+/// Waits until no child is left, and logs the panic that a join would raise.
 async fn settled(children: &Children) {
     let mut joiner = Joiner { children, key: None };
     let panic = poll_fn(|cx| joiner.children.poll_empty(cx, &mut joiner.key)).await;
@@ -364,8 +579,8 @@ where
 
 /// Hands a child to the executor.
 ///
-/// NOTE: the only spawn of the crate. The executor gets a shell that borrows the future for each poll; the handle is
-/// dropped, which detaches the shell and nothing else: the group can destroy the child without it.
+/// NOTE: the only spawn of the crate. The executor gets a shell, which borrows the child's future for each poll. The
+/// executor's own handle is dropped, which detaches only the shell: the group can destroy the child without it.
 fn run(shell: Shell) {
     drop(async_std::task::spawn(poll_fn(move |cx| shell.poll(cx))));
 }

@@ -1,4 +1,4 @@
-//! One child's handle: its result, and its end.
+//! [`JoinHandle`]: a future of one child's result; and [`JoinError`], for a child that has none.
 
 use super::children::Child;
 use super::future::Panic;
@@ -14,25 +14,36 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
-/// A future of one child's result: made by [`TaskGroup::spawn`](crate::TaskGroup::spawn),
+/// Future of one child's result.
+///
+/// Made by [`TaskGroup::spawn`](crate::TaskGroup::spawn), [`Spawner::spawn`](crate::Spawner::spawn),
 /// [`Connection::spawn`](crate::Connection::spawn) and [`Handle::spawn`](crate::Handle::spawn).
 ///
-/// The child runs whether or not its handle is awaited. The handle does not own it: dropping the handle leaves the
-/// child in its group, which joins or cancels it. So a handle that is not needed can be ignored. (tokio's and
-/// async-std's handles have the same name; dropping theirs detaches the task from everything.)
+/// The child runs whether or not its handle is awaited. When the handle is ready, the child's future has been dropped,
+/// and its group does not count it any more.
+///
+/// The handle does not own the child: dropping the handle leaves the child in its group, which joins or cancels it. So
+/// a handle that is not needed can be ignored.
+///
+/// # Compared with
+///
+/// The handles of tokio and async-std have the same name. Dropping theirs detaches the task: nothing waits for it any
+/// more. Dropping the `Task` of async-executor cancels the task.
 ///
 /// # Panics of the child
 ///
-/// While the handle lives, a panic of the child is the handle's: awaiting it gives a [`JoinError`]. If the handle is
-/// dropped before or afterwards, without having been awaited to the end, the panic goes to the child's group, as if
-/// there had been no handle.
+/// Awaiting the handle of a child that panicked returns a [`JoinError`]. If the handle is dropped without having
+/// returned it, before or after the panic, the panic goes to the child's group, as if there had been no handle:
+/// [`TaskGroup::join`](crate::TaskGroup::join) raises it.
 ///
 /// # Cancel safety
 ///
-/// Polling a reference (`&mut handle`) and dropping that loses nothing: the result waits for the next poll.
+/// Awaiting a reference (`&mut handle`) and dropping that future loses nothing: the next poll returns the result.
 ///
-/// A handle that is kept holds the result, and at most 128 bytes more. (A child that returns its own handle is never
-/// freed.)
+/// # Memory
+///
+/// A handle of a child that has ended holds the result, and at most 128 bytes more. A child that returns its own handle
+/// is never freed.
 ///
 /// # Examples
 ///
@@ -49,38 +60,67 @@ use std::task::{Context, Poll, ready};
 /// assert!(hopeless.await.unwrap_err().is_cancelled());
 /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
 /// ```
+#[doc(alias = "Task")]
+#[doc(alias = "AbortHandle")]
 pub struct JoinHandle<T> {
-    /// `None` if the child was refused, and once the result was given.
+    /// `None` if the child was refused, and after the result was returned. The drop of the handle detaches the child.
     child: Option<Arc<Child>>,
-    /// The result was given.
-    given: bool,
+    /// Set when the future was ready. A further poll panics.
+    returned: bool,
+    /// The line that spawned the child, for errors.
     at: &'static Location<'static>,
     result: PhantomData<fn() -> T>,
 }
 
 impl<T> JoinHandle<T> {
-    /// `None`: the child was refused.
+    /// Makes the handle of a child; of one that was refused, if `child` is `None`.
     pub(super) fn new(child: Option<Arc<Child>>, at: &'static Location<'static>) -> Self {
-        Self { child, given: false, at, result: PhantomData }
+        Self { child, returned: false, at, result: PhantomData }
     }
 
-    /// The handle of a child that is refused: its future is dropped.
+    /// Drops the future of a child that is refused, and makes its handle.
     pub(crate) fn refused(at: &'static Location<'static>, future: impl Future<Output = T>) -> Self {
         drop_caught(future);
         Self::new(None, at)
     }
 
-    /// Asks for the end of this child. Returns at once; awaiting the handle waits for the end.
+    /// Requests the end of this child. Returns at once; awaiting the handle waits for the end.
     ///
-    /// A child that is being polled ends when that poll returns; if that was its last poll, its result stands.
+    /// A child that is being polled ends when that poll returns. If that poll completes the child, its result stands.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// let child = group.spawn(std::future::pending::<()>());
+    /// child.cancel();
+    /// assert!(child.await.unwrap_err().is_cancelled());
+    /// # });
+    /// ```
     #[doc(alias = "abort")]
+    #[doc(alias = "abort_handle")]
     pub fn cancel(&self) {
         if let Some(child) = &self.child {
             child.cancel();
         }
     }
 
-    /// Returns whether the child has ended, in whichever way. Its future has been destroyed then.
+    /// Returns whether the child has ended, in any way. If it has, its future has been dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// let child = group.spawn(std::future::pending::<()>());
+    /// assert!(!child.is_finished());
+    /// child.cancel();
+    /// group.join().await;
+    /// assert!(child.is_finished());
+    /// # });
+    /// ```
+    #[doc(alias = "done")]
     pub fn is_finished(&self) -> bool {
         self.child.as_ref().is_none_or(|child| child.has_ended())
     }
@@ -89,19 +129,25 @@ impl<T> JoinHandle<T> {
 impl<T: 'static> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
+    /// Ready once the child has ended, with its result.
+    ///
+    /// # Errors
+    ///
+    /// A [`JoinError`] if the child was cancelled, was refused, or panicked.
+    ///
     /// # Panics
     ///
     /// If it is polled again after it was ready.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
-        assert!(!this.given, "a `JoinHandle` was polled after it was ready");
+        assert!(!this.returned, "a `JoinHandle` was polled after it was ready");
         let cancelled = JoinError { panic: None, at: this.at };
         let result = match &this.child {
             Some(child) => ready!(child.poll_end(cx)),
             None => None,
         };
         this.child = None;
-        this.given = true;
+        this.returned = true;
         let Some(mut holder) = result else {
             return Poll::Ready(Err(cancelled));
         };
@@ -136,9 +182,25 @@ impl<T> fmt::Debug for JoinHandle<T> {
 ///
 /// Its text names the line of the child's `spawn`. It converts into [`io::Error`] and, as every error does, into
 /// [`BoxError`](crate::BoxError).
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::TaskGroup;
+///
+/// let group = TaskGroup::new();
+/// let error = group.spawn(async { panic!("out of cheese") }).await.unwrap_err();
+/// assert!(error.is_panic() && !error.is_cancelled());
+/// // the task spawned at src/main.rs:5:19 panicked: out of cheese
+/// assert!(error.to_string().ends_with(" panicked: out of cheese"));
+/// # });
+/// ```
 pub struct JoinError {
-    /// `None`: cancelled. In a lock, because errors should be `Sync`, and payloads are not.
+    /// The panic; `None` if the child was cancelled. Behind a lock, because an error should be `Sync`, and a payload is
+    /// not.
     panic: Option<Mutex<Payload>>,
+    /// The line that spawned the child.
     at: &'static Location<'static>,
 }
 
@@ -151,18 +213,50 @@ impl JoinError {
         Self { panic: Some(Mutex::new(payload)), at }
     }
 
-    /// Returns whether the child was cancelled: by its handle, with its group, or because its group took no more
-    /// children.
+    /// Returns whether the child was cancelled: by its handle, or with its group. A child that its group refused counts
+    /// as cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// group.cancel();
+    /// let error = group.spawn(async {}).await.unwrap_err(); // refused
+    /// assert!(error.is_cancelled());
+    /// # });
+    /// ```
     pub fn is_cancelled(&self) -> bool {
         self.panic.is_none()
     }
 
     /// Returns whether the child panicked.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// let error = group.spawn(async { panic!("out of cheese") }).await.unwrap_err();
+    /// assert!(error.is_panic());
+    /// # });
+    /// ```
     pub fn is_panic(&self) -> bool {
         self.panic.is_some()
     }
 
-    /// Returns what the child panicked with, for [`std::panic::resume_unwind`]; `None` if it was cancelled.
+    /// Returns the payload of the child's panic, for [`std::panic::resume_unwind`]; `None` if the child was cancelled.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let group = ebbtide::TaskGroup::new();
+    /// let error = group.spawn(async { panic!("out of cheese") }).await.unwrap_err();
+    /// let payload = error.into_panic().expect("it panicked");
+    /// assert_eq!(payload.downcast_ref(), Some(&"out of cheese"));
+    /// # });
+    /// ```
     pub fn into_panic(self) -> Option<Box<dyn Any + Send + 'static>> {
         self.panic.map(|payload| payload.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
@@ -173,7 +267,7 @@ impl fmt::Display for JoinError {
         match &self.panic {
             None => write!(f, "the task spawned at {} was cancelled", self.at),
             Some(payload) => {
-                // A copy: the formatter's writer is user code, and may come back here.
+                // A copy: the formatter's writer is user code, and may format this error again.
                 let message = panic::message(&payload.lock().unwrap_or_else(PoisonError::into_inner)).to_owned();
                 write!(f, "the task spawned at {} panicked: {}", self.at, escape(&message))
             }
@@ -181,7 +275,7 @@ impl fmt::Display for JoinError {
     }
 }
 
-/// The same text as `Display`: for `main`, and for `unwrap`.
+/// The same text as `Display`, because `main` and `unwrap` print the `Debug` of an error.
 impl fmt::Debug for JoinError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

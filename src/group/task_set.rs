@@ -1,4 +1,8 @@
-//! Children with results, in the order in which they end.
+//! [`TaskSet`]: a group of children whose results are collected in the order in which they end.
+//!
+//! A set is a [`TaskGroup`], a queue of results, and a queue of children that wait for the limit. Each child puts its
+//! result into the queue from the destructor of its [`ChildEnd`], so every child has exactly one result however it
+//! ends.
 
 use super::join_handle::JoinError;
 use super::large::boxed_if_large;
@@ -15,11 +19,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-/// Tasks whose results are collected, in the order in which they end.
+/// A group of tasks whose results are collected in the order in which they end.
 ///
-/// A [`TaskGroup`] whose children all return a `T`: [`next`](Self::next) gives one result after the other. Like the
-/// group, it cancels and joins its children synchronously when it is dropped. It is what tokio calls a `JoinSet` and
-/// Go's `errgroup` with [`limit`](Self::limit) is near to.
+/// It is a [`TaskGroup`] whose children all return a `T`: [`next`](Self::next) returns one result after the other.
+/// [`limit`](Self::limit) sets how many children run at a time. Like the group, the set cancels and joins its children
+/// synchronously when it is dropped; "Drop" at [`TaskGroup`](TaskGroup#drop) describes the exceptions.
+///
+/// # Compared with
+///
+/// - tokio's `JoinSet` has no limit. Dropping it requests an abort and returns, while tasks may still run.
+/// - Go's `errgroup` has a limit, and keeps only the first error.
+/// - futures-concurrency's `FutureGroup` and `FuturesUnordered` poll their futures in one task; they may borrow. Here
+///   each child is a task of its own, on any thread of the executor.
 ///
 /// # Examples
 ///
@@ -39,7 +50,28 @@ use std::task::{Context, Poll, Waker, ready};
 /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
 /// ```
 ///
-/// The first success of several attempts; leaving the block cancels the others:
+/// The first error ends all, as with asyncio's `TaskGroup` or Go's `errgroup`: `?` drops the set, which cancels and
+/// joins the others.
+///
+/// ```
+/// use ebbtide::TaskSet;
+/// use std::io;
+///
+/// async fn all() -> io::Result<()> {
+///     let mut steps = TaskSet::<io::Result<()>>::new();
+///     steps.spawn(async { Err(io::ErrorKind::ConnectionRefused.into()) });
+///     steps.spawn(std::future::pending());
+///     while let Some(result) = steps.next().await {
+///         result??; // the first `?`: it panicked; the second: it returned an error
+///     }
+///     Ok(())
+/// }
+///
+/// let error = async_std::task::block_on(all()).unwrap_err();
+/// assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+/// ```
+///
+/// The first success of several attempts. Dropping the set cancels the others:
 ///
 /// ```
 /// # async_std::task::block_on(async {
@@ -63,42 +95,61 @@ use std::task::{Context, Poll, Waker, ready};
 /// # });
 /// ```
 #[doc(alias = "JoinSet")]
+#[doc(alias = "FuturesUnordered")]
+#[doc(alias = "FutureGroup")]
+#[doc(alias = "as_completed")]
+#[doc(alias = "errgroup")]
 #[must_use = "dropping a set cancels its children; `next` waits for their results"]
 pub struct TaskSet<T> {
     shared: Arc<SharedSet<T>>,
-    /// Its drop, which comes after that of the set itself, cancels and joins the children.
+    /// The children that run. Dropped after the set's own `Drop`; that cancels and joins them.
     group: TaskGroup,
 }
 
-/// What the set and its children share. Children that were not started yet are part of it and refer to it:
-/// [`TaskSet::cancel`], and so the set's drop, breaks that circle.
+/// State that the set and its children share.
+///
+/// A child that waits for the limit lies in it and refers to it. [`SharedSet::refuse`] breaks that reference cycle; the
+/// set's cancel and drop call it.
 struct SharedSet<T> {
     state: Mutex<SetState<T>>,
+    /// Starts the next child when one has ended.
     spawner: Spawner,
 }
 
 struct SetState<T> {
-    /// Results that were not given yet, in the order in which the children ended.
+    /// The results that `next` has not returned, in the order in which the children ended.
     results: VecDeque<Result<T, JoinError>>,
-    /// Children that were not started yet, because as many run as may. In the order of their spawn.
+    /// The children that wait for the limit, in the order of their spawn.
     waiting: VecDeque<Waiting>,
-    /// Children that have no result yet: those that run, and those that wait.
+    /// How many children have no result yet: those that run and those that wait.
     left: usize,
     /// How many may run at a time.
     limit: usize,
-    /// No child is started any more.
+    /// No child is started any more. Never reset.
     cancelled: bool,
     /// The task that awaits `next`.
     waker: Option<Waker>,
 }
 
+/// A child that waits for the limit.
 struct Waiting {
+    /// The line that spawned it.
     at: &'static Location<'static>,
     child: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl<T: Send + 'static> TaskSet<T> {
-    /// Makes an empty set, whose children all run at once.
+    /// Makes an empty set. All its children run at once, unless there is a [`limit`](Self::limit).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let mut set = ebbtide::TaskSet::new();
+    /// set.spawn(async { 7 });
+    /// assert_eq!(set.next().await.unwrap()?, 7);
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
     pub fn new() -> Self {
         let group = TaskGroup::new();
         let state = SetState {
@@ -112,22 +163,75 @@ impl<T: Send + 'static> TaskSet<T> {
         Self { shared: Arc::new(SharedSet { state: Mutex::new(state), spawner: group.spawner() }), group }
     }
 
-    /// Sets how many children run at a time, at least 1. Further children wait, and are started in the order of their
-    /// spawn. Default: no limit.
+    /// Sets how many children run at a time. Default: no limit.
+    ///
+    /// Further children wait, and are started in the order of their spawn. A limit of 0 counts as 1. A higher limit
+    /// starts children that wait; a lower one ends none of those that run.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskSet;
+    ///
+    /// let mut set = TaskSet::new().limit(1); // one after the other
+    /// for n in 1..=3 {
+    ///     set.spawn(async move { n });
+    /// }
+    /// let mut order = Vec::new();
+    /// while let Some(n) = set.next().await {
+    ///     order.push(n?);
+    /// }
+    /// assert_eq!(order, [1, 2, 3]);
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
+    #[doc(alias = "SetLimit")]
+    #[doc(alias = "buffer_unordered")]
+    #[doc(alias = "concurrency")]
     pub fn limit(self, children: usize) -> Self {
         lock(&self.shared.state).limit = children.max(1);
         while self.shared.start_next() {}
         self
     }
 
-    /// Starts a child, or lets it wait for the [limit](Self::limit). After [`cancel`](Self::cancel) the child is
-    /// refused, and counts as cancelled.
+    /// Starts a child, or lets it wait for the [limit](Self::limit).
     ///
-    /// A child that panics ends alone: its result is a [`JoinError`] with the panic in it.
+    /// A child that panics ends alone: its result is a [`JoinError`] with the panic in it. After
+    /// [`cancel`](Self::cancel) the child is refused: `future` is dropped without a poll, and its result is a
+    /// [cancelled](JoinError::is_cancelled) error.
     ///
     /// # Large futures
     ///
-    /// As for a handler: see "Large handlers" at [`Server::serve`](crate::Server::serve).
+    /// A future of more than 16 KiB is moved to the heap before anything else. "Large handlers" at
+    /// [`Server::serve`](crate::Server::serve) describes how large a future may be.
+    ///
+    /// # Panics
+    ///
+    /// If 2³² children run already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskSet;
+    ///
+    /// let mut set = TaskSet::new();
+    /// set.spawn(async { 6 * 7 });
+    /// set.spawn(async { panic!("out of cheese") });
+    /// let (mut values, mut panics) = (0, 0);
+    /// while let Some(result) = set.next().await {
+    ///     match result {
+    ///         Ok(_) => values += 1,
+    ///         Err(error) => panics += usize::from(error.is_panic()),
+    ///     }
+    /// }
+    /// assert_eq!((values, panics), (1, 1));
+    /// # });
+    /// ```
+    #[doc(alias = "create_task")]
+    #[doc(alias = "start_soon")]
+    #[doc(alias = "push")]
+    #[doc(alias = "insert")]
     #[track_caller]
     pub fn spawn<F>(&mut self, future: F)
     where
@@ -146,7 +250,7 @@ impl<T: Send + 'static> TaskSet<T> {
         let mut state = lock(&self.shared.state);
         let has_room = state.has_room();
         state.left += 1;
-        // Behind those that wait, also while a child ends and the next was not started yet.
+        // A child has just ended, perhaps, and the next was not started yet: this one goes behind those that wait.
         if (has_room && state.waiting.is_empty()) || state.cancelled {
             drop(state);
             self.group.spawn_at(at, child);
@@ -155,32 +259,95 @@ impl<T: Send + 'static> TaskSet<T> {
         }
     }
 
-    /// Waits for the next result; `None` once every child's result was given.
+    /// Waits for the next result. Returns `None` once the result of every child was returned.
+    ///
+    /// After a `None` the set can be used again. When a result is returned, its child's future has been dropped.
+    ///
+    /// # Errors
+    ///
+    /// The result is a [`JoinError`] if the child was cancelled or panicked.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future loses nothing: the result waits for the next call.
+    /// Dropping the future loses nothing: the next call returns the result.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskSet;
+    ///
+    /// let mut set = TaskSet::new();
+    /// assert!(set.next().await.is_none());
+    /// set.spawn(async { 6 * 7 });
+    /// assert_eq!(set.next().await.unwrap()?, 42);
+    /// assert!(set.next().await.is_none());
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
     #[doc(alias = "join_next")]
+    #[doc(alias = "join_all")]
     pub async fn next(&mut self) -> Option<Result<T, JoinError>> {
         poll_fn(|cx| self.shared.poll_next(cx)).await
     }
 
-    /// Asks for the end of every child, and refuses new ones from now on. Returns at once; [`next`](Self::next) gives
-    /// what comes of each: a result where the child has ended by itself, otherwise a
-    /// [cancelled](JoinError::is_cancelled) error.
+    /// Requests the end of every child, and refuses new ones from this call on. Returns at once.
+    ///
+    /// [`next`](Self::next) then returns one result for each child: its value or panic if it has ended by itself,
+    /// otherwise a [cancelled](JoinError::is_cancelled) error.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskSet;
+    ///
+    /// let mut set = TaskSet::new();
+    /// set.spawn(std::future::pending::<()>());
+    /// set.cancel();
+    /// assert!(set.next().await.unwrap().unwrap_err().is_cancelled());
+    /// assert!(set.next().await.is_none());
+    /// # });
+    /// ```
     #[doc(alias = "abort_all")]
+    #[doc(alias = "shutdown")]
     pub fn cancel(&self) {
         self.shared.refuse();
         self.group.cancel();
     }
 
-    /// Returns how many results are still to be given: of children that run, that wait, and that have ended.
+    /// Returns how many results [`next`](Self::next) will still return: of the children that run, that wait for the
+    /// limit, and that have ended.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let mut set = ebbtide::TaskSet::new().limit(1);
+    /// set.spawn(async {});
+    /// set.spawn(async {});
+    /// assert_eq!(set.len(), 2);
+    /// set.next().await;
+    /// assert_eq!(set.len(), 1);
+    /// # });
+    /// ```
     pub fn len(&self) -> usize {
         let state = lock(&self.shared.state);
         state.left + state.results.len()
     }
 
-    /// Returns whether [`next`](Self::next) would give `None`.
+    /// Returns whether [`next`](Self::next) would return `None`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// let mut set = ebbtide::TaskSet::new();
+    /// set.spawn(async {});
+    /// assert!(!set.is_empty()); // also when the child has ended: its result is there
+    /// set.next().await;
+    /// assert!(set.is_empty());
+    /// # });
+    /// ```
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -208,7 +375,7 @@ impl<T> SharedSet<T> {
         Poll::Pending
     }
 
-    /// Starts the child that has waited longest, if there is room for it.
+    /// Starts the child that has waited longest, if the limit allows it. Returns whether it did.
     fn start_next(&self) -> bool {
         let mut state = lock(&self.state);
         if state.cancelled || !state.has_room() {
@@ -222,12 +389,12 @@ impl<T> SharedSet<T> {
         true
     }
 
-    /// Starts no child any more, and drops those that wait, which notes that they were cancelled.
+    /// Starts no child any more, and drops those that wait. Their destructors record that they were cancelled.
     fn refuse(&self) {
         let waiting = {
             let mut state = lock(&self.state);
             state.cancelled = true;
-            // From here on they count as running, which does not matter any more.
+            // Without them in the queue, `left` counts them as running. That is harmless: no child is started any more.
             std::mem::take(&mut state.waiting)
         };
         for Waiting { child, .. } in waiting {
@@ -236,7 +403,7 @@ impl<T> SharedSet<T> {
     }
 }
 
-/// The last owner goes: results that were not taken are dropped one by one, since a destructor of the user's may panic.
+/// Drops the results that were not taken, one by one: the destructor of each is user code and may panic.
 impl<T> Drop for SharedSet<T> {
     fn drop(&mut self) {
         let results = std::mem::take(&mut lock(&self.state).results);
@@ -247,7 +414,7 @@ impl<T> Drop for SharedSet<T> {
 impl<T> Drop for TaskSet<T> {
     fn drop(&mut self) {
         self.shared.refuse();
-        // Now the group is dropped, which cancels and joins those that run.
+        // The field `group` is dropped next, which cancels and joins those that run.
     }
 }
 
@@ -259,7 +426,7 @@ impl<T: Send + 'static> Default for TaskSet<T> {
 
 impl<T> fmt::Debug for TaskSet<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Copies: the formatter's writer is user code, and may come back here.
+        // Copies: the formatter's writer is user code, and may use this set.
         let (left, waiting, results, cancelled) = {
             let state = lock(&self.shared.state);
             (state.left, state.waiting.len(), state.results.len(), state.cancelled)
@@ -297,9 +464,9 @@ impl<F: Future<Output = T>, T> Future for SetChild<F, T> {
     }
 }
 
-/// A child's way to put its result into the set. Its drop does that.
+/// Completion guard of one child: its drop puts the child's result into the set.
 struct ChildEnd<T> {
-    /// `None`: the child was cancelled.
+    /// Set by the last poll. `None` in the drop: the child was cancelled.
     result: Option<Result<T, JoinError>>,
     shared: Arc<SharedSet<T>>,
     at: &'static Location<'static>,

@@ -1,10 +1,11 @@
-//! The books of one group: its children, the tasks that wait for them to be gone, how all are cancelled, and where a
-//! child's panic goes.
+//! The list of a group's children, the tasks that wait for it to be empty, the cancellation of all children, and where
+//! a child's panic goes.
 //!
-//! It names no runtime: the group hands each child to the executor, which polls it through its [`Shell`].
+//! This module knows no runtime. `group.rs` gives the [`Shell`] of each child to the executor, which polls the child
+//! through it.
 
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};
-use super::slot::{Books, Slot};
+use super::slot::{Parent, Slot};
 use crate::panic::{self, Payload, drop_caught, log_line};
 use crate::sync::waker_set::WakerSet;
 use crate::sync::{Mutex, lock};
@@ -16,25 +17,26 @@ use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
 
-/// What a child is called in a log line.
+/// Name of a child for log lines, by its `Display`.
 pub(crate) trait ChildName: fmt::Display + Send + Sync {
-    /// Where the user spawned it, if it is the user's.
+    /// The line that spawned it, if it is the user's.
     fn at(&self) -> Option<&'static Location<'static>> {
         None
     }
 }
 
-/// A name is not kept alive by the group: the child's future has it, for as long as it is waited for.
+/// A weak reference to a name. The group keeps no name alive: the child's future owns it, so it lasts as long as
+/// anything waits for the child.
 pub(crate) type Name = Weak<dyn ChildName>;
 
 impl ChildName for &'static str {}
 
-/// What is known of a child, for log lines and errors.
+/// Name or origin of a child, for log lines and errors.
 #[derive(Clone)]
 pub(crate) enum Label {
-    /// A child of the crate's own, or one that its user has named.
+    /// A child of the crate itself, or one that the user has named.
     Named(Name),
-    /// Where the user spawned it.
+    /// A child of the user without a name: the line that spawned it.
     At(&'static Location<'static>),
 }
 
@@ -47,16 +49,16 @@ impl Label {
     }
 }
 
-/// What the children of a group belong to: shown in log lines as its `Display`, and told when one of them panics
-/// without a handle. In a group without an owner such a panic waits for the next join.
+/// Owner of a group's children: a connection or a server. Log lines show its `Display`, and it is notified if one of
+/// the children panics without a handle. In a group without an owner such a panic is kept for the next join.
 pub(crate) trait Owner: fmt::Display + Send + Sync {
     fn child_panicked(&self, message: &str);
 }
 
-/// How many places an empty group keeps for children to come; more were for a peak, and are given back.
+/// How many places for children an empty group keeps. If a peak needed more, they are freed.
 const SPARE: usize = 1024;
 
-/// A group's children. Shared by the group, its spawners (weakly), the children's handles, and the children themselves.
+/// The children of a group. Shared by the group, its spawners (weakly), panics that wait for a handle, and the shells.
 #[derive(Default)]
 pub(super) struct Children {
     state: Mutex<GroupState>,
@@ -65,11 +67,12 @@ pub(super) struct Children {
 
 #[derive(Default)]
 struct GroupState {
-    /// Every child that is not gone. A child takes itself out, so a finished one leaves nothing behind.
+    /// The list: every child that has not ended. The end of a child removes it, so a finished child leaves nothing
+    /// behind.
     present: Slab<Arc<Child>>,
-    /// No child may be entered any more. Never reset.
+    /// New children are refused. Never reset.
     cancelled: bool,
-    /// No join will come any more, so a panic is logged at once. Set in the end by the drop.
+    /// The group was dropped: no join will follow, so a panic is logged at once. Set at the end of the drop.
     dropped: bool,
     /// The first panic of a child, until a join raises it or the drop logs it.
     panic: Option<Payload>,
@@ -77,30 +80,32 @@ struct GroupState {
     joiners: WakerSet,
 }
 
-/// One child.
+/// One child. The list, the shell and the handle share it.
 pub(super) struct Child {
     slot: Slot,
+    /// Its name or origin for log lines.
     label: Label,
 }
 
-/// A child as its executor's task has it, with the way back into the group's books.
+/// What the executor's task for a child consists of: the child, and its group.
 ///
-/// The way is here and not in the child, since here it costs nothing: the allocator rounds the task's size up to as
-/// much.
+/// The reference to the group is here and not in the child, because here it costs nothing: the allocator rounds the
+/// size of the executor's task up to as much.
 #[derive(Clone)]
 pub(super) struct Shell {
     child: Arc<Child>,
-    /// Holds the books no longer than the task lives, which ends once the child is gone.
+    /// Held only until the executor's task ends, which it does once the child is gone.
     children: Arc<Children>,
 }
 
 impl Children {
-    /// An empty group whose children belong to `owner`.
+    /// Makes an empty list for children that belong to `owner`.
     pub(super) fn owned_by(owner: Box<dyn Owner>) -> Self {
         Self { owner: Some(owner), ..Self::default() }
     }
 
-    /// Enters a child without a result. `None`: refused, because the group was cancelled; the future has been dropped.
+    /// Adds a child without a result. Returns `None` if the child is refused because the group was cancelled; the
+    /// future has been dropped then.
     ///
     /// # Panics
     ///
@@ -112,9 +117,10 @@ impl Children {
         self.insert(label, Plain::new(future), false, |_| true)
     }
 
-    /// Enters a child whose result is kept for its handle, and which holds a guard until its end. The guard is armed
-    /// under the lock, once the child is admitted: a child that is refused holds nothing up. `None`, and panics: as for
-    /// [`enter`](Self::enter), and if the guard cannot be armed.
+    /// Adds a child whose result is kept for its handle, and which holds a guard until its end.
+    ///
+    /// The guard is armed under the lock, once the child is admitted, so a child that is refused delays nothing.
+    /// Returns `None` also if the guard cannot be armed. Everything else is as with [`enter`](Self::enter).
     pub(super) fn enter_with_result<F, G>(
         self: &Arc<Self>,
         label: Label,
@@ -135,7 +141,7 @@ impl Children {
         joinable: bool,
         arm: impl FnOnce(Pin<&mut C>) -> bool,
     ) -> Option<Shell> {
-        let mut future = Box::pin(child); // without the lock, and so is its drop if it is refused
+        let mut future = Box::pin(child); // allocated without the lock, and dropped without it if it is refused
         let mut state = lock(&self.state);
         if state.cancelled || !arm(future.as_mut()) {
             drop(state);
@@ -158,7 +164,7 @@ impl Children {
         lock(&self.state).cancelled
     }
 
-    /// Ready once no child is left, with the first panic since the last time.
+    /// Ready once no child is left, with the first panic since the last call that was ready.
     pub(super) fn poll_empty(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<Option<Payload>> {
         let waker = cx.waker().clone(); // user code, so before the lock
         let mut state = lock(&self.state);
@@ -171,7 +177,7 @@ impl Children {
         Poll::Pending
     }
 
-    /// A joiner gives up, or has been served.
+    /// Removes a task that waited in [`poll_empty`](Self::poll_empty).
     pub(super) fn forget_joiner(&self, key: Option<usize>) {
         if let Some(key) = key {
             let waker = lock(&self.state).joiners.remove(key);
@@ -179,12 +185,13 @@ impl Children {
         }
     }
 
-    /// Refuses newcomers from now on.
+    /// Refuses new children from this call on.
     pub(super) fn close(&self) {
         lock(&self.state).cancelled = true;
     }
 
-    /// Refuses newcomers from now on, marks every child and wakes it, so that the executor's threads destroy them.
+    /// Refuses new children from this call on; marks every present child and wakes its shell, so that the executor's
+    /// threads destroy them. Returns the children that were present.
     pub(super) fn cancel(&self) -> Vec<Arc<Child>> {
         let present: Vec<_> = {
             let mut state = lock(&self.state);
@@ -192,24 +199,26 @@ impl Children {
             state.present.iter().map(|(_, child)| Arc::clone(child)).collect()
         };
         for child in &present {
-            if let Some(shell) = child.slot.mark() {
-                shell.wake();
+            if let Some(shell_waker) = child.slot.mark() {
+                shell_waker.wake();
             }
         }
         present
     }
 
-    /// Cancels, and destroys on this thread every child that no other thread is polling or destroying.
+    /// Cancels, destroys on this thread every child that no other thread is polling or destroying, and waits for the
+    /// others.
     ///
-    /// When it returns every child is gone, save those that only could be marked (see `slot`).
+    /// When it returns every child is gone, except those that could only be marked, because waiting for them would
+    /// close a cycle of waits (see `slot`).
     pub(super) fn cancel_and_destroy(self: &Arc<Self>) {
         let present = self.cancel();
-        // First those that are free, so that a child that blocks its thread does not hold up the end of its siblings.
-        // From the back, because the executor's threads, woken in order, come from the front.
+        // The free ones first, so that a child that blocks its thread does not delay the end of its siblings. From the
+        // back, because the executor's threads, which were woken in order, begin at the front.
         let busy: Vec<_> =
-            present.iter().rev().filter(|child| !child.slot.try_destroy(&self.books_of(child))).collect();
+            present.iter().rev().filter(|child| !child.slot.try_destroy(&self.parent_of(child))).collect();
         for child in busy {
-            child.slot.destroy(&self.books_of(child), || self.log_stalled(&child.label));
+            child.slot.destroy(&self.parent_of(child), || self.log_stalled(&child.label));
         }
         let panic = {
             let mut state = lock(&self.state);
@@ -221,12 +230,13 @@ impl Children {
         }
     }
 
-    fn books_of<'a>(self: &'a Arc<Self>, child: &'a Child) -> BooksOf<'a> {
-        BooksOf { children: self, label: &child.label }
+    fn parent_of<'a>(self: &'a Arc<Self>, child: &'a Child) -> ParentOf<'a> {
+        ParentOf { children: self, label: &child.label }
     }
 
-    /// Hands the panic of a child without a handle to the group's owner, or keeps it for the next join, or logs it.
-    fn hand_on_panic(&self, label: &Label, payload: Payload) {
+    /// Handles the panic of a child without a handle: the group's owner is notified; without an owner, the first panic
+    /// is kept for the next join, and others are logged.
+    fn forward_panic(&self, label: &Label, payload: Payload) {
         if let Some(owner) = &self.owner {
             let message = panic::message(&payload).to_owned();
             panic::discard(payload);
@@ -248,11 +258,12 @@ impl Children {
         panic::discard(surplus);
     }
 
-    /// The log line of a drop that has waited for long.
+    /// Logs that a drop waits for this child.
     fn log_stalled(&self, label: &Label) {
         log_line!(warn, "still waiting for the end of {}: it blocks its thread", self.describe(label));
     }
 
+    /// Returns a child's name for a log line, with its owner and the line that spawned it.
     fn describe(&self, label: &Label) -> String {
         let (what, at) = match label {
             Label::At(at) => ("a task".to_owned(), Some(*at)),
@@ -268,7 +279,7 @@ impl Children {
         }
     }
 
-    /// The children that are present, at most so many: how each is called in a log line, and where it was spawned.
+    /// Returns at most `most` of the present children: the text for log lines, and the line that spawned each.
     pub(super) fn list(&self, most: usize) -> Vec<(String, Option<&'static Location<'static>>)> {
         let labels: Vec<_> = {
             let state = lock(&self.state);
@@ -284,16 +295,17 @@ pub(super) fn log_unjoined(payload: Payload) {
     panic::discard(payload);
 }
 
-/// The books, for the end of one child.
-struct BooksOf<'a> {
+/// The group, as the slot of one child sees it.
+struct ParentOf<'a> {
     children: &'a Arc<Children>,
+    /// The child's label.
     label: &'a Label,
 }
 
-impl Books for BooksOf<'_> {
+impl Parent for ParentOf<'_> {
     fn remove(&self, key: u32) -> Vec<Waker> {
         let mut state = lock(&self.children.state);
-        // Its slot is locked, so this is not the last reference to the child, and runs no destructor.
+        // The caller has locked the child's slot, so this is not the last reference to the child: no destructor runs.
         state.present.try_remove(key as usize);
         if !state.present.is_empty() {
             return Vec::new();
@@ -305,19 +317,19 @@ impl Books for BooksOf<'_> {
     }
 
     fn panicked(&self, payload: Payload) {
-        self.children.hand_on_panic(self.label, payload);
+        self.children.forward_panic(self.label, payload);
     }
 
     fn panic_of_handle(&self, payload: Payload) -> Box<Panic> {
         let (children, label) = (Arc::clone(self.children), self.label.clone());
-        Box::new(Panic { payload, unobserved: Box::new(move |payload| children.hand_on_panic(&label, payload)) })
+        Box::new(Panic { payload, unobserved: Box::new(move |payload| children.forward_panic(&label, payload)) })
     }
 }
 
 impl Shell {
-    /// A poll by the executor's task. Ready once that task has nothing left to do.
+    /// Polls the child. Ready once the executor's task has nothing left to do.
     pub(super) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.child.slot.poll(cx, &self.children.books_of(&self.child))
+        self.child.slot.poll(cx, &self.children.parent_of(&self.child))
     }
 
     pub(super) fn child(&self) -> &Arc<Child> {
@@ -325,9 +337,9 @@ impl Shell {
     }
 }
 
-/// For the child's handle.
+/// What the child's handle calls.
 impl Child {
-    /// Ready once the child has ended: see [`Slot::poll_end`].
+    /// Ready once the child has ended, with its result: see [`Slot::poll_end`].
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<BoxedFuture>> {
         self.slot.poll_end(cx)
     }
@@ -336,14 +348,14 @@ impl Child {
         self.slot.has_ended()
     }
 
-    /// Asks for the end of this child alone.
+    /// Cancels this child alone.
     pub(super) fn cancel(&self) {
-        if let Some(shell) = self.slot.mark() {
-            shell.wake();
+        if let Some(shell_waker) = self.slot.mark() {
+            shell_waker.wake();
         }
     }
 
-    /// The handle is dropped: the result is not wanted any more.
+    /// Records that the handle is dropped, and drops the result if it is here.
     pub(super) fn detach(&self) {
         self.slot.detach().into_iter().for_each(future::dispose);
     }
@@ -360,9 +372,9 @@ impl fmt::Debug for Children {
 mod tests {
     use super::{Child, Shell};
 
-    /// One word more and the allocator takes its next larger size, once for each connection and each task of one: an
-    /// `Arc` of 88 bytes fits glibc's class of 96 to the last. The shell's second word fills up the class of the
-    /// executor's task.
+    /// One more word would take the allocator's next larger size class, once for each connection and each of its tasks:
+    /// an `Arc` of 88 bytes, with the 8 bytes of glibc's header, fills the class of 96. The second word of the shell
+    /// fills the size class of the executor's task.
     #[test]
     fn a_child_is_small() {
         assert!(size_of::<Child>() <= 72, "{}", size_of::<Child>());

@@ -1,7 +1,10 @@
-//! A child's future, and the room for its result.
+//! A child's future, and its result, in one allocation.
 //!
-//! The result of a child lives where its future was: in the same allocation. So a child with a [`JoinHandle`] costs no
-//! more than one without, and the group itself stays free of type parameters.
+//! When a child ends, its result takes the place of its future. So a child with a [`JoinHandle`] costs no more than one
+//! without, and the group needs no type parameters: it knows every child as a [`ChildFuture`].
+//!
+//! - [`Plain`]: a child without a result;
+//! - [`WithResult`]: a child whose result is kept for its handle, and which holds a [`Guard`] until its end.
 //!
 //! [`JoinHandle`]: super::JoinHandle
 
@@ -12,34 +15,35 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// What a [`Slot`](super::slot::Slot) needs of a child's future. All of it is user code.
+/// A child's future, as its [`Slot`](super::slot::Slot) uses it. Every method may run user code.
 pub(super) trait ChildFuture: Send {
-    /// Ready once the future has ended. `keep`: a handle may ask for the result.
+    /// Polls the future. Ready once it has ended. A child with a result has destroyed its future then. `keep`: a handle
+    /// may ask for the result.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, keep: bool) -> Poll<()>;
 
-    /// The last poll panicked: destroys the future, and keeps the panic as its result.
+    /// Destroys the future after a poll that panicked, and keeps the panic as the result.
     fn keep_panic(self: Pin<&mut Self>, panic: Box<Panic>);
 
     /// Moves the result into `into`, which is an `Option<Result<T, Box<Panic>>>`.
     fn take_result(self: Pin<&mut Self>, into: &mut dyn Any);
 
-    /// The child has ended: gives back its room, if that is much larger than its result.
+    /// Moves the result of a child that has ended to a smaller allocation, if that saves much.
     fn compact(self: Pin<Box<Self>>) -> BoxedFuture;
 
-    /// Takes the panic, if that is the result.
+    /// Takes the result, if it is a panic.
     fn take_panic(self: Pin<&mut Self>) -> Option<Box<Panic>>;
 }
 
 pub(super) type BoxedFuture = Pin<Box<dyn ChildFuture>>;
 
-/// The panic of a child, until its handle is awaited or dropped.
+/// The panic of a child, until its handle returns it or is dropped.
 pub(super) struct Panic {
     pub(super) payload: Payload,
-    /// Hands it to the child's group, if the handle does not take it.
+    /// Hands the payload to the child's group. Called if the handle is dropped without having returned the panic.
     pub(super) unobserved: Box<dyn FnOnce(Payload) + Send>,
 }
 
-/// Drops a result that its handle does not want: a panic goes to the child's group.
+/// Drops a result whose handle was dropped. A panic goes to the child's group.
 pub(super) fn dispose(mut result: BoxedFuture) {
     if let Some(panic) = result.as_mut().take_panic() {
         (panic.unobserved)(panic.payload);
@@ -61,7 +65,7 @@ impl<F> Plain<F> {
     }
 }
 
-/// No handle ever asks for its result, so only the poll does anything.
+/// It has no handle, so the slot calls only `poll`.
 impl<F: Future<Output = ()> + Send + 'static> ChildFuture for Plain<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>, _: bool) -> Poll<()> {
         self.project().future.poll(cx)
@@ -82,9 +86,9 @@ impl<F: Future<Output = ()> + Send + 'static> ChildFuture for Plain<F> {
     }
 }
 
-/// What a child holds as long as it runs, and in whose presence it is polled. It is made unarmed, and armed when the
-/// child is admitted.
+/// Completion guard that a child holds while it runs. It is made unarmed, and armed when the child is admitted.
 pub(crate) trait Guard: Send + Default {
+    /// Runs one poll of the child. A guard can set thread-local marks around it.
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T;
 }
 
@@ -102,10 +106,10 @@ pin_project! {
     where
         F: Future,
     {
-        // The guard is dropped after the future.
+        // Fields are dropped in this order: first the future, then the guard.
         Running { #[pin] future: F, guard: G },
         Ended { result: Result<F::Output, Box<Panic>> },
-        // There is no result, or it was taken.
+        // No handle asked for the result, or the result was taken.
         Gone,
     }
 }
@@ -115,15 +119,16 @@ impl<F: Future, G: Guard> WithResult<F, G> {
         Self::Running { future, guard: G::default() }
     }
 
-    /// Returns what `arm` does.
+    /// Arms the guard. Returns what `arm` returns.
     pub(super) fn arm(self: Pin<&mut Self>, arm: impl FnOnce(&mut G) -> bool) -> bool {
         match self.project() {
             WithResultProjected::Running { guard, .. } => arm(guard),
-            _ => false, // not reached: it has not been polled
+            _ => false, // not reached: the child has not been polled
         }
     }
 
-    /// Destroys the future, and puts `next` in its place. A destructor that panics changes nothing about that.
+    /// Destroys the future, puts `next` in its place, and returns the guard. If the future's destructor panics, `next`
+    /// is in place all the same, and the guard is dropped.
     fn end(self: Pin<&mut Self>, next: Self) -> Option<G> {
         match panic::catch(|| self.project_replace(next)) {
             Ok(WithResultReplaced::Running { guard, .. }) => Some(guard),
@@ -144,14 +149,14 @@ where
 {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>, keep: bool) -> Poll<()> {
         let WithResultProjected::Running { future, guard } = self.as_mut().project() else {
-            return Poll::Ready(()); // not reached: it is not polled after its end
+            return Poll::Ready(()); // not reached: no child is polled after its end
         };
         let output = ready!(guard.during(|| future.poll(cx)));
         if keep {
             drop(self.end(Self::Ended { result: Ok(output) }));
         } else {
             let guard = self.end(Self::Gone);
-            drop_caught(output); // user code: the child ends with it
+            drop_caught(output); // user code, so the guard is held until it has returned
             drop(guard);
         }
         Poll::Ready(())
@@ -177,7 +182,7 @@ where
         }
         let result = match self.as_mut().project_replace(Self::Gone) {
             WithResultReplaced::Ended { result } => Some(result),
-            _ => None, // not reached: it has ended
+            _ => None, // not reached: the child has ended
         };
         Box::pin(WithResult::<ResultAlone<F::Output>, ()>::of(result))
     }
@@ -188,15 +193,15 @@ where
         };
         match self.project_replace(Self::Gone) {
             WithResultReplaced::Ended { result } => result.err(),
-            _ => None, // not reached: it was seen above
+            _ => None, // not reached: checked above
         }
     }
 }
 
-/// How many bytes more than its result a child that has ended may keep for its handle.
+/// How many bytes a child that has ended may occupy beyond its result; above that [`ChildFuture::compact`] moves it.
 const ROOM: usize = 128;
 
-/// A future that is only the type of a result.
+/// A future type that only names the type of a result.
 type ResultAlone<T> = std::future::Ready<T>;
 
 impl<T> WithResult<ResultAlone<T>, ()> {
@@ -221,12 +226,11 @@ mod tests {
         }
     }
 
-    /// The replacement of the future by its result survives the future's destructor.
     #[test]
     fn the_result_stands_although_the_futures_destructor_panics() {
         let holds = PanicsOnDrop;
         let future = std::future::poll_fn(move |_| {
-            let _ = &holds; // dropped with the future, and not by the poll
+            let _ = &holds; // moved into the future, and dropped with it
             Poll::Ready(7)
         });
         let mut child = Box::pin(WithResult::<_, ()>::new(future));
@@ -236,19 +240,19 @@ mod tests {
         assert_eq!(result.and_then(Result::ok), Some(7));
     }
 
-    /// Notes its drop, if it was armed.
+    /// Sends its name when it is dropped, if it has a channel.
     #[derive(Default)]
-    struct Noted(&'static str, Option<std::sync::mpsc::Sender<&'static str>>);
+    struct DropProbe(&'static str, Option<std::sync::mpsc::Sender<&'static str>>);
 
-    impl Drop for Noted {
+    impl Drop for DropProbe {
         fn drop(&mut self) {
-            if let Some(notes) = &self.1 {
-                let _ = notes.send(self.0);
+            if let Some(dropped) = &self.1 {
+                let _ = dropped.send(self.0);
             }
         }
     }
 
-    impl Guard for Noted {
+    impl Guard for DropProbe {
         fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
             poll()
         }
@@ -262,17 +266,17 @@ mod tests {
             (2, false, ["future", "result", "guard"]),
             (2, true, ["future", "guard", "result"]),
         ] {
-            let (notes, noted) = std::sync::mpsc::channel();
-            let (held, result) = (Noted("future", Some(notes.clone())), notes.clone());
+            let (sender, dropped) = std::sync::mpsc::channel();
+            let (held, result) = (DropProbe("future", Some(sender.clone())), sender.clone());
             let mut polled = 0;
             let future = std::future::poll_fn(move |_| {
                 let _ = &held;
                 polled += 1;
-                if polled < 2 { Poll::Pending } else { Poll::Ready(Noted("result", Some(result.clone()))) }
+                if polled < 2 { Poll::Pending } else { Poll::Ready(DropProbe("result", Some(result.clone()))) }
             });
             let mut child = Box::pin(WithResult::new(future));
             assert!(child.as_mut().arm(|guard| {
-                *guard = Noted("guard", Some(notes));
+                *guard = DropProbe("guard", Some(sender));
                 true
             }));
             for poll in 1..=polls {
@@ -281,7 +285,7 @@ mod tests {
             }
             drop(child);
             let expected: Vec<_> = order.into_iter().filter(|name| !name.is_empty()).collect();
-            assert_eq!(noted.iter().collect::<Vec<_>>(), expected, "{polls} polls, kept: {keeps}");
+            assert_eq!(dropped.iter().collect::<Vec<_>>(), expected, "{polls} polls, kept: {keeps}");
         }
     }
 
@@ -289,7 +293,7 @@ mod tests {
     fn a_panic_is_a_result_that_can_be_taken_once() {
         let mut child = Box::pin(WithResult::<_, ()>::new(std::future::pending::<()>()));
         child.as_mut().keep_panic(Box::new(Panic { payload: Box::new("on purpose"), unobserved: Box::new(drop) }));
-        let payload = child.as_mut().take_panic().expect("it is there").payload;
+        let payload = child.as_mut().take_panic().expect("the panic is the result").payload;
         assert_eq!(panic::message(&payload), "on purpose");
         assert!(child.as_mut().take_panic().is_none());
     }

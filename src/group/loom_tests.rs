@@ -1,7 +1,7 @@
-//! The protocol of `slot` and `children` under loom, which tries every interleaving.
+//! Models of `slot` and `children` for loom, which tries every interleaving of the threads.
 //!
-//! `RUSTFLAGS="--cfg ebbtide_loom" cargo test --release --lib loom_tests`. The ordinary twins of these models, on the
-//! real executor, are in `group.rs` and `group_circles.rs` of `tests/behaviour` under the same names.
+//! Run them with `RUSTFLAGS="--cfg ebbtide_loom" cargo test --release --lib loom_tests`. `group.rs` and
+//! `group_circles.rs` of `tests/behaviour` have tests of the same names on the real executor.
 
 mod handles;
 
@@ -15,9 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::{Context, Poll, Wake, Waker};
 
-/// The executor's side of one child: it polls when woken, and is done when the child says so. If a shell that waits is
-/// not woken, loom reports the deadlock.
+/// The executor's side of one child: it polls when it is woken, and ends when the child is ready. If a shell that waits
+/// is never woken, loom reports a deadlock.
 struct Task {
+    /// It was woken, and not polled since.
     scheduled: Mutex<bool>,
     woken: Condvar,
 }
@@ -47,7 +48,8 @@ impl Wake for Task {
     }
 }
 
-/// An assertion for code that the slot calls: the slot catches what that panics, so the model is asked at its end.
+/// An assertion for code that the slot calls. The slot would catch a panic, so the failure is recorded, and the model
+/// checks it at its end.
 fn must(holds: bool, otherwise: &'static str) {
     if !holds {
         *BROKEN.lock().unwrap() = Some(otherwise);
@@ -56,11 +58,14 @@ fn must(holds: bool, otherwise: &'static str) {
 
 static BROKEN: std::sync::Mutex<Option<&str>> = std::sync::Mutex::new(None);
 
-/// A child that counts what is done to it. Its books are not loom's: they are looked at, they synchronise nothing.
+/// A child that counts its destructions, and checks that no poll follows. `dropped` is not loom's: it is only checked,
+/// and synchronises nothing.
 struct Probe<F> {
     poll: F,
+    /// Touched by each poll: a point at which loom may switch threads.
     step: loom::sync::atomic::AtomicUsize,
     dropped: Arc<AtomicUsize>,
+    /// The waker of the last poll, which the destructor wakes.
     wake_in_drop: Option<Waker>,
 }
 
@@ -70,7 +75,7 @@ impl<F: FnMut() -> Poll<()> + Unpin> Future for Probe<F> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         must(self.dropped.load(SeqCst) == 0, "a child was polled after its destruction");
         self.wake_in_drop = Some(cx.waker().clone());
-        // A place for the others to come in between. (Not a yield: that would always let the others go first.)
+        // A point at which loom may run other threads. (Not a yield: after one, loom always runs the others first.)
         self.step.fetch_add(1, SeqCst);
         (self.poll)()
     }
@@ -79,7 +84,7 @@ impl<F: FnMut() -> Poll<()> + Unpin> Future for Probe<F> {
 impl<F> Drop for Probe<F> {
     fn drop(&mut self) {
         if let Some(waker) = self.wake_in_drop.take() {
-            waker.wake(); // as a timer or a channel does that is dropped with the future
+            waker.wake(); // as a timer or a channel may do that is dropped with the future
         }
         must(self.dropped.fetch_add(1, SeqCst) == 0, "a child was destroyed twice");
     }
@@ -98,7 +103,7 @@ fn pending() -> Poll<()> {
     Poll::Pending
 }
 
-/// Enough to find every bug that needs up to three preemptions; without a bound the larger models take hours.
+/// Checks a model with up to three preemptions. Without a bound the larger models take hours.
 fn model(check: impl Fn() + Send + Sync + 'static) {
     bounded(3, check);
 }
@@ -141,7 +146,7 @@ fn a_drop_against_a_poll_leaves_nothing() {
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
-        assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
+        assert_eq!(children.len(), 0, "the drop returned before the child had left the list");
         executor.join().unwrap();
     });
 }
@@ -154,7 +159,7 @@ fn a_drop_against_a_finish_leaves_nothing() {
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
-        assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
+        assert_eq!(children.len(), 0, "the drop returned before the child had left the list");
         executor.join().unwrap();
     });
 }
@@ -168,9 +173,9 @@ fn a_drop_against_a_panic_leaves_no_panic_unseen() {
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
         executor.join().unwrap();
-        // Whatever is still kept now is never logged.
+        // A panic that is still kept here is never logged.
         let kept = children.poll_empty(&mut Context::from_waker(Waker::noop()), &mut None);
-        assert!(matches!(kept, Poll::Ready(None)), "a panic was kept for a join that never comes");
+        assert!(matches!(kept, Poll::Ready(None)), "a panic was kept, and no join follows that could raise it");
     });
 }
 
@@ -223,11 +228,11 @@ fn two_children_that_drop_each_others_groups_both_end() {
 
 #[test]
 fn three_children_that_drop_in_a_circle_all_end() {
-    circle(3, 1); // four threads are as much as a model can carry; `waits` has a test of longer circles
+    circle(3, 1); // a model can carry four threads at most; `wait_graph` has a test of longer cycles
 }
 
-/// Each child drops the next one's group, and the last the first's. Whichever is destroyed before it comes to that
-/// leaves its neighbour alive, so the main thread drops all of them as well.
+/// Each child drops the next one's group, and the last drops the first's. A child that is destroyed before its poll
+/// does so leaves the next one alive, so the main thread drops all groups as well.
 fn circle(size: usize, preemptions: usize) {
     bounded(preemptions, move || {
         let groups: Vec<_> = (0..size).map(|_| Arc::new(Children::default())).collect();
@@ -255,8 +260,8 @@ fn circle(size: usize, preemptions: usize) {
 
 #[test]
 fn a_wait_that_is_over_refuses_no_other() {
-    // One thread hands its child over to a drop inside the other's poll, and then itself drops the group of the child
-    // whose poll that is. It has nothing in its hands any more, so it can wait, and must.
+    // One thread hands its child over to a drop that runs inside the other thread's poll. Then it drops the group of
+    // the child whose poll that is. It owns no future any more, so waiting closes no cycle, and it must wait.
     model(|| {
         let (ours, theirs) = (Arc::new(Children::default()), Arc::new(Children::default()));
         let (given, _) = enter(&ours, pending);
@@ -272,12 +277,11 @@ fn a_wait_that_is_over_refuses_no_other() {
             thread::spawn(move || {
                 Task::run(given.unwrap());
                 theirs.cancel_and_destroy();
-                assert_eq!(dropped.load(SeqCst), 1, "marked, although it could have been waited for");
+                assert_eq!(dropped.load(SeqCst), 1, "the child was only marked, although the drop could wait for it");
             })
         };
         Task::run(dropping.unwrap());
-        // Where it was destroyed before it came to that:
-        ours.cancel_and_destroy();
+        ours.cancel_and_destroy(); // if the child was destroyed before its poll did this
         other.join().unwrap();
         assert_eq!((ours.len(), theirs.len()), (0, 0));
     });
@@ -285,8 +289,8 @@ fn a_wait_that_is_over_refuses_no_other() {
 
 #[test]
 fn a_waker_fired_during_destruction_polls_nothing() {
-    // Every probe wakes its shell from its destructor. Here the dropper has a second shell's thread to meet: a waker
-    // that outlives the child and fires while, or after, it is destroyed.
+    // Every probe wakes its shell from its destructor. Here there is a second waker, which outlives the child and fires
+    // while the child is destroyed or after that.
     model(|| {
         let children = Arc::new(Children::default());
         let (child, dropped) = enter(&children, pending);
@@ -306,7 +310,7 @@ fn a_waker_fired_during_destruction_polls_nothing() {
         assert_eq!(dropped.load(SeqCst), 1);
         let polls = executor.join().unwrap();
         if polls.1.is_pending() {
-            assert!(*late.scheduled.lock().unwrap(), "the shell waits, and was not woken");
+            assert!(*late.scheduled.lock().unwrap(), "the shell waits and was not woken");
         }
         assert!(child.poll(&mut Context::from_waker(Waker::noop())).is_ready());
         assert_eq!(children.len(), 0);

@@ -1,4 +1,6 @@
-//! Children that their users have named.
+//! Children that the user has named, with `spawn_named`.
+//!
+//! The future owns the name, and the group has a weak reference to it ([`Name`]): see there.
 
 use super::children::{ChildName, Label, Name};
 use pin_project_lite::pin_project;
@@ -10,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// A future and its name, for the child that it becomes.
+/// Wraps a future with its name. Returns the child's label and the wrapped future.
 pub(crate) fn named<F>(
     name: Cow<'static, str>,
     at: &'static Location<'static>,
@@ -25,6 +27,7 @@ where
 
 struct TaskName {
     name: Cow<'static, str>,
+    /// The line that spawned the child.
     at: &'static Location<'static>,
 }
 
@@ -41,7 +44,7 @@ impl ChildName for TaskName {
 }
 
 pin_project! {
-    /// Keeps the name as long as the child is waited for.
+    /// A future that keeps its name until it is destroyed.
     struct Named<F> {
         #[pin]
         future: F,

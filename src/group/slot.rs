@@ -1,34 +1,77 @@
 //! One child's future: polled by the executor, destroyed by the first thread that wants its end.
 //!
+//! A slot holds the future, or the name of the thread that has taken it out. Three parties meet here:
+//!
+//! - the executor's task for the child, called its *shell*, polls it: [`Slot::poll`];
+//! - a thread that cancels or drops the group *marks* the child ([`Slot::mark`]), or destroys it on the spot
+//!   ([`Slot::try_destroy`], [`Slot::destroy`]);
+//! - the child's handle asks for the result ([`Slot::poll_end`]) or gives it up ([`Slot::detach`]).
+//!
 //! ```text
-//!              poll                 pending, not wanted
-//!    Idle ─────────────▶ Taken ──────────────────────────────▶ Idle
-//!     │                    │ ├─ pending, a thread waits ──────▶ Idle (handed over; never polled again)
-//!     │ destroy,           │ └─ ended, a handle waits ────────▶ Idle (only its result; never polled again) ─▶ Gone
-//!     │ or poll once       │
-//!     │ wanted             │ destroyed: after it has ended, panicked, or was pending but wanted and no thread waits
-//!     │                    ▼
-//!     └─▶ Taken ────────▶ Gone
+//!            poll or destroy             destroyed
+//!     Idle ────────────────────▶ Taken ─────────────▶ Gone
+//!     ▲ │                          │                    ▲
+//!     └─┼──────────────────────────┘                    │
+//!       │  put back, handed over, or ended with a result│
+//!       │                                               │
+//!       └───────────────────────────────────────────────┘
+//!          the result was taken, or the handle was dropped
 //! ```
 //!
-//! Invariants, cited below by number:
+//! A poll that finds the child marked destroys it without polling it. Any other poll leaves the slot so:
 //!
-//! 1. Exactly one thread owns the future outside the slot: the one named by `Taken`. It polls it
-//!    or destroys it, and after a last poll both; no other thread has to know which.
-//! 2. No lock is held while the future is polled or destroyed, or a waker is woken: they are user code.
-//! 3. Once `wanted` is set it stays set, and no poll of the future *begins* any more.
-//! 4. A thread in `waiters` blocks until it is taken out, which happens at every change of `place` (and by itself once
-//!    a second, to say that it waits); it then looks again. The one that takes it out also takes its edge out of the
-//!    graph of waits, under this slot's lock.
-//! 5. The child's end is noted once, in one critical section: in the slot (`ended`), and on the group's books. So a
-//!    thread, a handle and a join of the group that have waited for the child agree, at any moment, whether it has
+//! | the poll returned | marked | handle | what happens | place |
+//! |---|---|---|---|---|
+//! | pending | no | | the future is put back | `Idle` |
+//! | pending | yes, and a thread waits | | the future is handed over to that thread, and never polled again | `Idle` |
+//! | pending | yes, and no thread waits | | this thread destroys the future | `Gone` |
+//! | ready, or panicked | either | lives | the future is destroyed, the result stays for the handle | `Idle` |
+//! | ready, or panicked | either | dropped, or there was none | the future and its result are destroyed | `Gone` |
+//!
+//! # Invariants
+//!
+//! The code cites them by number.
+//!
+//! 1. **One owner.** `Taken` names the only thread that has the future outside the slot. That thread polls it or
+//!    destroys it, or first one and then the other; no other thread has to know which.
+//! 2. **No lock during user code.** No lock is held while a future is polled or destroyed, while a waker of the user's
+//!    is woken, cloned or dropped, or while a logger is called.
+//! 3. **Marked for good.** `marked` is never reset. Once it is set, no poll of the future *begins*.
+//! 4. **Every waiting thread is released.** A thread is in `waiters.threads` only while the place is `Taken`. The owner
+//!    that ends this state empties the list, removes the edges of those threads from the graph of waits, and notifies
+//!    them: all of it under this slot's lock. A released thread looks at the slot again. (Once a second a waiting
+//!    thread removes itself and its edge, logs that it waits, and looks again.)
+//! 5. **One moment of the end.** The child's end is recorded once, in one critical section: here (`ended`) and in the
+//!    group's list of children. So a drop, a handle and a join of the group agree at any moment whether the child has
 //!    ended.
-//! 6. A result is kept only while its [`JoinHandle`](super::JoinHandle) lives (`joinable`). If the handle has gone
-//!    before the end is noted, the result is dropped first, and its panic handed to the group.
+//! 6. **No result without a handle.** A result is kept only while its [`JoinHandle`](super::JoinHandle) lives
+//!    (`joinable`). If the handle was dropped before the end is recorded, the result is dropped first, or its panic is
+//!    handed to the group, and the end is recorded after that.
+//! 7. **No shell is left behind.** The executor keeps every task that is not woken. So a poll that puts the future back
+//!    leaves the shell's waker in `shell_waker`, and the thread that marks or destroys an idle child takes that waker
+//!    and wakes it. In every other case a poll is scheduled already, or one under way returns `Ready`.
 //!
-//! Why it cannot deadlock: a thread waits only for a thread that polls or destroys, never for one that is itself (the
-//! child is marked instead, and its own poll destroys it on return), and never where the graph of waits would close a
-//! circle (marked as well). So among waiting threads there is always one that waits for a thread which runs.
+//! # Why it cannot deadlock
+//!
+//! *Locks.* They nest only as slot, then the group's list of children; and as slot, then the graph of waits. No user
+//! code runs under them (2), so none is held for long.
+//!
+//! *Waits.* A thread blocks in one place, [`wait_for_release`]; it holds no lock there. It waits for one thread, the
+//! owner that `Taken` names (1), and the graph of waits has an edge from it to that owner.
+//!
+//! - An owner that runs comes to the end of its poll or destructor, changes the place, and releases the threads that
+//!   wait for it (4).
+//! - An owner may itself wait, in a drop inside that poll or destructor. Then it has an edge, too. The graph has no
+//!   cycle, so the path of edges ends at a thread that runs. That thread releases those that wait for it, which then
+//!   run, and so on back along the path.
+//! - A wait that would close a cycle does not begin. That includes a thread which would wait for itself, when a child
+//!   drops its own group. The child stays marked, and its owner destroys it when the poll returns (3). In this case
+//!   alone `destroy` returns before the child is gone.
+//! - After a hand-over the place is `Idle`. The released threads look again: the first takes the future and destroys
+//!   it, and the others wait for that one, by edges of their own.
+//!
+//! Out of reach: a poll or a destructor that does not return, or that waits for the dropping thread by other means,
+//! such as a lock.
 
 use super::future::{BoxedFuture, Panic, dispose};
 use super::wait_graph;
@@ -41,177 +84,181 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// A drop that waits says so this often.
-const STALL_NOTICE: Duration = Duration::from_secs(1);
+/// A drop that waits logs a line this often.
+const STALL_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A child's future, and which thread has it.
+/// A child's future, or the name of the thread that has it.
 pub(super) struct Slot {
     state: Mutex<SlotState>,
 }
 
-/// One for each child, so its bytes count: a test pins them.
+/// State of a slot. There is one for each child, so its size matters: a test in `children` pins it.
 struct SlotState {
     place: Place,
-    /// The executor's task for this child, as of the last poll that found it pending. The thread that destroys the
-    /// future wakes it: the executor keeps the shell of every task that is not woken. Before that first poll it is
-    /// none, and none is needed: a new task is scheduled.
-    shell: Option<Waker>,
-    /// Some exactly while there are any. In a box, because few drops ever have to wait, and few handles.
+    /// The waker of the shell, from the last poll that put the future back (invariant 7). `None` before that poll: the
+    /// executor polls a new task without being woken. Also `None` after it was taken to be woken.
+    shell_waker: Option<Waker>,
+    /// `None` if nothing waits. In a box, because few drops and few handles ever wait.
     waiters: Option<Box<SlotWaiters>>,
-    /// What the child is called in the group's books. Never changes; here because there is room beside `wanted`.
+    /// The child's key in the group's list of children. Never changes. It lies here because it fits beside `marked`.
     key: u32,
-    /// The child is to be destroyed. Set by `mark` and `destroy`, never reset.
-    wanted: bool,
-    /// A handle lives, which may ask for the result. Reset by its drop, and by what takes the result.
+    /// The child is to be destroyed. Set by `mark` and `take_out`, never reset (invariant 3).
+    marked: bool,
+    /// A handle lives that may ask for the result. Reset by the drop of the handle (invariant 6).
     joinable: bool,
-    /// The child has ended: if `place` is idle, it has the result.
+    /// The child has ended. An idle place then has the result instead of the future (invariant 5).
     ended: bool,
 }
 
 /// What waits for a change of `place`.
 #[derive(Default)]
 struct SlotWaiters {
-    /// The threads that block in `destroy`.
+    /// The threads that block in `destroy` (invariant 4).
     threads: Vec<ThreadId>,
     /// The task that awaits the child's handle.
     joiner: Option<Waker>,
-    /// Notified when threads are taken out of `threads`. Shared, because a thread that waits at it cannot keep the
-    /// state borrowed.
+    /// Notified when `threads` is emptied. Shared, because a thread that waits at it cannot keep the state borrowed.
     changed: Arc<Condvar>,
 }
 
 /// Where the future is.
 enum Place {
-    /// Here, and no thread is polling or destroying it.
+    /// In the slot; no thread polls or destroys it. If the child has ended, the result is here instead.
     Idle(BoxedFuture),
-    /// Not here.
+    /// Not in the slot.
     Away(Away),
 }
 
-/// Why a future is not in its slot. (An enum of its own, since so `Place` needs no more room than the future.)
+/// Why a future is not in its slot. (An enum of its own, because then `Place` is no larger than the future.)
 #[derive(Clone, Copy)]
 enum Away {
-    /// Taken out by this thread, which polls or destroys it.
+    /// This thread has taken it out, and polls or destroys it (invariant 1).
     Taken(ThreadId),
-    /// Destroyed.
+    /// It was destroyed, or its result was taken.
     Gone,
 }
 
-/// The group's books, as a child's end needs them.
-pub(super) trait Books {
-    /// Takes the child of this key out. Gives the tasks that wait for the group to be empty, if it is now. Runs no user
-    /// code: it is called under the slot's lock.
+/// The group of a child, as far as the end of the child needs it.
+pub(super) trait Parent {
+    /// Removes the child of this key from the group's list. Returns the wakers of the tasks that wait for an empty
+    /// group, if this was the last child. It is called under the slot's lock, so it runs no user code.
     fn remove(&self, key: u32) -> Vec<Waker>;
 
-    /// The child has panicked, and has no handle.
+    /// Handles the panic of a child without a handle.
     fn panicked(&self, payload: Payload);
 
-    /// The child has panicked, and has a handle: what that is given, or what the group gets if the handle goes.
+    /// Wraps the panic of a child with a handle: the handle returns it, or the group gets it if the handle is dropped.
     fn panic_of_handle(&self, payload: Payload) -> Box<Panic>;
 }
 
 impl Slot {
-    /// `joinable`: it has a handle that may ask for the result.
+    /// Puts a future into a slot of its own. `joinable`: there is a handle that may ask for the result.
     pub(super) fn new(future: BoxedFuture, key: u32, joinable: bool) -> Self {
         let place = Place::Idle(future);
-        let state = SlotState { place, shell: None, waiters: None, key, wanted: false, joinable, ended: false };
+        let state = SlotState { place, shell_waker: None, waiters: None, key, marked: false, joinable, ended: false };
         Self { state: Mutex::new(state) }
     }
 
-    /// Polls the child for the executor's task that `cx` belongs to. Ready once that task has nothing left to do: the
-    /// child has ended, or another thread owns it now.
-    pub(super) fn poll(&self, cx: &mut Context<'_>, books: &impl Books) -> Poll<()> {
+    /// Polls the child, in its shell, whose waker `cx` has. Ready once the shell has nothing left to do: the child has
+    /// ended, or another thread owns it.
+    pub(super) fn poll(&self, cx: &mut Context<'_>, parent: &impl Parent) -> Poll<()> {
         let mut state = lock(&self.state);
         let joinable = state.joinable;
         let mut future = match state.take() {
-            Ok(future) if state.wanted => {
+            Ok(future) if state.marked => {
                 drop(state);
-                return self.end(future, books);
+                return self.destroy_in_shell(future, parent); // invariant 3
             }
             Ok(future) => future,
             Err(_) => return Poll::Ready(()),
         };
-        drop(state);
+        drop(state); // invariant 2
 
         match panic::catch(|| future.as_mut().poll(cx, joinable)) {
-            Ok(Poll::Pending) => self.put_back(cx, future, books),
-            Ok(Poll::Ready(())) if joinable => self.keep(future, books),
-            Ok(Poll::Ready(())) => self.end(future, books),
+            Ok(Poll::Pending) => self.put_back(cx, future, parent),
+            Ok(Poll::Ready(())) if joinable => self.keep_result(future, parent),
+            Ok(Poll::Ready(())) => self.destroy_in_shell(future, parent),
             Err(payload) if joinable => {
-                future.as_mut().keep_panic(books.panic_of_handle(payload));
-                self.keep(future, books)
+                future.as_mut().keep_panic(parent.panic_of_handle(payload));
+                self.keep_result(future, parent)
             }
             Err(payload) => {
-                books.panicked(payload); // before any join can know that the child is gone
-                self.end(future, books)
+                parent.panicked(payload); // before the end is recorded: a join that sees the end raises the panic
+                self.destroy_in_shell(future, parent)
             }
         }
     }
 
-    /// After a poll that found the child pending: back into its slot, or to the thread that has come for it.
-    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, books: &impl Books) -> Poll<()> {
+    /// Puts the future back after a poll that returned pending, or gives it to the thread that waits to destroy it, or
+    /// destroys it if it is marked and no thread waits.
+    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, parent: &impl Parent) -> Poll<()> {
         let mut state = lock(&self.state);
-        if !state.wanted {
-            state.place = Place::Idle(future);
-            // Only now: while the future is taken the shell is not asked for, and a child that ends at once needs none.
-            if !state.shell.as_ref().is_some_and(|shell| shell.will_wake(cx.waker())) {
-                state.shell = Some(cx.waker().clone()); // the executor's own waker: not user code
+        if !state.marked {
+            state.place = Place::Idle(future); // no thread waits: each marks the child first
+            // Stored only here (invariant 7): no thread asks for it while the future is taken, and a child that ends in
+            // its first poll never needs it.
+            if !state.shell_waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+                state.shell_waker = Some(cx.waker().clone()); // the executor's own waker: not user code
             }
             return Poll::Pending;
         }
         if state.waiters.as_ref().is_none_or(|waiters| waiters.threads.is_empty()) {
             drop(state);
-            return self.end(future, books);
+            return self.destroy_in_shell(future, parent);
         }
-        // Handed over. Each waiter looks again, and the first of them finds it idle and takes it.
+        // Handed over: each waiting thread looks again, and the first one finds the future idle and takes it.
         state.place = Place::Idle(future);
         state.release();
         Poll::Ready(())
     }
 
-    /// In the executor's task: destroys the future, which this thread has taken out. The threads that waited for the
-    /// poll wait on for the destruction, by the same thread: their edges stay true.
-    fn end(&self, future: BoxedFuture, books: &impl Books) -> Poll<()> {
-        // The return tells the executor all that a wake would.
-        drop(self.bring_to_gone(future, books));
+    /// Destroys, in the shell, the future that this thread has taken out. Threads that waited for the poll go on
+    /// waiting for the destruction. The same thread does it, so their edges in the graph of waits stay correct.
+    fn destroy_in_shell(&self, future: BoxedFuture, parent: &impl Parent) -> Poll<()> {
+        drop(self.destroy_taken(future, parent)); // no wake: `Ready` frees the shell (invariant 7)
         Poll::Ready(())
     }
 
-    /// In the executor's task: the future has ended, and destroyed itself but for its result. That stays for the
-    /// handle.
-    fn keep(&self, future: BoxedFuture, books: &impl Books) -> Poll<()> {
+    /// Keeps the result for the handle, in the shell, after a poll that has ended the child. Only the result is left of
+    /// `future`.
+    fn keep_result(&self, future: BoxedFuture, parent: &impl Parent) -> Poll<()> {
         let result = future.compact();
         let state = lock(&self.state);
         if !state.joinable {
-            // The handle has gone meanwhile. The end comes after the result's.
+            // The handle was dropped during the poll. The end is recorded after the result is gone (invariant 6).
             drop(state);
             dispose(result);
-            drop(self.note_end(Place::Away(Away::Gone), books));
+            drop(self.record_end(Place::Away(Away::Gone), parent));
             return Poll::Ready(());
         }
-        drop(self.note_end_locked(state, Place::Idle(result), books));
+        drop(self.record_end_locked(state, Place::Idle(result), parent));
         Poll::Ready(())
     }
 
-    /// Notes the child's end, in the slot and on the books, and wakes whatever waits for it. Gives the waker of the
-    /// executor's task, if that was not woken yet.
-    fn note_end(&self, place: Place, books: &impl Books) -> Option<Waker> {
-        self.note_end_locked(lock(&self.state), place, books)
+    /// Records the child's end, in the slot and in the group's list (invariant 5), and wakes all that waits for it.
+    /// Returns the shell's waker, if that was not taken yet.
+    fn record_end(&self, place: Place, parent: &impl Parent) -> Option<Waker> {
+        self.record_end_locked(lock(&self.state), place, parent)
     }
 
-    fn note_end_locked(&self, mut state: MutexGuard<'_, SlotState>, place: Place, books: &impl Books) -> Option<Waker> {
+    fn record_end_locked(
+        &self,
+        mut state: MutexGuard<'_, SlotState>,
+        place: Place,
+        parent: &impl Parent,
+    ) -> Option<Waker> {
         state.place = place;
         state.ended = true;
-        let group_joiners = books.remove(state.key); // the lock order is slot, then books
-        let shell = state.shell.take();
+        let group_joiners = parent.remove(state.key); // the lock order is slot, then the group's list
+        let shell_waker = state.shell_waker.take();
         let joiner = state.release_all();
-        drop(state);
+        drop(state); // invariant 2
         wake_all(group_joiners);
         joiner.into_iter().for_each(wake);
-        shell
+        shell_waker
     }
 
-    /// Ready once the child has ended, with its result if it has one: `None` if it was destroyed before its end.
+    /// Ready once the child has ended: with its result, or with `None` if it was destroyed before it had one.
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<BoxedFuture>> {
         let waker = cx.waker().clone(); // user code, so before the lock
         let mut state = lock(&self.state);
@@ -227,7 +274,7 @@ impl Slot {
         Poll::Pending
     }
 
-    /// The child's handle is dropped. Gives the result, if that is here already.
+    /// Records that the child's handle is dropped (invariant 6). Returns the result, if it is here already.
     pub(super) fn detach(&self) -> Option<BoxedFuture> {
         let mut state = lock(&self.state);
         state.joinable = false;
@@ -243,42 +290,42 @@ impl Slot {
         lock(&self.state).ended
     }
 
-    /// Destroys the future, which this thread has taken out.
-    ///
-    /// Gives the waker of the executor's task, if that was not woken yet.
-    fn bring_to_gone(&self, future: BoxedFuture, books: &impl Books) -> Option<Waker> {
+    /// Destroys the future that this thread has taken out, and records the child's end. Returns the shell's waker, if
+    /// that was not taken yet.
+    fn destroy_taken(&self, future: BoxedFuture, parent: &impl Parent) -> Option<Waker> {
         if let Err(payload) = panic::catch(|| drop(future)) {
             log_line!(error, "a child's destructor panicked: {}", panic::message(&payload));
             panic::discard(payload);
         }
-        self.note_end(Place::Away(Away::Gone), books)
+        self.record_end(Place::Away(Away::Gone), parent)
     }
 
-    /// Asks for the child's end, without waiting: its next poll, or the one under way, destroys it.
+    /// Marks the child, without waiting: its next poll destroys it, or the one under way when it returns.
     ///
-    /// Gives the waker of the executor's task, to be woken after the caller has let go of its own locks.
+    /// Returns the shell's waker, which the caller wakes after it has released its own locks.
     pub(super) fn mark(&self) -> Option<Waker> {
         let mut state = lock(&self.state);
-        state.wanted = true;
+        state.marked = true;
         match state.place {
-            // Taken, not cloned: one wake is all that the shell needs. It finds the child wanted, or gone.
-            Place::Idle(_) => state.shell.take(),
+            // Taken, not cloned: the shell needs one wake (invariant 7). It then finds the child marked, or gone.
+            Place::Idle(_) => state.shell_waker.take(),
             Place::Away(_) => None,
         }
     }
 
-    /// Destroys the child if no thread has it, without waiting. Returns whether that leaves nothing to wait for.
-    pub(super) fn try_destroy(&self, books: &impl Books) -> bool {
-        self.take_out(books).is_ok()
+    /// Marks the child, and destroys it if no thread has it. Never waits. Returns whether the child has ended.
+    pub(super) fn try_destroy(&self, parent: &impl Parent) -> bool {
+        self.take_out(parent).is_ok()
     }
 
-    /// Destroys the child on this thread, or waits until another thread that has it has destroyed it or handed it over.
+    /// Marks the child, and destroys it on this thread; or waits until the thread that has it has destroyed it or
+    /// handed it over.
     ///
-    /// If waiting would mean to wait for ourselves it returns: the child is marked, and ends when its poll or
-    /// destructor returns. Calls `stalled` once a second while it waits.
-    pub(super) fn destroy(&self, books: &impl Books, mut stalled: impl FnMut()) {
+    /// It does not wait if that would close a cycle of waits. Then it returns early: the child is marked, and ends when
+    /// its poll or destructor returns. It calls `stalled` once a second while it waits.
+    pub(super) fn destroy(&self, parent: &impl Parent, mut stalled: impl FnMut()) {
         let me = this_thread();
-        while let Err((owner, mut state)) = self.take_out(books) {
+        while let Err((owner, mut state)) = self.take_out(parent) {
             if !wait_graph::enter(me, owner) {
                 return;
             }
@@ -286,22 +333,23 @@ impl Slot {
             waiters.threads.push(me);
             let changed = Arc::clone(&waiters.changed);
             if wait_for_release(me, state, &changed) == Waited::TooLong {
-                stalled(); // while it is in no list and in no graph: it calls a logger, which is user code
+                stalled(); // a logger, so user code: this thread is in no list and in no graph here
             }
         }
     }
 
-    /// Marks the child, and destroys it if no thread has it. Otherwise gives that thread, and the slot, still locked.
-    fn take_out(&self, books: &impl Books) -> Result<(), (ThreadId, MutexGuard<'_, SlotState>)> {
+    /// Marks the child, and destroys it if no thread has it. Otherwise returns that thread and the slot, still locked:
+    /// the edge must be entered before the place can change (invariant 4).
+    fn take_out(&self, parent: &impl Parent) -> Result<(), (ThreadId, MutexGuard<'_, SlotState>)> {
         let mut state = lock(&self.state);
-        state.wanted = true;
+        state.marked = true;
         match state.take() {
             Err(Away::Taken(owner)) => return Err((owner, state)),
             Err(Away::Gone) => {}
             Ok(future) => {
-                drop(state);
-                if let Some(shell) = self.bring_to_gone(future, books) {
-                    shell.wake();
+                drop(state); // invariant 2
+                if let Some(shell_waker) = self.destroy_taken(future, parent) {
+                    shell_waker.wake(); // invariant 7
                 }
             }
         }
@@ -310,7 +358,7 @@ impl Slot {
 }
 
 impl SlotState {
-    /// Takes the future out for this thread, if it is here and has not ended.
+    /// Takes the future out for this thread (invariant 1), if it is here and has not ended.
     fn take(&mut self) -> Result<BoxedFuture, Away> {
         if let Place::Away(away) = self.place {
             return Err(away);
@@ -324,18 +372,18 @@ impl SlotState {
         }
     }
 
-    /// Takes the result, if it is here.
+    /// Takes the result, if it is here. No thread waits then, although the place changes: the child has ended.
     fn take_result(&mut self) -> Option<BoxedFuture> {
         if !self.ended || matches!(self.place, Place::Away(_)) {
             return None;
         }
         match mem::replace(&mut self.place, Place::Away(Away::Gone)) {
             Place::Idle(result) => Some(result),
-            Place::Away(_) => None, // not reached: it was seen above
+            Place::Away(_) => None, // not reached: checked above
         }
     }
 
-    /// Sets the waiting threads free, after `place` has changed (invariant 4).
+    /// Releases the waiting threads after a hand-over (invariant 4). The task that awaits the handle stays.
     fn release(&mut self) {
         if let Some(waiters) = &mut self.waiters {
             wait_graph::leave(&waiters.threads);
@@ -345,8 +393,8 @@ impl SlotState {
         self.drop_empty_waiters();
     }
 
-    /// Sets the waiting threads free at the child's end, and gives the task that awaits its handle: to be woken without
-    /// the lock.
+    /// Releases the waiting threads at the child's end (invariant 4). Returns the waker of the task that awaits the
+    /// handle, to be woken without the lock.
     fn release_all(&mut self) -> Option<Waker> {
         let waiters = self.waiters.take()?;
         wait_graph::leave(&waiters.threads);
@@ -364,8 +412,8 @@ impl SlotState {
         self.waiters.as_ref().is_some_and(|waiters| waiters.threads.contains(&thread))
     }
 
-    /// A thread waits no more, of its own accord.
-    fn forget(&mut self, thread: ThreadId) {
+    /// Removes a thread that stops waiting by itself, and its edge.
+    fn remove_waiter(&mut self, thread: ThreadId) {
         if let Some(waiters) = &mut self.waiters {
             waiters.threads.retain(|waiter| *waiter != thread);
         }
@@ -374,13 +422,13 @@ impl SlotState {
     }
 }
 
-/// Blocks until this thread is taken out of `waiters`; after a while it takes itself out.
+/// Blocks until this thread was removed from `waiters.threads`. After [`STALL_LOG_INTERVAL`] it removes itself.
 fn wait_for_release(me: ThreadId, mut state: MutexGuard<'_, SlotState>, changed: &Condvar) -> Waited {
     while state.awaited_by(me) {
-        let (guard, timed_out) = sync::wait(changed, state, STALL_NOTICE);
+        let (guard, timed_out) = sync::wait(changed, state, STALL_LOG_INTERVAL);
         state = guard;
         if timed_out && state.awaited_by(me) {
-            state.forget(me);
+            state.remove_waiter(me);
             return Waited::TooLong;
         }
     }
@@ -390,7 +438,9 @@ fn wait_for_release(me: ThreadId, mut state: MutexGuard<'_, SlotState>, changed:
 /// How a wait ended.
 #[derive(PartialEq, Eq)]
 enum Waited {
+    /// The place has changed.
     Released,
+    /// [`STALL_LOG_INTERVAL`] has passed.
     TooLong,
 }
 
@@ -405,7 +455,7 @@ impl fmt::Debug for Slot {
         };
         f.debug_struct("Slot")
             .field("place", &place)
-            .field("wanted", &state.wanted)
+            .field("marked", &state.marked)
             .field("waiters", &state.waiters.as_ref().map_or(0, |waiters| waiters.threads.len()))
             .finish()
     }

@@ -1,19 +1,19 @@
-//! The graph of waits that keeps drops free of deadlock: which thread waits for which.
+//! Wait-for graph that keeps drops free of deadlock: which thread waits for which.
 //!
-//! A thread that must wait for another thread's poll or destructor enters an edge here first. Invariants:
+//! A thread that must wait for another thread's poll or destructor first enters an edge here. Invariants:
 //!
-//! 1. A thread has at most one edge out of it, since it can block in only one place.
-//! 2. The graph has no cycle: an edge that would close one is refused, and the caller then does without waiting.
-//! 3. An edge is there exactly while its thread has reason to wait. It is entered under the lock of the slot that is
-//!    waited for, and taken out under that same lock by the thread that ends the reason, not by the one that wakes up.
-//!    So no wait is refused because of an edge that has lost its meaning but whose thread the scheduler has not run
-//!    yet.
+//! 1. A thread has at most one edge that leaves it, because it can block in only one place.
+//! 2. The graph has no cycle. An edge that would close one is refused, and the caller then does not wait.
+//! 3. An edge exists exactly while its thread has a reason to wait. It is entered under the lock of the slot that the
+//!    thread waits at. It is removed under the same lock by the thread that ends the reason, not by the thread that
+//!    wakes up. So no wait is refused because of an outdated edge whose thread the scheduler has not run yet.
 //!
-//! The lock order is slot, then graph. The lock is touched only when a drop must wait.
+//! The lock order is slot, then graph. The graph is locked only when a drop must wait, and when such a wait ends.
+//! `slot` has the argument why drops cannot deadlock.
 
 use crate::sync::{Mutex, ThreadId, lock};
 
-/// `(waiter, awaited)`. A vector: only as many entries as threads that wait in a drop at the same moment.
+/// `(waiter, awaited)`. A vector suffices: it has as many entries as threads wait in a drop at the same moment.
 type Edges = Vec<(ThreadId, ThreadId)>;
 
 #[cfg(not(all(test, ebbtide_loom)))]
@@ -24,7 +24,8 @@ loom::lazy_static! {
     static ref EDGES: Mutex<Edges> = Mutex::new(Vec::new());
 }
 
-/// Enters that `waiter` waits for `awaited`, unless `awaited` already waits for `waiter`, directly or through others.
+/// Enters the edge from `waiter` to `awaited`. Returns false, and enters nothing, if they are the same thread or if
+/// `awaited` already waits for `waiter`, directly or through others.
 pub(super) fn enter(waiter: ThreadId, awaited: ThreadId) -> bool {
     let mut edges = lock(&EDGES);
     let mut end = awaited;
@@ -33,7 +34,7 @@ pub(super) fn enter(waiter: ThreadId, awaited: ThreadId) -> bool {
             return false;
         }
         match edges.iter().find(|(from, _)| *from == end) {
-            Some((_, to)) => end = *to, // ends, by invariant 2
+            Some((_, to)) => end = *to, // the loop ends: there is one way on (1), and no cycle (2)
             None => break,
         }
     }
@@ -41,7 +42,7 @@ pub(super) fn enter(waiter: ThreadId, awaited: ThreadId) -> bool {
     true
 }
 
-/// The waits of these threads are over.
+/// Removes the edges of these threads: their waits are over.
 pub(super) fn leave(threads: &[ThreadId]) {
     if !threads.is_empty() {
         lock(&EDGES).retain(|(from, _)| !threads.contains(from));
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_of_any_length_is_refused_and_nothing_else() {
+    fn a_cycle_of_any_length_is_refused_and_nothing_else() {
         let [a, b, c, d, e] = threads();
         assert!(!enter(a, a));
         assert!(enter(a, b) && enter(b, c) && enter(c, d));
@@ -68,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_over_is_no_part_of_a_circle() {
+    fn a_wait_that_is_over_is_part_of_no_cycle() {
         let [a, b, c] = threads();
         assert!(enter(a, b) && enter(b, c) && !enter(c, a));
         leave(&[b]);

@@ -1,11 +1,11 @@
-//! The handles of children: their waits, and what becomes of a result or a panic when a handle goes.
+//! Models of handles: their waits, and where a result or a panic goes when a handle is dropped.
 //!
-//! The ordinary twins are in `tests/behaviour/join_handles.rs`.
+//! `tests/behaviour/join_handles.rs` has tests of handles on the real executor.
 
 use super::*;
 use crate::group::JoinHandle;
 
-/// A child with a handle; its shell, and the same for the handle.
+/// Enters a child with a handle. Returns its shell, the handle, and the count of its destructions.
 fn enter_joinable(
     children: &Arc<Children>,
     poll: impl FnMut() -> Poll<()> + Unpin + Send + 'static,
@@ -27,7 +27,7 @@ fn a_handle_that_waits_is_woken_by_the_childs_end() {
         let result = loom::future::block_on(handle);
         assert!(result.is_ok());
         assert_eq!(dropped.load(SeqCst), 1, "the handle was ready before the child's future was gone");
-        assert_eq!(children.len(), 0, "the handle was ready before the child's end was on the books");
+        assert_eq!(children.len(), 0, "the handle was ready before the child had left the list");
         executor.join().unwrap();
     });
 }
@@ -77,7 +77,7 @@ fn after_a_join_of_the_group_every_handle_has_ended() {
 }
 
 #[test]
-fn a_panic_is_the_groups_once_if_the_handle_is_dropped_at_whatever_moment() {
+fn a_panic_goes_to_the_group_once_if_the_handle_is_dropped_at_any_moment() {
     model(|| {
         let children = Arc::new(Children::default());
         let (child, handle, dropped) = enter_joinable(&children, || std::panic::resume_unwind(Box::new("unseen")));
@@ -99,14 +99,14 @@ fn a_drop_of_the_group_against_an_end_with_a_handle_leaves_nothing() {
         let executor = thread::spawn(move || Task::run(child));
         children.cancel_and_destroy();
         assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
-        assert_eq!(children.len(), 0, "the drop returned before the child's end was on the books");
+        assert_eq!(children.len(), 0, "the drop returned before the child had left the list");
         assert!(handle.is_finished());
         drop(handle);
         executor.join().unwrap();
     });
 }
 
-/// Waits, without sleeping, until the handle says that its child has ended.
+/// Waits, without sleeping, until the child of the handle has ended.
 fn until_finished<T>(handle: &JoinHandle<T>) {
     while !handle.is_finished() {
         thread::yield_now();
@@ -121,7 +121,7 @@ fn a_handle_that_has_ended_is_ready() {
         let executor = thread::spawn(move || Task::run(child));
         until_finished(&handle);
         assert!(Pin::new(&mut handle).poll(&mut Context::from_waker(Waker::noop())).is_ready());
-        assert_eq!(children.len(), 0, "the handle had ended before the child's end was on the books");
+        assert_eq!(children.len(), 0, "the handle had ended before the child had left the list");
         executor.join().unwrap();
     });
 }
@@ -150,7 +150,7 @@ fn a_drop_of_the_handle_against_the_end_has_dropped_the_future_and_its_panic_is_
         let mut key = None;
         let kept = loom::future::block_on(std::future::poll_fn(|cx| children.poll_empty(cx, &mut key)));
         children.forget_joiner(key);
-        assert!(kept.is_some(), "the panic came after the join");
+        assert!(kept.is_some(), "the join was ready before it had the panic");
         assert_eq!(dropped.load(SeqCst), 1);
         executor.join().unwrap();
     });

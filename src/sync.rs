@@ -1,7 +1,11 @@
-//! Locks, thread identities and the identity of wakers: the standard library's, or loom's in a model.
+//! Locks, thread identities, and the identity of wakers.
 //!
-//! In a model (`--cfg ebbtide_loom`, see CONTRIBUTING.md) the names mean loom's types, which try every interleaving of
-//! the threads; everywhere else they mean the standard library's.
+//! The names of locks and threads mean the standard library's types. In a model (`--cfg ebbtide_loom`, see
+//! CONTRIBUTING.md) they mean loom's, which try every interleaving of the threads. Below:
+//!
+//! - [`event`]: a one-time event with any number of waiters;
+//! - [`waker_set`]: the wakers of tasks that wait for one thing; [`broadcast`]: one waker that wakes many tasks;
+//! - [`coop`]: the cooperative budget.
 
 pub(crate) mod broadcast;
 pub(crate) mod coop;
@@ -18,23 +22,23 @@ mod names {
     pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
     use std::time::Duration;
 
-    /// A thread's name for as long as the process lives.
+    /// Identity of a thread, unique in the process.
     ///
-    /// Not `std::thread::ThreadId`: that one comes from a handle whose reference count every poll would touch. Not
-    /// zero, so that a slot has room for it where the future was.
+    /// Not `std::thread::ThreadId`: to get one, every poll would change the reference count of a thread handle. Not
+    /// zero, so that a slot can store it in the place of the future.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub(crate) struct ThreadId(NonZeroU64);
 
-    /// The thread that calls.
+    /// Returns the identity of the calling thread.
     pub(crate) fn this_thread() -> ThreadId {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        // It has no destructor, so it can still be read while a thread's other locals are being destroyed.
+        // It has no destructor, so it can still be read while the other locals of the thread are destroyed.
         thread_local!(static ID: ThreadId =
             ThreadId(NonZeroU64::MIN.saturating_add(NEXT.fetch_add(1, Ordering::Relaxed))));
         ID.with(|id| *id)
     }
 
-    /// Waits until notified, at most for `limit`; says whether the time was up.
+    /// Waits until notified, for at most `limit`. Returns the guard, and whether the limit was reached.
     pub(crate) fn wait<'a, T>(
         condvar: &Condvar,
         guard: MutexGuard<'a, T>,
@@ -54,7 +58,7 @@ mod names {
         loom::thread::current().id()
     }
 
-    /// A model has no clock: time is never up.
+    /// Waits until notified. A model has no clock, so the limit is never reached.
     pub(crate) fn wait<'a, T>(
         condvar: &Condvar,
         guard: MutexGuard<'a, T>,
@@ -66,12 +70,14 @@ mod names {
 
 pub(crate) use names::*;
 
-/// Locks without regard to poisoning: no user code runs under our locks, so no panic can leave half a change behind.
+/// Locks a mutex and ignores poisoning: no user code runs under our locks, so no panic can leave a change half done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What tells a task's waker from others', as long as one of its wakers is kept: its address. Never 0.
+/// Returns a number that identifies the task of a waker, made of the addresses in the waker. Never 0.
+///
+/// It is unique only while a waker of that task is kept, because that keeps the addresses in use.
 #[inline]
 pub(crate) fn identity(waker: &Waker) -> usize {
     (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)).max(1)

@@ -1,63 +1,72 @@
 //! [`BroadcastWaker`]: one waker that wakes all tasks that wait for a connection.
+//!
+//! A reactor or a stream keeps only one waker for each direction. If several tasks wait through clones of a connection,
+//! that one is made of a `BroadcastWaker`, and the tasks register here.
+//!
+//! A task that stops waiting does not unregister. So the set bounds what it remembers: when it is full, it wakes and
+//! forgets all tasks, and those that still wait register again.
 
 use super::waker_set::{wake_all, wake_by_ref};
 use super::{Mutex, lock};
 use std::sync::Arc;
 use std::task::{Wake, Waker};
 
-/// How many tasks are remembered before all of them are woken: those that went away without reading do not count for
-/// ever. If half of the first that were woken so come back, they really wait, and twice as many are remembered from
-/// then on, until the next wake-up.
+/// How many tasks are remembered before all of them are woken, so that tasks which stopped waiting are forgotten.
+///
+/// If half of the tasks that were first woken so register again, they really wait. Then twice as many are remembered,
+/// until the next wake-up.
 const FEW: usize = 16;
 
-/// A set of tasks that are woken as one: the waker of this set wakes them all.
+/// Set of tasks that are woken together. A waker made of it wakes them all.
 #[derive(Debug, Default)]
 pub(crate) struct BroadcastWaker(Mutex<Remembered>);
 
 #[derive(Debug)]
 struct Remembered {
+    /// The tasks that wait, or have waited.
     wakers: Vec<Waker>,
-    most: usize,
-    /// The first that were woken because there were too many, and have not come back. Kept, so that no other task's
-    /// waker can be taken for one of them.
+    /// How many of them are remembered: [`FEW`], doubled when half of those that were woken turn out to wait.
+    limit: usize,
+    /// The first tasks that were woken because the set was full, and have not registered again. Their wakers are kept,
+    /// so that no other task's waker can be mistaken for one of them.
     away: Vec<Waker>,
-    /// How many of those there were.
+    /// How many tasks `away` had at first.
     woken: usize,
 }
 
 impl Default for Remembered {
     fn default() -> Self {
-        Self { wakers: Vec::new(), most: FEW, away: Vec::new(), woken: 0 }
+        Self { wakers: Vec::new(), limit: FEW, away: Vec::new(), woken: 0 }
     }
 }
 
 impl BroadcastWaker {
-    /// Remembers a task until the next wake-up.
+    /// Registers a task until the next wake-up.
     pub(crate) fn add(&self, waker: &Waker) {
         if lock(&self.0).wakers.iter().any(|known| known.will_wake(waker)) {
             return;
         }
-        let waker = waker.clone(); // user code, and so without the lock
+        let waker = waker.clone(); // user code, so without the lock
         let mut state = lock(&self.0);
-        let back = state.come_back(&waker);
-        let too_many = match state.wakers.len() >= state.most {
+        let returned = state.note_return(&waker);
+        let surplus = match state.wakers.len() >= state.limit {
             true => std::mem::take(&mut state.wakers),
             false => Vec::new(),
         };
         state.wakers.push(waker);
         drop(state);
-        drop(back);
-        if !too_many.is_empty() {
-            too_many.iter().for_each(wake_by_ref);
-            self.remember_away(too_many);
+        drop(returned);
+        if !surplus.is_empty() {
+            surplus.iter().for_each(wake_by_ref);
+            self.remember_away(surplus);
         }
     }
 
-    /// They were woken because there were too many. Unless it is known already of others, it is to be seen whether they
-    /// come back.
+    /// Remembers the tasks that were woken because the set was full, to count how many of them register again. If
+    /// others are remembered already, it drops these.
     fn remember_away(&self, woken: Vec<Waker>) {
         let mut state = lock(&self.0);
-        let surplus = match state.away.is_empty() {
+        let unused = match state.away.is_empty() {
             true => {
                 (state.woken, state.away) = (woken.len(), woken);
                 Vec::new()
@@ -65,10 +74,10 @@ impl BroadcastWaker {
             false => woken,
         };
         drop(state);
-        drop(surplus);
+        drop(unused);
     }
 
-    /// Wakes and forgets them.
+    /// Wakes and forgets all tasks.
     pub(crate) fn wake_all(&self) {
         let before = std::mem::take(&mut *lock(&self.0));
         wake_all(before.wakers);
@@ -76,17 +85,18 @@ impl BroadcastWaker {
 }
 
 impl Remembered {
-    /// Notes that a task waits again. Gives back wakers that are to be dropped without the lock.
-    fn come_back(&mut self, waker: &Waker) -> Vec<Waker> {
+    /// Notes that a task registers. Doubles the limit if half of the tasks in `away` have registered again. Returns
+    /// wakers, which the caller drops without the lock.
+    fn note_return(&mut self, waker: &Waker) -> Vec<Waker> {
         let Some(at) = self.away.iter().position(|away| away.will_wake(waker)) else {
             return Vec::new();
         };
-        let mut back = vec![self.away.swap_remove(at)];
+        let mut returned = vec![self.away.swap_remove(at)];
         if 2 * self.away.len() <= self.woken {
-            self.most *= 2; // or those would wake each other for ever
-            back.append(&mut self.away);
+            self.limit *= 2; // otherwise these tasks would wake each other without end
+            returned.append(&mut self.away);
         }
-        back
+        returned
     }
 }
 
@@ -105,10 +115,9 @@ mod tests {
     use super::*;
     use crate::sync::waker_set::counting::Count;
 
-    /// A combinator makes a waker for each of its futures, anew each time: a read with a time limit, say, again and
-    /// again.
+    /// A combinator makes a new waker for each of its futures: for each read with a time limit, for example.
     #[test]
-    fn those_that_went_away_do_not_count_for_ever_although_nothing_happens() {
+    fn tasks_that_stopped_waiting_are_forgotten_although_no_event_happens() {
         let waiters = Arc::new(BroadcastWaker::default());
         let waits = Arc::new(Count::default());
         let waiting = waits.waker();
@@ -120,21 +129,21 @@ mod tests {
         let kept = gone.iter().filter(|task| Arc::strong_count(task) > 1).count();
         assert!(kept <= 64, "{kept} are kept");
         waiters.wake_all();
-        assert!(gone.iter().all(|task| Arc::strong_count(task) == 1), "they are forgotten");
+        assert!(gone.iter().all(|task| Arc::strong_count(task) == 1), "a waker stayed behind");
         assert!(waits.woken() > 0);
     }
 
     #[test]
-    fn each_is_woken_once_and_many_do_not_wake_each_other_for_ever() {
+    fn each_is_woken_once_and_many_do_not_wake_each_other_without_end() {
         let waiters = Arc::new(BroadcastWaker::default());
         let tasks: Vec<_> = (0..3 * FEW).map(|_| Arc::new(Count::default())).collect();
         let wakers: Vec<_> = tasks.iter().map(Count::waker).collect();
         let woken = || tasks.iter().map(|task| task.woken()).sum::<usize>();
         let mut before = None;
-        // Each time one is woken they come again, as tasks do.
+        // Each time one is woken, all register again, as tasks do.
         while before != Some(woken()) {
             before = Some(woken());
-            assert!(woken() < 10 * FEW, "they wake each other for ever");
+            assert!(woken() < 10 * FEW, "the tasks wake each other without end");
             wakers.iter().for_each(|waker| waiters.add(waker));
         }
         waiters.wake_all();
@@ -154,9 +163,9 @@ mod tests {
                 break;
             }
             before = now;
-            wakers.iter().for_each(|waker| waiters.add(waker)); // each that was woken, and those that were not, come again
+            wakers.iter().for_each(|waker| waiters.add(waker)); // all register again, woken or not
         }
-        assert_eq!(woken(), before, "they wake each other for ever");
+        assert_eq!(woken(), before, "the tasks wake each other without end");
         waiters.wake_all();
         assert!(tasks.iter().all(|task| task.woken() > 0));
     }

@@ -1,23 +1,23 @@
 //! Cooperative scheduling: a stream that never blocks yields after a budget of operations.
 //!
-//! A poll that yields returns `Pending` although there may be something, and wakes its own task. For a task that merely
-//! waits that is no difference. But a caller that draws a conclusion from `Pending`, namely that nothing has arrived
-//! and so nothing is lost by leaving (`until_draining`), has to know. The futures in between are the user's, so no type
-//! can carry it: the thread counts the yields, and the caller compares the count before and after its poll. See
-//! [`yields`].
+//! A poll that yields returns `Pending` although bytes may be there, and wakes its own task. A task that only waits
+//! sees no difference. But `until_draining` concludes from `Pending` that nothing has arrived, so that leaving loses
+//! nothing. It must know whether a poll has yielded. The futures between it and the stream are the user's, so no type
+//! can carry that. Instead the thread counts its yields ([`yields`]), and the caller compares the count before and
+//! after its poll.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
-/// So many reads, or writes, in a row that did not have to wait. tokio grants 128, of both together. With 32 a message
-/// of 64 KiB, echoed with a buffer of 1 KiB, was stopped in its middle again and again, which cost a tenth.
+/// How many reads, or writes, in a row may complete without waiting. tokio grants 128, for both together. With 32, an
+/// echo of 64 KiB messages through a 1 KiB buffer yields in the middle of each message, which costs 10 %.
 pub(crate) const BUDGET: u8 = 250;
 
-/// How many operations in a row did not have to wait. A hint: never needed for correctness.
+/// Count of operations in a row that completed without waiting. A hint: correctness never depends on it.
 ///
-/// Each direction has its own. A task that writes whenever nothing has come waits for a byte each time, and never
-/// stops: a wait in one direction says nothing of the other.
+/// Each direction has its own. A task that writes whenever no byte has arrived waits in its reads, and its writes never
+/// stop: a wait in one direction implies nothing for the other.
 #[derive(Debug, Default)]
 pub(crate) struct Budget(AtomicU8);
 
@@ -29,11 +29,12 @@ pub(crate) enum Direction {
 }
 
 impl Budget {
+    /// Returns whether the next operation must yield.
     pub(crate) fn is_spent(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= BUDGET
     }
 
-    /// Yields: the task goes to the end of the executor's queue.
+    /// Yields: wakes the task, so that the executor polls it after the others, and grants a new budget.
     pub(crate) fn yield_now<T>(&self, cx: &Context<'_>) -> Poll<T> {
         self.reset();
         mark_yield();
@@ -41,13 +42,13 @@ impl Budget {
         Poll::Pending
     }
 
-    /// An operation did not have to wait.
+    /// Counts an operation that completed without waiting.
     pub(crate) fn spend(&self) {
         let before = self.0.load(Ordering::Relaxed);
         self.0.store(before.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// An operation had to wait.
+    /// Grants a new budget, because an operation had to wait.
     pub(crate) fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
@@ -55,25 +56,27 @@ impl Budget {
 
 thread_local!(static YIELDS: Cell<u64> = const { Cell::new(0) });
 
-/// How many polls on this thread have yielded. If a poll has changed it, that poll's `Pending` says nothing.
+/// Returns how many polls on this thread have yielded. If the count has changed in a poll, the poll's `Pending` does
+/// not mean that nothing has arrived.
 pub(crate) fn yields() -> u64 {
     YIELDS.get()
 }
 
 thread_local!(static REFUSALS: Cell<u64> = const { Cell::new(0) });
 
-/// How many of the yields were refusals: another task had the turn, and wakes this one at its end.
+/// Returns how many of the yields were refusals: another task had its turn at the stream (`transport/boxed.rs`), and
+/// wakes the refused one when the turn ends.
 pub(crate) fn refusals() -> u64 {
     REFUSALS.get()
 }
 
-/// A poll yields since another task has the turn, which will wake this one.
+/// Counts a poll that yields because another task has its turn. That task wakes this one.
 pub(crate) fn mark_refusal() {
     REFUSALS.set(REFUSALS.get().wrapping_add(1));
     mark_yield();
 }
 
-/// A poll yields. The task must be woken.
+/// Counts a poll that yields. The caller must have its task woken.
 pub(crate) fn mark_yield() {
     YIELDS.set(YIELDS.get().wrapping_add(1));
 }

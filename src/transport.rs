@@ -1,4 +1,12 @@
-//! The bytes of one connection: a socket, a boxed stream, or TLS over either.
+//! [`Transport`]: the byte stream of one connection, which is a socket, a boxed stream, or TLS over either.
+//!
+//! It reads, writes and closes through a shared reference, for any number of tasks at once. Below:
+//!
+//! - `read`: when to read a socket, and when to wait for it first; `readiness`: waiting for one direction of a socket;
+//!   `vain`: pauses after spurious wake-ups;
+//! - `boxed`: a stream that is not a socket; `tls`: encryption over another stream;
+//! - `pushback`: bytes that were read too early; `peek`: waiting for bytes without taking them; `scratch`: a buffer;
+//! - `tcp_info`: what Linux reports about a TCP connection.
 
 mod boxed;
 mod peek;
@@ -32,26 +40,30 @@ use pushback::Pushback;
 pub(crate) use scratch::with_scratch;
 #[cfg(feature = "tls")]
 pub use tls::TlsInfo;
-use vain::InVain;
+use vain::SpuriousCount;
 
-/// The bytes of one connection.
-#[repr(C)] // what is looked at with every message comes first
+/// Byte stream of one connection.
+#[repr(C)] // the fields that every message reads come first
 pub(crate) struct Transport {
     kind: TransportKind,
-    /// Bytes that were read before it was the handler's turn, and belong to it.
+    /// Bytes that were read before the handler began, and belong to it. The next reads return them.
     pushback: OnceLock<Box<Pushback>>,
-    /// For sockets.
+    /// When to read, and when to wait first. Only sockets use it, and the fields below.
     read_policy: ReadPolicy,
-    /// Of writes, for sockets.
+    /// The cooperative budget of writes.
     write_budget: Budget,
-    /// Of writes, for sockets.
-    writes_in_vain: InVain,
+    /// Counts the writes that found no room.
+    spurious_writes: SpuriousCount,
+    /// The tasks that wait to read.
     readers: Readiness,
+    /// The tasks that wait to write.
     writers: Readiness,
 }
 
-/// Sockets are not async-std's own type, which panics where registering a socket fails and hides whether it is ready.
-/// What few connections are is in a box, so that all the others are small.
+/// Kinds of streams.
+///
+/// The sockets are not async-std's own types: those panic if a socket cannot be registered with the reactor, and hide
+/// whether it is ready. The rarer kinds are boxed, so that the size of a `Transport` is that of a socket's.
 enum TransportKind {
     Tcp(Async<TcpStream>),
     #[cfg(unix)]
@@ -61,28 +73,28 @@ enum TransportKind {
     Secured(Box<tls::Secured>),
 }
 
-/// How far what was written has come.
+/// How much of the written bytes the peer's kernel has acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux tells"))]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux reports it"))]
 pub(crate) struct Delivery {
-    /// The peer's system has it all, or is gone.
+    /// All bytes, and our FIN if there is one, were acknowledged; or the connection is gone.
     pub(crate) is_done: bool,
-    /// Changes with every byte that arrives there.
+    /// The number of acknowledged bytes, as two words. Only its changes are used.
     pub(crate) acknowledged: [u32; 2],
-    /// How many bytes have not even left.
+    /// How many bytes our kernel has not sent yet.
     pub(crate) unsent: u32,
-    /// How long ago the peer's system last acknowledged something.
+    /// How long ago the last acknowledgement arrived.
     pub(crate) last_heard: Duration,
 }
 
 impl Delivery {
-    /// Changes whenever it gets on.
+    /// Returns a value that changes with every progress.
     pub(crate) fn mark(self) -> (bool, [u32; 2]) {
         (self.is_done, self.acknowledged)
     }
 }
 
-/// What is read and written at this moment.
+/// The stream that reads and writes use: under TLS, the plain one until the handshake is done.
 enum Active<'a> {
     Tcp(&'a Async<TcpStream>),
     #[cfg(unix)]
@@ -90,7 +102,7 @@ enum Active<'a> {
     Boxed(&'a Boxed),
 }
 
-/// Does the same with whichever socket it is, and something else with what is none.
+/// Evaluates one expression for a socket of any kind, and another one for a boxed stream.
 macro_rules! each {
     ($stream:expr, $socket:ident => $with_socket:expr, $boxed:ident => $with_boxed:expr) => {
         match $stream.active() {
@@ -101,21 +113,22 @@ macro_rules! each {
         }
     };
 }
-use each; // so that the rooms below can name it
+use each; // so that the modules below can name it
 
 impl Transport {
-    /// Registers an accepted socket with the reactor, which can fail (out of memory, of watches).
+    /// Registers an accepted TCP socket, which is non-blocking already, with the reactor. That can fail: the system may
+    /// be out of memory or of epoll watches.
     pub(crate) fn nonblocking_tcp(socket: TcpStream) -> io::Result<Self> {
         Ok(Self::of(TransportKind::Tcp(Async::new_nonblocking(socket)?)))
     }
 
-    /// The same for a Unix socket, which is made non-blocking first.
+    /// Makes an accepted Unix socket non-blocking, and registers it with the reactor.
     #[cfg(unix)]
     pub(crate) fn unix(socket: UnixStream) -> io::Result<Self> {
         Ok(Self::of(TransportKind::Unix(Async::new(socket)?)))
     }
 
-    /// What a custom listener has given.
+    /// Wraps the stream of a custom or in-memory listener.
     pub(crate) fn boxed(stream: BoxedStream) -> Self {
         Self::of(TransportKind::Boxed(Box::new(Boxed::new(stream))))
     }
@@ -126,24 +139,24 @@ impl Transport {
             pushback: OnceLock::new(),
             read_policy: ReadPolicy::default(),
             write_budget: Budget::default(),
-            writes_in_vain: InVain::default(),
+            spurious_writes: SpuriousCount::default(),
             readers: Readiness::default(),
             writers: Readiness::default(),
         }
     }
 
-    /// The same stream, to be encrypted: plain until its [`handshake`](Self::handshake) is done.
+    /// Returns this stream prepared for TLS: it is plain until its [`handshake`](Self::handshake) is done.
     #[cfg(feature = "tls")]
     pub(crate) fn awaiting_tls(self) -> Self {
         Self::of(TransportKind::Secured(Box::new(tls::Secured::new(self))))
     }
 
-    /// Lets the client shake hands. From then on the stream is that which is encrypted.
+    /// Performs the server's side of the handshake. After it, reads and writes use the encrypted stream.
     #[cfg(feature = "tls")]
     pub(crate) async fn handshake(&self, acceptor: futures_rustls::TlsAcceptor) -> io::Result<()> {
         match &self.kind {
             TransportKind::Secured(secured) => secured.handshake(acceptor).await,
-            // Not reached: its listener has seen to it.
+            // Not reached: the listener with TLS has called `awaiting_tls`.
             _ => Err(crate::text::explained(io::ErrorKind::Other, "the connection was made without TLS")),
         }
     }
@@ -170,7 +183,7 @@ impl Transport {
         }
     }
 
-    /// The stream under the encryption; itself where there is none.
+    /// Returns the stream under the encryption, or this one if it is not encrypted.
     fn plain(&self) -> &Self {
         match &self.kind {
             #[cfg(feature = "tls")]
@@ -179,7 +192,7 @@ impl Transport {
         }
     }
 
-    /// What was read too early of this layer.
+    /// Returns the bytes that were read too early from the active layer.
     fn pushback(&self) -> &OnceLock<Box<Pushback>> {
         match &self.kind {
             #[cfg(feature = "tls")]
@@ -203,12 +216,12 @@ impl Transport {
         }
     }
 
-    /// The address at our end, where each connection has its own.
+    /// Returns the local address, for TCP: there each connection has its own.
     pub(crate) fn local_address(&self) -> Option<Address> {
         self.as_tcp()?.local_addr().ok().map(Address::from)
     }
 
-    /// For how long no byte has gone either way, if the system tells.
+    /// Returns for how long no byte has been sent or received. `None` except for TCP on Linux.
     pub(crate) fn silence(&self) -> Option<Duration> {
         #[cfg(target_os = "linux")]
         return tcp_info::silence(self.as_tcp()?);
@@ -216,8 +229,7 @@ impl Transport {
         None
     }
 
-    /// How far what was written has come, also under TLS. `None` where the system does not tell: for what is no TCP
-    /// socket, and on other systems than Linux.
+    /// Returns how much of the written bytes was acknowledged, also under TLS. `None` except for TCP on Linux.
     pub(crate) fn delivery(&self) -> Option<Delivery> {
         #[cfg(target_os = "linux")]
         return tcp_info::delivery(self.as_tcp()?);
@@ -225,16 +237,17 @@ impl Transport {
         None
     }
 
-    /// Acknowledges what has come without waiting for something to send along. Nothing on other systems than Linux.
+    /// Acknowledges the received bytes without delay, instead of with the next bytes that are sent. Does nothing on
+    /// other systems than Linux.
     #[cfg(feature = "tls")]
     fn acknowledge(&self) {
         #[cfg(target_os = "linux")]
         if let Some(socket) = self.as_tcp() {
-            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true); // it would go later
+            let _ = rustix::net::sockopt::set_tcp_quickack(socket, true); // on failure the kernel acknowledges later
         }
     }
 
-    /// Whether ending a direction is a matter of a moment.
+    /// Returns whether [`poll_close`](Self::poll_close) is ready at once, as it is for sockets.
     pub(crate) fn closes_at_once(&self) -> bool {
         each!(self, _socket => true, _shared => false)
     }
@@ -245,7 +258,7 @@ impl Transport {
             Some(n) => Poll::Ready(Ok(n)),
             None => self.poll_socket(cx, socket, buf.len(), || socket.get_ref().read(buf)),
         },
-        // In its turn, so that a byte which another task peeks at comes in its order.
+        // During its turn, so that a byte which another task has just pushed back is returned in order.
         shared => shared.poll(Direction::Read, cx, |stream, cx| match self.take_pushback(buf) {
             Some(n) => Poll::Ready(Ok(n)),
             None => stream.poll_read(cx, buf),
@@ -279,7 +292,7 @@ impl Transport {
         read: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let wait =
-            |cx: &mut Context<'_>| self.readers.poll(cx, self.read_policy.in_vain(), |cx| socket.poll_readable(cx));
+            |cx: &mut Context<'_>| self.readers.poll(cx, self.read_policy.spurious(), |cx| socket.poll_readable(cx));
         let poll = self.read_policy.poll(cx, len, read, wait);
         if len > 0 && poll.is_ready() {
             self.readers.forget();
@@ -287,7 +300,7 @@ impl Transport {
         poll
     }
 
-    /// From the beginning of a drain: a read says `Pending` only where nothing has arrived.
+    /// From now on a read returns `Pending` only if nothing has arrived. Called when a drain begins.
     pub(crate) fn be_eager(&self) {
         self.plain().read_policy.be_eager();
     }
@@ -297,12 +310,13 @@ impl Transport {
         pushback.take(bufs.iter_mut().find(|buf| !buf.is_empty())?)
     }
 
-    /// `None` where there is nothing, or nothing any more.
+    /// Takes pushed-back bytes. Returns their number, or `None` if there are none.
     fn take_pushback(&self, buf: &mut [u8]) -> Option<usize> {
         self.pushback().get()?.take(buf)
     }
 
-    /// Gives back bytes that were read too early: the next read finds them.
+    /// Pushes back bytes that were read too early, in front of those that were pushed back already. The next read
+    /// returns them.
     pub(crate) fn push_back(&self, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -310,14 +324,14 @@ impl Transport {
         self.pushback().get_or_init(Box::default).push_back(bytes);
     }
 
-    /// The same for bytes that were read after those that lie there.
+    /// Pushes back bytes that were read after those that were pushed back already.
     fn append_pushback(&self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.pushback().get_or_init(Box::default).append(bytes);
         }
     }
 
-    /// How many bytes were given back and not read again; `None`: none.
+    /// Returns how many pushed-back bytes there are; `None` for none.
     fn pushed_back(&self) -> Option<usize> {
         self.pushback().get()?.len()
     }
@@ -346,29 +360,29 @@ impl Transport {
         loop {
             if let Some(result) = read::attempt(&mut write) {
                 self.write_budget.spend();
-                self.writes_in_vain.end();
+                self.spurious_writes.reset();
                 return Poll::Ready(result);
             }
             self.write_budget.reset();
-            self.writes_in_vain.note();
-            ready!(self.writers.poll(cx, &self.writes_in_vain, |cx| socket.poll_writable(cx)))?;
+            self.spurious_writes.note();
+            ready!(self.writers.poll(cx, &self.spurious_writes, |cx| socket.poll_writable(cx)))?;
         }
     }
 
     pub(crate) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
-            _socket => Poll::Ready(Ok(())), // it keeps nothing back
+            _socket => Poll::Ready(Ok(())), // a socket buffers nothing in this process
             shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_flush(cx)))
     }
 
-    /// Ends our direction: the peer reads the end after all that was written. A peer that is gone already is fine.
+    /// Half-closes: the peer reads EOF after all that was written. If the peer is gone already, that is no error.
     pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
             socket => Poll::Ready(shut_down(socket.get_ref(), Shutdown::Write)),
             shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_close(cx)))
     }
 
-    /// Ends both directions, at once: what was written and has not left yet may be lost.
+    /// Shuts down both directions at once. Bytes that were written and not sent yet may be lost.
     pub(crate) fn shut_down(&self) -> io::Result<()> {
         #[cfg(feature = "tls")]
         if let TransportKind::Secured(secured) = &self.kind {
@@ -385,35 +399,36 @@ impl Transport {
         })
     }
 
-    /// Has every task that waits to read look again, also one that alone waits for a socket: the reactor wakes the
-    /// waker that another displaces.
+    /// Wakes every task that waits to read. A task that alone waits for a socket has its waker in the reactor. So this
+    /// registers another waker there: the reactor wakes the one that it displaces.
     pub(crate) fn wake_readers(&self) {
-        let mut nothing = Context::from_waker(Waker::noop());
-        each!(self.plain(), socket => drop(socket.poll_readable(&mut nothing)), _shared => {});
-        self.plain().readers.wake_resting();
+        let mut noop = Context::from_waker(Waker::noop());
+        each!(self.plain(), socket => drop(socket.poll_readable(&mut noop)), _shared => {});
+        self.plain().readers.wake_paused();
         each!(self, _socket => {}, shared => shared.wake());
     }
 
-    /// The same for tasks that wait for it in either direction.
+    /// Wakes every task that waits for this stream, in either direction.
     pub(crate) fn wake(&self) {
         self.wake_readers();
-        let mut nothing = Context::from_waker(Waker::noop());
-        each!(self.plain(), socket => drop(socket.poll_writable(&mut nothing)), _shared => {});
-        self.plain().writers.wake_resting();
+        let mut noop = Context::from_waker(Waker::noop());
+        each!(self.plain(), socket => drop(socket.poll_writable(&mut noop)), _shared => {});
+        self.plain().writers.wake_paused();
     }
 }
 
 #[cfg(unix)]
 fn shut_down(socket: &impl std::os::fd::AsFd, how: Shutdown) -> io::Result<()> {
-    gone_is_fine(socket2::SockRef::from(socket).shutdown(how))
+    ignore_not_connected(socket2::SockRef::from(socket).shutdown(how))
 }
 
 #[cfg(windows)]
 fn shut_down(socket: &impl std::os::windows::io::AsSocket, how: Shutdown) -> io::Result<()> {
-    gone_is_fine(socket2::SockRef::from(socket).shutdown(how))
+    ignore_not_connected(socket2::SockRef::from(socket).shutdown(how))
 }
 
-fn gone_is_fine(result: io::Result<()>) -> io::Result<()> {
+/// Makes it a success that the peer is gone already.
+fn ignore_not_connected(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         result => result,

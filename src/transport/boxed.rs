@@ -1,21 +1,21 @@
-//! A boxed stream that is not a socket (custom, in memory, TLS), shared by all clones of its connection.
+//! [`Boxed`]: a stream that is not a socket (custom, in memory, TLS), shared by all clones of its connection.
 //!
-//! Its methods need it exclusively (`Pin<&mut Self>`), and it keeps one waker a direction, as streams do. Clones of a
-//! connection are polled by many tasks at once. So:
+//! The methods of a stream need exclusive access (`Pin<&mut Self>`), and streams keep one waker for each direction. But
+//! many tasks at once poll clones of a connection. So:
 //!
-//! 1. One task at a time has its *turn*. No task ever waits for the lock, since its holder runs user code: a task that
-//!    finds it taken is *refused*, and woken when the turn ends. Only refused tasks are woken then: otherwise two tasks
-//!    that wait for bytes, woken at the same time, would meet again, and go on refusing each other.
-//! 2. The stream is given one waker, always the same, which wakes every waiting task, whichever direction it waits for:
-//!    a TLS stream may have to write in order to read.
-//! 3. A stream that never blocks yields after a budget of operations (`coop`): otherwise a peer that floods would have
-//!    the thread for itself, and nothing could end the handler.
-//! 4. The stream is dropped by the first that can: the caller that wants its end, or the task whose turn it then is, on
-//!    leaving.
+//! 1. One task at a time has its *turn*. No task blocks on the lock, because its holder runs user code. A task that
+//!    finds the lock taken is *refused*, and is woken when the turn ends. Only refused tasks are woken then. (If all
+//!    were, two tasks that wait for bytes would be woken at the same time, and refuse each other again and again.)
+//! 2. The stream gets one waker, always the same. It wakes every waiting task, in either direction: a TLS stream may
+//!    have to write before it can read.
+//! 3. A stream that never blocks yields after a budget of operations (`coop`). Otherwise a peer that floods would keep
+//!    the thread busy, and nothing could end the handler.
+//! 4. The stream is destroyed by the first that can do it: the caller of [`Boxed::destroy`], or the task that has its
+//!    turn at that moment, at the end of the turn.
 //!
-//! 1 and 4 rest on a swap: a task that comes sets a flag and tries the lock again; a task that leaves releases the lock
-//! and looks at the flag. Both look by a read-modify-write of the same flag, so one of them comes second, and sees what
-//! the other did before.
+//! Rules 1 and 4 rest on one argument. A task that arrives sets a flag, and then tries the lock again. A task that
+//! leaves releases the lock, and then checks the flag. Both access the flag by a read-modify-write, so one of the two
+//! is second, and sees what the other did before.
 
 use crate::panic::{self, Kept, log_line};
 use crate::sync::broadcast::BroadcastWaker;
@@ -30,7 +30,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, TryLockError};
 use std::task::{Context, Poll, Waker};
 
-/// Bytes in both directions: what a [custom listener](crate::Accept) gives for each client.
+/// Byte stream in both directions, which a [custom listener](crate::Accept) returns for each client.
 pub(crate) trait Duplex: AsyncRead + AsyncWrite + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Send + ?Sized> Duplex for T {}
@@ -38,21 +38,21 @@ impl<T: AsyncRead + AsyncWrite + Send + ?Sized> Duplex for T {}
 /// A [`Duplex`] stream on the heap.
 pub(crate) type BoxedStream = Pin<Box<dyn Duplex>>;
 
-/// See the module.
+/// Boxed stream that any number of tasks can poll: see the module.
 pub(crate) struct Boxed {
-    /// `None` once it is destroyed. Never waited for.
+    /// `None` once the stream is destroyed. Its lock is only tried; no task blocks on it (rule 1).
     stream: Mutex<Option<Kept<BoxedStream>>>,
     /// The tasks that wait for the stream.
     waiters: Arc<BroadcastWaker>,
-    /// Wakes the waiters.
+    /// The waker that the stream gets; it wakes `waiters` (rule 2).
     waker: Waker,
-    /// The tasks that found it taken, and wait for the end of the turn.
+    /// The tasks that found the lock taken, and wait for the end of the turn.
     refused: BroadcastWaker,
-    /// There may be refused tasks.
+    /// There may be refused tasks. The flag of rule 1.
     contended: AtomicBool,
-    /// It is to be destroyed.
+    /// The stream is to be destroyed. The flag of rule 4. Never reset.
     closing: AtomicBool,
-    /// One for each direction.
+    /// The cooperative budget of each [`Direction`].
     budgets: [Budget; 2],
 }
 
@@ -70,7 +70,8 @@ impl Boxed {
         }
     }
 
-    /// Polls the stream if no other task does. Its panic ends the stream, and is an error for the caller.
+    /// Polls the stream if no other task has its turn. If the stream panics, it is destroyed, and the caller gets an
+    /// error.
     pub(crate) fn poll<T>(
         &self,
         direction: Direction,
@@ -85,7 +86,7 @@ impl Boxed {
             coop::mark_refusal();
             return Poll::Pending;
         };
-        self.waiters.add(cx.waker()); // first, so that no wake-up comes too early
+        self.waiters.add(cx.waker()); // before the poll, so that no wake-up is lost
         let Some(stream) = turn.stream() else {
             return Poll::Ready(Err(explained(io::ErrorKind::BrokenPipe, "the connection is closed")));
         };
@@ -110,12 +111,14 @@ impl Boxed {
         }
     }
 
+    /// Begins this task's turn. Returns `None` if another task has its turn, which wakes this one at its end.
     fn turn(&self, waker: &Waker) -> Option<Turn<'_>> {
         if let Some(guard) = self.try_lock() {
             return Some(Turn { shared: self, guard: Some(guard) });
         }
         self.refused.add(waker);
         self.contended.swap(true, Ordering::AcqRel);
+        // Tried again: the other turn may have ended before it could see the flag.
         self.try_lock().map(|guard| Turn { shared: self, guard: Some(guard) })
     }
 
@@ -127,12 +130,13 @@ impl Boxed {
         }
     }
 
-    /// Destroys the stream, which is its way to close; if it is being polled, as soon as that poll is over.
+    /// Destroys the stream, which closes it. If a task polls it, the stream is destroyed as soon as that poll returns.
     pub(crate) fn destroy(&self) {
         self.closing.swap(true, Ordering::AcqRel);
         self.destroy_closing();
     }
 
+    /// Destroys the stream if no task has its turn, and wakes all tasks that wait.
     fn destroy_closing(&self) {
         if let Some(mut guard) = self.try_lock() {
             let stream = guard.take();
@@ -142,7 +146,7 @@ impl Boxed {
         self.wake();
     }
 
-    /// Wakes all tasks that wait, so that they look again.
+    /// Wakes all tasks that wait, so that they poll again.
     pub(crate) fn wake(&self) {
         self.waiters.wake_all();
         self.refused.wake_all();
@@ -156,14 +160,15 @@ impl fmt::Debug for Boxed {
     }
 }
 
-/// The right to poll the stream.
+/// A task's turn: the right to poll the stream.
 struct Turn<'a> {
     shared: &'a Boxed,
-    /// `None` only while it is dropped.
+    /// `None` only during its drop.
     guard: Option<MutexGuard<'a, Option<Kept<BoxedStream>>>>,
 }
 
 impl Turn<'_> {
+    /// Returns the stream; `None` if it is to be destroyed, or was.
     fn stream(&mut self) -> Option<&mut Kept<BoxedStream>> {
         if self.shared.closing.load(Ordering::Acquire) {
             return None;
@@ -174,7 +179,7 @@ impl Turn<'_> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        drop(self.guard.take());
+        drop(self.guard.take()); // first: see the argument at the top
         if self.shared.contended.swap(false, Ordering::AcqRel) {
             self.shared.refused.wake_all();
         }

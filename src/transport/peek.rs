@@ -1,4 +1,4 @@
-//! Looking at a stream without reading it, waiting for what arrives, and discarding what the peer still sends.
+//! Waiting for bytes without taking them, checking whether the peer has hung up, and discarding what it still sends.
 
 use super::scratch::with_scratch;
 use super::{Active, Transport, each};
@@ -11,9 +11,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 impl Transport {
-    /// Ready once bytes have arrived, with how many the next read finds; 0: the peer's end. They are read, as a read
-    /// does it, and pushed back: with no buffer of the caller's, and no system call more than the read that follows
-    /// saves.
+    /// Ready once bytes have arrived, with how many of them the next read can take; 0 at EOF.
+    ///
+    /// It reads the bytes as a normal read does, and pushes them back. So the caller needs no buffer, and the system
+    /// call is one that the next read saves.
     pub(crate) fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
             each!(self,
@@ -25,7 +26,7 @@ impl Transport {
                 self.append_pushback(&scratch[..n]);
                 Poll::Ready(Ok(n))
             },
-            // In its turn, so that no other task reads in between.
+            // All during one turn, so that no other task reads in between.
             shared => shared.poll(Direction::Read, cx, |stream, cx| {
                 if let Some(n) = self.pushed_back() {
                     return Poll::Ready(Ok(n));
@@ -37,7 +38,8 @@ impl Transport {
         })
     }
 
-    /// Looks without waiting: `None` where there is nothing, or where that can be told only by reading.
+    /// Peeks without waiting. Returns `None` if there is nothing, and for a stream that is not a socket, which cannot
+    /// be peeked at.
     fn peek(&self) -> Option<io::Result<usize>> {
         if let Some(n) = self.pushed_back() {
             return Some(Ok(n));
@@ -54,43 +56,42 @@ impl Transport {
         }
     }
 
-    /// Waits until there is something to read, the peer's end (0) and errors included, which stays to be read. It has a
-    /// place of its own among the waiting tasks: a task that reads at the same time is not disturbed.
+    /// Waits until there is something to read, EOF (0) and errors included. It stays to be read. The wait has a
+    /// registration of its own in the reactor, so it does not disturb a task that reads at the same time.
     ///
-    /// The reactor also says that a socket is readable where a peek finds nothing, and goes on saying so until the
-    /// cause is consumed. One such cause is an urgent byte, which is no part of the stream: it is taken. What we do not
-    /// know is looked at more and more seldom.
+    /// The reactor may report a socket readable although a peek finds nothing, and goes on until the cause is consumed.
+    /// One such cause is an urgent byte, which is not part of the stream: this function takes it. After an unknown
+    /// cause it pauses, longer each time.
     pub(crate) async fn peeked(&self) -> io::Result<usize> {
-        /// So many looks in vain have a harmless reason, such as an answer that is old.
+        /// This many spurious wake-ups are harmless: the reactor's report may be old.
         const HARMLESS: u32 = 2;
         const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-        let mut in_vain = 0_u32;
+        let mut spurious = 0_u32;
         loop {
             if let Some(result) = self.peek() {
                 return result;
             }
-            if in_vain > 0 {
+            if spurious > 0 {
                 self.take_urgent();
             }
-            if in_vain > HARMLESS {
-                let pause = Duration::from_millis(1 << (in_vain - HARMLESS).min(8)).min(LONGEST_PAUSE);
+            if spurious > HARMLESS {
+                let pause = Duration::from_millis(1 << (spurious - HARMLESS).min(8)).min(LONGEST_PAUSE);
                 Timer::after(pause).await;
             }
             each!(self,
             socket => socket.readable().await?,
             shared => {
-                // To look is to read here. A task that waits for the bytes finds them pushed back, and no event will
-                // tell it.
+                // This reads the bytes and pushes them back. No event would wake another task that waits for them.
                 let arrived = poll_fn(|cx| self.poll_arrived(cx)).await;
                 shared.wake();
                 return arrived;
             });
-            in_vain += 1;
+            spurious += 1;
         }
     }
 
-    /// Takes an urgent byte, if there is one.
+    /// Takes an urgent byte (TCP out-of-band data), if there is one.
     fn take_urgent(&self) {
         each!(self,
             socket => {
@@ -100,12 +101,12 @@ impl Transport {
             _shared => {});
     }
 
-    /// Reads, and throws away what it has read; what is encrypted, unopened.
+    /// Reads and discards bytes. Under TLS it discards them undecrypted.
     pub(crate) fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| self.plain().poll_read(cx, scratch))
     }
 
-    /// Whether there is room for a write; false where that cannot be told.
+    /// Returns whether the socket has room for a write; false on Windows, and for a stream that is not a socket.
     pub(crate) fn is_writable(&self) -> bool {
         #[cfg(unix)]
         {
@@ -119,9 +120,9 @@ impl Transport {
         false
     }
 
-    /// Whether the peer has closed or reset the connection, as far as can be told without reading.
+    /// Returns whether the peer has closed or reset the connection, as far as that can be known without a read.
     ///
-    /// Unread bytes hide EOF from a reader; Linux can tell all the same.
+    /// Unread bytes hide EOF from a reader, but Linux reports it all the same (`POLLRDHUP`). False on other systems.
     pub(crate) fn is_hung_up(&self) -> bool {
         #[cfg(target_os = "linux")]
         {

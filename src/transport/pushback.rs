@@ -1,20 +1,24 @@
-//! Bytes that were read too early, until they are read again.
+//! [`Pushback`]: bytes that were read too early, kept until they are read again.
+//!
+//! Bytes are pushed back by the PROXY header's parser, by readers of lines and frames that leave a rest, and by a wait
+//! for bytes, which reads what has arrived.
 
 use crate::sync::{Mutex, lock};
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Queue of pushed-back bytes.
 #[derive(Debug, Default)]
 pub(super) struct Pushback {
     bytes: Mutex<VecDeque<u8>>,
-    /// So that the reads after the last of them cost no lock. A hint: only a put-back sets it, and only a take resets
-    /// it.
+    /// There are bytes. It is written under the lock, and read without it, so that a read costs no lock once all bytes
+    /// were taken. Only a push sets it, and only a take resets it.
     some: AtomicBool,
 }
 
 impl Pushback {
-    /// They come before those that are there.
+    /// Puts bytes in front of those that are there.
     pub(super) fn push_back(&self, bytes: &[u8]) {
         let mut kept = lock(&self.bytes);
         if kept.is_empty() {
@@ -25,7 +29,7 @@ impl Pushback {
         self.some.store(!kept.is_empty(), Ordering::Release);
     }
 
-    /// They come after those that are there.
+    /// Puts bytes behind those that are there.
     pub(super) fn append(&self, bytes: &[u8]) {
         let mut kept = lock(&self.bytes);
         match kept.is_empty() {
@@ -39,7 +43,7 @@ impl Pushback {
         !self.some.load(Ordering::Acquire)
     }
 
-    /// `None`: there are none.
+    /// Returns how many bytes there are; `None` for none.
     pub(super) fn len(&self) -> Option<usize> {
         if self.is_empty() {
             return None;
@@ -47,20 +51,20 @@ impl Pushback {
         Some(lock(&self.bytes).len()).filter(|len| *len > 0)
     }
 
-    /// As many as there are and fit; `None` if there are none.
+    /// Moves as many bytes into `buf` as there are and fit. Returns their number; `None` if there are none.
     pub(super) fn take(&self, buf: &mut [u8]) -> Option<usize> {
         if self.is_empty() {
             return None;
         }
         let mut kept = lock(&self.bytes);
         if kept.is_empty() {
-            return None; // another reader was quicker
+            return None; // another reader was faster
         }
         let mut read = |buf: &mut [u8]| kept.read(buf).expect("reading from memory does not fail");
-        let mut n = read(buf); // of what lies in one piece
+        let mut n = read(buf); // a read takes from one of the deque's two slices
         n += read(&mut buf[n..]);
         if kept.is_empty() {
-            *kept = VecDeque::new();
+            *kept = VecDeque::new(); // frees the memory
             self.some.store(false, Ordering::Release);
         }
         Some(n)
@@ -78,7 +82,7 @@ mod tests {
         assert_eq!(pushback.take(&mut buf), None);
         pushback.push_back(b"cdef");
         pushback.push_back(b"ab");
-        assert_eq!(pushback.take(&mut []), Some(0), "an empty buffer is no end");
+        assert_eq!(pushback.take(&mut []), Some(0), "an empty buffer takes nothing, and the bytes stay");
         assert_eq!((pushback.take(&mut buf), &buf), (Some(4), b"abcd"));
         assert_eq!((pushback.take(&mut buf), &buf[..2]), (Some(2), b"ef".as_slice()));
         assert_eq!(pushback.take(&mut buf), None);

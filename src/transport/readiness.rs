@@ -1,21 +1,21 @@
-//! Readiness of one direction of a socket, for any number of tasks.
+//! [`Readiness`]: waiting for one direction of a socket, for any number of tasks.
 //!
-//! The reactor keeps one waker a direction, and wakes the one that it displaces. So two tasks that wait through clones
-//! of a connection would displace and wake each other for ever. Nearly always there is only one task, and that one must
-//! not pay. So:
+//! The reactor keeps one waker for each direction, and wakes the one that a new one displaces. So two tasks that wait
+//! through clones of a connection would displace and wake each other without end. Nearly always there is only one task,
+//! and it must not pay for others. So:
 //!
-//! 1. As long as one task waits, its own waker is registered, and its identity is remembered: two words.
-//! 2. When another task waits, all of them wait behind a broadcast waker from then on, which wakes each of them. The
-//!    first registration of that waker displaces, and so wakes, the task that was registered itself; it is polled
-//!    again, and joins them.
-//! 3. So does a task whose looks are in vain again and again: that waker can tell what the reactor has caused, and the
-//!    wait can rest (`vain`).
+//! 1. While one task waits, its own waker is registered, and its identity is remembered. That takes two words.
+//! 2. When a second task waits, all tasks use a common waker from then on, a broadcast that wakes each of them. The
+//!    first registration of the common waker displaces, and so wakes, the task whose own waker was registered. That
+//!    task is polled again, and then uses the common waker.
+//! 3. The common waker is also used if one task's attempts find nothing again and again. It notes which wake-ups the
+//!    reactor has caused, and so the wait can pause (`vain`).
 //!
-//! An identity is only compared, so a wrong guess costs speed and nothing else: a task may be taken for another (once
-//! the connection was handed from one to the other), but not two tasks for one, since the reactor keeps the waker of
-//! the first, and with it its address, for as long as it waits.
+//! Identities are only compared, so a wrong result costs only speed. One waiting task can be mistaken for two: after
+//! the connection was passed to another task, the identity of the first is still remembered. Two waiting tasks are
+//! never mistaken for one: while the first one waits, the reactor keeps its waker, so no other waker has its address.
 
-use super::vain::{InVain, Rest};
+use super::vain::{Pauses, SpuriousCount};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::identity;
 use std::io;
@@ -23,47 +23,49 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
-/// One direction.
+/// Tasks that wait for one direction of a socket.
 #[derive(Debug, Default)]
 pub(super) struct Readiness {
-    /// The identity of the task that is registered itself, or was; 0: none, as far as is known.
+    /// The identity of the task whose own waker is, or was, registered; 0 if none is known.
     last: AtomicUsize,
-    /// There once several tasks have waited, or one has been woken in vain again and again.
+    /// Made when a second task waits, or when attempts find nothing suspiciously often (rules 2 and 3).
     common: OnceLock<Box<Common>>,
 }
 
+/// The common waker of several tasks.
 #[derive(Debug)]
 struct Common {
     waiters: Arc<Waiters>,
-    /// Wakes the waiters.
+    /// The waker that the reactor gets; it wakes `waiters`.
     waker: Waker,
 }
 
+/// The tasks behind a common waker.
 #[derive(Debug, Default)]
 struct Waiters {
     tasks: BroadcastWaker,
-    rest: Rest,
+    pauses: Pauses,
 }
 
 impl Readiness {
-    /// Waits, with `poll_ready`, until the reactor says that something has come; not before the end of a pause, if that
-    /// was in vain too often.
+    /// Waits, by `poll_ready`, until the reactor reports the socket ready. After too many spurious wake-ups it first
+    /// waits for the end of a pause.
     pub(super) fn poll(
         &self,
         cx: &mut Context<'_>,
-        in_vain: &InVain,
+        spurious: &SpuriousCount,
         mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
         if let Some(common) = self.common.get() {
-            return common.poll(cx, in_vain, poll_ready);
+            return common.poll(cx, spurious, poll_ready);
         }
-        if in_vain.is_suspicious() {
-            return self.common.get_or_init(Common::new).poll(cx, in_vain, poll_ready);
+        if spurious.is_suspicious() {
+            return self.common.get_or_init(Common::new).poll(cx, spurious, poll_ready); // rule 3
         }
         let me = identity(cx.waker());
         let before = self.last.swap(me, Ordering::Relaxed);
         if before != 0 && before != me {
-            return self.common.get_or_init(Common::new).poll(cx, in_vain, poll_ready);
+            return self.common.get_or_init(Common::new).poll(cx, spurious, poll_ready); // rule 2
         }
         let poll = poll_ready(cx);
         if poll.is_ready() {
@@ -72,14 +74,15 @@ impl Readiness {
         poll
     }
 
-    /// A task has found something without asking the reactor: most likely the one that is registered itself, if there
-    /// is one. If it was another, the next that waits displaces, and so wakes, the registered one, which then joins it.
+    /// Forgets the registered task, because a task has made progress without waiting. Most likely that is the same
+    /// task. If it is another one, the next task that waits displaces, and so wakes, the registered one, and rule 2
+    /// applies then.
     pub(super) fn forget(&self) {
         self.last.store(0, Ordering::Relaxed);
     }
 
-    /// Wakes the tasks that rest: the reactor does not know them.
-    pub(super) fn wake_resting(&self) {
+    /// Wakes the tasks that wait in a pause: their waker is not registered with the reactor.
+    pub(super) fn wake_paused(&self) {
         if let Some(common) = self.common.get() {
             common.waiters.tasks.wake_all();
         }
@@ -95,12 +98,12 @@ impl Common {
     fn poll(
         &self,
         cx: &mut Context<'_>,
-        in_vain: &InVain,
+        spurious: &SpuriousCount,
         mut poll_ready: impl FnMut(&mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
-        self.waiters.tasks.add(cx.waker()); // first, so that no wake-up comes too early
+        self.waiters.tasks.add(cx.waker()); // before the poll, so that no wake-up is lost
         let mut common = Context::from_waker(&self.waker);
-        ready!(self.waiters.rest.poll(in_vain, &mut common));
+        ready!(self.waiters.pauses.poll(spurious, &mut common));
         poll_ready(&mut common)
     }
 }
@@ -111,7 +114,7 @@ impl Wake for Waiters {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rest.note_wakeup(); // before a task that is woken looks
+        self.pauses.note_wakeup(); // before a woken task polls
         self.tasks.wake_all();
     }
 }
@@ -125,7 +128,7 @@ mod tests {
     use std::thread;
     use std::time::{Duration, Instant};
 
-    /// Does with wakers as the reactor does.
+    /// Treats wakers as the reactor does.
     #[derive(Default)]
     struct Reactor(Mutex<Option<Waker>>);
 
@@ -146,18 +149,19 @@ mod tests {
     }
 
     #[test]
-    fn two_tasks_do_not_wake_each_other_for_ever_and_an_event_wakes_both() {
-        let (side, reactor) = (Readiness::default(), Reactor::default());
+    fn two_tasks_do_not_wake_each_other_without_end_and_an_event_wakes_both() {
+        let (readiness, reactor) = (Readiness::default(), Reactor::default());
         let tasks = [Arc::new(Count::default()), Arc::new(Count::default())];
         let wakers = [tasks[0].waker(), tasks[1].waker()];
         let woken = || [tasks[0].woken(), tasks[1].woken()];
         let wait = |n: usize| {
-            let poll = side.poll(&mut Context::from_waker(&wakers[n]), &InVain::default(), |cx| reactor.poll(cx));
+            let mut cx = Context::from_waker(&wakers[n]);
+            let poll = readiness.poll(&mut cx, &SpuriousCount::default(), |cx| reactor.poll(cx));
             assert!(poll.is_pending());
         };
         wait(0);
         wait(0);
-        assert!(side.common.get().is_none(), "one task pays nothing");
+        assert!(readiness.common.get().is_none(), "one task uses its own waker");
         wait(1);
         assert_eq!(woken(), [1, 0], "the first is displaced once");
         for n in [0, 1, 0, 1] {
@@ -168,34 +172,34 @@ mod tests {
         assert_eq!(woken(), [2, 1]);
     }
 
-    /// An end of the wait by others, such as the handler's, is not late by the length of a pause.
+    /// A pause does not delay other reasons to end the wait, such as the end of the handler.
     #[test]
-    fn a_task_that_rests_can_be_woken_and_is_woken_at_the_end_of_its_pause() {
-        let (side, in_vain) = (Readiness::default(), InVain::default());
+    fn a_task_in_a_pause_can_be_woken_and_is_woken_at_the_end_of_the_pause() {
+        let (readiness, spurious) = (Readiness::default(), SpuriousCount::default());
         let task = Arc::new(Count::default());
         let (waker, asked) = (task.waker(), Cell::new(0));
         let wait = || {
-            // Always ready, and always in vain.
-            let poll = side.poll(&mut Context::from_waker(&waker), &in_vain, |cx| {
+            // Always reported ready, and always spuriously.
+            let poll = readiness.poll(&mut Context::from_waker(&waker), &spurious, |cx| {
                 asked.set(asked.get() + 1);
                 cx.waker().wake_by_ref();
                 Poll::Ready(Ok(()))
             });
-            in_vain.note();
+            spurious.note();
             poll.is_ready()
         };
         let mut pauses = 0;
         while pauses < 8 {
             pauses += usize::from(!wait());
-            assert!(asked.get() < 1000, "it never rests");
+            assert!(asked.get() < 1000, "it never pauses");
         }
         let (woken, before) = (task.woken(), asked.get());
-        side.wake_resting();
+        readiness.wake_paused();
         assert_eq!(task.woken(), woken + 1);
-        assert!(!wait() && asked.get() == before, "it rests still");
+        assert!(!wait() && asked.get() == before, "the wake-up has ended the pause");
         let patience = Instant::now() + Duration::from_secs(60);
         while task.woken() == woken + 1 {
-            assert!(Instant::now() < patience, "its pause does not end");
+            assert!(Instant::now() < patience, "the pause does not end");
             thread::sleep(Duration::from_millis(1));
         }
     }

@@ -1,8 +1,8 @@
-//! TLS over another stream.
+//! TLS over another stream, and [`TlsInfo`], the result of a handshake.
 //!
-//! A connection of a listener with TLS begins as a plain stream. After the handshake the encrypted stream is laid over
-//! it, and from then on reads and writes go to that one. So the connection is one and the same before, during and after
-//! the handshake, for all that may end it meanwhile.
+//! A connection of a listener with TLS begins as a plain stream ([`Secured::plain`]). The handshake sets the encrypted
+//! stream over it, and from then on reads and writes use that one. So the transport is the same object before, during
+//! and after the handshake, and a shutdown, a cancel or a timeout can end it at any of these moments.
 
 use super::{Boxed, Transport};
 use futures_io::{AsyncRead, AsyncWrite};
@@ -18,13 +18,15 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-/// A stream that is, or is to be, encrypted.
+/// Stream that is encrypted once its handshake is done.
 pub(super) struct Secured {
+    /// The stream that carries the encrypted bytes. The encrypted stream shares it.
     pub(super) plain: Arc<Transport>,
-    /// There once the handshake is done.
+    /// The encrypted stream. Set when the handshake is done.
     over: OnceLock<Over>,
 }
 
+/// The encrypted stream, and what its handshake has negotiated.
 struct Over {
     stream: Boxed,
     info: TlsInfo,
@@ -35,7 +37,7 @@ impl Secured {
         Self { plain: Arc::new(plain), over: OnceLock::new() }
     }
 
-    /// What is laid over the plain stream, once it is.
+    /// Returns the encrypted stream, once the handshake is done.
     pub(super) fn over(&self) -> Option<&Boxed> {
         self.over.get().map(|over| &over.stream)
     }
@@ -44,12 +46,13 @@ impl Secured {
         self.over.get().map(|over| &over.info)
     }
 
+    /// Performs the server's side of the handshake, and sets the encrypted stream.
     pub(super) async fn handshake(&self, acceptor: TlsAcceptor) -> io::Result<()> {
         let plain = PlainStream { plain: Arc::clone(&self.plain), held: Vec::new(), handshaking: true };
         let mut stream = match acceptor.accept(plain).into_fallible().await {
             Ok(stream) => stream,
             Err((error, mut plain)) => {
-                // The alert goes if the socket takes it at once: a peer that failed is not waited for.
+                // One attempt to send the alert: a peer that failed the handshake is not waited for.
                 let _ = poll_fn(|cx| Poll::Ready(plain.poll_send(cx))).await;
                 return Err(error);
             }
@@ -58,11 +61,12 @@ impl Secured {
         let plain = stream.get_mut().0;
         plain.handshaking = false;
         if tickets {
-            // They would have carried it. A client with Nagle's algorithm sends its first message only then, and the
-            // kernel may take 40 ms to acknowledge by itself.
+            // The tickets, which are held back, would have carried the acknowledgement of the client's last flight. A
+            // client with Nagle's algorithm sends its first message only after that, and by itself the kernel may take
+            // 40 ms to acknowledge.
             self.plain.acknowledge();
         } else {
-            poll_fn(|cx| plain.poll_send(cx)).await?; // the handshake's last message: the client waits for it
+            poll_fn(|cx| plain.poll_send(cx)).await?; // the last flight of the handshake: the client waits for it
         }
         let info = TlsInfo::of(stream.get_ref().1);
         let stream = Boxed::new(Box::pin(Encrypted(stream)));
@@ -71,24 +75,24 @@ impl Secured {
     }
 }
 
-/// The plain stream below the encryption. It holds back the session tickets of TLS 1.3 until the handler first writes.
+/// The plain stream, as rustls uses it. It holds back the session tickets of TLS 1.3 until the handler first writes.
 ///
-/// rustls sends them as the end of the handshake. A client that only writes, and closes without reading, would have
-/// them unread in its receive buffer: its kernel then resets the connection, and what the server has not read yet is
-/// lost.
+/// rustls sends the tickets at the end of the handshake. A client that only writes, and closes without reading, would
+/// leave them unread in its receive buffer. Its kernel would then reset the connection, and the bytes that the server
+/// has not read yet would be lost.
 ///
-/// During the handshake every flight is held until rustls reads again, which it does after each but the last. The last
-/// flight of TLS 1.3 is the tickets; that of older versions belongs to the handshake.
+/// During the handshake every flight is held until rustls reads again, as it does after each flight except the last. In
+/// TLS 1.3 the last flight is the tickets. In older versions it belongs to the handshake, and is sent.
 struct PlainStream {
     plain: Arc<Transport>,
-    /// What goes out before anything else.
+    /// Bytes that are sent before any others.
     held: Vec<u8>,
-    /// Set until the handshake is done: what is written is held.
+    /// The handshake is under way: written bytes are held.
     handshaking: bool,
 }
 
 impl PlainStream {
-    /// Sends what is held.
+    /// Sends the held bytes.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             return Poll::Ready(Ok(()));
@@ -97,7 +101,8 @@ impl PlainStream {
         self.plain.poll_flush(cx)
     }
 
-    /// Writes what is held, and with it as much of `bufs` as the stream takes: one system call, and mostly one packet.
+    /// Writes the held bytes, and with them as much of `bufs` as the stream takes: one system call, usually one packet.
+    /// Returns how many bytes of `bufs` were written.
     fn poll_write_after_held(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         while !self.held.is_empty() {
             let slices: Vec<_> = iter::once(IoSlice::new(&self.held)).chain(bufs.iter().copied()).collect();
@@ -111,7 +116,7 @@ impl PlainStream {
                 return Poll::Ready(Ok(more));
             }
         }
-        self.held = Vec::new();
+        self.held = Vec::new(); // frees the memory
         match bufs {
             [] => Poll::Ready(Ok(0)),
             [buf] => self.plain.poll_write(cx, buf),
@@ -156,8 +161,8 @@ impl AsyncWrite for PlainStream {
     }
 }
 
-/// The encrypted stream. What it could not send yet goes out also while its user only reads: a peer that waits for the
-/// end of a message before it answers must not wait for ever.
+/// The encrypted stream. A read also sends what rustls could not send yet. Otherwise a handler that only reads could
+/// wait without end, for a peer that still waits for the rest of a message.
 struct Encrypted(TlsStream<PlainStream>);
 
 impl AsyncRead for Encrypted {
@@ -166,7 +171,7 @@ impl AsyncRead for Encrypted {
             return Poll::Ready(Ok(0));
         }
         if self.0.get_ref().1.wants_write() {
-            // An error shows in the read, too, or in the next write.
+            // If it fails, the read or the next write returns the error.
             let _ = Pin::new(&mut self.0).poll_flush(cx);
         }
         Pin::new(&mut self.0).poll_read(cx, buf)
@@ -195,25 +200,89 @@ impl AsyncWrite for Encrypted {
     }
 }
 
-/// Results of a TLS handshake, returned by [`Connection::tls`](crate::Connection::tls) (feature `tls`).
+/// Results of a TLS handshake, returned byText of an example whose handler runs these lines with the client's `tls: &TlsInfo`. Its set-up is hidden: a
+/// certificate, a server in memory, and a client that trusts it.
+macro_rules! tls_example {
+    ($($line:literal)*) => {
+        concat!(
+            r#"# Examples
+
+```
+# async_std::task::block_on(async {
+# use async_std::io::ReadExt;
+# use ebbtide::rustls::pki_types::PrivatePkcs8KeyDer;
+# use ebbtide::rustls::{ClientConfig, ProtocolVersion, RootCertStore, ServerConfig};
+# use ebbtide::{Connection, Listener, Server, Tls};
+# use futures_rustls::TlsConnector;
+# use std::sync::Arc;
+# let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+# let (certificate, key) = (made.cert.der().clone(), PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()));
+# let builder = ServerConfig::builder().with_no_client_auth();
+# let mut config = builder.with_single_cert(vec![certificate.clone()], key.into()).unwrap();
+# let mut trusted = RootCertStore::empty();
+# trusted.add(certificate).unwrap();
+# let mut client = ClientConfig::builder().with_root_certificates(trusted).with_no_client_auth();
+# config.alpn_protocols = vec![b"echo".to_vec()];
+# client.alpn_protocols = vec![b"echo".to_vec()];
+# let (listener, memory) = Listener::memory();
+# let server = Server::new(listener.tls(&Tls::from_config(Arc::new(config))));
+let handler = async |conn: Connection| {
+    let tls = conn.tls().expect("the listener has TLS");
+"#,
+            $("    ", $line, "\n",)*
+            r#"};
+# let (_, report) = server.scope(handler, async |_| {
+#     let name = "localhost".try_into().unwrap();
+#     let mut stream = TlsConnector::from(Arc::new(client)).connect(name, memory.connect().await?).await?;
+#     Ok(stream.read_to_end(&mut Vec::new()).await?)
+# }).await.unwrap();
+# assert_eq!((report.completed(), report.panicked()), (1, 0));
+# });
+```"#,
+        )
+    };
+}
+
+/// What a TLS handshake has negotiated (feature `tls`).
+///
+/// [`Connection::tls`](crate::Connection::tls) returns it.
+///
+#[doc = tls_example!(
+    "assert_eq!(tls.server_name(), Some(\"localhost\"));"
+    "assert_eq!(tls.alpn_protocol(), Some(b\"echo\".as_slice()));"
+    "assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));"
+    "assert!(tls.peer_certificates().is_empty()); // this server asks for none"
+)]
 ///
 /// # Examples
 ///
 /// ```
-/// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
-/// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-/// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-/// # let server = rustls::ServerConfig::builder().with_no_client_auth();
-/// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-/// # let mut roots = rustls::RootCertStore::empty();
+/// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::syncof(session::Arc};
+/// # let own = rcgen::generate_simple_self_signed(["example session.org".to_owned()]).unwrap();
+/// # let (certificate, key) = (ownsession.cert.der().clone(), ownsession.signing_key.serialize_der().try_into().unwrap());
+/// # let server = rustls::ServerConfig::builder()session.protocol_version(),
+            cipher_suite: session.with_no_client_auth();
+/// #Returns the let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
+/// # let mut roots; `None` if it sent none.
+    ///
+    /// The client chooses it freely, so it proves nothing.
+    ///
+    #[doc = tls_example!("assert_eq!(tls.server_name(), Some(\"localhost\"));")]
+    #[doc(alias = "SNI")]
+    pub = rustls::RootCertStore::empty();
 /// # roots.add(certificate).unwrap();
-/// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+/// # let client = rustls::ClientConfig::builder().with_root_certificatesReturns the negotiated protocol (ALPN); `None` if there is none.
+    ///
+    #[doc = tls_example!("assert_eq!(tls.alpn_protocol(), Some(b\"echo\".as_slice()));")]
+    #[doc(alias = "NegotiatedProtocol")]
+    pub fn alpn_protocol(roots).with_no_client_auth();
 /// use async_std::prelude::*;
 /// use ebbtide::Connection;
 ///
-/// # let (listener, connector) = Listener::memory();
-/// let handler = async |mut conn: Connection| {
-///     let tls = conn.tls().expect("the listener has TLS");
+///Returns the client's certificate, followed by # let (listener, connector) = Listener::memory();
+///the client let handler =sent, async |mut conn: Connection| {DER.
+    ///
+///     let tls =They were verified before the handler began. Empty if conn.tls().expect("the listener has TLS");
 ///     let summary = format!("{:?} for {:?}", tls.protocol_version().unwrap(), tls.server_name().unwrap());
 ///     conn.write_all(summary.as_bytes()).await
 /// };
@@ -230,9 +299,11 @@ impl AsyncWrite for Encrypted {
 /// assert_eq!(reply, r#"TLSv1_3 for "example.org""#);
 /// ```
 #[derive(Clone)]
-#[doc(alias = "ConnectionState")]
-#[doc(alias = "ServerConnection")]
-#[doc(alias = "get_extra_info")]
+#[doc(alias = "ConnectionStateasked for one.
+    ///
+    #[doc = tls_example!("assert!(tls.peer_certificates().is_empty()); // this server asks for none")]
+    #[doc(alias = "ServerConnectionclient_certificate")]
+    #[doc(alias = "get_extra_info")]
 pub struct TlsInfo {
     server_name: Option<String>,
     alpn: Option<Vec<u8>>,
@@ -421,7 +492,7 @@ impl TlsInfo {
     /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
     /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
     /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
+    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();mTLS")]
     /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
     /// # let mut roots = rustls::RootCertStore::empty();
     /// # roots.add(certificate).unwrap();
@@ -438,15 +509,19 @@ impl TlsInfo {
     /// # let run = server.scope(handler, async |_| {
     /// #     let stream = connector.connect().await?;
     /// #     let connector = TlsConnector::from(Arc::new(client));
-    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
-    /// #     let mut reply = String::new();
+    /// #     letReturns the negotiated mut stream = connector.connect("example.org".try_into()?, stream).await?;
+    ///
+    #[doc = tls_example!("assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));")]
+    pub #     let mut reply = String::new();
     /// #     stream.read_to_string(&mut reply).await?;
     /// #     Ok(reply)
     /// # });
-    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
+    /// #Returns the negotiated let (reply, _report) = async_std::task::block_on(run).unwrap();
     /// assert!(reply.starts_with("TLS13_"));
     /// ```
-    #[doc(alias = "negotiated_cipher_suite")]
+    #[doc(alias = "negotiated_cipher_suitesuite.
+    ///
+    #[doc = tls_example!("assert!(tls.cipher_suite().is_some_and(|suite| suite.tls13().is_some()));")]
     pub fn cipher_suite(&self) -> Option<SupportedCipherSuite> {
         self.cipher_suite
     }

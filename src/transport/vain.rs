@@ -1,17 +1,18 @@
-//! The net for the unknown: a wait for readiness that is in vain again and again rests before it asks again.
+//! Pauses after spurious wake-ups: the safety net against causes of readiness that this crate does not know.
 //!
-//! A reactor may say that a socket is ready where a system call finds nothing, and go on saying so: the cause is one
-//! that no read or write consumes. One such cause is a queue of errors that holds time stamps, another a kernel that
-//! is short of memory. Once in a while that is harmless: another task was faster, or the answer is old. In a row, and
-//! with nothing in between, it would keep a core busy. Nothing has to be known of the cause:
+//! A reactor may report that a socket is ready although a system call returns `WouldBlock`, and may go on doing so,
+//! because no read or write consumes the cause. One such cause is a queue of errors that holds time stamps; another is
+//! a kernel that is short of memory. A single spurious wake-up is harmless: another task was faster, or the report is
+//! old. Many in a row, with no progress in between, would keep a core busy. The net need not know the cause:
 //!
-//! 1. Each direction counts its looks in vain since its last progress ([`InVain`]): two bytes, and a look that finds
-//!    something pays nothing for it. A look in vain is no proof: a task may be polled often for reasons of its own. So a
-//!    count that grows quickly is a *suspicion*, and has one consequence: the direction is waited for with a waker of
-//!    ours from then on (`readiness`).
-//! 2. That waker tells what the reactor has caused ([`Rest`]). More than [`FEW`] of its wake-ups in a row, without
-//!    progress and each within [`APART`] of the one before, are answered by a pause, in which the reactor is not asked:
-//!    1 ms, then twice as long, up to [`LONGEST_PAUSE`]. Any progress ends the row.
+//! 1. Each direction counts the attempts that have found nothing since its last progress ([`SpuriousCount`]). That
+//!    takes two bytes, and costs nothing for an attempt that finds something. Such attempts prove nothing: a task may
+//!    be polled often for reasons of its own. So a count that grows quickly is only a *suspicion*, and has one
+//!    consequence: from then on the direction is waited for with a waker of ours (`readiness`).
+//! 2. That waker sees which wake-ups the reactor causes ([`Pauses`]). Wake-ups without progress, each within [`APART`]
+//!    of the one before, are a *row*. After more than [`FEW`] in a row, each further one is followed by a pause, in
+//!    which the reactor is not asked: first 1 ms, then twice as long each time, up to [`LONGEST_PAUSE`]. Any progress
+//!    ends the row.
 
 use crate::sync::{Mutex, lock};
 use async_io::Timer;
@@ -22,45 +23,46 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// So many in a row have a harmless reason.
+/// This many spurious wake-ups or attempts in a row are harmless.
 const FEW: u8 = 8;
 
-/// Wake-ups that are further apart are no row.
+/// Wake-ups that are further apart do not form a row.
 const APART: Duration = Duration::from_secs(1);
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(1);
 
-/// What arrives in a pause is found at its end, so this is also the longest delay.
+/// The longest pause. Bytes that arrive in a pause are found at its end, so this is also the longest delay.
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many looks in a row were in vain, of one direction. A hint: relaxed, and never needed for correctness.
+/// Count of the attempts in a row that found nothing, for one direction. A hint, in relaxed atomics: correctness never
+/// depends on it.
 #[derive(Debug, Default)]
-pub(super) struct InVain {
-    /// In the lower bits; and [`MARK`]. 0: the last look has found something.
+pub(super) struct SpuriousCount {
+    /// The count, or [`SUSPICIOUS`], or [`MARK`] plus a count. 0: the last attempt made progress.
     count: AtomicU8,
-    /// When the count was full before, in units of [`UNIT`], modulo 256.
+    /// When the count last reached [`FEW`], in units of [`UNIT`], modulo 256.
     filled: AtomicU8,
 }
 
-/// A count that is full twice within this time or a little more has grown quickly.
+/// A count that reaches [`FEW`] twice within this time, or a little more, grows quickly.
 const UNIT: u128 = 64; // milliseconds
 
-/// A count that has grown quickly. Larger than any other.
+/// The value of a count that has grown quickly. Larger than any plain count.
 const SUSPICIOUS: u8 = MARK - 1;
 
-/// Set by [`Rest`], to see whether there was progress since then.
+/// Set by [`Pauses`] at a wake-up. It is still set at the next one if there was no progress in between.
 const MARK: u8 = 1 << 7;
 
-impl InVain {
-    /// A look has found something.
+impl SpuriousCount {
+    /// Notes progress: an attempt has found something.
     #[inline]
-    pub(super) fn end(&self) {
+    pub(super) fn reset(&self) {
         if self.count.load(Ordering::Relaxed) != 0 {
             self.count.store(0, Ordering::Relaxed);
         }
     }
 
-    /// A look was in vain.
+    /// Counts an attempt that found nothing.
     #[inline]
     pub(super) fn note(&self) {
         let count = self.count.load(Ordering::Relaxed);
@@ -68,80 +70,83 @@ impl InVain {
             self.count.store(count + 1, Ordering::Relaxed);
         } else if count < SUSPICIOUS {
             self.note_full();
-        } // else it is known
+        } // else the suspicion stands already
     }
 
     #[cold]
     fn note_full(&self) {
         static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-        // Modulo 256. At the beginning it is far from the 0 that no count has left.
+        // Modulo 256. The 128 keeps the first times far from 0, which `filled` has before it is first set.
         let now = (BEGINNING.elapsed().as_millis() / UNIT + 128) as u8;
         let before = self.filled.swap(now, Ordering::Relaxed);
         let is_quick = now.wrapping_sub(before) <= 1;
         self.count.store(if is_quick { SUSPICIOUS } else { 1 }, Ordering::Relaxed);
     }
 
+    /// Returns whether the count has grown quickly.
     #[inline]
     pub(super) fn is_suspicious(&self) -> bool {
         self.count.load(Ordering::Relaxed) >= SUSPICIOUS
     }
 
-    /// Returns whether it was marked, and there was no progress since then.
+    /// Sets the mark. Returns whether it was set already, so that there was no progress since the last mark.
     fn mark(&self) -> bool {
         self.count.swap(MARK, Ordering::Relaxed) >= MARK
     }
 }
 
-/// The pauses of one direction.
+/// Pauses of one direction.
 #[derive(Debug, Default)]
-pub(super) struct Rest {
-    /// The reactor's waker was woken, and no task has looked since then.
+pub(super) struct Pauses {
+    /// The common waker was woken, and no task has polled since then.
     woken: AtomicBool,
-    /// There is a timer.
-    resting: AtomicBool,
-    state: Mutex<RestState>,
+    /// A pause is under way: there is a timer.
+    pausing: AtomicBool,
+    state: Mutex<PausesState>,
 }
 
 #[derive(Debug, Default)]
-struct RestState {
-    /// Wake-ups in a row.
+struct PausesState {
+    /// How many wake-ups the row has.
     row: u8,
-    /// When the row went on last, a pause included.
+    /// When the last wake-up of the row was, or when the pause after it ends.
     last: Option<Instant>,
-    /// The pause that comes next, if the row goes on.
+    /// The length of the next pause, if the row goes on.
     pause: Duration,
-    /// Of the pause that is under way.
+    /// The timer of the pause that is under way.
     timer: Option<Timer>,
 }
 
-impl Rest {
+impl Pauses {
+    /// Notes that the common waker was woken.
     pub(super) fn note_wakeup(&self) {
         self.woken.store(true, Ordering::Relaxed);
     }
 
-    /// Before the reactor is asked: pending as long as a pause lasts. `cx` has the waker of which the wake-ups are
+    /// Pending while a pause lasts. Called before the reactor is asked. `cx` has the common waker, whose wake-ups are
     /// noted.
-    pub(super) fn poll(&self, in_vain: &InVain, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.resting.load(Ordering::Relaxed) && !self.woken.load(Ordering::Relaxed) {
+    pub(super) fn poll(&self, spurious: &SpuriousCount, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.pausing.load(Ordering::Relaxed) && !self.woken.load(Ordering::Relaxed) {
             return Poll::Ready(());
         }
         let mut state = lock(&self.state);
-        let was_woken = self.woken.swap(false, Ordering::Relaxed); // also by the timer, which is no wake-up in vain
+        let was_woken = self.woken.swap(false, Ordering::Relaxed); // the timer of a pause sets it as well
         if state.timer.is_none() && was_woken {
-            state.note_wakeup(in_vain, Instant::now());
+            state.note_wakeup(spurious, Instant::now());
         }
         let is_over = state.timer.as_mut().is_none_or(|timer| Pin::new(timer).poll(cx).is_ready());
         if is_over {
             state.timer = None;
         }
-        self.resting.store(!is_over, Ordering::Relaxed);
+        self.pausing.store(!is_over, Ordering::Relaxed);
         if is_over { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
-impl RestState {
-    fn note_wakeup(&mut self, in_vain: &InVain, now: Instant) {
-        let no_progress = in_vain.mark();
+impl PausesState {
+    /// Notes a wake-up by the reactor. Begins a pause if the row is long.
+    fn note_wakeup(&mut self, spurious: &SpuriousCount, now: Instant) {
+        let no_progress = spurious.mark();
         let goes_on = no_progress && self.last.is_some_and(|last| now.saturating_duration_since(last) <= APART);
         if !goes_on {
             (self.row, self.pause) = (0, SHORTEST_PAUSE);
@@ -160,10 +165,10 @@ impl RestState {
 mod tests {
     use super::*;
 
-    /// How long the pause is that follows a wake-up.
-    fn woken(state: &mut RestState, in_vain: &InVain, now: Instant) -> Duration {
+    /// Notes a wake-up. Returns the length of the pause that follows.
+    fn woken(state: &mut PausesState, spurious: &SpuriousCount, now: Instant) -> Duration {
         state.timer = None;
-        state.note_wakeup(in_vain, now);
+        state.note_wakeup(spurious, now);
         match state.timer {
             Some(_) => state.last.unwrap() - now,
             None => Duration::ZERO,
@@ -172,42 +177,42 @@ mod tests {
 
     #[test]
     fn pauses_grow_in_a_row_and_only_there() {
-        let (mut state, in_vain, mut now) = (RestState::default(), InVain::default(), Instant::now());
+        let (mut state, spurious, mut now) = (PausesState::default(), SpuriousCount::default(), Instant::now());
         for _ in 0..2 {
-            let pauses: Vec<_> = (0..30).map(|_| woken(&mut state, &in_vain, now).as_millis()).collect();
+            let pauses: Vec<_> = (0..30).map(|_| woken(&mut state, &spurious, now).as_millis()).collect();
             assert_eq!(&pauses[..11], [0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 4]);
             assert!(pauses[16..].iter().all(|&pause| pause == 100), "{pauses:?}");
-            in_vain.end(); // progress
+            spurious.reset(); // progress
         }
         for _ in 0..50 {
-            assert!(woken(&mut state, &in_vain, now).is_zero(), "there is progress between them");
-            in_vain.end();
-            in_vain.note(); // by another task, after that progress
+            assert!(woken(&mut state, &spurious, now).is_zero(), "a pause, although there was progress");
+            spurious.reset();
+            spurious.note(); // by another task, after that progress
         }
         for _ in 0..50 {
             now += 2 * APART;
-            assert!(woken(&mut state, &in_vain, now).is_zero(), "they are far apart");
+            assert!(woken(&mut state, &spurious, now).is_zero(), "a pause, although the wake-ups are far apart");
         }
     }
 
     #[test]
-    fn looks_in_vain_are_suspicious_only_if_they_come_quickly() {
-        let in_vain = InVain::default();
+    fn attempts_that_find_nothing_are_suspicious_only_if_they_follow_quickly() {
+        let spurious = SpuriousCount::default();
         for _ in 0..100 {
-            (0..FEW).for_each(|_| in_vain.note());
-            in_vain.end();
+            (0..FEW).for_each(|_| spurious.note());
+            spurious.reset();
         }
-        assert!(!in_vain.is_suspicious(), "there is progress between them");
-        (0..10 * FEW).for_each(|_| in_vain.note());
-        assert!(in_vain.is_suspicious());
-        in_vain.end();
-        let slow = InVain::default();
+        assert!(!spurious.is_suspicious(), "suspicious, although there was progress");
+        (0..10 * FEW).for_each(|_| spurious.note());
+        assert!(spurious.is_suspicious());
+        spurious.reset();
+        let slow = SpuriousCount::default();
         for _ in 0..3 {
             while slow.count.load(Ordering::Relaxed) < FEW {
                 slow.note();
             }
             let before = slow.filled.load(Ordering::Relaxed);
-            slow.filled.store(before.wrapping_sub(100), Ordering::Relaxed); // as if that was long ago
+            slow.filled.store(before.wrapping_sub(100), Ordering::Relaxed); // as if that were long ago
             slow.note();
             assert!(!slow.is_suspicious());
         }

@@ -13,27 +13,29 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
+/// What the scripted reactor answers.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
-enum Tells {
-    /// What is so: level-triggered, so what is there already is told at once.
+enum Answers {
+    /// The truth. It is level-triggered, so bytes that are there already are reported at once.
     #[default]
-    Truly,
-    /// Nothing, as where it runs on another thread: it registers anew.
+    Truth,
+    /// Nothing, as if it ran on another thread: the reader registers again.
     Nothing,
-    /// Of what was found without asking it, once.
+    /// Once, that the socket is readable, for bytes that were read already.
     Old,
 }
 
 /// A socket and its reactor, as far as one reader sees them.
 #[derive(Default)]
 struct Scripted {
-    fast: ReadPolicy,
-    /// What reads find, one after the other; then nothing.
+    policy: ReadPolicy,
+    /// The results of the next reads; after them reads would block.
     arrived: RefCell<VecDeque<io::Result<usize>>>,
+    /// How often the socket was read.
     reads: Cell<usize>,
+    /// The last poll has registered with the reactor.
     registered: Cell<bool>,
-    /// What the reactor tells of is not what it knows.
-    tells: Cell<Tells>,
+    answers: Cell<Answers>,
     wakes: Arc<Count>,
 }
 
@@ -42,7 +44,7 @@ impl Scripted {
         self.arrived.borrow_mut().push_back(Ok(n));
     }
 
-    /// One poll with a buffer of 8 bytes; it holds condition 1 for each.
+    /// Polls once with a buffer of 8 bytes, and checks condition 1.
     fn poll(&self) -> Poll<io::Result<usize>> {
         let wakes = self.wakes.woken();
         self.registered.set(false);
@@ -51,15 +53,15 @@ impl Scripted {
             self.reads.set(self.reads.get() + 1);
             self.arrived.borrow_mut().pop_front().unwrap_or_else(|| Err(ErrorKind::WouldBlock.into()))
         };
-        let poll_ready = |_: &mut Context<'_>| match (self.registered.replace(true), self.tells.get()) {
-            (false, Tells::Truly) if !self.arrived.borrow().is_empty() => Poll::Ready(Ok(())),
-            (_, Tells::Old) => {
-                self.tells.set(Tells::Truly);
+        let poll_ready = |_: &mut Context<'_>| match (self.registered.replace(true), self.answers.get()) {
+            (false, Answers::Truth) if !self.arrived.borrow().is_empty() => Poll::Ready(Ok(())),
+            (_, Answers::Old) => {
+                self.answers.set(Answers::Truth);
                 Poll::Ready(Ok(()))
             }
             _ => Poll::Pending,
         };
-        let poll = self.fast.poll(&mut Context::from_waker(&waker), 8, read, poll_ready);
+        let poll = self.policy.poll(&mut Context::from_waker(&waker), 8, read, poll_ready);
         let woken = self.wakes.woken() - wakes;
         match poll {
             Poll::Pending => assert!((woken == 1) != self.registered.get(), "a lost wake-up, or one too many"),
@@ -68,7 +70,7 @@ impl Scripted {
         poll
     }
 
-    /// Polls until it is registered; says how many reads that took.
+    /// Polls until the reader is registered. Returns how many reads that took.
     fn wait(&self) -> usize {
         let before = self.reads.get();
         assert!(self.poll().is_pending());
@@ -86,18 +88,18 @@ impl Scripted {
         }
     }
 
-    /// As one for which no retry has paid for long.
-    fn resting() -> Self {
+    /// Makes a socket on which no retry has paid for a long time.
+    fn without_retries() -> Self {
         let socket = Self::default();
-        socket.fast.retry.pause.set(LONGEST_PAUSE);
+        socket.policy.retry.backoff.set(MOST_SKIPPED);
         socket
     }
 
-    /// As one that waits, for a reactor whose answers cannot be seen.
-    fn told_nothing() -> Self {
-        let socket = Self::resting();
+    /// Makes a socket that waits for a reactor whose answers cannot be seen.
+    fn without_answers() -> Self {
+        let socket = Self::without_retries();
         socket.read(3);
-        socket.tells.set(Tells::Nothing);
+        socket.answers.set(Answers::Nothing);
         socket.wait();
         socket
     }
@@ -105,8 +107,8 @@ impl Scripted {
 
 #[test]
 fn after_a_short_read_the_socket_is_waited_for_and_not_tried() {
-    let socket = Scripted::resting();
-    assert_eq!(socket.wait(), 1, "nothing is known, so it is tried");
+    let socket = Scripted::without_retries();
+    assert_eq!(socket.wait(), 1, "nothing is known, so the socket is tried");
     socket.read(3);
     assert_eq!(socket.wait(), 0);
     socket.read(8);
@@ -114,15 +116,15 @@ fn after_a_short_read_the_socket_is_waited_for_and_not_tried() {
 }
 
 #[test]
-fn the_end_errors_and_empty_buffers_change_nothing() {
-    let socket = Scripted::resting();
+fn eof_errors_and_empty_buffers_change_nothing() {
+    let socket = Scripted::without_retries();
     socket.read(3);
     for what in [Ok(0), Err(ErrorKind::ConnectionReset.into())] {
         socket.arrived.borrow_mut().push_back(what);
         assert!(socket.poll().is_ready());
-        assert_eq!(socket.wait(), 0, "what was short is short still");
+        assert_eq!(socket.wait(), 0, "the last read with bytes was short");
     }
-    let poll = socket.fast.poll(&mut Context::from_waker(Waker::noop()), 0, || unreachable!(), |_| unreachable!());
+    let poll = socket.policy.poll(&mut Context::from_waker(Waker::noop()), 0, || unreachable!(), |_| unreachable!());
     assert!(matches!(poll, Poll::Ready(Ok(0))));
 }
 
@@ -131,16 +133,16 @@ fn a_retry_is_made_once_for_each_message_and_only_after_one() {
     let socket = Scripted::default();
     assert_eq!(socket.wait(), 1, "no message, no retry");
     socket.read(3);
-    assert!(socket.poll().is_pending() && !socket.registered.get(), "to the end of the queue");
+    assert!(socket.poll().is_pending() && !socket.registered.get(), "it yields once");
     socket.arrive(4);
     assert!(matches!(socket.poll(), Poll::Ready(Ok(4))), "the retry pays");
     assert!(socket.poll().is_pending() && !socket.registered.get());
-    assert!(socket.poll().is_pending() && socket.registered.get(), "a retry in vain registers in the same poll");
-    assert_eq!(socket.wait(), 1, "polled again for another reason, it looks once, and waits");
+    assert!(socket.poll().is_pending() && socket.registered.get(), "a failed retry registers in the same poll");
+    assert_eq!(socket.wait(), 1, "polled again for another reason, it tries once and waits");
 }
 
 #[test]
-fn where_retries_do_not_pay_they_are_rare_and_where_they_pay_again_they_come_back() {
+fn retries_are_rare_if_they_do_not_pay_and_frequent_again_once_they_pay() {
     let socket = Scripted::default();
     let retries = |messages| {
         let mut retries = 0;
@@ -150,9 +152,9 @@ fn where_retries_do_not_pay_they_are_rare_and_where_they_pay_again_they_come_bac
         }
         retries
     };
-    let few = 10_000 / usize::from(LONGEST_PAUSE) + 5;
-    assert!((1..=few).contains(&retries(10_000)), "and there is a trial now and then");
-    // From now on the next message is always there at the retry.
+    let few = 10_000 / usize::from(MOST_SKIPPED) + 5;
+    assert!((1..=few).contains(&retries(10_000)), "too many retries, or none");
+    // From here on the next message has always arrived at the retry.
     let mut in_time = 0;
     for _ in 0..1000 {
         socket.arrive(3);
@@ -161,26 +163,26 @@ fn where_retries_do_not_pay_they_are_rare_and_where_they_pay_again_they_come_bac
             in_time += 1;
         }
     }
-    assert!(in_time >= 1000 - usize::from(LONGEST_PAUSE), "{in_time}");
+    assert!(in_time >= 1000 - usize::from(MOST_SKIPPED), "{in_time}");
 }
 
 #[test]
-fn a_flood_lets_others_have_their_turn() {
+fn a_reader_of_a_flood_yields_after_its_budget() {
     let socket = Scripted::default();
     for _ in 0..3 {
         (0..BUDGET).for_each(|_| socket.read(8));
         socket.arrive(8);
-        assert!(socket.poll().is_pending() && !socket.registered.get(), "there is more, and it yields all the same");
+        assert!(socket.poll().is_pending() && !socket.registered.get(), "it yields although there are bytes");
         assert!(socket.poll().is_ready());
         socket.wait();
     }
 }
 
 #[test]
-fn once_it_is_eager_the_socket_is_tried_before_each_pending_and_nobody_yields() {
+fn an_eager_policy_tries_the_socket_before_each_pending_and_does_not_yield() {
     let socket = Scripted::default();
     socket.read(3);
-    socket.fast.be_eager();
+    socket.policy.be_eager();
     assert!(socket.poll().is_pending() && socket.registered.get());
     assert_eq!(socket.wait(), 1);
     socket.read(3);
@@ -189,7 +191,7 @@ fn once_it_is_eager_the_socket_is_tried_before_each_pending_and_nobody_yields() 
 }
 
 #[test]
-fn a_read_that_is_dropped_before_its_retry_leaves_it_to_the_next() {
+fn the_retry_of_a_read_that_is_dropped_is_made_by_the_next_read() {
     let socket = Scripted::default();
     socket.read(3);
     assert!(socket.poll().is_pending() && !socket.registered.get());
@@ -201,55 +203,57 @@ fn a_read_that_is_dropped_before_its_retry_leaves_it_to_the_next() {
 }
 
 #[test]
-fn who_was_woken_and_is_told_nothing_finds_what_woke_it_and_the_next_time_does_not_ask() {
-    let socket = Scripted::told_nothing();
+fn a_woken_read_without_an_answer_finds_the_bytes_and_the_next_one_tries_the_socket_first() {
+    let socket = Scripted::without_answers();
     for asks in [true, false, false] {
         socket.read(3);
         assert_eq!(socket.registered.get(), asks);
         assert_eq!(socket.wait(), 0);
     }
-    assert_eq!(socket.wait(), 1, "woken by something else, it looks once");
+    assert_eq!(socket.wait(), 1, "woken for another reason, it tries once");
 }
 
 #[test]
-fn the_reactor_is_asked_first_again_once_it_was_found_to_have_known() {
-    let socket = Scripted::told_nothing();
+fn the_reactor_is_asked_first_again_once_it_has_answered() {
+    let socket = Scripted::without_answers();
     socket.read(3);
     socket.wait();
     socket.read(3);
-    socket.tells.set(Tells::Old);
-    assert_eq!(socket.wait(), 1, "the old answer costs a read in vain");
+    socket.answers.set(Answers::Old);
+    assert_eq!(socket.wait(), 1, "the old answer costs one read that finds nothing");
     socket.read(3);
-    assert!(socket.registered.get(), "it was asked");
+    assert!(socket.registered.get(), "the reactor was asked");
     assert_eq!(socket.wait(), 0);
 }
 
 #[test]
-fn who_is_polled_again_and_again_for_other_reasons_seldom_looks() {
-    for tells in [Tells::Truly, Tells::Nothing] {
-        let socket = Scripted::resting();
+fn a_reader_that_is_often_polled_for_other_reasons_rarely_tries_the_socket() {
+    for answers in [Answers::Truth, Answers::Nothing] {
+        let socket = Scripted::without_retries();
         socket.read(3);
         socket.wait();
-        if tells == Tells::Nothing {
-            socket.tells.set(tells);
-            socket.read(3); // a look that paid
+        if answers == Answers::Nothing {
+            socket.answers.set(answers);
+            socket.read(3); // an attempt that pays
             socket.wait();
         }
-        let looks: usize = (0..1600).map(|_| socket.wait()).sum();
-        assert!((50..=110).contains(&looks), "{looks}");
+        let attempts: usize = (0..1600).map(|_| socket.wait()).sum();
+        assert!((50..=110).contains(&attempts), "{attempts}");
     }
 }
 
-/// Says `readable` at once whenever it is asked to watch, whatever there is: as a socket does with errors in its queue.
-struct Vain {
-    /// An event that no task has seen. With several threads a reactor's answer may never be seen as one.
+/// A reactor that reports the socket readable whenever a task registers, although reads find nothing: as for a socket
+/// with errors in its queue.
+struct AlwaysReady {
+    /// An event that no task has seen.
     event: Cell<bool>,
+    /// Tasks see the event as an answer. With several threads they may never see one.
     is_seen: bool,
     polls: Cell<usize>,
 }
 
-impl Vain {
-    fn poll(&self, fast: &ReadPolicy, readers: &Readiness, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+impl AlwaysReady {
+    fn poll(&self, policy: &ReadPolicy, readers: &Readiness, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.polls.set(self.polls.get() + 1);
         let ask = |cx: &mut Context<'_>| {
             if self.event.take() && self.is_seen {
@@ -259,19 +263,19 @@ impl Vain {
             cx.waker().wake_by_ref();
             Poll::Pending
         };
-        fast.poll(cx, 8, || Err(ErrorKind::WouldBlock.into()), |cx| readers.poll(cx, fast.in_vain(), ask))
+        policy.poll(cx, 8, || Err(ErrorKind::WouldBlock.into()), |cx| readers.poll(cx, policy.spurious(), ask))
     }
 }
 
 #[test]
-fn a_reactor_that_is_always_wrong_makes_no_task_spin_whether_or_not_its_answer_is_seen() {
+fn a_reactor_that_always_reports_readiness_makes_no_task_spin_whether_or_not_its_answer_is_seen() {
     const WHILE: Duration = Duration::from_millis(400);
     for is_seen in [true, false] {
-        let (fast, readers) = (ReadPolicy::default(), Readiness::default());
-        let vain = Vain { event: Cell::default(), is_seen, polls: Cell::default() };
-        let read = async { poll_fn(|cx| vain.poll(&fast, &readers, cx)).await.map(drop) };
+        let (policy, readers) = (ReadPolicy::default(), Readiness::default());
+        let reactor = AlwaysReady { event: Cell::default(), is_seen, polls: Cell::default() };
+        let read = async { poll_fn(|cx| reactor.poll(&policy, &readers, cx)).await.map(drop) };
         let end = async { _ = Timer::after(WHILE).await };
         async_io::block_on((async { drop(read.await) }, end).race());
-        assert!(vain.polls.get() < 400, "{} polls, {is_seen}", vain.polls.get());
+        assert!(reactor.polls.get() < 400, "{} polls, seen: {is_seen}", reactor.polls.get());
     }
 }

@@ -1,71 +1,79 @@
-//! [`UnseenAnswer`]: works around a reactor whose answer a reader cannot always see.
+//! [`UnseenAnswer`]: a workaround for readiness that the reactor has reported and a reader cannot see.
 //!
-//! A reader that is woken asks async-io again, to learn why. But if a turn of the reactor had begun when it first
-//! asked, which is so whenever another thread waits in the reactor, async-io cannot tell the event of that turn from an
-//! older one. It registers the reader anew, and the reactor, which finds the socket readable still, wakes it a second
-//! time. So a reader that waits, is polled again, and gets no answer, tries the socket. A reader for which that has
-//! paid tries it first from then on, until async-io is found to have known. A reader that is polled again and again for
-//! other reasons pauses from that, as from retries.
+//! A reader that is woken asks async-io again whether the socket is readable. If a turn of the reactor was under way
+//! when the reader registered, async-io cannot tell that turn's event from an older one. (A turn is under way whenever
+//! another thread waits in the reactor.) So async-io registers the reader again, and the reactor, which finds the
+//! socket still readable, wakes it a second time.
 //!
-//! It pays in one row of the benchmark: one connection and two threads, 54 % of the CPU time of a message
-//! (`cargo run --release -p ebbtide-bench -- --only echo64x1 --threads 2`). It works around async-executor, which
-//! notifies a sleeping worker after every task, whether or not its queue is empty, so that a thread nearly always waits
-//! in the reactor. Once async-executor does that only if there is work, this module brings nothing, and is to be
-//! removed: [`ReadPolicy`](super::ReadPolicy) then waits without it.
+//! The workaround has three parts:
+//!
+//! - A reader that has registered, is polled again, and gets no answer tries the socket.
+//! - If that finds something, the next polls try the socket first, until async-io turns out to have known.
+//! - If that finds nothing, chances are skipped, as with retries. So a reader that is often polled for other reasons
+//!   rarely tries.
+//!
+//! It pays in one row of the benchmark, with one connection and two threads: 54 % of the CPU time of a message
+//! (`cargo run --release -p ebbtide-bench -- --only echo64x1 --threads 2`). The cause is async-executor, which notifies
+//! a sleeping worker after every task, even if its queue is empty. So one thread nearly always waits in the reactor. If
+//! async-executor did that only when there is work, this module would bring nothing. It is to be removed then, and
+//! [`ReadPolicy`](super::ReadPolicy) waits without it.
 
-use super::Pause;
+use super::Backoff;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// What one socket's reads know about unseen answers.
 #[derive(Debug, Default)]
 pub(super) struct UnseenAnswer {
-    /// The reactor was asked, and its answer was not looked at yet.
+    /// A task has registered, and no poll has asked for the answer since.
     asked: AtomicBool,
-    /// Its last answer could not be seen.
+    /// The last answer was unseen, so the next one is expected to be unseen.
     expected: AtomicBool,
-    /// From looks in vain.
-    pause: Pause,
+    /// Back-off of attempts that found nothing.
+    backoff: Backoff,
 }
 
-/// What a poll does about an answer that it may not see.
+/// When a poll tries the socket because of an answer that it may not see.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
+    /// Not for this reason.
     No,
-    /// If async-io has no answer.
+    /// After async-io was asked and had no answer.
     Later,
     /// Before async-io is asked.
     First,
 }
 
 impl UnseenAnswer {
-    /// Asked once by each poll.
+    /// Returns when this poll is to try the socket. Called once by each poll.
     pub(super) fn look(&self) -> Look {
         let was_asked = self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::Relaxed);
-        match was_asked && self.pause.is_over() {
+        match was_asked && self.backoff.is_over() {
             true if self.expected.load(Ordering::Relaxed) => Look::First,
             true => Look::Later,
             false => Look::No,
         }
     }
 
-    /// A look has found something: with or without an answer of the reactor.
+    /// Records an attempt that has found something. `unseen`: async-io had no answer.
     pub(super) fn found(&self, unseen: bool) {
         self.expected.store(unseen, Ordering::Relaxed);
         if unseen {
-            self.pause.end();
+            self.backoff.reset();
         }
     }
 
-    pub(super) fn looked_in_vain(&self) {
-        self.pause.lengthen();
+    /// Records an attempt that has found nothing.
+    pub(super) fn found_nothing(&self) {
+        self.backoff.lengthen();
     }
 
-    /// The reactor was asked to watch the socket.
+    /// Records that the task has registered with the reactor.
     pub(super) fn note_question(&self) {
         self.asked.store(true, Ordering::Relaxed);
     }
 
-    /// The reactor had an answer, an old one: what it was about was found without it.
-    pub(super) fn answer_was_old(&self) {
+    /// Records an old answer: async-io reported readiness, and an earlier attempt had already consumed its cause.
+    pub(super) fn note_old_answer(&self) {
         self.expected.store(false, Ordering::Relaxed);
     }
 }

@@ -123,8 +123,8 @@ pub use task_set::TaskSet;
 #[doc(alias = "structured concurrency")]
 #[must_use = "dropping a group cancels its children; `join` waits for them"]
 pub struct TaskGroup {
-    /// The list of the children. The handles of children and the executor's tasks share it, so the drop of this
-    /// reference destroys nothing: the drop of the group does.
+    /// The list of the children. The executor's tasks share it, so the drop of this reference destroys no child: the
+    /// group's own `Drop` does.
     children: Arc<Children>,
 }
 

@@ -59,8 +59,8 @@
 //! *Waits.* A thread blocks in one place, [`wait_for_release`]; it holds no lock there. It waits for one thread, the
 //! owner that `Taken` names (1), and the graph of waits has an edge from it to that owner.
 //!
-//! - An owner that runs comes to the end of its poll or destructor, changes the place, and releases the threads that
-//!   wait for it (4).
+//! - An owner that runs finishes its poll or destructor, changes the place, and releases the threads that wait for it
+//!   (4).
 //! - An owner may itself wait, in a drop inside that poll or destructor. Then it has an edge, too. The graph has no
 //!   cycle, so the path of edges ends at a thread that runs. That thread releases those that wait for it, which then
 //!   run, and so on back along the path.

@@ -250,7 +250,7 @@ impl<T: Send + 'static> TaskSet<T> {
         let mut state = lock(&self.shared.state);
         let has_room = state.has_room();
         state.left += 1;
-        // A child has just ended, perhaps, and the next was not started yet: this one goes behind those that wait.
+        // Behind the children that wait, even if there is room: one may just have ended, and the next not started yet.
         if (has_room && state.waiting.is_empty()) || state.cancelled {
             drop(state);
             self.group.spawn_at(at, child);

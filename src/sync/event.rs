@@ -1,4 +1,7 @@
-//! [`Event`]: happens once; wakes all tasks that wait for it, and every later look finds that it has happened.
+//! [`Event`]: a one-time event. Signalling it wakes all tasks that wait; every later wait is ready at once.
+//!
+//! - [`Event::wait`] waits; [`EventListener`] and [`EventPlace`] are waiters that can be polled;
+//! - [`Event::until`] and [`Event::poll_until`] poll other work first, until the event is signalled.
 
 use super::coop::{refusals, yields};
 use super::waker_set::{WakerSet, wake};
@@ -9,38 +12,42 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
-/// A one-time event with any number of waiters: the drain has begun, the server is closed.
+/// One-time event with any number of waiters: the drain has begun, the server is closed.
 ///
-/// A look costs one atomic load. Waiting costs a short lock of the event's own, so events that are waited for on the
-/// path of a message (a connection's) are not shared between connections. And one task may be *primary*: it is woken in
-/// any case, so it waits, as often as it likes, without registering; and it can be woken alone, for other reasons
-/// ([`wake_primary`](Self::wake_primary)). A connection's own task is the primary one for the event of its drain.
+/// A check costs one atomic load. A registration takes the event's own lock for a short time. So an event that every
+/// message waits for is not shared between connections.
 ///
-/// (Why not the crate event-listener: its listeners are entries of a list under a lock, one for each wait, and each
-/// message of a connection waits for its drain. Here that costs two loads.)
+/// One task may be *primary*. It is woken in any case, so it waits as often as it likes without registering. It can
+/// also be woken alone, for other reasons ([`wake_primary`](Self::wake_primary)). The task of a connection is the
+/// primary one for the event of its drain.
+///
+/// (Why not the crate event-listener: each of its waits adds an entry to a list under a lock, and each message of a
+/// connection waits for its drain. Here such a wait costs two loads.)
 #[derive(Debug, Default)]
-#[repr(C)] // what is looked at with every message comes first
+#[repr(C)] // the fields that every message reads come first
 pub(crate) struct Event {
-    /// The identity of the primary task's waker, or 0. True as long as the waker is kept, since it keeps its address.
+    /// The identity of the primary task's waker, or 0. Unique while `waiters.primary` keeps that waker.
     primary: AtomicUsize,
-    /// Set under the lock of `waiters`, so that no task registers after the last waker was taken.
+    /// Set under the lock of `waiters`, so that no task registers after the wakers were taken. Never reset.
     signalled: AtomicBool,
     waiters: Mutex<EventWaiters>,
 }
 
 #[derive(Debug, Default)]
 struct EventWaiters {
+    /// The waker of the primary task, until it is woken.
     primary: Option<Waker>,
-    /// Made for the first: most notices have none.
+    /// The wakers of the other tasks. Made for the first one: most events have none.
     others: Option<Box<WakerSet>>,
 }
 
 impl Event {
-    /// Lets it happen. Returns whether it had not happened before.
+    /// Signals the event. Returns whether this was the first time.
     pub(crate) fn signal(&self) -> bool {
         let mut waiters = lock(&self.waiters);
         let first = !self.signalled.swap(true, Ordering::Release);
-        // First, since it may have to be woken again while others, which are user code, are being woken.
+        // Taken and woken first: waking the others runs user code and may take long, and in that time the primary task
+        // may be set, and have to be woken, again.
         let primary = self.take_primary(&mut waiters);
         let others = waiters.others.as_mut().map_or_else(Vec::new, |others| others.take());
         drop(waiters);
@@ -69,7 +76,7 @@ impl Event {
         drop(displaced);
     }
 
-    /// Wakes the primary task alone. What it looks at after `set_primary` must be set before.
+    /// Wakes only the primary task. The caller must first store whatever that task checks after `set_primary`.
     pub(crate) fn wake_primary(&self) {
         let primary = self.take_primary(&mut lock(&self.waiters));
         primary.into_iter().for_each(wake);
@@ -85,7 +92,8 @@ impl Event {
         self.primary.load(Ordering::Relaxed) == identity(waker)
     }
 
-    /// Ready once it has happened. A waiter keeps its `key`, and hands it to [`forget`](Self::forget) in the end.
+    /// Ready once the event is signalled. A waiter keeps its `key`, and passes it to [`forget`](Self::forget) when it
+    /// stops waiting.
     pub(crate) fn poll(&self, cx: &mut Context<'_>, key: &mut Option<usize>) -> Poll<()> {
         match self.register(cx, key) {
             Some(_) => Poll::Pending,
@@ -93,14 +101,14 @@ impl Event {
         }
     }
 
-    /// The identity of the waker that is kept; 0 for the primary task's, which needs no place. `None`: the event has
-    /// happened.
+    /// Registers the task. Returns the identity of the waker that is kept, or 0 for the primary task, which needs no
+    /// registration; `None` if the event is signalled.
     fn register(&self, cx: &Context<'_>, key: &mut Option<usize>) -> Option<usize> {
         if self.is_signalled() {
             return None;
         }
         if self.is_primary(cx.waker()) {
-            // If it happens after this look, the primary task is woken.
+            // If the event is signalled after this check, the primary task is woken.
             return if self.is_signalled() { None } else { Some(0) };
         }
         let waker = cx.waker().clone(); // user code, so before the lock
@@ -115,7 +123,7 @@ impl Event {
         Some(kept)
     }
 
-    /// A waiter waits no more.
+    /// Removes a waiter's waker.
     pub(crate) fn forget(&self, key: &mut Option<usize>) {
         if let Some(key) = key.take() {
             let waker = lock(&self.waiters).others.as_mut().and_then(|others| others.remove(key));
@@ -123,23 +131,23 @@ impl Event {
         }
     }
 
-    /// A waiter that forgets itself.
+    /// Returns a waiter that removes its waker when it is dropped.
     pub(crate) fn listen(&self) -> EventListener<'_> {
         EventListener { event: self, place: EventPlace::default() }
     }
 
-    /// Waits until it has happened.
+    /// Waits until the event is signalled.
     pub(crate) async fn wait(&self) {
-        let mut watch = self.listen();
-        poll_fn(|cx| watch.poll(cx)).await;
+        let mut listener = self.listen();
+        poll_fn(|cx| listener.poll(cx)).await;
     }
 
-    /// Polls `future` first; `None` if it is pending and the event has happened.
+    /// Polls `future` first. Ready with its output, or with `None` if it is pending and the event is signalled.
     pub(crate) fn until<F: Future>(&self, future: F) -> Until<'_, F> {
-        Until { future, watch: self.listen() }
+        Until { future, listener: self.listen() }
     }
 
-    /// The same for what is no future: `poll` is polled first; `None` if it is pending and the event has happened.
+    /// Does the same as [`until`](Self::until) for a poll function.
     #[inline]
     pub(crate) fn poll_until<T>(
         &self,
@@ -153,8 +161,8 @@ impl Event {
         }
         ready!(place.poll(self, cx));
         if yields() == before {
-            // It may have happened after that poll, which knew nothing of it: a read tries its socket only from then
-            // on.
+            // Poll once more: the event may have been signalled after the first poll. Only from the signal on does a
+            // read try its socket before it returns `Pending`.
             if let Poll::Ready(output) = poll(cx) {
                 return Poll::Ready(Some(output));
             }
@@ -162,8 +170,9 @@ impl Event {
         if yields() == before {
             return Poll::Ready(None);
         }
-        // It has yielded: its `Pending` says nothing. (It is woken for that, but what has yielded may be a part of it
-        // that is over. What was refused its turn is woken at the end of that, and would spin until then.)
+        // A part of it has yielded, so its `Pending` does not mean that nothing has arrived: poll again later. That
+        // part has woken its own waker, which may be gone, so this task wakes itself. It does not if the yields were
+        // refusals of a turn at a stream: the end of that turn wakes it, and until then it would spin.
         if yields().wrapping_sub(before) != refusals().wrapping_sub(refused_before) {
             cx.waker().wake_by_ref();
         }
@@ -172,12 +181,12 @@ impl Event {
 }
 
 pin_project! {
-    /// See [`Event::until`]. Not an async function, which would keep the future twice: a handler waits in it most of
-    /// its life.
+    /// The future of [`Event::until`]. Not an async function, which would store `future` twice: a handler waits in this
+    /// future most of its life.
     pub(crate) struct Until<'a, F> {
         #[pin]
         future: F,
-        watch: EventListener<'a>,
+        listener: EventListener<'a>,
     }
 }
 
@@ -186,34 +195,39 @@ impl<F: Future> Future for Until<'_, F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
-        let EventListener { event, place } = this.watch;
+        let EventListener { event, place } = this.listener;
         event.poll_until(cx, place, |cx| this.future.as_mut().poll(cx))
     }
 }
 
-/// A waiter that forgets itself when dropped.
+/// Waiter that removes its waker when it is dropped.
 #[derive(Debug)]
 pub(crate) struct EventListener<'a> {
     event: &'a Event,
     place: EventPlace,
 }
 
-/// One waiter's place, for a waiter that cannot borrow the event. To be given up in the end.
+/// Registration of one waiter, for a waiter that cannot borrow the event. The waiter must call
+/// [`give_up`](Self::give_up) when it stops waiting.
 #[derive(Debug, Default)]
 pub(crate) struct EventPlace {
+    /// The key of its waker in the event's set.
     key: Option<usize>,
-    /// The identity of the waker that is registered, or 0. True, since the event keeps that waker until it has
-    /// happened; and that of the clone that it keeps, since a waker that is borrowed may lie elsewhere than its clones,
-    /// and where another task's lies later. A task that polls again, as it does for each message, need not register
-    /// again.
+    /// The identity of the registered waker, or 0. A task that polls again with the same waker, as it does for each
+    /// message, need not register again.
+    ///
+    /// The identity is unique, because the event keeps that waker until it is signalled. It is the identity of the
+    /// clone that the event keeps: a borrowed waker may have another address than its clones, and another task's waker
+    /// may have that address later.
     registered: usize,
 }
 
 impl EventPlace {
+    /// Ready once the event is signalled.
     #[inline]
     pub(crate) fn poll(&mut self, event: &Event, cx: &mut Context<'_>) -> Poll<()> {
         if self.registered == identity(cx.waker()) {
-            // If it happens after this look, the registered waker is woken.
+            // If the event is signalled after this check, the registered waker is woken.
             return if event.is_signalled() { Poll::Ready(()) } else { Poll::Pending };
         }
         let kept = event.register(cx, &mut self.key);
@@ -221,6 +235,7 @@ impl EventPlace {
         if kept.is_some() { Poll::Pending } else { Poll::Ready(()) }
     }
 
+    /// Removes the waker from the event.
     pub(crate) fn give_up(&mut self, event: &Event) {
         event.forget(&mut self.key);
         self.registered = 0;
@@ -248,7 +263,7 @@ mod tests {
     use std::task::Wake;
 
     #[test]
-    fn every_waiter_is_woken_once_and_a_later_look_finds_it() {
+    fn every_waiter_is_woken_once_and_a_later_wait_is_ready() {
         let event = Event::default();
         let count = Arc::new(Count::default());
         let waker = count.waker();
@@ -273,25 +288,26 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_whose_task_was_primary_meanwhile_is_woken_all_the_same() {
+    fn a_waiter_whose_task_was_primary_for_a_while_is_woken_all_the_same() {
         let event = Event::default();
         let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
         let wakers = [first.waker(), second.waker()];
-        let mut watch = event.listen();
-        assert!(watch.poll(&mut Context::from_waker(&wakers[0])).is_pending());
+        let mut listener = event.listen();
+        assert!(listener.poll(&mut Context::from_waker(&wakers[0])).is_pending());
         event.set_primary(&wakers[1]);
-        assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
+        assert!(listener.poll(&mut Context::from_waker(&wakers[1])).is_pending());
         event.wake_primary();
-        assert!(watch.poll(&mut Context::from_waker(&wakers[1])).is_pending());
+        assert!(listener.poll(&mut Context::from_waker(&wakers[1])).is_pending());
         event.signal();
         assert_eq!((first.woken(), second.woken()), (0, 2));
     }
 
     #[test]
-    fn the_primary_task_is_woken_before_others_whose_wakers_may_take_their_time() {
+    fn the_primary_task_is_woken_before_others_whose_wakers_may_be_slow() {
         struct Late {
             primary: Arc<Count>,
-            /// How often the primary had been woken when this was; a panic in here would only be logged.
+            /// How often the primary task had been woken before this one was. (An assertion in `wake` would only be
+            /// logged.)
             found: AtomicUsize,
         }
         impl Wake for Late {
@@ -303,8 +319,8 @@ mod tests {
         let primary = Arc::new(Count::default());
         let late = Arc::new(Late { primary: Arc::clone(&primary), found: AtomicUsize::new(usize::MAX) });
         event.set_primary(&primary.waker());
-        let mut watch = event.listen();
-        assert!(watch.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&late)))).is_pending());
+        let mut listener = event.listen();
+        assert!(listener.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&late)))).is_pending());
         event.signal();
         assert_eq!(late.found.load(Ordering::SeqCst), 1);
     }
@@ -314,13 +330,13 @@ mod tests {
         let event = Event::default();
         let (primary, other) = (Arc::new(Count::default()), Arc::new(Count::default()));
         let (waker, others) = (primary.waker(), other.waker());
-        let mut watch = event.listen();
-        assert!(watch.poll(&mut Context::from_waker(&others)).is_pending());
+        let mut listener = event.listen();
+        assert!(listener.poll(&mut Context::from_waker(&others)).is_pending());
         for woken in 1..=2 {
             event.set_primary(&waker);
             event.wake_primary();
             event.wake_primary();
-            assert_eq!((primary.woken(), other.woken()), (woken, 0), "once each time, and no other task");
+            assert_eq!((primary.woken(), other.woken()), (woken, 0), "woken once each time, and no other task is");
         }
         event.set_primary(&waker);
         event.signal();

@@ -38,7 +38,7 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 /// depends on it.
 #[derive(Debug, Default)]
 pub(super) struct SpuriousCount {
-    /// The count, or [`SUSPICIOUS`], or [`MARK`] plus a count. 0: the last attempt made progress.
+    /// The count, [`SUSPICIOUS`] or [`MARK`]. 0: the last attempt made progress.
     count: AtomicU8,
     /// When the count last reached [`FEW`], in units of [`UNIT`], modulo 256.
     filled: AtomicU8,

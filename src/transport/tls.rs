@@ -200,7 +200,7 @@ impl AsyncWrite for Encrypted {
     }
 }
 
-/// Results of a TLS handshake, returned byText of an example whose handler runs these lines with the client's `tls: &TlsInfo`. Its set-up is hidden: a
+/// Text of an example whose handler runs these lines with the client's `tls: &TlsInfo`. Its set-up is hidden: a
 /// certificate, a server in memory, and a client that trusts it.
 macro_rules! tls_example {
     ($($line:literal)*) => {
@@ -253,57 +253,7 @@ let handler = async |conn: Connection| {
     "assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));"
     "assert!(tls.peer_certificates().is_empty()); // this server asks for none"
 )]
-///
-/// # Examples
-///
-/// ```
-/// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::syncof(session::Arc};
-/// # let own = rcgen::generate_simple_self_signed(["example session.org".to_owned()]).unwrap();
-/// # let (certificate, key) = (ownsession.cert.der().clone(), ownsession.signing_key.serialize_der().try_into().unwrap());
-/// # let server = rustls::ServerConfig::builder()session.protocol_version(),
-            cipher_suite: session.with_no_client_auth();
-/// #Returns the let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-/// # let mut roots; `None` if it sent none.
-    ///
-    /// The client chooses it freely, so it proves nothing.
-    ///
-    #[doc = tls_example!("assert_eq!(tls.server_name(), Some(\"localhost\"));")]
-    #[doc(alias = "SNI")]
-    pub = rustls::RootCertStore::empty();
-/// # roots.add(certificate).unwrap();
-/// # let client = rustls::ClientConfig::builder().with_root_certificatesReturns the negotiated protocol (ALPN); `None` if there is none.
-    ///
-    #[doc = tls_example!("assert_eq!(tls.alpn_protocol(), Some(b\"echo\".as_slice()));")]
-    #[doc(alias = "NegotiatedProtocol")]
-    pub fn alpn_protocol(roots).with_no_client_auth();
-/// use async_std::prelude::*;
-/// use ebbtide::Connection;
-///
-///Returns the client's certificate, followed by # let (listener, connector) = Listener::memory();
-///the client let handler =sent, async |mut conn: Connection| {DER.
-    ///
-///     let tls =They were verified before the handler began. Empty if conn.tls().expect("the listener has TLS");
-///     let summary = format!("{:?} for {:?}", tls.protocol_version().unwrap(), tls.server_name().unwrap());
-///     conn.write_all(summary.as_bytes()).await
-/// };
-/// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
-/// # let run = server.scope(handler, async |_| {
-/// #     let stream = connector.connect().await?;
-/// #     let connector = TlsConnector::from(Arc::new(client));
-/// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
-/// #     let mut reply = String::new();
-/// #     stream.read_to_string(&mut reply).await?;
-/// #     Ok(reply)
-/// # });
-/// # let (reply, _report) = async_std::task::block_on(run).unwrap();
-/// assert_eq!(reply, r#"TLSv1_3 for "example.org""#);
-/// ```
 #[derive(Clone)]
-#[doc(alias = "ConnectionStateasked for one.
-    ///
-    #[doc = tls_example!("assert!(tls.peer_certificates().is_empty()); // this server asks for none")]
-    #[doc(alias = "ServerConnectionclient_certificate")]
-    #[doc(alias = "get_extra_info")]
 pub struct TlsInfo {
     server_name: Option<String>,
     alpn: Option<Vec<u8>>,
@@ -313,213 +263,53 @@ pub struct TlsInfo {
 }
 
 impl TlsInfo {
-    fn of(guard: &ServerConnection) -> Self {
+    fn of(session: &ServerConnection) -> Self {
         Self {
-            server_name: guard.server_name().map(str::to_owned),
-            alpn: guard.alpn_protocol().map(<[u8]>::to_vec),
-            peer_certificates: guard.peer_certificates().unwrap_or_default().to_vec(),
-            version: guard.protocol_version(),
-            cipher_suite: guard.negotiated_cipher_suite(),
+            server_name: session.server_name().map(str::to_owned),
+            alpn: session.alpn_protocol().map(<[u8]>::to_vec),
+            peer_certificates: session.peer_certificates().unwrap_or_default().to_vec(),
+            version: session.protocol_version(),
+            cipher_suite: session.negotiated_cipher_suite(),
         }
     }
 
-    /// Returns the server name that the client asked for (SNI); `None` if it sent none.
+    /// Returns the name of the server that the client asked for (SNI); `None` if it sent none.
     ///
-    /// The client chooses this text, and the certificate need not have the name.
+    /// The client chooses it freely, so it proves nothing.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
-    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
-    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-    /// # let mut roots = rustls::RootCertStore::empty();
-    /// # roots.add(certificate).unwrap();
-    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    /// use async_std::prelude::*;
-    /// use ebbtide::Connection;
-    ///
-    /// # let (listener, connector) = Listener::memory();
-    /// let handler = async |mut conn: Connection| {
-    ///     let name = conn.tls().and_then(|tls| tls.server_name()).unwrap_or("none").to_owned();
-    ///     conn.write_all(name.as_bytes()).await
-    /// };
-    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
-    /// # let run = server.scope(handler, async |_| {
-    /// #     let stream = connector.connect().await?;
-    /// #     let connector = TlsConnector::from(Arc::new(client));
-    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
-    /// #     let mut reply = String::new();
-    /// #     stream.read_to_string(&mut reply).await?;
-    /// #     Ok(reply)
-    /// # });
-    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
-    /// assert_eq!(reply, "example.org");
-    /// ```
+    #[doc = tls_example!("assert_eq!(tls.server_name(), Some(\"localhost\"));")]
     #[doc(alias = "SNI")]
     pub fn server_name(&self) -> Option<&str> {
         self.server_name.as_deref()
     }
 
-    /// Returns the negotiated application protocol (ALPN); `None` if there is none.
+    /// Returns the negotiated protocol (ALPN); `None` if there is none.
     ///
-    /// [`TlsFiles::alpn`](crate::TlsFiles::alpn) sets the protocols of the server.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
-    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
-    /// # let mut server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-    /// # server.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    /// # let mut roots = rustls::RootCertStore::empty();
-    /// # roots.add(certificate).unwrap();
-    /// # let mut client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    /// # client.alpn_protocols = vec![b"h2".to_vec()];
-    /// use async_std::prelude::*;
-    /// use ebbtide::Connection;
-    ///
-    /// # let (listener, connector) = Listener::memory();
-    /// let handler = async |mut conn: Connection| {
-    ///     let is_http2 = conn.tls().is_some_and(|tls| tls.alpn_protocol() == Some(b"h2"));
-    ///     conn.write_all(if is_http2 { b"HTTP/2" } else { b"HTTP/1" }).await
-    /// };
-    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
-    /// # let run = server.scope(handler, async |_| {
-    /// #     let stream = connector.connect().await?;
-    /// #     let connector = TlsConnector::from(Arc::new(client));
-    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
-    /// #     let mut reply = String::new();
-    /// #     stream.read_to_string(&mut reply).await?;
-    /// #     Ok(reply)
-    /// # });
-    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
-    /// assert_eq!(reply, "HTTP/2");
-    /// ```
+    #[doc = tls_example!("assert_eq!(tls.alpn_protocol(), Some(b\"echo\".as_slice()));")]
     #[doc(alias = "NegotiatedProtocol")]
     pub fn alpn_protocol(&self) -> Option<&[u8]> {
         self.alpn.as_deref()
     }
 
-    /// Returns the client's certificate, followed by those of the intermediate authorities that it sent; each in DER.
+    /// Returns the client's certificate, followed by those of the authorities that the client has sent, each in DER.
     ///
-    /// They were verified in the handshake. Empty if the client has none, or was not asked for one:
-    /// [`TlsFiles::client_ca`](crate::TlsFiles::client_ca).
+    /// They were verified before the handler began. Empty if the client has none, or was not asked for one.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
-    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
-    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-    /// # let mut roots = rustls::RootCertStore::empty();
-    /// # roots.add(certificate).unwrap();
-    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    /// use async_std::prelude::*;
-    /// use ebbtide::Connection;
-    ///
-    /// # let (listener, connector) = Listener::memory();
-    /// let handler = async |mut conn: Connection| {
-    ///     let certificate = conn.tls().and_then(|tls| tls.peer_certificates().first());
-    ///     let reply = if certificate.is_some() { "with a certificate" } else { "without a certificate" };
-    ///     conn.write_all(reply.as_bytes()).await
-    /// };
-    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
-    /// # let run = server.scope(handler, async |_| {
-    /// #     let stream = connector.connect().await?;
-    /// #     let connector = TlsConnector::from(Arc::new(client));
-    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
-    /// #     let mut reply = String::new();
-    /// #     stream.read_to_string(&mut reply).await?;
-    /// #     Ok(reply)
-    /// # });
-    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
-    /// assert_eq!(reply, "without a certificate");
-    /// ```
-    #[doc(alias = "getpeercert")]
+    #[doc = tls_example!("assert!(tls.peer_certificates().is_empty()); // this server asks for none")]
+    #[doc(alias = "client_certificate")]
+    #[doc(alias = "mTLS")]
     pub fn peer_certificates(&self) -> &[CertificateDer<'static>] {
         &self.peer_certificates
     }
 
-    /// Returns the version of TLS.
+    /// Returns the negotiated version of TLS.
     ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
-    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();
-    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-    /// # let mut roots = rustls::RootCertStore::empty();
-    /// # roots.add(certificate).unwrap();
-    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    /// use async_std::prelude::*;
-    /// use ebbtide::Connection;
-    ///
-    /// # let (listener, connector) = Listener::memory();
-    /// let handler = async |mut conn: Connection| {
-    ///     let version = conn.tls().and_then(|tls| tls.protocol_version());
-    ///     conn.write_all(version.unwrap().as_str().unwrap().as_bytes()).await
-    /// };
-    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
-    /// # let run = server.scope(handler, async |_| {
-    /// #     let stream = connector.connect().await?;
-    /// #     let connector = TlsConnector::from(Arc::new(client));
-    /// #     let mut stream = connector.connect("example.org".try_into()?, stream).await?;
-    /// #     let mut reply = String::new();
-    /// #     stream.read_to_string(&mut reply).await?;
-    /// #     Ok(reply)
-    /// # });
-    /// # let (reply, _report) = async_std::task::block_on(run).unwrap();
-    /// assert_eq!(reply, "TLSv1_3");
-    /// ```
+    #[doc = tls_example!("assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));")]
     pub fn protocol_version(&self) -> Option<ProtocolVersion> {
         self.version
     }
 
     /// Returns the negotiated cipher suite.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use {ebbtide::{Listener, Server, Tls, rustls}, futures_rustls::TlsConnector, std::sync::Arc};
-    /// # let own = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
-    /// # let (certificate, key) = (own.cert.der().clone(), own.signing_key.serialize_der().try_into().unwrap());
-    /// # let server = rustls::ServerConfig::builder().with_no_client_auth();mTLS")]
-    /// # let server = server.with_single_cert(vec![certificate.clone()], key).unwrap();
-    /// # let mut roots = rustls::RootCertStore::empty();
-    /// # roots.add(certificate).unwrap();
-    /// # let client = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-    /// use async_std::prelude::*;
-    /// use ebbtide::Connection;
-    ///
-    /// # let (listener, connector) = Listener::memory();
-    /// let handler = async |mut conn: Connection| {
-    ///     let suite = conn.tls().and_then(|tls| tls.cipher_suite());
-    ///     conn.write_all(suite.unwrap().suite().as_str().unwrap().as_bytes()).await
-    /// };
-    /// # let server = Server::new(listener.tls(&Tls::from_config(Arc::new(server))));
-    /// # let run = server.scope(handler, async |_| {
-    /// #     let stream = connector.connect().await?;
-    /// #     let connector = TlsConnector::from(Arc::new(client));
-    /// #     letReturns the negotiated mut stream = connector.connect("example.org".try_into()?, stream).await?;
-    ///
-    #[doc = tls_example!("assert_eq!(tls.protocol_version(), Some(ProtocolVersion::TLSv1_3));")]
-    pub #     let mut reply = String::new();
-    /// #     stream.read_to_string(&mut reply).await?;
-    /// #     Ok(reply)
-    /// # });
-    /// #Returns the negotiated let (reply, _report) = async_std::task::block_on(run).unwrap();
-    /// assert!(reply.starts_with("TLS13_"));
-    /// ```
-    #[doc(alias = "negotiated_cipher_suitesuite.
     ///
     #[doc = tls_example!("assert!(tls.cipher_suite().is_some_and(|suite| suite.tls13().is_some()));")]
     pub fn cipher_suite(&self) -> Option<SupportedCipherSuite> {

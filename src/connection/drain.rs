@@ -1,4 +1,7 @@
-//! What a handler is told of a drain, and reads that end with it.
+//! How a handler learns of a drain: [`Connection::more`], `until_draining` and their like, and [`Draining`].
+//!
+//! All of them wait for one event, the record's `draining`. The drain signals it; so does the connection's end, for
+//! clones that still wait.
 
 use super::Connection;
 use crate::run::phase::Phase;
@@ -14,55 +17,102 @@ use std::time::Instant;
 
 /// # In a drain
 ///
-/// The notice costs no client its request: what has arrived is still read. Which of these is right depends on what
-/// reads.
+/// A handler is notified of a drain; no client loses its request by that. What has arrived can still be read. Which
+/// method is right depends on how the handler reads:
 ///
 /// | the handler reads | use | in a drain |
 /// |---|---|---|
 /// | messages, with `read` or `read_exact` | [`more`](Connection::more) before each | false between two messages |
 /// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | `None` between two; half a line or frame is waited for |
-/// | through code that knows nothing of drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF where nothing has arrived and no answer is due |
-/// | one `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`, and what it waited in is dropped |
+/// | through code that knows nothing of drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF if nothing has arrived and no answer is due |
+/// | once, with `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`; the future that was pending is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |
 ///
-/// A [`BufReader`](async_std::io::BufReader) keeps half a line of its own when its reads end, so
-/// `until_draining(reader.read_line(…))` loses it, and so does a reader of lines over
-/// [`eof_on_drain`](Connection::eof_on_drain) if half a line has come: use [`lines`](Connection::lines).
+/// Do not use a [`BufReader`](async_std::io::BufReader) for lines. It keeps half a line in its own buffer when its
+/// reads end. So `until_draining(reader.read_line(…))` loses that half, and so does a reader of lines over
+/// [`eof_on_drain`](Connection::eof_on_drain). Use [`lines`](Connection::lines).
 impl Connection {
     /// Returns whether the drain has begun: the server's, or one of this connection alone
     /// ([`Handle::drain_connection`](crate::Handle::drain_connection),
     /// [`Server::max_connection_age`](crate::Server::max_connection_age)).
     ///
-    /// The connection stays open both ways: the drain is neither an end of input nor a cancellation, but a request to
-    /// come to an end before [`deadline`](Self::deadline).
+    /// A drain is neither EOF nor a cancellation: the connection stays open both ways. A drain asks the handler to end
+    /// before [`deadline`](Self::deadline).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # use std::time::Duration;
+    /// # let (listener, connector) = Listener::memory();
+    /// # let server = Server::new(listener).newcomer_time(Duration::ZERO);
+    /// # let _client = connector.connect().await?;
+    /// let handler = async |conn: Connection| {
+    ///     conn.draining().await;
+    ///     assert!(conn.is_draining());
+    /// };
+    /// let (_, report) = server.scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "is_cancelled")]
+    #[doc(alias = "CancellationToken")]
     pub fn is_draining(&self) -> bool {
-        // The event is given to a connection that has ended, too.
+        // The event is also signalled when the connection ends.
         let drains = || self.record.alone().is_some() || self.run().phase() >= Phase::Draining;
         self.record.draining.is_signalled() && drains()
     }
 
-    /// Runs `future` until the drain begins: `None` where it is pending and the drain has begun.
+    /// Runs `future` until the drain begins: `None` if the drain has begun and `future` is pending.
     ///
-    /// A clone gets `None` as well once the handler has returned.
+    /// `future` is polled first. So a request that has arrived is still read, even if the drain began long ago: `None`
+    /// means that the handler would have to wait for the client. A clone also gets `None` once the handler has
+    /// returned. swift-service-lifecycle calls this `cancelWhenGracefulShutdown`.
     ///
-    /// The future is polled first. So a request that has arrived is still read, even if the drain began long ago; only
-    /// where the handler would have to wait for the client does it get `None`. This is what swift-service-lifecycle
-    /// calls `cancelWhenGracefulShutdown`.
+    /// Read through a reference: `conn.until_draining((&conn).read(&mut buf))`. With `conn.read(…)` the compiler
+    /// reports E0502, since `conn` would be borrowed mutably at the same time.
     ///
-    /// Read through a reference: `conn.until_draining((&conn).read(&mut buf))`. `conn.read(…)` would borrow `conn`
-    /// mutably at the same time, which the compiler refuses (E0502).
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # use std::time::Duration;
+    /// # let (listener, connector) = Listener::memory();
+    /// # let server = Server::new(listener).newcomer_time(Duration::ZERO);
+    /// # let mut client = connector.connect().await?;
+    /// let handler = async |mut conn: Connection| {
+    ///     let mut buf = [0; 1024];
+    ///     match conn.until_draining((&conn).read(&mut buf)).await {
+    ///         Some(n) => println!("the client has sent {} bytes", n?),
+    ///         None => conn.write_all(b"goodbye").await?,
+    ///     }
+    ///     io::Result::Ok(())
+    /// };
+    /// server.scope(handler, async |_| {}).await?;
+    /// let mut text = String::new();
+    /// client.read_to_string(&mut text).await?;
+    /// assert_eq!(text, "goodbye");
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
     ///
     /// # Cancel safety
     ///
-    /// `None` means that `future` has been dropped where it waited. A single `read` loses nothing by that: it waits
-    /// before it takes. `read_exact`, `read_to_end` and `read_line` do lose what they had read so far, and `write_all`
-    /// has written a part; do not wrap those. Wrap the read, and keep the rest in a buffer of your own:
+    /// `None` means that `future` was dropped while it waited. What that loses depends on the future:
+    ///
+    /// - a single `read` loses nothing: it takes bytes only in the poll that returns them;
+    /// - `read_exact`, `read_to_end` and `read_line` lose the bytes that they have read so far;
+    /// - `write_all` has written a part.
+    ///
+    /// So wrap a `read`, and keep the bytes in a buffer of your own:
     ///
     /// ```
     /// use async_std::{io, prelude::*};
     /// use ebbtide::Connection;
     ///
-    /// /// The next line without its end; `None` at the end of input, or between two lines of a drain.
+    /// /// Returns the next line without its newline; `None` at EOF, or between two lines in a drain.
     /// async fn next_line(conn: &Connection, kept: &mut Vec<u8>) -> io::Result<Option<Vec<u8>>> {
     ///     let mut chunk = [0; 1024];
     ///     loop {
@@ -82,31 +132,114 @@ impl Connection {
     ///         kept.extend_from_slice(&chunk[..n]);
     ///     }
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"one\ntwo\n").await?;
+    /// # let handler = async |conn: Connection| {
+    /// #     let mut kept = Vec::new();
+    /// #     assert_eq!(next_line(&conn, &mut kept).await?.as_deref(), Some(&b"one"[..]));
+    /// #     assert_eq!(next_line(&conn, &mut kept).await?.as_deref(), Some(&b"two"[..]));
+    /// #     assert_eq!(next_line(&conn, &mut kept).await?, None);
+    /// #     io::Result::Ok(())
+    /// # };
+    /// # let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// # assert_eq!(report.completed(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "run_until_cancelled")]
+    #[doc(alias = "cancelWhenGracefulShutdown")]
     pub fn until_draining<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
         self.record.draining.until(future)
     }
 
-    /// Runs `future` until a shutdown of the server is requested: `None` where it is pending and one was, or where this
-    /// connection drains, or has ended. With a [lame duck](crate::Server::lame_duck) that comes before the drain, while
-    /// clients are still accepted: so a handler can say goodbye early (`Connection: close`, GOAWAY) and go on.
+    /// Runs `future` until a shutdown of the server is requested: `None` if one was requested and `future` is pending.
     ///
-    /// The future is polled first. What is said of [`until_draining`](Self::until_draining) goes for it, too.
+    /// With a [lame duck](crate::Server::lame_duck) the request comes earlier than the drain, while the server still
+    /// accepts clients. So a handler can send its goodbye early (`Connection: close`, GOAWAY) and continue. `None` also
+    /// follows if this connection drains, or has ended.
+    ///
+    /// `future` is polled first. Everything else is as in [`until_draining`](Self::until_draining).
+    ///
+    /// # Cancel safety
+    ///
+    /// As in [`until_draining`](Self::until_draining).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # use std::time::Duration;
+    /// # let (listener, connector) = Listener::memory();
+    /// let server = Server::new(listener).lame_duck(Duration::from_millis(20));
+    /// let mut client = connector.connect().await?;
+    /// let handler = async |mut conn: Connection| {
+    ///     let end = conn.until_shutdown(std::future::pending::<()>()).await;
+    ///     assert!(end.is_none()); // the lame duck begins
+    ///     conn.write_all(b"please reconnect elsewhere").await
+    /// };
+    /// let (_, report) = server.scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "GracefulShutdown")]
     pub fn until_shutdown<F: Future>(&self, future: F) -> impl Future<Output = Option<F::Output>> {
         let until = self.record.draining.until(self.run().requested.until(future));
         async { until.await.flatten() }
     }
 
-    /// Returns when the handler is cancelled if it has not ended by itself. `None` until a shutdown is requested, or a
-    /// drain of this connection alone, and if the grace period has no limit.
+    /// Returns the time at which the handler is cancelled if it has not ended by itself.
+    ///
+    /// `None` until a shutdown is requested, or a drain of this connection alone; `None` too if the [grace
+    /// period](crate::Server::grace) has no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # use std::time::{Duration, Instant};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let _client = connector.connect().await?;
+    /// let server = Server::new(listener).grace(Duration::from_secs(2));
+    /// # let server = server.newcomer_time(Duration::ZERO);
+    /// let handler = async |conn: Connection| {
+    ///     conn.draining().await;
+    ///     let deadline = conn.deadline().expect("the server drains");
+    ///     assert!(deadline <= Instant::now() + Duration::from_secs(2));
+    /// };
+    /// let (_, report) = server.scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn deadline(&self) -> Option<Instant> {
         let own = self.record.alone().map(|alone| alone.deadline);
         [own, self.run().deadline()].into_iter().flatten().min()
     }
 
-    /// Waits for the next message, without taking a byte: true once bytes have arrived, which the next read finds.
-    /// False at the peer's end, and between two messages once the server drains. So a handler that asks before each
-    /// message answers every request that has arrived, and then ends:
+    /// Waits for the next message, without consuming a byte: true once bytes have arrived, which the next read returns.
+    /// False at EOF, and between two messages once the server drains.
+    ///
+    /// A handler that calls it before each message answers every request that has arrived, and then ends.
+    ///
+    /// Reading the rest of a message, for example with `read_exact`, does not end in a drain; the server's
+    /// [`deadline`](Self::deadline) bounds it. Only one task at a time may read.
+    ///
+    /// It costs no extra system call: it reads what has arrived, at most 16 KiB, and keeps it for the next read. A
+    /// connection that waits has no buffer.
+    ///
+    /// # Errors
+    ///
+    /// The error that a read would return, such as a reset.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost if the future is dropped.
+    ///
+    /// # Examples
     ///
     /// ```
     /// use async_std::{io, prelude::*};
@@ -120,68 +253,103 @@ impl Connection {
     ///     }
     ///     Ok(())
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"request").await?;
+    /// # let (_, report) = Server::new(listener).scope(echo, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!((text.as_str(), report.completed()), ("request", 1));
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
-    ///
-    /// Reading the rest of a message, with `read_exact` and the like, does not end in a drain; the server's
-    /// [`deadline`](Self::deadline) bounds it. One task at a time reads.
-    ///
-    /// It costs no system call: what has arrived is read, and kept for the next read, at most 16 KiB. A connection that
-    /// waits has no buffer.
-    ///
-    /// # Errors
-    ///
-    /// What a read would give, such as a reset.
-    ///
-    /// # Cancel safety
-    ///
-    /// Nothing is lost by dropping the future.
+    #[doc(alias = "readable")]
+    #[doc(alias = "peek")]
+    #[doc(alias = "fill_buf")]
+    #[doc(alias = "at_eof")]
     pub async fn more(&self) -> io::Result<bool> {
         let arrived = self.until_draining(poll_fn(|cx| self.poll_arrived(cx))).await;
         arrived.map_or(Ok(false), |arrived| arrived.map(|bytes| bytes > 0))
     }
 
-    /// Returns a future that is ready once the drain has begun, for this connection: see
-    /// [`is_draining`](Self::is_draining). It owns what it needs, so it fits into a `select` or a `race`, a struct, or
-    /// another task.
+    /// Returns a future that is ready once this connection drains: see [`is_draining`](Self::is_draining).
     ///
-    /// A clone that outlives its handler finds it ready as well.
+    /// The future owns what it needs, so it fits into a `select` or a `race`, a struct, or another task. For a clone
+    /// that outlives its handler it is ready as well.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost by dropping it, or by polling a reference to it.
+    /// Nothing is lost if the future is dropped. A loop can poll it by reference.
     ///
     /// # Examples
     ///
     /// A heartbeat that ends with the drain:
     ///
     /// ```
-    /// use async_std::{prelude::*, task};
+    /// use async_std::{io, prelude::*, task};
     /// use ebbtide::Connection;
     /// use futures_concurrency::prelude::*; // the crate `futures-concurrency`, for `race`
     /// use std::time::Duration;
     ///
-    /// async fn heartbeat(mut conn: Connection) -> std::io::Result<()> {
+    /// async fn heartbeat(mut conn: Connection) -> io::Result<()> {
     ///     let mut draining = conn.draining();
     ///     loop {
     ///         (&mut draining, task::sleep(Duration::from_secs(10))).race().await;
     ///         if conn.is_draining() {
-    ///             return Ok(());
+    ///             return conn.write_all(b"goodbye\n").await;
     ///         }
     ///         conn.write_all(b"still here\n").await?;
     ///     }
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # Server::new(listener).newcomer_time(Duration::ZERO).scope(heartbeat, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!(text, "goodbye\n");
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "cancelled")]
+    #[doc(alias = "CancellationToken")]
     pub fn draining(&self) -> Draining {
         Draining { record: Arc::clone(&self.record), place: EventPlace::default() }
     }
 }
 
-/// Future of a connection's drain: see [`Connection::draining`].
+/// Future that is ready once a connection drains: see [`Connection::draining`].
 ///
-/// Polled again after it was ready, it is ready again.
-#[must_use = "a future does nothing unless it is awaited"]
+/// It may be polled again after it was ready, and is then ready again.
+///
+/// # Cancel safety
+///
+/// Nothing is lost if it is dropped.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// # use ebbtide::{Connection, Listener, Server};
+/// # use std::time::Duration;
+/// # let (listener, connector) = Listener::memory();
+/// # let server = Server::new(listener).newcomer_time(Duration::ZERO);
+/// # let _client = connector.connect().await?;
+/// let handler = async |conn: Connection| {
+///     let mut draining = conn.draining();
+///     (&mut draining).await;
+///     draining.await; // ready again
+/// };
+/// let (_, report) = server.scope(handler, async |_| {}).await?;
+/// assert_eq!(report.completed(), 1);
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[doc(alias = "WaitForCancellationFuture")]
+#[must_use = "a future does nothing unless it is awaited; `is_draining` asks without waiting"]
 pub struct Draining {
     record: Arc<ConnectionRecord>,
+    /// This future's place among the event's waiters.
     place: EventPlace,
 }
 

@@ -1,4 +1,7 @@
-//! Tasks of a connection, as its handler starts them.
+//! Tasks of a connection: `spawn`, `spawn_background`, `join_tasks`; and its label.
+//!
+//! The tasks are children of task groups in the connection's record (`run/tasks.rs`), so they end with the connection.
+//! `last_words.rs` gives them time to write after the handler has returned.
 
 use super::Connection;
 use crate::group::{JoinHandle, Label, boxed_if_large, named};
@@ -13,21 +16,28 @@ use std::sync::Arc;
 impl Connection {
     /// Starts a task of this connection.
     ///
-    /// When the handler has returned, well or with an error, the tasks that are left have the [task
-    /// grace](crate::Server::task_grace), 1 second by default, to finish what they write, such as the last messages of
-    /// a queue; reads on every clone give EOF by then, so a task that reads ends. What still runs after that is
-    /// cancelled and joined, with a warning that names the line of this call. To wait longer, a handler awaits the
-    /// [`JoinHandle`], or [`join_tasks`](Self::join_tasks). After a panic of the handler, and at a cancel, the tasks
-    /// are cancelled at once.
+    /// What happens to the tasks that are left when the handler ends:
     ///
-    /// A writer task ends when its queue does: when the last sender is dropped. One that a registry of the program
-    /// keeps costs each connection the task grace, and a warning. An error that a task returns goes to its handle; if
-    /// that is gone it is dropped, so log it in the task.
+    /// | the handler | its tasks |
+    /// |---|---|
+    /// | returned, `Ok` or `Err` | have the [task grace](crate::Server::task_grace), 1 second by default but never beyond the [`deadline`](Self::deadline), to finish their writes; then they are cancelled and joined, with a warning that names the line of this call |
+    /// | panicked, or was cancelled | are cancelled and joined at once |
     ///
-    /// Once the handler has ended the task is refused: `future` has been dropped without being polled, and the handle
-    /// gives a [cancelled](crate::JoinError::is_cancelled) error. A task that panics while its handle is gone ends the
-    /// connection: the handler is dropped, and counted as panicked. If the handler returns with the handle of a task
-    /// that has panicked, without having awaited it, the panic is logged, and the handler counts by what it returned.
+    /// During the task grace, reads on every clone return EOF, so a task that reads ends. To wait longer, the handler
+    /// awaits the [`JoinHandle`], or [`join_tasks`](Self::join_tasks).
+    ///
+    /// A writer task usually ends with its queue, when the last sender is dropped. If a registry of the program keeps a
+    /// sender, each connection costs the task grace and a warning.
+    ///
+    /// # Errors and panics of a task
+    ///
+    /// - An error that the task returns goes to its handle. Without a handle it is dropped, so log it in the task.
+    /// - A task that panics after its handle was dropped ends the connection: the handler is dropped, and counted as
+    ///   panicked.
+    /// - If the handler returns while it holds the handle of a task that has panicked, and has not awaited it, the
+    ///   panic is logged. The handler is counted by what it returned.
+    /// - After the handler has ended, a task is refused: `future` is dropped without a poll, and the handle returns an
+    ///   error that is [cancelled](crate::JoinError::is_cancelled).
     ///
     /// # Large futures
     ///
@@ -59,7 +69,22 @@ impl Connection {
     ///     }
     ///     Ok(()) // the goodbye is still written
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"hello\n").await?;
+    /// # Server::new(listener).scope(measure, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!(text, "5 bytes\ngoodbye\n");
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "nursery")]
+    #[doc(alias = "start_soon")]
+    #[doc(alias = "create_task")]
+    #[doc(alias = "TaskTracker")]
+    #[doc(alias = "JoinSet")]
     #[track_caller]
     pub fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -69,7 +94,24 @@ impl Connection {
         boxed_if_large!(future: F => self.spawn_as(TaskKind::Awaited, (Label::At(at), at), future))
     }
 
-    /// The same with a name, which log lines show beside the line of this call.
+    /// Starts a task with a name, which log lines show beside the line of this call. Otherwise it is
+    /// [`spawn`](Self::spawn).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let _client = connector.connect().await?;
+    /// let handler = async |conn: Connection| {
+    ///     let lookup = conn.spawn_named("lookup", async { 42 });
+    ///     assert_eq!(lookup.await.expect("it neither panics nor is cancelled"), 42);
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     #[track_caller]
     pub fn spawn_named<F>(&self, name: impl Into<Cow<'static, str>>, future: F) -> JoinHandle<F::Output>
     where
@@ -82,11 +124,11 @@ impl Connection {
         })
     }
 
-    /// Starts a task that ends with the handler: it is cancelled when the handler returns, without the task grace, and
-    /// joined before the connection is closed. For what never ends by itself and has no last words: a heartbeat, a
-    /// subscription.
+    /// Starts a task that ends with the handler: a heartbeat, a subscription.
     ///
-    /// Everything else is as with [`spawn`](Self::spawn).
+    /// It is for work that never ends by itself and has nothing to write at the end. The task is
+    /// cancelled when the handler returns, without the task grace, and is joined before the connection is closed.
+    /// Otherwise it is [`spawn`](Self::spawn).
     ///
     /// # Examples
     ///
@@ -98,14 +140,27 @@ impl Connection {
     /// async fn patient(mut conn: Connection) -> io::Result<()> {
     ///     let mut heart = conn.clone();
     ///     conn.spawn_background(async move {
-    ///         while heart.write_all(b"still at it\n").await.is_ok() {
+    ///         loop {
     ///             task::sleep(Duration::from_secs(5)).await;
+    ///             if heart.write_all(b"still working\n").await.is_err() {
+    ///                 break;
+    ///             }
     ///         }
     ///     });
-    ///     task::sleep(Duration::from_secs(60)).await; // the work
+    ///     task::sleep(Duration::from_millis(20)).await; // the work
     ///     conn.write_all(b"done\n").await
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # let (_, report) = Server::new(listener).scope(patient, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!((text.as_str(), report.undelivered()), ("done\n", 0));
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "daemon")]
     #[track_caller]
     pub fn spawn_background<F>(&self, future: F) -> JoinHandle<F::Output>
     where
@@ -132,17 +187,16 @@ impl Connection {
         self.record.tasks.spawn((&record, &self.run().name), kind, (label, at), future, arm)
     }
 
-    /// Waits until no task of this connection is left, those of [`spawn_background`](Self::spawn_background) aside, and
-    /// counting those that are spawned meanwhile: for a handler whose tasks may have more to write than the
-    /// [task grace](crate::Server::task_grace) has room for. Drop first what they wait for, such as the sending half of
-    /// a channel.
+    /// Waits until no task of this connection is left, except those of [`spawn_background`](Self::spawn_background).
     ///
-    /// It waits as long as they take, within the server's [`deadline`](Self::deadline). A task that awaits it waits for
+    /// It also waits for tasks that are spawned while it waits. It is for a handler whose tasks may take longer to
+    /// write than the [task grace](crate::Server::task_grace) allows; the server's [`deadline`](Self::deadline) bounds
+    /// it. First drop what the tasks wait for, such as the sending half of a channel. A task that awaits it waits for
     /// itself.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost by dropping the future.
+    /// Nothing is lost if the future is dropped.
     ///
     /// # Examples
     ///
@@ -152,13 +206,25 @@ impl Connection {
     ///
     /// async fn three(conn: Connection) -> io::Result<()> {
     ///     for part in [b"one", b"two", b"six"] {
-    ///         let mut conn = conn.clone();
-    ///         conn.clone().spawn(async move { conn.write_all(part).await });
+    ///         let mut writer = conn.clone();
+    ///         conn.spawn(async move { writer.write_all(part).await });
     ///     }
-    ///     conn.join_tasks().await; // all three are written
+    ///     conn.join_tasks().await; // all three are written, in any order
     ///     Ok(())
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # Server::new(listener).scope(three, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!(text.len(), 9);
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "WaitGroup")]
+    #[doc(alias = "wait")]
+    #[doc(alias = "join_all")]
     pub async fn join_tasks(&self) {
         if let Some(tasks) = self.record.tasks.awaited() {
             tasks.settled().await;
@@ -168,23 +234,27 @@ impl Connection {
 
 /// # Labels
 impl Connection {
-    /// Sets what the connection is doing, in words for an operator: `SELECT …`, `upload of 3 GB`. Shown in the lists of
-    /// [`Handle::connections`](crate::Handle::connections), in the report, and in log lines that name the connection,
-    /// such as those of a drain that waits for it. The latest label counts. A stranger's text in it is escaped where it
-    /// is shown, and cut after 100 characters.
+    /// Describes what the connection is doing, in words for an operator: `SELECT …`, `upload of 3 GB`.
+    ///
+    /// The label is shown in [`Handle::connections`](crate::Handle::connections), in the report, and in log lines that
+    /// name the connection, such as those of a drain that waits for it. A new label replaces the old one. Untrusted
+    /// text is escaped where the label is shown, and cut after 100 characters.
     ///
     /// # Examples
     ///
     /// ```
-    /// use ebbtide::Connection;
-    /// use std::io;
-    ///
-    /// async fn upload(conn: Connection, name: &str) -> io::Result<()> {
-    ///     conn.label(format!("upload of {name}"));
-    ///     // …
-    ///     conn.label("idle");
-    ///     Ok(())
-    /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let _client = connector.connect().await?;
+    /// let handler = async |conn: Connection| {
+    ///     conn.label(format!("upload of {}", "photo.jpg"));
+    ///     let listed = conn.server().connections();
+    ///     assert_eq!(listed[0].label(), Some("upload of photo.jpg"));
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn label(&self, label: impl Into<Cow<'static, str>>) {
         self.record.set_label(label.into());

@@ -1,5 +1,6 @@
-//! Messages in a stream of bytes: lines, frames, and reads that end with the drain. On top of [`Connection`], with
-//! nothing that a user of the crate could not write.
+//! Messages in a connection's bytes: [`Lines`], [`Frames`], and [`EofOnDrain`], whose reads return EOF in a drain.
+//!
+//! They are built on [`Connection`]. `read_ahead` is the buffer below lines and frames.
 //!
 //! [`Connection`]: crate::Connection
 

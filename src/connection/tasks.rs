@@ -126,9 +126,9 @@ impl Connection {
 
     /// Starts a task that ends with the handler: a heartbeat, a subscription.
     ///
-    /// It is for work that never ends by itself and has nothing to write at the end. The task is
-    /// cancelled when the handler returns, without the task grace, and is joined before the connection is closed.
-    /// Otherwise it is [`spawn`](Self::spawn).
+    /// It is for work that never ends by itself and has nothing to write at the end. The task is cancelled when the
+    /// handler returns, without the task grace, and is joined before the connection is closed. Otherwise it is
+    /// [`spawn`](Self::spawn).
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! [`EofOnDrain`]: a connection for code that knows nothing of drains.
+//! [`EofOnDrain`]: a view of a connection whose reads return EOF in a drain, for code that knows nothing of drains.
 
 use crate::connection::Connection;
 use crate::connection::stream::stream_by_value;
@@ -11,18 +11,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 impl Connection {
-    /// Returns the same connection for code that reads until EOF and knows nothing of drains, such as `io::copy`, or an
-    /// HTTP or WebSocket library: its reads give EOF once the drain has begun, if nothing has arrived, and if no byte
-    /// was read since the last write. So what such code does at the end of input it does in a drain too, and a request
-    /// that was read in part, or is not answered yet, keeps it reading.
+    /// Returns a view of the connection for code that reads until EOF and knows nothing of drains, such as `io::copy`,
+    /// or an HTTP or WebSocket library.
     ///
-    /// Any byte that is written counts as the answer to all that was read. So with pipelined requests, or an answer in
-    /// parts, the reads may end while the rest of the answer is still to come: code that then half-closes, and goes on
-    /// writing what comes, as the two copies of a proxy do (`examples/proxy.rs`), loses nothing.
+    /// A read of the view returns EOF if three things are true: the drain has begun, no bytes have arrived, and no byte
+    /// was read since the last write. So in a drain the code does what it does at the end of input. While a request has
+    /// been read in part, or is not yet answered, it continues to read.
     ///
-    /// Not for what reads without ever writing, such as an upload: there each byte waits for an answer, so the reads
-    /// never end by themselves; use [`more`](Self::more). And not for one that writes whatever it reads, such as a
-    /// feed, if half a message would matter: then EOF may come in the middle of it.
+    /// Any byte that is written counts as the answer to all that was read. So with pipelined requests, or with an
+    /// answer in parts, reads may return EOF while the rest of the answer is still to be written. Code that then
+    /// half-closes, and continues to write what arrives, loses nothing: the two copies of a proxy do so
+    /// (`examples/proxy.rs`).
+    ///
+    /// # When not to use it
+    ///
+    /// - For code that reads and never writes, such as an upload. Each byte waits for an answer there, so the reads
+    ///   never end by themselves. Use [`more`](Self::more).
+    /// - For code that writes whatever it reads, such as a feed, if half a message matters. EOF may come in the middle
+    ///   of a message.
     ///
     /// # Examples
     ///
@@ -35,25 +41,80 @@ impl Connection {
     ///     io::copy(&mut &stream, &mut &stream).await?;
     ///     Ok(())
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"hello").await?;
+    /// # let (_, report) = Server::new(listener).scope(echo, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!((text.as_str(), report.completed()), ("hello", 1));
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "copy")]
+    #[doc(alias = "copy_bidirectional")]
+    #[doc(alias = "hyper")]
     pub fn eof_on_drain(&self) -> EofOnDrain {
         EofOnDrain { connection: self.clone(), place: Mutex::default() }
     }
 }
 
-/// A connection whose reads end in a drain: see [`Connection::eof_on_drain`].
+/// View of a connection whose reads return EOF in a drain: see [`Connection::eof_on_drain`].
 ///
-/// A stream by value and by reference, as the connection is; one task at a time reads. Writes are the connection's; so
-/// is closing, which half-closes.
-#[must_use = "it reads and writes the connection, and does nothing by itself"]
+/// Like the connection, it is a stream by value and by reference. Only one task at a time may read. Writes and closing
+/// are the connection's own; closing half-closes.
+///
+/// # Cancel safety
+///
+/// A single read or write loses nothing if its future is dropped, as for the connection.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// # use async_std::{io, prelude::*};
+/// # use ebbtide::{Connection, Listener, Server};
+/// # use std::time::Duration;
+/// # let (listener, connector) = Listener::memory();
+/// # let server = Server::new(listener).newcomer_time(Duration::ZERO);
+/// # let _client = connector.connect().await?;
+/// let handler = async |conn: Connection| {
+///     let mut rest = Vec::new();
+///     conn.eof_on_drain().read_to_end(&mut rest).await?; // EOF, although the client has not closed
+///     assert!(rest.is_empty() && conn.is_draining());
+///     io::Result::Ok(())
+/// };
+/// let (_, report) = server.scope(handler, async |_| {}).await?;
+/// assert_eq!(report.completed(), 1);
+/// # io::Result::Ok(()) }).unwrap();
+/// ```
+#[must_use = "`EofOnDrain` does nothing by itself: read from it"]
 pub struct EofOnDrain {
     connection: Connection,
-    /// Of the task that reads.
+    /// The reading task's place among the waiters of the drain's event.
     place: Mutex<EventPlace>,
 }
 
 impl EofOnDrain {
-    /// Returns the connection.
+    /// Returns the connection itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let _client = connector.connect().await?;
+    /// let handler = async |conn: Connection| {
+    ///     let stream = conn.eof_on_drain();
+    ///     assert_eq!(stream.connection().id(), conn.id());
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn connection(&self) -> &Connection {
         &self.connection
     }
@@ -64,10 +125,11 @@ impl EofOnDrain {
         mut read: impl FnMut(Pin<&mut &Connection>, &mut Context<'_>) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         let (record, mut connection) = (self.connection.record(), &self.connection);
-        let mut place = std::mem::take(&mut *lock(&self.place)); // a read of a custom stream is user code
+        // Taken out, so that no lock is held during the read: the read of a custom stream is user code.
+        let mut place = std::mem::take(&mut *lock(&self.place));
         let poll = record.draining.poll_until(cx, &mut place, |cx| read(Pin::new(&mut connection), cx));
         let mut other = std::mem::replace(&mut *lock(&self.place), place);
-        other.give_up(&record.draining); // of another task that reads at the same time
+        other.give_up(&record.draining); // another task's, if it has read at the same time
         match ready!(poll) {
             Some(read) => Poll::Ready(read),
             None => record.poll_answered(cx).map(|()| {

@@ -1,4 +1,4 @@
-//! [`Frames`]: messages with their length before them.
+//! [`Frames`]: messages with their length before them. In a drain they end between two frames.
 
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
@@ -17,15 +17,16 @@ const MAX_LEN: usize = 8 * 1024 * 1024;
 const LENGTH_BYTES: usize = 4;
 
 impl Connection {
-    /// Reads and writes the connection in frames: messages with their length before them, as a big-endian number of 4
-    /// bytes. In a drain the frames that have arrived are still given, half a frame is waited for, and between two
-    /// frames comes the end. (tokio-util's `LengthDelimitedCodec` has the same format.)
+    /// Returns a reader and writer of frames: messages with their length before them, a big-endian number of 4 bytes.
+    ///
+    /// tokio-util's `LengthDelimitedCodec` has the same format. In a drain it still returns the frames that have
+    /// arrived, waits for the rest of half a frame, and ends between two frames.
     ///
     /// # Examples
     ///
     /// ```
+    /// use async_std::io;
     /// use ebbtide::Connection;
-    /// use std::io;
     ///
     /// async fn echo(conn: Connection) -> io::Result<()> {
     ///     let mut frames = conn.frames();
@@ -34,26 +35,84 @@ impl Connection {
     ///     }
     ///     Ok(())
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"\0\0\0\x05hello").await?;
+    /// # Server::new(listener).scope(echo, async |_| {}).await?;
+    /// # let mut bytes = Vec::new();
+    /// # client.read_to_end(&mut bytes).await?;
+    /// # assert_eq!(bytes, b"\0\0\0\x05hello");
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "Framed")]
+    #[doc(alias = "LengthDelimitedCodec")]
+    #[doc(alias = "readexactly")]
     pub fn frames(&self) -> Frames {
         Frames { ahead: ReadAhead::new(self), max_len: MAX_LEN, length_bytes: LENGTH_BYTES }
     }
 }
 
-/// Frames of a connection: see [`Connection::frames`]. Also a [`Stream`] of those that are read.
+/// Reader and writer of a connection's frames: see [`Connection::frames`].
 ///
-/// It reads ahead. Dropped, it pushes back what it has not given, so that whatever reads the connection next finds it.
-/// While it lives, nothing else should read; a second `Frames` or [`Lines`](crate::Lines) gives an error.
+/// It is also a [`Stream`] of the frames that are read.
+///
+/// It reads ahead. Its drop pushes back the bytes that it has not returned, and the connection's next read finds them.
+/// While a `Frames` lives, nothing else should read; a second `Frames` or [`Lines`](crate::Lines) returns an error.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// # use async_std::{io, prelude::*};
+/// # use ebbtide::{Connection, Listener, Server};
+/// # let (listener, connector) = Listener::memory();
+/// # let mut client = connector.connect().await?;
+/// client.write_all(b"\0\0\0\x05hello").await?;
+/// let handler = async |conn: Connection| {
+///     let frame = conn.frames().next().await?;
+///     assert_eq!(frame.as_deref(), Some(&b"hello"[..]));
+///     io::Result::Ok(())
+/// };
+/// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+/// assert_eq!(report.completed(), 1);
+/// # io::Result::Ok(()) }).unwrap();
+/// ```
+#[doc(alias = "Framed")]
+#[doc(alias = "LengthDelimitedCodec")]
 #[derive(Debug)]
-#[must_use = "what it has read ahead is pushed back when it is dropped"]
+#[must_use = "`Frames` does nothing by itself: await its `next` or `write`"]
 pub struct Frames {
     ahead: ReadAhead,
+    /// The greatest length of a frame, without its length field.
     max_len: usize,
+    /// How many bytes the length field has.
     length_bytes: usize,
 }
 
 impl Frames {
     /// Sets how many bytes a frame may have, without its length. Default: 8 MiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// client.write_all(b"\0\0\0\x05hello").await?;
+    /// let handler = async |conn: Connection| {
+    ///     let error = conn.frames().max_len(4).next().await.expect_err("the frame has 5 bytes");
+    ///     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "max_frame_length")]
     pub fn max_len(mut self, bytes: usize) -> Self {
         self.max_len = bytes;
         self
@@ -64,6 +123,26 @@ impl Frames {
     /// # Panics
     ///
     /// If it is 0, or more than 8.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// client.write_all(b"\0\x05hello").await?;
+    /// let handler = async |conn: Connection| {
+    ///     let frame = conn.frames().length_bytes(2).next().await?;
+    ///     assert_eq!(frame.as_deref(), Some(&b"hello"[..]));
+    ///     io::Result::Ok(())
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "length_field_length")]
     pub fn length_bytes(mut self, bytes: usize) -> Self {
         assert!((1..=8).contains(&bytes), "a length has 1 to 8 bytes, not {bytes}");
         self.length_bytes = bytes;
@@ -71,39 +150,100 @@ impl Frames {
     }
 
     /// Returns the connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let _client = connector.connect().await?;
+    /// let handler = async |conn: Connection| {
+    ///     let frames = conn.frames();
+    ///     assert_eq!(frames.connection().id(), conn.id());
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn connection(&self) -> &Connection {
         self.ahead.connection()
     }
 
-    /// Returns the next frame, without its length; `None` at the peer's end, and between two frames once the server
-    /// drains. [`Connection::is_draining`] tells the two apart.
+    /// Returns the next frame, without its length; `None` at EOF, and between two frames once the server drains.
     ///
-    /// A frame takes memory as it arrives, and not when its length is announced.
+    /// [`Connection::is_draining`] distinguishes the two. Memory is allocated as a frame's bytes arrive, not when its
+    /// length is announced.
     ///
     /// # Errors
     ///
-    /// What a read gives, such as a reset. `UnexpectedEof` if the peer ends in the middle of a frame. `InvalidData` if
-    /// a frame is longer than [`max_len`](Self::max_len), after which every call gives that error. `ResourceBusy` while
-    /// another `Frames` or [`Lines`](crate::Lines) of the connection lives.
+    /// | kind | cause | the next call |
+    /// |---|---|---|
+    /// | `UnexpectedEof` | EOF in the middle of a frame | returns this error again |
+    /// | `InvalidData` | the frame is longer than [`max_len`](Self::max_len) | returns this error again |
+    /// | `ResourceBusy` | another `Frames` or [`Lines`](crate::Lines) of the connection lives | returns this error again: drop the other, and create a new one |
+    /// | others | the read failed, for example with a reset | |
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost by dropping the future: half a frame waits for the next call.
+    /// Nothing is lost if the future is dropped: half a frame is kept for the next call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// client.write_all(b"\0\0\0\x05hello\0\0\0\0").await?;
+    /// client.close().await?;
+    /// let handler = async |conn: Connection| {
+    ///     let mut frames = conn.frames();
+    ///     assert_eq!(frames.next().await?.as_deref(), Some(&b"hello"[..]));
+    ///     assert_eq!(frames.next().await?.as_deref(), Some(&b""[..]));
+    ///     assert_eq!(frames.next().await?, None);
+    ///     io::Result::Ok(())
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "read_frame")]
+    #[doc(alias = "read_exact")]
     pub async fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
         poll_fn(|cx| self.poll_frame(cx)).await
     }
 
-    /// Writes a frame: its length, and it.
+    /// Writes a frame: its length, then its bytes.
     ///
     /// # Errors
     ///
-    /// What a write gives. `InvalidInput` if the frame is longer than [`max_len`](Self::max_len), or than its length
-    /// can say; then nothing was written.
+    /// `InvalidInput` if the frame is longer than [`max_len`](Self::max_len), or too long for its length field; then
+    /// nothing was written. Otherwise the error of the write.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future may leave half a frame written, after which the peer can make sense of nothing: end the
-    /// connection then.
+    /// Not cancel safe: if the future is dropped, a part of the frame may have been written, and the peer cannot find
+    /// the beginning of the next one. End the connection then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// let handler = async |conn: Connection| conn.frames().write(b"hello").await;
+    /// Server::new(listener).scope(handler, async |_| {}).await?;
+    /// let mut bytes = Vec::new();
+    /// client.read_to_end(&mut bytes).await?;
+    /// assert_eq!(bytes, b"\0\0\0\x05hello");
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "send")]
+    #[doc(alias = "write_frame")]
     pub async fn write(&mut self, frame: &[u8]) -> io::Result<()> {
         let length = frame.len() as u64;
         let fits = self.length_bytes == 8 || length >> (8 * self.length_bytes) == 0;
@@ -132,7 +272,7 @@ impl Frames {
                     return Poll::Ready(Ok(Some(frame)));
                 }
                 Some(total) => total - have,
-                None => 0, // as much as comes
+                None => 0, // unknown: read what has arrived
             };
             match ready!(self.ahead.poll_fill(missing, cx))? {
                 Filled::More => {}
@@ -142,7 +282,7 @@ impl Frames {
         }
     }
 
-    /// How many bytes the next frame has, with its length; `None` if that has not come.
+    /// Returns how many bytes the next frame has, with its length field; `None` if that field has not arrived.
     fn total(&self) -> io::Result<Option<usize>> {
         let Some(header) = self.ahead.get(..self.length_bytes) else {
             return Ok(None);
@@ -161,16 +301,17 @@ impl Frames {
     }
 }
 
-/// Frames up to this length are copied, so that they and their length are one write.
+/// The longest frame that is copied behind its length, so that both are one write.
 const JOINED: usize = 64 * 1024;
 
+/// Makes the error for EOF in the middle of a frame.
 fn cut(have: usize, total: Option<usize>) -> io::Error {
     let of = total.map_or_else(String::new, |total| format!(" of {total}"));
-    let what = format!("the peer has ended in the middle of a frame, after {have}{of} bytes");
+    let what = format!("unexpected EOF in the middle of a frame, after {have}{of} bytes");
     explained(ErrorKind::UnexpectedEof, what)
 }
 
-/// Ends where [`next`](Frames::next) returns `None`. The errors are those of `next`.
+/// The stream ends when [`next`](Frames::next) returns `None`. Its errors are those of `next`.
 impl Stream for Frames {
     type Item = io::Result<Vec<u8>>;
 

@@ -1,4 +1,4 @@
-//! [`Lines`]: a connection read line by line.
+//! [`Lines`]: a connection read line by line. In a drain it ends between two lines.
 
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
@@ -13,8 +13,10 @@ use std::task::{Context, Poll, ready};
 const MAX_LEN: usize = 64 * 1024;
 
 impl Connection {
-    /// Reads the connection line by line. In a drain the lines that have arrived are still given, half a line is waited
-    /// for, and between two lines comes the end.
+    /// Returns a reader of lines.
+    ///
+    /// In a drain it still returns the lines that have arrived, waits for the rest of half a line, and ends between two
+    /// lines.
     ///
     /// # Examples
     ///
@@ -29,50 +31,160 @@ impl Connection {
     ///     }
     ///     Ok(())
     /// }
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"hello\r\nworld\n").await?;
+    /// # Server::new(listener).scope(shout, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!(text, "HELLO\nWORLD\n");
+    /// # io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "readline")]
+    #[doc(alias = "read_line")]
+    #[doc(alias = "BufReader")]
+    #[doc(alias = "Scanner")]
+    #[doc(alias = "LinesCodec")]
     pub fn lines(&self) -> Lines {
         Lines { ahead: ReadAhead::new(self), max_len: MAX_LEN, searched: 0 }
     }
 }
 
-/// Lines of a connection: see [`Connection::lines`]. Also a [`Stream`], for `merge` and the like.
+/// Reader of a connection's lines: see [`Connection::lines`].
 ///
-/// It reads ahead. Dropped, it pushes back what it has not given, so that whatever reads the connection next finds it:
-/// a protocol may begin with lines and go on with something else. While it lives, nothing else should read; a second
-/// `Lines` or [`Frames`](crate::Frames) gives an error.
+/// It is also a [`Stream`] of lines, for combinators such as `merge`.
+///
+/// It reads ahead. Its drop pushes back the bytes that it has not returned, and the connection's next read finds them.
+/// So a protocol may begin with lines and continue with something else. While a `Lines` lives, nothing else should
+/// read; a second `Lines` or [`Frames`](crate::Frames) returns an error.
+///
+/// # Examples
+///
+/// A line, and then bytes:
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// # use async_std::{io, prelude::*};
+/// # use ebbtide::{Connection, Listener, Server};
+/// # let (listener, connector) = Listener::memory();
+/// # let mut client = connector.connect().await?;
+/// client.write_all(b"LENGTH 5\nhello").await?;
+/// let handler = async |mut conn: Connection| {
+///     let length = conn.lines().next().await?;
+///     assert_eq!(length.as_deref(), Some("LENGTH 5"));
+///     let mut body = [0; 5];
+///     conn.read_exact(&mut body).await?;
+///     assert_eq!(&body, b"hello");
+///     io::Result::Ok(())
+/// };
+/// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+/// assert_eq!(report.completed(), 1);
+/// # io::Result::Ok(()) }).unwrap();
+/// ```
 #[derive(Debug)]
-#[must_use = "what it has read ahead is pushed back when it is dropped"]
+#[must_use = "`Lines` does nothing by itself: await its `next`"]
 pub struct Lines {
     ahead: ReadAhead,
     max_len: usize,
-    /// How many of the bytes that were read ahead have no newline in them.
+    /// How many of the first bytes in `ahead` were searched and have no newline.
     searched: usize,
 }
 
 impl Lines {
     /// Sets how many bytes a line may have, without its end. Default: 64 KiB.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// client.write_all(b"a long line\n").await?;
+    /// let handler = async |conn: Connection| {
+    ///     let mut lines = conn.lines().max_len(5);
+    ///     let error = lines.next().await.expect_err("the line has 11 bytes");
+    ///     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "new_with_max_length")]
     pub fn max_len(mut self, bytes: usize) -> Self {
         self.max_len = bytes;
         self
     }
 
-    /// Returns the connection.
+    /// Returns the connection, for example to write to it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Lines, Listener, Server};
+    /// async fn greet(lines: &Lines) -> io::Result<()> {
+    ///     let mut conn = lines.connection();
+    ///     conn.write_all(b"hello").await
+    /// }
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// let handler = async |conn: Connection| greet(&conn.lines()).await;
+    /// # Server::new(listener).scope(handler, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert_eq!(text, "hello");
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn connection(&self) -> &Connection {
         self.ahead.connection()
     }
 
-    /// Returns the next line, without its `\n` or `\r\n`; `None` at the peer's end, and between two lines once the
-    /// server drains. [`Connection::is_draining`] tells the two apart. The last line may have no end.
+    /// Returns the next line, without its `\n` or `\r\n`; `None` at EOF, and between two lines once the server drains.
+    ///
+    /// [`Connection::is_draining`] distinguishes the two. The last line before EOF may lack its newline.
     ///
     /// # Errors
     ///
-    /// What a read gives, such as a reset. `InvalidData` if a line is not UTF-8, after which the next one can be read;
-    /// and if it is longer than [`max_len`](Self::max_len), after which every call gives that error. `ResourceBusy`
-    /// while another `Lines` or [`Frames`](crate::Frames) of the connection lives.
+    /// | kind | cause | the next call |
+    /// |---|---|---|
+    /// | `InvalidData` | the line is not UTF-8 | returns the next line |
+    /// | `InvalidData` | the line is longer than [`max_len`](Self::max_len) | returns this error again |
+    /// | `ResourceBusy` | another `Lines` or [`Frames`](crate::Frames) of the connection lives | returns this error again: drop the other, and create a new one |
+    /// | others | the read failed, for example with a reset | |
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost by dropping the future: half a line waits for the next call.
+    /// Nothing is lost if the future is dropped: half a line is kept for the next call.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// client.write_all(b"one\r\ntwo").await?;
+    /// client.close().await?;
+    /// let handler = async |conn: Connection| {
+    ///     let mut lines = conn.lines();
+    ///     assert_eq!(lines.next().await?.as_deref(), Some("one"));
+    ///     assert_eq!(lines.next().await?.as_deref(), Some("two"));
+    ///     assert_eq!(lines.next().await?, None);
+    ///     io::Result::Ok(())
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "next_line")]
+    #[doc(alias = "read_line")]
+    #[doc(alias = "readline")]
     pub async fn next(&mut self) -> io::Result<Option<String>> {
         poll_fn(|cx| self.poll_line(cx)).await
     }
@@ -85,7 +197,7 @@ impl Lines {
                 return Poll::Ready(self.take_line(length, length + 1).map(Some));
             }
             self.searched = self.ahead.len();
-            // The one more may be a carriage return.
+            // One byte more is allowed: it may be the carriage return of `\r\n`.
             if self.searched.saturating_sub(1) > self.max_len {
                 return Poll::Ready(Err(self.too_long()));
             }
@@ -99,7 +211,7 @@ impl Lines {
         }
     }
 
-    /// The line has `length` bytes, and `with_end` together with its newline.
+    /// Takes a line of `length` bytes, which has `with_end` bytes together with its newline.
     fn take_line(&mut self, length: usize, with_end: usize) -> io::Result<String> {
         let ends_in_return = with_end > length && self.ahead[..length].ends_with(b"\r");
         let length = length - usize::from(ends_in_return);
@@ -123,7 +235,7 @@ impl Lines {
     }
 }
 
-/// Ends where [`next`](Lines::next) returns `None`. The errors are those of `next`.
+/// The stream ends when [`next`](Lines::next) returns `None`. Its errors are those of `next`.
 impl Stream for Lines {
     type Item = io::Result<String>;
 

@@ -1,4 +1,5 @@
-//! What a reader of messages has read and not handed out yet.
+//! [`ReadAhead`]: the buffer of [`Lines`](super::Lines) and [`Frames`](super::Frames), for bytes that were read and are
+//! not yet returned in a message.
 
 use crate::connection::Connection;
 use crate::run::end_reason::EndReason;
@@ -13,33 +14,35 @@ use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// How many bytes are read at once at most.
+/// The most bytes that one read asks for.
 const LONGEST_READ: usize = 256 * 1024;
 
-/// Bytes that were read from a connection ahead of the messages in them; as a slice, those that are there.
+/// Bytes that were read from a connection ahead of the messages in them. It derefs to these bytes.
 ///
-/// Dropped, it pushes them back, so that whatever reads next finds them.
+/// Its drop pushes them back, so that the connection's next read finds them.
 pub(super) struct ReadAhead {
     connection: Connection,
     bytes: Vec<u8>,
-    /// Those before it were handed out.
+    /// Index into `bytes`: those before it were returned.
     start: usize,
+    /// The place among the waiters of the drain's event.
     place: EventPlace,
+    /// For messages that are returned without a read.
     budget: Budget,
-    /// False: another reader has read ahead already, and this one must not read.
+    /// False: another reader of the connection reads ahead, and this one must not read.
     claimed: bool,
 }
 
-/// Why a read has ended.
+/// How a read has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Filled {
-    /// There are more bytes.
+    /// More bytes have arrived.
     More,
-    /// The peer's end.
+    /// EOF of the peer.
     Eof,
-    /// The server drains, and no message has begun.
+    /// The connection drains, and no message has begun.
     Draining,
-    /// The handler has returned, and no clone reads any more: not the peer's end.
+    /// The handler has returned, so reads of clones return EOF. It is not the peer's.
     Ended,
 }
 
@@ -59,7 +62,7 @@ impl ReadAhead {
         &self.connection
     }
 
-    /// Reads more; `wanted` is how much is missing, as far as that is known.
+    /// Reads more. `wanted` is how many bytes are missing, 0 if that is unknown.
     pub(super) fn poll_fill(&mut self, wanted: usize, cx: &mut Context<'_>) -> Poll<io::Result<Filled>> {
         if !self.claimed {
             let what = "another `Lines` or `Frames` of this connection has read ahead; drop it first";
@@ -82,14 +85,14 @@ impl ReadAhead {
         })
     }
 
-    /// What has come is no message: the peer's fault, should the handler end by this error.
+    /// Notes that what has arrived is no message. If the handler returns this error, the peer is at fault.
     pub(super) fn note_bad_input(&self, error: io::Error) -> io::Error {
         self.connection.record().note_given(error.kind(), EndReason::BadInput);
         error
     }
 
-    /// To be asked before each message that is handed out without a read: so many in a row, and other tasks get their
-    /// turn.
+    /// Spends one unit of the cooperative budget, or yields if it is spent. Called before each message that is returned
+    /// without a read.
     pub(super) fn poll_budget(&mut self, cx: &Context<'_>) -> Poll<()> {
         if self.budget.is_spent() {
             return self.budget.yield_now(cx);
@@ -98,10 +101,10 @@ impl ReadAhead {
         Poll::Ready(())
     }
 
-    /// Hands out the first `n`. The room is given back with the last of them: an idle connection has no buffer.
-    pub(super) fn take<T>(&mut self, n: usize, hand_out: impl FnOnce(&[u8]) -> T) -> T {
+    /// Takes the first `n` bytes. With the last byte the buffer is freed: an idle connection has none.
+    pub(super) fn take<T>(&mut self, n: usize, make: impl FnOnce(&[u8]) -> T) -> T {
         let end = self.start + n;
-        let taken = hand_out(&self.bytes[self.start..end]);
+        let taken = make(&self.bytes[self.start..end]);
         self.start = end;
         if self.start == self.bytes.len() {
             (self.bytes, self.start) = (Vec::new(), 0);
@@ -123,7 +126,8 @@ fn poll_read(
             bytes.extend_from_slice(&scratch[..n]);
             return Poll::Ready(Ok(n));
         }
-        // Into its place at once, with room for as much as has come already: what a peer announces is not believed.
+        // Reads straight into the buffer. It grows by at most as much as has arrived already (at least the scratch
+        // buffer's size): an announced length is not trusted.
         let len = bytes.len();
         bytes.resize(len + wanted.min(len.clamp(scratch.len(), LONGEST_READ)), 0);
         let poll = connection.poll_read(cx, &mut bytes[len..]);

@@ -420,11 +420,11 @@ fn a_frame_that_is_cut_off_or_announces_too_great_a_length_is_a_permanent_error(
         };
         let (kind, what) = error(b"\0\0\0\x05abc").await;
         assert_eq!(kind, ErrorKind::UnexpectedEof);
-        assert_eq!(what, "the peer has ended in the middle of a frame, after 7 of 9 bytes");
+        assert_eq!(what, "unexpected EOF in the middle of a frame, after 7 of 9 bytes");
         let (kind, what) = error(b"\0\0").await;
         assert_eq!(
             (kind, what.as_str()),
-            (ErrorKind::UnexpectedEof, "the peer has ended in the middle of a frame, after 2 bytes")
+            (ErrorKind::UnexpectedEof, "unexpected EOF in the middle of a frame, after 2 bytes")
         );
         let (kind, what) = error(b"\xff\xff\xff\xffabc").await;
         assert_eq!(kind, ErrorKind::InvalidData);

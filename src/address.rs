@@ -1,4 +1,4 @@
-//! [`Address`]: the address of a listener or of a peer.
+//! [`Address`]: the address of a listener or of a peer: TCP, a Unix socket, or a custom listener's name.
 
 use crate::text::{escape, explained};
 use std::fmt;
@@ -7,10 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
-/// Address of a listener or of a peer: TCP, a Unix socket, or the name that a [custom listener](crate::Accept) gives.
-/// Cheap to clone.
+/// Address of a listener or of a peer: TCP, a Unix socket, or a name that a [custom listener](crate::Accept) chooses.
 ///
-/// IPv4 addresses are always shown and given as such, also if the socket is an IPv6 one (`::ffff:192.0.2.1`).
+/// It is cheap to clone. An IPv4 address is always IPv4 here, also if an IPv6 socket has it as `::ffff:192.0.2.1`.
+/// `Display` escapes line breaks and terminal escapes, since a peer may choose its path or name.
 ///
 /// # Examples
 ///
@@ -26,26 +26,40 @@ use std::sync::{Arc, OnceLock};
 /// let error = memory.tcp().unwrap_err();
 /// assert_eq!(error.to_string(), "`memory` is not a TCP address");
 /// ```
+#[doc(alias = "SocketAddr")]
+#[doc(alias = "Addr")]
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Address(AddressKind);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 enum AddressKind {
-    /// Canonical: never an IPv4 address that is written as an IPv6 one.
+    /// In canonical form: never an IPv4-mapped IPv6 address.
     Tcp(SocketAddr),
-    /// A Unix socket with a path in the file system, as it was bound.
+    /// A Unix socket with a path in the file system, as the path was given to `bind`.
     Unix(Arc<Path>),
-    /// A Unix socket with a name in Linux's abstract namespace: any bytes, shown with an `@` before them.
+    /// A Unix socket with a name in Linux's abstract namespace: any bytes, shown after an `@`.
     UnixAbstract(Arc<[u8]>),
-    /// A Unix socket without a name, as clients' mostly are; shown as `unix:unnamed`.
+    /// A Unix socket without a name, as most clients' are. Shown as `unix:unnamed`.
     UnixUnnamed,
-    /// The name that a custom listener gives.
+    /// A name that a custom listener chooses.
     Named(Arc<str>),
 }
 
 impl Address {
-    /// Makes a name for a custom listener's address or peer. It is shown as it is, and never parsed:
-    /// `Address::named("127.0.0.1:80")` is no TCP address; for that use `Address::from(socket_addr)`.
+    /// Makes an address from a name, for a custom listener or its peers.
+    ///
+    /// The name is never parsed: `Address::named("127.0.0.1:80")` is no TCP address. For a TCP address use
+    /// `Address::from(socket_addr)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::Address;
+    ///
+    /// let address = Address::named("serial port 1");
+    /// assert_eq!(address.to_string(), "serial port 1");
+    /// assert_eq!(address.socket_addr(), None);
+    /// ```
     pub fn named(name: impl Into<Arc<str>>) -> Self {
         Self(AddressKind::Named(name.into()))
     }
@@ -65,18 +79,23 @@ impl Address {
         Self(AddressKind::UnixUnnamed)
     }
 
-    /// Returns the IP address and port, for a client to connect to.
+    /// Returns the IP address and port, or an error: for a client that connects.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if it is not a TCP address; the error names it.
+    /// `InvalidInput` if it is not a TCP address. The text of the error has the address.
     ///
     /// # Examples
     ///
-    /// ```no_run
-    /// # async fn example(server: ebbtide::Server) -> std::io::Result<()> {
-    /// let client = async_std::net::TcpStream::connect(server.local_addr().tcp()?).await?;
-    /// # Ok(()) }
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use async_std::net::TcpStream;
+    /// use ebbtide::Server;
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let client = TcpStream::connect(server.local_addr().tcp()?).await?;
+    /// assert_eq!(client.peer_addr()?, server.local_addr().tcp()?);
+    /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn tcp(&self) -> io::Result<SocketAddr> {
         self.socket_addr()
@@ -84,6 +103,17 @@ impl Address {
     }
 
     /// Returns the IP address and port; `None` if it is not a TCP address.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::Address;
+    /// use std::net::SocketAddr;
+    ///
+    /// let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 8888)));
+    /// assert_eq!(address.socket_addr(), Some(SocketAddr::from(([127, 0, 0, 1], 8888))));
+    /// assert_eq!(Address::named("memory").socket_addr(), None);
+    /// ```
     pub fn socket_addr(&self) -> Option<SocketAddr> {
         match self.0 {
             AddressKind::Tcp(address) => Some(address),
@@ -92,16 +122,50 @@ impl Address {
     }
 
     /// Returns the IP address; `None` if it is not a TCP address.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::Address;
+    /// use std::net::SocketAddr;
+    ///
+    /// let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 8888)));
+    /// assert_eq!(address.ip().map(|ip| ip.is_loopback()), Some(true));
+    /// ```
     pub fn ip(&self) -> Option<IpAddr> {
         self.socket_addr().map(|address| address.ip())
     }
 
     /// Returns the port; `None` if it is not a TCP address.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::Address;
+    /// use std::net::SocketAddr;
+    ///
+    /// let address = Address::from(SocketAddr::from(([127, 0, 0, 1], 8888)));
+    /// assert_eq!(address.port(), Some(8888));
+    /// ```
     pub fn port(&self) -> Option<u16> {
         self.socket_addr().map(|address| address.port())
     }
 
     /// Returns the path of a Unix socket; `None` if it is not a Unix socket, or has no path.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use ebbtide::Address;
+    /// use std::os::unix::net::SocketAddr;
+    /// use std::path::Path;
+    ///
+    /// let address = Address::from(SocketAddr::from_pathname("/run/echo.sock")?);
+    /// assert_eq!(address.path(), Some(Path::new("/run/echo.sock")));
+    /// # }
+    /// # std::io::Result::Ok(())
+    /// ```
     pub fn path(&self) -> Option<&Path> {
         match &self.0 {
             AddressKind::Unix(path) => Some(path),
@@ -110,6 +174,20 @@ impl Address {
     }
 
     /// Returns whether it is the address of a Unix socket: with a path, with an abstract name, or without a name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # #[cfg(unix)] {
+    /// use ebbtide::Address;
+    /// use std::os::unix::net::SocketAddr;
+    ///
+    /// let address = Address::from(SocketAddr::from_pathname("/run/echo.sock")?);
+    /// assert!(address.is_unix());
+    /// assert!(!Address::named("/run/echo.sock").is_unix());
+    /// # }
+    /// # std::io::Result::Ok(())
+    /// ```
     pub fn is_unix(&self) -> bool {
         matches!(self.0, AddressKind::Unix(_) | AddressKind::UnixAbstract(_) | AddressKind::UnixUnnamed)
     }
@@ -124,6 +202,7 @@ impl From<SocketAddr> for Address {
     }
 }
 
+/// Returns the IPv4 address in an IPv4-mapped IPv6 address.
 fn mapped_ipv4(address: SocketAddr) -> Option<IpAddr> {
     match address.ip() {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map(IpAddr::V4),
@@ -148,8 +227,9 @@ impl From<std::os::unix::net::SocketAddr> for Address {
     }
 }
 
-/// For the `connect` of the standard library. That of async-std takes a trait of its own, which cannot be implemented
-/// here: give it `address.tcp()?`. An address that is not TCP is an error, as in [`Address::tcp`].
+/// For the `connect` of the standard library. An address that is not TCP is an error, as in [`Address::tcp`].
+///
+/// The `connect` of async-std takes a trait of its own, which this crate cannot implement: pass it `address.tcp()?`.
 impl std::net::ToSocketAddrs for Address {
     type Iter = std::option::IntoIter<SocketAddr>;
 
@@ -180,7 +260,7 @@ impl fmt::Debug for Address {
     }
 }
 
-/// A non-empty list of addresses that only grows, so that handles can lend what is in it.
+/// Linked list of addresses, never empty. It only grows, so a handle can return references into it.
 #[derive(Debug)]
 pub(crate) struct Addresses {
     first: Address,
@@ -201,7 +281,7 @@ impl Addresses {
         let mut new = Box::new(Self::new(address));
         while let Err(again) = node.rest.set(new) {
             new = again;
-            node = node.rest.get().expect("it was just found set");
+            node = node.rest.get().expect("`set` has found a value");
         }
     }
 
@@ -215,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_is_shown_as_a_person_would_write_it() {
+    fn each_kind_is_shown_in_its_usual_notation() {
         let table = [
             (Address::from(SocketAddr::from(([127, 0, 0, 1], 80))), "127.0.0.1:80"),
             (Address::from("[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap()), "192.0.2.1:80"),
@@ -237,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv4_client_of_an_ipv6_socket_has_its_ipv4_address() {
+    fn an_ipv4_client_of_an_ipv6_socket_has_an_ipv4_address() {
         let address = Address::from("[::ffff:192.0.2.1]:80".parse::<SocketAddr>().unwrap());
         assert_eq!(address.ip(), Some(IpAddr::from([192, 0, 2, 1])));
         assert_eq!(address, Address::from(SocketAddr::from(([192, 0, 2, 1], 80))));

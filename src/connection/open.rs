@@ -66,7 +66,7 @@ pub(crate) enum Unopened {
 
 impl Unopened {
     pub(super) fn into_rejection(self) -> Rejection {
-        Rejection { end: self.end(), level: self.level(), is_told: self.is_told(), reason: Box::new(self) }
+        Rejection { end: self.end(), level: self.level(), lingers: self.lingers(), reason: Box::new(self) }
     }
 
     fn end(&self) -> EndReason {
@@ -79,7 +79,7 @@ impl Unopened {
         }
     }
 
-    fn is_told(&self) -> bool {
+    fn lingers(&self) -> bool {
         match self {
             Self::Silent(_) => false,
             #[cfg(feature = "tls")]

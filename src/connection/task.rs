@@ -336,7 +336,7 @@ impl ConnectionGuard {
         let how = match &self.outcome {
             None => How::Abruptly,                             // aborted
             Some(Outcome::TimedOut(_)) => How::WithoutWaiting, // silent for too long
-            Some(Outcome::Rejected(why)) if !why.is_told => How::WithoutWaiting,
+            Some(Outcome::Rejected(why)) if !why.lingers => How::WithoutWaiting,
             Some(_) => How::WithCare,
         };
         match self.outcome {

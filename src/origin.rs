@@ -1,31 +1,30 @@
-//! Which process a thing was made in, for what a fork must not touch.
+//! [`Origin`]: the process in which a value was made, so that a forked child leaves its parent's things alone.
 //!
-//! A forked child has a copy of everything, and none of the threads: its executor and its reactor are dead. And what
-//! the copies lead to is the parent's as well: the socket's file, the reactor's epoll set, whether a socket blocks.
+//! A forked child has a copy of everything except the threads: its executor and its reactor do not run. And its copies
+//! share things with the parent: the socket's file, the reactor's epoll set, the blocking mode of a socket.
 
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The process in which this crate has served or bound asynchronously, so that the threads of the runtime are there.
-/// 0: in none yet.
+/// The process in which this crate has served or bound asynchronously: it has the runtime's threads. 0: none yet.
 static RUNTIME: AtomicU32 = AtomicU32::new(0);
 
-/// The process in which something was made.
+/// The process in which a value was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Origin(u32);
 
 impl Origin {
-    /// This process.
+    /// Returns this process.
     pub(crate) fn here() -> Self {
         Self(process::id())
     }
 
-    /// Whether this process was forked from the one in which it was made.
+    /// Returns whether the value was made in another process, from which this one was forked.
     pub(crate) fn is_elsewhere(self) -> bool {
         self.0 != process::id()
     }
 
-    /// Why nothing can be served in this process, if that is so.
+    /// Returns why this process cannot serve; `None` if it can.
     pub(crate) fn why_not_here(self) -> Option<String> {
         let here = process::id();
         let what = if self.is_elsewhere() {
@@ -44,7 +43,7 @@ impl Origin {
     }
 }
 
-/// From now on the runtime's threads are this process'.
+/// Notes that the runtime's threads are in this process, unless another process is noted already.
 pub(crate) fn runtime_is_here() {
-    let _was = RUNTIME.compare_exchange(0, process::id(), Ordering::Relaxed, Ordering::Relaxed);
+    let _ = RUNTIME.compare_exchange(0, process::id(), Ordering::Relaxed, Ordering::Relaxed);
 }

@@ -1,8 +1,9 @@
-//! User code that may panic: catching it, values that are dropped with care, and logging.
+//! User code that may panic: [`catch`] and [`catch_future`], values whose destructors may panic ([`Kept`]), and logging
+//! (`log_line!`).
 //!
-//! A panic of user code stays where it happens. A logger is user code, too, and some panic: one that prints panics when
-//! standard output is gone, which is just when a terminal was closed and the server is to stop. So a line that cannot
-//! be logged is lost, and nothing else with it. (The panic hook still prints.)
+//! A panic of user code stays where it happens. A logger is user code too, and some loggers panic. One that prints to
+//! standard output panics when standard output is gone: exactly when a terminal was closed and the server has to stop.
+//! So a panic of the logger loses its line and nothing else. (The panic hook still prints.)
 
 use std::any::Any;
 use std::fmt;
@@ -11,10 +12,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::Poll;
 
-/// Logs with target `ebbtide`: `log_line!(info, phase:% = phase; "text {value}")`. The first argument is the level, by
-/// its name or as an expression; what follows is as in the `log` crate's macros.
+/// Logs with the target `ebbtide`: `log_line!(info, phase:% = phase; "text {value}")`.
 ///
-/// The text, and every value with `:%`, is [`Escaped`](crate::text::Escaped): there may be a stranger's text in it.
+/// The first argument is the level, by its name or as an expression. The rest is as in the `log` crate's macros. The
+/// text, and every value with `:%`, is [`Escaped`](crate::text::Escaped), since it may contain untrusted text.
 macro_rules! log_line {
     ($level:ident, $text:literal $($arguments:tt)*) => {
         $crate::panic::shielded(|| ::log::$level!(
@@ -40,7 +41,7 @@ macro_rules! log_line {
     };
 }
 
-/// The value of a pair of a log line.
+/// Expands to the value of a key-value pair in a log line, escaped if it is shown by `:%`.
 macro_rules! log_value {
     (% $value:expr) => {
         $crate::text::Escaped(&$value)
@@ -52,17 +53,17 @@ macro_rules! log_value {
 
 pub(crate) use {log_line, log_value};
 
-/// What a panic carries.
+/// The payload of a panic.
 pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// Runs `work` and catches its panic.
 ///
-/// Asserting unwind safety is right wherever this is used: what has panicked is never used again, only destroyed.
+/// `AssertUnwindSafe` is right for every caller: a value whose code has panicked is never used again, only dropped.
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Payload> {
     catch_unwind(AssertUnwindSafe(work))
 }
 
-/// The text of a panic, as the default panic hook would print it.
+/// Returns the text of a panic, as the default panic hook prints it.
 pub(crate) fn message(payload: &Payload) -> &str {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         text
@@ -73,22 +74,22 @@ pub(crate) fn message(payload: &Payload) -> &str {
     }
 }
 
-/// Drops a payload. Its destructor is user code too, and may panic in its turn; that second payload is leaked.
+/// Drops a payload. Its destructor is user code too. If that panics, the second payload is leaked.
 pub(crate) fn discard(payload: Payload) {
     if let Err(again) = catch(|| drop(payload)) {
         std::mem::forget(again);
     }
 }
 
-/// Makes a future with `make` and drives it; a panic of either is its result.
+/// Makes a future with `make` and awaits it. A panic of either is returned as an error.
 ///
-/// A destructor that panics after the future has ended is logged, and changes nothing about the result.
+/// If the future's destructor panics after the future has ended, the panic is logged. The result stays the same.
 pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<F::Output, Payload> {
     let future = catch(make)?;
     let mut future = pin!(Some(future));
     let result = poll_fn(|cx| {
         let Some(future) = future.as_mut().as_pin_mut() else {
-            return Poll::Pending; // never polled again once it has ended
+            return Poll::Pending; // not reached: it is not polled again after it has ended
         };
         match catch(|| future.poll(cx)) {
             Ok(Poll::Pending) => Poll::Pending,
@@ -104,8 +105,8 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
     result
 }
 
-/// A handler, or another value of the user's, that is dropped wherever its last owner goes: its destructor may panic,
-/// and must not take that place down.
+/// Holds a handler, or another value of the user's. It may be dropped in any place, by its last owner. If its
+/// destructor panics, the panic is logged, and that place goes on.
 #[derive(Debug)]
 pub(crate) struct Kept<T>(Option<T>);
 
@@ -115,15 +116,15 @@ impl<T> Kept<T> {
     }
 
     pub(crate) fn get(&self) -> &T {
-        self.0.as_ref().expect("it is there until its drop")
+        self.0.as_ref().expect("the value is there until the drop")
     }
 
     pub(crate) fn into_inner(mut self) -> T {
-        self.0.take().expect("it is there until its drop")
+        self.0.take().expect("the value is there until the drop")
     }
 
     pub(crate) fn get_mut(&mut self) -> &mut T {
-        self.0.as_mut().expect("it is there until its drop")
+        self.0.as_mut().expect("the value is there until the drop")
     }
 }
 
@@ -133,7 +134,7 @@ impl<T> Drop for Kept<T> {
     }
 }
 
-/// Drops a value of the user's: a panic of its destructor is logged.
+/// Drops a value of the user's. A panic of its destructor is logged.
 pub(crate) fn drop_caught<T>(value: T) {
     if let Err(payload) = catch(|| drop(value)) {
         log_line!(error, "a destructor panicked: {}", message(&payload));
@@ -141,7 +142,7 @@ pub(crate) fn drop_caught<T>(value: T) {
     }
 }
 
-/// A text that the user's code makes, its `Display`, which may panic.
+/// Returns a text that the user's `Display` makes, or a substitute if that panics.
 pub(crate) fn text(make: impl FnOnce() -> String) -> String {
     catch(make).unwrap_or_else(|payload| {
         discard(payload);
@@ -149,29 +150,30 @@ pub(crate) fn text(make: impl FnOnce() -> String) -> String {
     })
 }
 
+/// Runs one call of the logger. If the logger panics, the line is lost.
 pub(crate) fn shielded(line: impl FnOnce()) {
     if let Err(payload) = catch(line) {
         discard(payload);
     }
 }
 
-/// An error and the errors behind it, in one line: for logs.
+/// Shows an error and its sources in one line, for logs.
 pub(crate) struct Chain<'a>(pub(crate) &'a (dyn std::error::Error + 'static));
 
-/// How far an error is followed to its source. A chain that is longer is one that bites its own tail.
+/// How many sources of an error are followed. A longer chain is taken for one that contains itself.
 pub(crate) const DEEPEST: usize = 64;
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut said = self.0.to_string();
-        f.write_str(&said)?;
+        let mut shown = self.0.to_string();
+        f.write_str(&shown)?;
         let mut cause = self.0.source();
         for _ in 0..DEEPEST {
             let Some(error) = cause else { break };
             let text = error.to_string();
-            if !said.contains(&text) {
-                write!(f, ": {text}")?; // many errors have the text of their cause in their own
-                said = text;
+            if !shown.contains(&text) {
+                write!(f, ": {text}")?; // many errors include the text of their source
+                shown = text;
             }
             cause = error.source();
         }

@@ -1,9 +1,9 @@
-//! [`Span`]: a length of time as a person says it.
+//! [`Span`]: formats a duration for people.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Shows a duration for log lines and reports: `0s`, `35ms`, `1.5s`, `8s`, `3m 20s`, `2h 5m`.
+/// Shows a duration in log lines and reports: `0s`, `35ms`, `1.5s`, `8s`, `3m 20s`, `2h 5m`. It rounds down.
 pub(crate) struct Span(pub(crate) Duration);
 
 impl fmt::Display for Span {
@@ -26,7 +26,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_length_of_time_reads_as_a_person_says_it() {
+    fn a_duration_is_shown_in_one_or_two_units() {
         for (micros, text) in [
             (0, "0s"),
             (237, "237µs"),

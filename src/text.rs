@@ -1,28 +1,29 @@
-//! Text for people: errors that read as a sentence, and text of strangers that cannot forge a line.
+//! Text for people: errors that read as a sentence ([`explained`]), and untrusted text that cannot forge a log line
+//! ([`Escaped`]).
 //!
-//! A peer chooses the path of its Unix socket, the bytes of its PROXY header, and often what a handler's error or panic
-//! says. [`Escaped`] shows such text without line breaks, terminal escapes and invisible characters. Every log line
-//! goes through it (`log_line!`), and so does the text of every `io::Error` that this crate makes ([`explained`]).
+//! A peer chooses the path of its Unix socket, the bytes of its PROXY header, and often the text of a handler's error
+//! or panic. [`Escaped`] shows such text without line breaks, terminal escapes and invisible characters. Every log line
+//! goes through it (`log_line!`), and so does the text of every `io::Error` that this crate makes.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::io;
 
-/// Makes an `io::Error` of a text: what was attempted, with which value, why it failed, and what to do.
+/// Makes an `io::Error` with a text. The text has what was attempted, with which value, why it failed, and what to do.
 pub(crate) fn explained(kind: io::ErrorKind, text: impl fmt::Display) -> io::Error {
     io::Error::new(kind, Explained { text: Escaped(text).to_string(), source: None })
 }
 
-/// The same for an error that another one has caused, of whose kind it is. The text has the other's in it.
+/// Makes an `io::Error` with a text and the kind of its `source`. The text includes that of `source`.
 pub(crate) fn explained_by(source: io::Error, text: impl fmt::Display) -> io::Error {
     let text = Escaped(text).to_string();
     io::Error::new(source.kind(), Explained { text, source: Some(source) })
 }
 
-/// What is in the `io::Error`s of this crate.
+/// The inner error of this crate's `io::Error`s.
 ///
-/// Its `Debug` is its text as it is. `main` prints an `io::Error` as `Custom { kind: …, error: … }`, which no crate
-/// can change, with the `Debug` of what is inside: so that is where a person looks for the sentence.
+/// Its `Debug` is its plain text. `main` prints an `io::Error` as `Custom { kind: …, error: … }`, which no crate can
+/// change, with the `Debug` of the inner error. So that is where a person reads the sentence.
 struct Explained {
     text: String,
     source: Option<io::Error>,
@@ -46,8 +47,7 @@ impl std::error::Error for Explained {
     }
 }
 
-/// Shows a value without what could forge a line of a log or change a terminal: such characters are written as
-/// `\n` or `\u{1b}`.
+/// Shows a value, with every character escaped that could forge a log line or change a terminal: as `\n` or `\u{1b}`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Escaped<T>(pub(crate) T);
 
@@ -72,16 +72,16 @@ impl fmt::Write for Escaping<'_, '_> {
     }
 }
 
-/// The text as [`Escaped`] shows it; borrowed if there is nothing to escape.
+/// Returns the text as [`Escaped`] shows it; borrowed if there is nothing to escape.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     if text.chars().any(is_unsafe) { Escaped(text).to_string().into() } else { text.into() }
 }
 
-/// Whether a character does something else than being seen where it stands.
+/// Returns whether a character is invisible, or changes more than its own place in the text.
 fn is_unsafe(c: char) -> bool {
     match c {
         ' '..='~' => false,
-        // Line and paragraph separators; marks that turn the direction of the text after them.
+        // Line and paragraph separators; marks that change the direction of the text after them.
         '\u{2028}'
         | '\u{2029}'
         | '\u{61c}'
@@ -89,7 +89,7 @@ fn is_unsafe(c: char) -> bool {
         | '\u{200f}'
         | '\u{202a}'..='\u{202e}'
         | '\u{2066}'..='\u{2069}' => true,
-        // Characters without a width, and tags. (Joiners are left alone: some scripts need them.)
+        // Characters of width zero, and tags. Joiners are not escaped: some scripts need them.
         '\u{ad}' | '\u{180e}' | '\u{200b}' | '\u{2060}'..='\u{2064}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' => true,
         '\u{e0000}'..='\u{e007f}' => true,
         c => c.is_control(),
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_forge_a_line_or_change_a_terminal_is_escaped_and_nothing_else() {
+    fn only_characters_that_could_forge_a_line_or_change_a_terminal_are_escaped() {
         let table = [
             ("a\n[ERROR] forged", r"a\n[ERROR] forged"),
             ("\r\u{1b}[2J\u{1b}]0;title\u{7}", r"\r\u{1b}[2J\u{1b}]0;title\u{7}"),

@@ -1,4 +1,4 @@
-//! Whose fault a handler's error is: the peer's, if it is the one that the connection's own stream gave.
+//! Whether a handler's error is the peer's fault: it is, if the connection's own stream has returned that error.
 
 use crate::panic::{self, DEEPEST};
 use crate::run::end_reason::EndReason;
@@ -8,13 +8,13 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-/// How the end of a handler that returned `error` is counted.
+/// Returns how the end of a handler is counted that returned `error`.
 ///
-/// The stream remembers what kinds of errors it has given, and an end of input. An error of such a kind is taken for
-/// it, wherever in the chain of sources it is, so that a library may wrap it, or make its own of the kind. A reset of
-/// some other connection, a database's say, is not the peer's: this stream has given none.
+/// The record remembers the kinds of the errors that the stream has returned, and EOF. An error in the chain of sources
+/// that has such a kind counts as that error: a library may wrap it, or make its own error of the same kind. A reset of
+/// another connection, for example a database's, is not the peer's fault: this stream has returned none.
 pub(super) fn reason_of(error: &BoxError, record: &ConnectionRecord) -> EndReason {
-    // The chain is user code.
+    // `Error::source` is user code.
     let found = panic::catch(|| kinds(error.as_ref()).find_map(|kind| record.given(kind)));
     match found {
         Ok(Some(reason)) => reason,
@@ -26,7 +26,7 @@ pub(super) fn reason_of(error: &BoxError, record: &ConnectionRecord) -> EndReaso
     }
 }
 
-/// The kinds of the `io::Error`s in the chain.
+/// Returns the kinds of the `io::Error`s in the chain of sources.
 fn kinds<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = io::ErrorKind> + 'a {
     std::iter::successors(Some(error), |error| next(*error)).take(DEEPEST).filter_map(|error| {
         let shared = || error.downcast_ref::<Arc<io::Error>>().map(Arc::as_ref);
@@ -34,7 +34,7 @@ fn kinds<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = io::Error
     })
 }
 
-/// What is behind it: an `io::Error` skips the error that it was made of.
+/// Returns the next error of the chain. `io::Error::source` skips the error that it wraps, so that one is asked for.
 fn next<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     if let Some(inner) = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         return Some(inner);
@@ -87,15 +87,11 @@ mod tests {
         let reset = || io::Error::from(ConnectionReset);
         assert_eq!(found(&reset()), [ConnectionReset]);
         assert_eq!(found(&Wrapped(Some(Box::new(Wrapped(Some(Box::new(reset()))))))), [ConnectionReset]);
-        assert_eq!(
-            found(&io::Error::other(reset())),
-            [Other, ConnectionReset],
-            "an io::Error hides what it is made of"
-        );
+        assert_eq!(found(&io::Error::other(reset())), [Other, ConnectionReset], "the error that an `io::Error` wraps");
         let deep = io::Error::new(InvalidData, Wrapped(Some(Box::new(io::Error::other(io::Error::from(BrokenPipe))))));
         assert_eq!(found(&deep), [InvalidData, Other, BrokenPipe]);
         assert_eq!(found(&Wrapped(Some(Box::new(Arc::new(reset()))))), [ConnectionReset], "shared");
         assert_eq!(found(&Wrapped(None)), []);
-        assert_eq!(found(&Endless), [], "and it ends");
+        assert_eq!(found(&Endless), [], "the search ends");
     }
 }

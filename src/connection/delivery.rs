@@ -1,37 +1,40 @@
-//! How far what was written has come, looked at again and again: the kernel has no event for it.
+//! [`Progress`]: whether the peer acknowledges the written bytes. The kernel has no event for an acknowledgement, so a
+//! lingering connection asks again and again, 1 to 64 ms apart.
 
 use crate::run::record::ConnectionRecord;
 use crate::transport::Delivery;
 use std::time::{Duration, Instant};
 
-/// How long a peer may take nothing of what was written to it, where the system can tell.
+/// How long a peer may acknowledge nothing, if the system reports acknowledgements.
 const STALL: Duration = Duration::from_secs(10);
 
-/// The same in a drain, and where the system cannot tell.
+/// How long to wait in a drain, and if the system does not report acknowledgements.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// The first pause between two looks, and the longest.
+/// The first pause between two checks, and the longest.
 const PAUSES: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(64)];
 
-/// See the module.
+/// Progress of the delivery of a connection's last bytes.
 pub(super) struct Progress<'a> {
     record: &'a ConnectionRecord,
-    /// `None` where the system cannot tell.
+    /// What the last check found; `None` if the system does not report it.
     last: Option<Delivery>,
-    /// When it was last seen to get on.
+    /// The time of the last progress.
     at: Instant,
+    /// The pause until the next check. It doubles, and starts again with progress.
     pause: Duration,
 }
 
 impl<'a> Progress<'a> {
-    /// The first look, at a connection that has been lingering since `start`.
+    /// Makes the first check of a connection that has been lingering since `start`.
     pub(super) fn since(start: Instant, record: &'a ConnectionRecord) -> Self {
         let (last, now) = (record.transport.delivery(), Instant::now());
         let heard = last.and_then(|last| now.checked_sub(last.last_heard)).unwrap_or(now);
         Self { record, last, at: heard.max(start), pause: PAUSES[0] }
     }
 
-    pub(super) fn look(&mut self) {
+    /// Checks again.
+    pub(super) fn check(&mut self) {
         let now = self.record.transport.delivery();
         if now.map(Delivery::mark) != self.last.map(Delivery::mark) {
             (self.at, self.pause) = (Instant::now(), PAUSES[0]);
@@ -39,17 +42,18 @@ impl<'a> Progress<'a> {
         self.last = now;
     }
 
-    /// Whether nothing is on its way any more, as far as can be told.
+    /// Returns whether all bytes have been acknowledged, or the system does not report it.
     pub(super) fn is_done(&self) -> bool {
         self.last.is_none_or(|last| last.is_done)
     }
 
-    /// When it was last seen to get on.
+    /// Returns the time of the last progress.
     pub(super) fn at(&self) -> Instant {
         self.at
     }
 
-    /// When it is given up, if it does not get on. In a drain the time is shorter, and does not begin before that.
+    /// Returns when to give up without further progress. In a drain the wait is shorter, and begins with the drain at
+    /// the earliest.
     pub(super) fn end(&self, drain: Option<Instant>) -> Instant {
         match drain {
             None if self.last.is_some() => self.at + STALL,
@@ -58,14 +62,14 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// When to look again.
-    pub(super) fn next_look(&mut self) -> Instant {
+    /// Returns the time of the next check.
+    pub(super) fn next_check(&mut self) -> Instant {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSES[1]);
         Instant::now() + pause
     }
 
-    /// How many bytes have not even left.
+    /// Returns how many bytes have not been sent yet.
     pub(super) fn unsent(&self) -> Option<u32> {
         self.last.map(|last| last.unsent)
     }

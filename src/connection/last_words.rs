@@ -1,8 +1,8 @@
-//! The last words of a connection's tasks: what they still write when the handler has returned.
+//! The task grace: what a connection's tasks may still write after the handler has returned.
 //!
-//! A handler that queues a goodbye for its writer task and returns expects it to be sent. So its tasks have the task
-//! grace, in which they may write, and no clone reads any more: a task that reads ends by that. Then they are cut,
-//! which a warning says: a loss that is not seen cannot be found.
+//! A handler that queues a goodbye for its writer task, and returns, expects the goodbye to be sent. So its tasks may
+//! write during the task grace. Reads return EOF by then, so a task that reads ends. At the end of the task grace the
+//! tasks that are left are cut, with a warning: a loss that is not logged cannot be found.
 
 use super::linger::{self, Discarded, Ending};
 use crate::run::Run;
@@ -18,11 +18,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How many tasks of one connection are looked at when they are cut.
-const LOOKED_AT: usize = 100;
+/// How many cut tasks of one connection are examined for the warning.
+const EXAMINED: usize = 100;
 
-/// Lets the tasks finish, and then closes the connection with care. To be polled by the connection's own task, which
-/// alone is woken for a cancel. A task that panics ends by that, and no other with it.
+/// Waits for the tasks within the task grace, then lingers and closes the connection.
+///
+/// It must be polled by the connection's own task, since only that is woken for a cancel. A task that panics here ends
+/// only itself.
 pub(super) fn last_words(
     run: Arc<Run>,
     record: Arc<ConnectionRecord>,
@@ -42,6 +44,7 @@ pub(super) fn last_words(
     })
 }
 
+/// Waits until the awaited tasks have ended, the connection is cancelled, or the task grace is over.
 async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, cut: CutUnlessDone<'_>) {
     let mut settled = pin!(tasks.awaited.settled());
     let mut timer = Timer::after(grace);
@@ -52,7 +55,7 @@ async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, 
         if record.is_cancelled() {
             return Poll::Ready(());
         }
-        // No clone reads any more, and the peer may not read before it has sent all.
+        // Reads and discards: clones no longer read, and the peer may not read before it has sent everything.
         if matches!(linger::discard(record, cx), Discarded::More) {
             cx.waker().wake_by_ref();
         }
@@ -61,16 +64,16 @@ async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, 
     .await;
 }
 
-/// Once for each line that has spawned one.
+/// Logs the cut tasks, once for each line of code that spawns them.
 fn log_cut(run: &Run, tasks: &TaskGroups, grace: Duration) {
-    for (task, at) in tasks.awaited.list(LOOKED_AT) {
+    for (task, at) in tasks.awaited.list(EXAMINED) {
         if at.is_none_or(|at| run.is_first_cut_of(at)) {
             run_line!(
                 warn,
                 run,
                 [],
                 "cut {task}: it still ran {} after its handler had returned. To wait for it, let the handler \
-                 await it or `join_tasks`; one that never ends by itself is for `spawn_background`. (Said once for \
+                 await it or `join_tasks`; one that never ends by itself is for `spawn_background`. (Logged once for \
                  this line of code; `Report::undelivered` has the number)",
                 Span(grace)
             );
@@ -78,7 +81,7 @@ fn log_cut(run: &Run, tasks: &TaskGroups, grace: Duration) {
     }
 }
 
-/// Dropped before they are done, on any way out, the tasks are cut: that is counted.
+/// Drop guard: if tasks are left when it is dropped, on any way out, it counts the connection as undelivered.
 struct CutUnlessDone<'a> {
     run: &'a Run,
     record: &'a ConnectionRecord,

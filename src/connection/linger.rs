@@ -1,17 +1,17 @@
-//! The orderly end of a connection: so that the last bytes arrive.
+//! Lingering close: how a connection ends so that its last bytes arrive.
 //!
-//! A socket that is closed while bytes of the peer are unread, or still on their way, resets the connection, and the
-//! reset can overtake the reply. So the outgoing half is closed first, and what the peer still sends is read and thrown
-//! away, for a while: what Apache and nginx call a lingering close. And a peer that reads slowly, or pauses, is waited
-//! for as long as it takes something: what the kernel has taken from us has not arrived.
+//! If a socket is closed while bytes of the peer are unread, or still on their way, the system resets the connection,
+//! and the reset can overtake the reply. So the connection is half-closed first. Then what the peer still sends is read
+//! and discarded for some time, as Apache and nginx do. A peer that reads slowly, or pauses, is waited for as long as
+//! it makes progress: bytes that the kernel has accepted from us have not yet arrived.
 //!
-//! | what is waited for | how long | in a drain |
+//! | wait for | at most | at most, in a drain |
 //! |---|---|---|
-//! | that all is acknowledged (Linux, TCP and TLS over it; elsewhere it is not seen) | 10 s without progress | 2 s without progress |
-//! | then the peer's end | 2 s, or 4 s if the peer goes on sending | not at all if nothing is unread; else until it has been quiet for 100 ms, at most 2 s |
-//! | all of it | 5 minutes, and the deadline of a drain of this connection alone | the same, and the server's deadline |
+//! | the acknowledgement of all bytes (Linux: TCP, and TLS over it; elsewhere it cannot be seen) | 10 s without progress | 2 s without progress |
+//! | then EOF of the peer | 2 s, or 4 s if the peer continues to send | no wait if nothing is unread; else until 100 ms of quiet, at most 2 s |
+//! | all together | 5 minutes, and the deadline of a drain of this connection alone | the same, and the server's deadline |
 //!
-//! What was not delivered is logged and counted.
+//! Bytes that were not delivered are logged and counted.
 
 use super::delivery::{LINGER, Progress};
 use crate::run::Run;
@@ -27,43 +27,43 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// How long all of it may last, however well it gets on.
+/// The longest linger, even with steady progress.
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// In a drain: a peer that has been quiet for this long has stopped sending.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// How many reads in a row, before other tasks get their turn.
+/// How many reads in a row before the task yields.
 const READS: usize = 16;
 
 /// How a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum How {
-    /// At once. What the peer has not read yet still arrives, unless it is sending.
+    /// At once. Bytes on their way to the peer still arrive, unless the peer is sending.
     Abruptly,
-    /// The same, but the peer is told if that can be had without waiting: TLS has an end of its own, and a
-    /// peer that does not get it must assume that the line was cut.
+    /// At once, with a half-close if that needs no wait. TLS has a closing message of its own (`close_notify`); a peer
+    /// that does not receive it must assume that the connection was cut.
     WithoutWaiting,
-    /// So that the last bytes arrive.
+    /// With a linger, so that the last bytes arrive.
     WithCare,
 }
 
-/// What is still to be done after [`begin`]. On the heap: most connections need none of it, and all would be larger by
-/// it. To be polled by the connection's own task, which alone is woken for an abort.
+/// The rest of a close, after [`begin`]. On the heap: most connections do not need it, and it would make all of them
+/// larger. It must be polled by the connection's own task, since only that is woken for an abort.
 pub(super) type Ending = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// How far [`begin`] has come.
+/// How far [`begin`] has closed a connection.
 pub(super) enum End {
-    /// Nothing is unread or on its way: to close the descriptor is enough.
+    /// Nothing is unread or on its way: closing the descriptor is enough.
     Quiet,
-    /// It is shut down.
+    /// The stream is shut down.
     ShutDown,
-    /// The rest takes time.
+    /// The rest needs a wait.
     Waits(Ending),
 }
 
-/// Ends the connection for its clones, and closes it as far as that can be done without waiting: as a rule, wholly.
-/// `tasks` are those that are left.
+/// Ends the connection for its clones, and closes it as far as that needs no wait: usually completely. `tasks` are the
+/// connection's tasks that are left.
 pub(super) fn begin(
     run: &Arc<Run>,
     record: &Arc<ConnectionRecord>,
@@ -96,15 +96,15 @@ pub(super) fn begin(
     }
 }
 
-/// Whether others than the connection's task and the registry have it, as far as can be told.
+/// Returns whether the record may have owners other than the connection's task and the registry.
 pub(super) fn has_clones(record: &Arc<ConnectionRecord>) -> bool {
-    /// The task's, and the registry's.
+    /// The task's reference, and the registry's.
     const OURS: usize = 2;
 
     Arc::strong_count(record) > OURS
 }
 
-/// Notes when the drain was first seen.
+/// Notes the time at which the drain is first seen.
 fn note_drain(run: &Run, drain: &mut Option<Instant>) {
     if drain.is_none() && in_drain(run) {
         *drain = Some(Instant::now());
@@ -115,27 +115,28 @@ fn in_drain(run: &Run) -> bool {
     run.draining.is_signalled()
 }
 
-/// Whether the peer sends nothing any more and has all that was written, so that both directions can be closed at once.
-/// Else: when it was last seen to send.
+/// Returns `Ok` if no linger is needed: the peer has stopped sending, and has acknowledged everything. Then both
+/// directions can be closed at once.
 ///
-/// In a drain our direction is closed in any case.
+/// Otherwise the error is the time at which the peer was last seen to send. A socket is half-closed here at EOF, and in
+/// a drain; in all other cases the linger does it.
 fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Result<(), Option<Instant>> {
     if !record.transport.closes_at_once() {
         return Err(None);
     }
     if record.saw_eof() {
-        // Closing the descriptor is not enough where another process has a copy of it.
+        // Closing the descriptor is not enough if another process has a copy of it.
         let _ = record.poll_close(cx);
         return Ok(());
     }
     if !in_drain(run) {
         return Err(None);
     }
-    // Before our end, which is on its way for a moment in any case.
+    // Asked before the half-close, whose FIN is always on its way for a moment.
     let is_delivered = Progress::since(Instant::now(), record).is_done();
-    // A drain waits only for peers that are still sending, or still taking. Our end goes out before it is asked: what
-    // comes after that makes the system reset the connection, and a peer that has the end already reads all that came
-    // before it.
+    // A drain waits only for peers that still send, or have not acknowledged everything. The order matters: first
+    // half-close, then look for unread bytes. Bytes that arrive after the look make the system reset the connection,
+    // but a peer that has our EOF by then reads everything that came before it.
     let _ = record.poll_close(cx);
     match discard(record, cx) {
         Discarded::End => Ok(()),
@@ -145,7 +146,7 @@ fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Resul
     }
 }
 
-/// See [`How::WithCare`]; when the peer was last seen to send, if it was.
+/// Lingers and closes: see [`How::WithCare`]. `last_read` is the time at which the peer was last seen to send.
 pub(super) async fn with_care(
     run: Arc<Run>,
     record: Arc<ConnectionRecord>,
@@ -155,9 +156,9 @@ pub(super) async fn with_care(
     let start = Instant::now();
     record.set_state(ConnectionState::Lingering);
     if let Some(tasks) = &tasks {
-        tasks.cancel(); // what follows may take its time
+        tasks.cancel(); // before the half-close, which may take long
     }
-    let is_flushed = half(&run, &record, start).await;
+    let is_flushed = half_close(&run, &record, start).await;
     if let Some(tasks) = tasks {
         tasks.end().await;
     }
@@ -169,12 +170,14 @@ pub(super) async fn with_care(
     record.shut_down();
 }
 
-/// Closes our direction for the peer, which is over in a moment for a socket. What is more than a socket may have bytes
-/// to send first; that goes on while it gets on, and a cancel does not wait for it. What the peer sends meanwhile is
-/// read and thrown away: it may not read before it has sent all. Returns whether it is done.
-async fn half(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
+/// Half-closes. Returns whether it is done.
+///
+/// For a socket this takes a moment. Other streams (TLS, custom ones) may have to send bytes first: it waits as long as
+/// they make progress, and not at all after a cancel. What the peer sends in that time is read and discarded: the peer
+/// may not read before it has sent everything.
+async fn half_close(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
     let mut drain = None;
-    let mut progress: Option<Progress<'_>> = None; // asked only where it matters: each look is a system call
+    let mut progress: Option<Progress<'_>> = None; // made only if it is needed: each check is a system call
     let (mut timer, mut armed) = (Timer::never(), None);
     let is_done = poll_fn(|cx| {
         if record.poll_close(cx).is_ready() {
@@ -190,13 +193,13 @@ async fn half(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
         loop {
             let now = Instant::now();
             if armed.is_none_or(|armed| armed <= now) {
-                progress.look();
+                progress.check();
                 note_drain(run, &mut drain);
                 let end = latest(record, start).min(progress.end(drain));
                 if end <= now {
                     return Poll::Ready(false);
                 }
-                let next = progress.next_look().min(end);
+                let next = progress.next_check().min(end);
                 timer.set_at(next);
                 armed = Some(next);
             }
@@ -205,18 +208,18 @@ async fn half(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
     })
     .await;
     if record.saw_eof() {
-        record.shut_down(); // nothing of the peer's is unread or on its way, so there is nothing to wait for
+        record.shut_down(); // at EOF nothing of the peer's is unread or on its way, so no linger is needed
     }
     is_done
 }
 
-/// Reads and throws away until closing the other half is safe: see the table of the module. A cancel does not wait.
+/// Reads and discards until it is safe to close the other half: see the table in the module's doc. A cancel ends it.
 async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut last_read: Option<Instant>) {
     let (start, mut drain) = (Instant::now(), None);
     let mut draining = run.draining.listen();
-    let mut progress: Option<Progress<'_>> = None; // asked only where it matters: each look is a system call
+    let mut progress: Option<Progress<'_>> = None; // made only if it is needed: each check is a system call
     let (mut timer, mut armed) = (Timer::never(), None);
-    let peer_ended = poll_fn(|cx| {
+    let saw_eof = poll_fn(|cx| {
         loop {
             if record.is_cancelled() {
                 return Poll::Ready(false);
@@ -232,12 +235,12 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
             if in_drain || start + LINGER <= Instant::now() {
                 match &mut progress {
                     None => progress = Some(Progress::since(start, record)),
-                    Some(progress) => progress.look(),
+                    Some(progress) => progress.check(),
                 }
             }
             let end = match &progress {
                 Some(progress) if !progress.is_done() => progress.end(drain),
-                // It has all since then, and its time to end.
+                // Everything has been acknowledged since then: now the peer has time to close.
                 Some(progress) if !in_drain => progress.at() + LINGER,
                 None if !in_drain => start + LINGER,
                 _ => match last_read {
@@ -255,7 +258,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
                 return Poll::Pending;
             }
             let next = match &mut progress {
-                Some(progress) if !progress.is_done() => progress.next_look().min(end),
+                Some(progress) if !progress.is_done() => progress.next_check().min(end),
                 _ => end,
             };
             if armed != Some(next) {
@@ -266,7 +269,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
         }
     })
     .await;
-    if peer_ended {
+    if saw_eof {
         return;
     }
     let progress = Progress::since(start, record);
@@ -275,43 +278,45 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
     }
 }
 
-/// When it must be over, however well it gets on.
+/// Returns the time at which the linger ends, even with steady progress.
 fn latest(record: &ConnectionRecord, start: Instant) -> Instant {
     let longest = start + LONGEST;
     record.alone().map_or(longest, |alone| longest.min(alone.deadline))
 }
 
-/// The peer has not taken all that was written to it.
+/// Logs and counts that the peer has not acknowledged everything that was written to it.
 fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
     if record.note_undelivered() {
         run.counters.undelivered();
     }
     let what = match unsent {
-        None | Some(0) => "some of it".to_owned(),
-        Some(unsent) => format!("{unsent} bytes and more"),
+        None | Some(0) => "some of it is".to_owned(),
+        Some(unsent) => format!("at least {unsent} bytes are"),
     };
     let (id, peer, name) = (record.id.as_u64(), record.peer(), Named(record));
     run_line!(
         warn,
         run,
         [connection = id, peer:% = peer],
-        "closed {name} before the peer had taken all that was written to it: {what} is lost"
+        "closed {name} before the peer had received all that was written to it: {what} lost"
     );
 }
 
+/// What [`discard`] has found.
 pub(super) enum Discarded {
-    /// The peer has closed, or is gone.
+    /// EOF, or an error.
     End,
-    /// There were bytes, and there may be more at once.
+    /// Bytes, and there may be more at once: the caller wakes the task.
     More,
-    /// There were bytes, and the task will be woken for more.
+    /// Bytes. The task is woken for more.
     Some,
-    /// There were none; the same.
+    /// No bytes. The task is woken for some.
     Nothing,
-    /// It could not be asked yet; the same.
+    /// The stream has yielded before it looked. The task is woken to look again.
     Unknown,
 }
 
+/// Reads and discards what has arrived, a limited number of reads at a time.
 pub(super) fn discard(record: &ConnectionRecord, cx: &mut Context<'_>) -> Discarded {
     for read in 0..READS {
         let yields = coop::yields();

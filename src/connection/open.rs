@@ -1,4 +1,5 @@
-//! Opening a connection: the PROXY header, the TLS handshake and the first byte, and how long each may take.
+//! Opening a connection, before its handler is called: the PROXY header, the TLS handshake, and the wait for the first
+//! byte. Each step has a time limit. In a drain all of them together have one second.
 
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
@@ -20,16 +21,16 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How long a connection may take to open once the server drains: clients that have just been accepted get their
-/// chance, and silent ones delay nothing.
+/// How long a connection may take to open once the server drains: clients that were just accepted get their chance, and
+/// silent ones do not delay the exit.
 const IN_A_DRAIN: Duration = Duration::from_secs(1);
 
-/// How long a handshake may take: several round trips over a bad line, and not so long that clients which do nothing
-/// fill the server.
+/// How long a handshake may take: long enough for several round trips over a bad line, and short enough that clients
+/// which do nothing do not fill the server.
 #[cfg(feature = "tls")]
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
-/// How long each step may take; `None`: as long as it likes.
+/// The time limit of each step; `None`: no limit.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
     pub(crate) first_byte: Option<Duration>,
@@ -51,7 +52,7 @@ impl Default for Limits {
 /// Why the handler was never called.
 #[derive(Debug)]
 pub(crate) enum Unopened {
-    /// No first byte came within this time.
+    /// No byte arrived within this time.
     Silent(Duration),
     /// The TLS handshake failed.
     #[cfg(feature = "tls")]
@@ -59,7 +60,7 @@ pub(crate) enum Unopened {
     /// The TLS handshake took longer than this.
     #[cfg(feature = "tls")]
     SlowHandshake(Duration),
-    /// The PROXY header was wrong, or not there, or said that the client may not come.
+    /// The PROXY header was malformed or missing, or its client has too many connections.
     #[cfg(feature = "proxy-protocol")]
     Unproxied(proxy::Unproxied),
 }
@@ -79,11 +80,12 @@ impl Unopened {
         }
     }
 
+    /// Returns whether bytes for the peer are still on their way.
     fn lingers(&self) -> bool {
         match self {
             Self::Silent(_) => false,
             #[cfg(feature = "tls")]
-            Self::Unsecured(_) => true, // an alert says what was wrong
+            Self::Unsecured(_) => true, // a TLS alert with the reason
             #[cfg(feature = "tls")]
             Self::SlowHandshake(_) => false,
             #[cfg(feature = "proxy-protocol")]
@@ -116,18 +118,20 @@ impl fmt::Display for Unopened {
     }
 }
 
-/// The steps before the handler, under way. On the heap: they are over before the handler begins, and would make the
+/// The future of the steps before the handler. On the heap: they end before the handler begins, and would make the
 /// future of every connection larger.
 pub(super) type Opening = Pin<Box<dyn Future<Output = Opened> + Send>>;
 
-/// How they have ended; a panic of the user's code in them is caught.
+/// How the steps have ended.
 pub(super) struct Opened {
+    /// The outer error is a panic of user code (a custom stream).
     pub(super) result: Result<Result<(), Unopened>, Payload>,
-    /// Where only a proxy knows the client's address it is counted here, whatever comes of the steps after that.
+    /// If the client's address comes from a PROXY header, the client is counted during these steps. It stays counted
+    /// even if a later step fails.
     pub(super) counted: Option<Box<Counted>>,
 }
 
-/// Does what comes before the handler.
+/// Does the steps before the handler.
 pub(super) fn open(run: Arc<Run>, record: Arc<ConnectionRecord>, protocols: Protocols, limits: Limits) -> Opening {
     Box::pin(async move {
         let mut counted = None;
@@ -136,7 +140,7 @@ pub(super) fn open(run: Arc<Run>, record: Arc<ConnectionRecord>, protocols: Prot
     })
 }
 
-/// One after the other, each with its own limit; and in a drain, all together within [`IN_A_DRAIN`].
+/// Does the steps one after the other, each within its own limit; and in a drain, all together within [`IN_A_DRAIN`].
 async fn steps(
     run: &Run,
     record: &ConnectionRecord,
@@ -144,7 +148,7 @@ async fn steps(
     limits: Limits,
     counted: &mut Option<Box<Counted>>,
 ) -> Result<(), Unopened> {
-    let mut clock = Clock { run, told: None };
+    let mut clock = Clock { run, drain_seen: None };
     #[cfg(feature = "proxy-protocol")]
     if let Some(proxy) = &protocols.proxy {
         *counted = proxy::receive(proxy, record, &mut clock, &run.limit).await.map_err(Unopened::Unproxied)?;
@@ -155,15 +159,15 @@ async fn steps(
         let done = clock.within(limits.handshake, handshake).await.map_err(Unopened::SlowHandshake)?;
         done.map_err(Unopened::Unsecured)?;
     }
-    let _ = (protocols, counted); // used by features only
+    let _ = (protocols, counted); // unused without features
     if let Some(limit) = limits.first_byte {
-        // What has come stays to be read. The peer's end, or an error, is something too.
+        // The byte stays unread. EOF and errors end the wait as well: the handler's read finds them.
         let _ = clock.within(Some(limit), record.transport.peeked()).await.map_err(Unopened::Silent)?;
     }
     Ok(())
 }
 
-/// What a person can do about it.
+/// Returns a hint at the cause of a failed handshake, for the log.
 #[cfg(feature = "tls")]
 fn tls_hint(error: &std::io::Error) -> &'static str {
     use futures_rustls::rustls::{AlertDescription, Error, InvalidMessage};
@@ -176,29 +180,29 @@ fn tls_hint(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Watches the steps' limits.
+/// Runs the steps within their limits.
 struct Clock<'a> {
     run: &'a Run,
-    /// When the drain was noticed.
-    told: Option<Instant>,
+    /// The time at which a step has seen the drain.
+    drain_seen: Option<Instant>,
 }
 
 impl Clock<'_> {
-    /// Runs one step. If it takes too long it is dropped, and the error says how long it was allowed.
+    /// Runs one step. If it takes too long it is dropped, and the error is the time that it had.
     async fn within<F: Future>(&mut self, limit: Option<Duration>, step: F) -> Result<F::Output, Duration> {
         let start = Instant::now();
         let mut end =
-            earliest(limit.and_then(|limit| start.checked_add(limit)), self.told.map(|told| told + IN_A_DRAIN));
+            earliest(limit.and_then(|limit| start.checked_add(limit)), self.drain_seen.map(|seen| seen + IN_A_DRAIN));
         let mut timer = end.map_or_else(Timer::never, Timer::at);
-        let mut draining = self.run.draining.listen(); // its own event is the handler's
+        let mut draining = self.run.draining.listen(); // the run's event: the connection's own is for the handler
         let mut step = pin!(step);
         poll_fn(|cx| {
             if let Poll::Ready(output) = step.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if self.told.is_none() && draining.poll(cx).is_ready() {
+            if self.drain_seen.is_none() && draining.poll(cx).is_ready() {
                 let now = Instant::now();
-                self.told = Some(now);
+                self.drain_seen = Some(now);
                 end = earliest(end, Some(now + IN_A_DRAIN));
                 timer = end.map_or_else(Timer::never, Timer::at);
             }

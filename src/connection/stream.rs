@@ -1,4 +1,7 @@
-//! [`Connection`] as a stream: reading from it, and writing to it.
+//! [`Connection`] as a stream: its `AsyncRead` and `AsyncWrite`.
+//!
+//! Each call is passed to the transport. Clones stop reading and writing when the handler has ended. The record notes
+//! what the run needs to know: bytes, EOF, errors, and writes that wait.
 
 use super::Connection;
 use crate::run::end_reason::EndReason;
@@ -22,12 +25,14 @@ impl Connection {
         poll
     }
 
-    /// Ready once bytes have arrived, with how many there are to be read at once; 0: the end. The read that finds them
-    /// counts as the read.
+    /// Ready once bytes have arrived, with the number that the next read can return at once; 0 at EOF.
+    ///
+    /// It does not note a read: the read that takes the bytes does so.
     pub(super) fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_unless_ended(true, |stream| stream.poll_arrived(cx))
     }
 
+    /// Reads, and notes the bytes. `wants_some` is false for an empty buffer.
     fn poll_read_with(
         &self,
         wants_some: bool,
@@ -40,6 +45,7 @@ impl Connection {
         result
     }
 
+    /// Reads while the handler runs; after it has returned, reads return EOF.
     #[inline]
     fn poll_unless_ended(
         &self,
@@ -47,12 +53,13 @@ impl Connection {
         read: impl FnOnce(&Transport) -> Poll<io::Result<usize>>,
     ) -> Poll<io::Result<usize>> {
         if self.record.has_returned() {
-            return Poll::Ready(Ok(0)); // ours, and not the peer's end
+            return Poll::Ready(Ok(0)); // not the peer's EOF, so it is not noted
         }
         let result = read(&self.record.transport);
         match result {
             Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
-            // Meanwhile; and its end may have woken us before we waited.
+            // Checked again: the handler may have returned during this poll, and its wake-up may have come before this
+            // task was registered.
             Poll::Pending | Poll::Ready(Err(_)) if self.record.has_returned() => return Poll::Ready(Ok(0)),
             Poll::Ready(Err(ref error)) => self.note_error(error),
             _ => {}
@@ -60,19 +67,22 @@ impl Connection {
         result
     }
 
-    /// After a reset nothing more comes from the peer, and nothing reaches it.
+    /// Notes an error, so that it is recognised if the handler returns it. After a reset no more bytes arrive, and none
+    /// reach the peer: that is noted like EOF.
     #[cold]
     fn note_error(&self, error: &io::Error) {
         let kind = error.kind();
         if kind == io::ErrorKind::ConnectionReset {
             self.record.note_eof();
         }
-        // Any error at all may be of that kind; and the panic of a custom stream is.
+        // Not `Other`: an error that has nothing to do with the stream may be of that kind, and the panic of a custom
+        // stream is.
         if kind != io::ErrorKind::Other {
             self.record.note_given(kind, EndReason::Disconnected);
         }
     }
 
+    /// Writes while tasks of the connection may write; notes the bytes, or that the write waits.
     fn poll_write_with(&self, write: impl FnOnce(&Transport) -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if self.record.has_ended() {
             return Poll::Ready(Err(broken_pipe()));
@@ -96,7 +106,7 @@ fn broken_pipe() -> io::Error {
 
 impl AsyncRead for &Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let wants_some = !buf.is_empty(); // into an empty buffer, nothing read is not the end
+        let wants_some = !buf.is_empty(); // into an empty buffer, 0 bytes are not EOF
         self.poll_read_with(wants_some, |stream| stream.poll_read(cx, buf))
     }
 
@@ -110,7 +120,7 @@ impl AsyncRead for &Connection {
     }
 }
 
-/// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+/// `poll_close` half-closes: the peer reads EOF, and can still send. The other half is closed when the handler ends.
 impl AsyncWrite for &Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_with(|stream| stream.poll_write(cx, buf))
@@ -148,7 +158,7 @@ impl AsyncWrite for &Connection {
     }
 }
 
-/// A stream by value is the same as by reference.
+/// Implements `AsyncRead` and `AsyncWrite` for a type by those of its reference.
 macro_rules! stream_by_value {
     ($stream:ty) => {
         impl futures_io::AsyncRead for $stream {
@@ -165,7 +175,8 @@ macro_rules! stream_by_value {
             }
         }
 
-        /// `poll_close` half-closes: the peer reads EOF, and can still send. The rest is closed when the handler ends.
+        /// `poll_close` half-closes: the peer reads EOF, and can still send. The other half is closed when the handler
+        /// ends.
         impl futures_io::AsyncWrite for $stream {
             fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
                 Pin::new(&mut &*self).poll_write(cx, buf)

@@ -1,5 +1,4 @@
-//! One connection's task, from its first poll to its end: what comes before the handler, the handler, and what comes
-//! after.
+//! [`ConnectionTask`]: the future of one connection, from its first poll to its end: opening, handler, and close.
 //!
 //! ```text
 //!                 opened                    returned, failed, panicked, idle, aborted        closed
@@ -7,13 +6,13 @@
 //!      └─────────────────────────────▲  └─────── nothing to wait for ───────────────────────────▲
 //! ```
 //!
-//! [`ConnectionTask`] is the child's whole future, and has the stages. [`ConnectionGuard`] is a part of it: its drop,
-//! which every way out passes, closes the connection and counts its end, once. What clones of the connection and the
-//! rest of the run know of it is in its record ([`ConnectionRecord`]).
+//! The task is the whole future of a child in the run's task group, and has the stages. [`ConnectionGuard`] is a part
+//! of it: a drop guard that closes the connection and counts its end, once, on every way out. What clones of the
+//! connection and the rest of the run need is in the record ([`ConnectionRecord`]).
 //!
-//! The future is written by hand: an async function keeps each of its parameters twice, and each future that it awaits
-//! in a place of its own. With thousands of connections that is memory, and each message finds less of it in the
-//! processor's cache.
+//! The future is written by hand. An async function stores each of its parameters twice, and each awaited future in its
+//! own place. With thousands of connections that costs memory, and each message finds less of it in the processor's
+//! cache.
 
 use super::Connection;
 use super::blame;
@@ -43,13 +42,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// What all connections of a server have in common.
+/// The handler and the settings, shared by all connections of a server.
 pub(crate) struct Service<H> {
+    /// The user's handler. Its destructor may panic, so it is `Kept`.
     pub(crate) handler: Kept<H>,
     pub(crate) policy: Policy,
 }
 
-/// The settings that concern each connection.
+/// The settings that each connection needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Policy {
     pub(crate) on_failure: OnFailure,
@@ -59,18 +59,19 @@ pub(crate) struct Policy {
     pub(crate) ack_timeout: Option<Duration>,
     /// How old a connection may be before it is drained.
     pub(crate) max_age: Option<Duration>,
-    /// How long a drain of one connection may last.
+    /// How long a drain of one connection alone may last.
     pub(crate) own_grace: Duration,
     pub(crate) newcomer_time: Duration,
-    /// How long tasks may go on when their handler has returned.
+    /// How long tasks may write after their handler has returned.
     pub(crate) task_grace: Duration,
+    /// What is noted of the connections' reads and writes.
     pub(crate) watch: Watch,
 }
 
 pin_project! {
-    /// Opens the connection, runs the handler to its end, and closes.
+    /// Future that opens the connection, runs the handler to its end, and closes the connection.
     ///
-    /// The fields are dropped in this order: the guard must outlive the handler.
+    /// The order of the fields is the order of their drops: the guard must outlive the handler.
     pub(crate) struct ConnectionTask<H, Fut> {
         #[pin]
         stage: Stage<Fut>,
@@ -83,12 +84,12 @@ pin_project! {
 pin_project! {
     #[project = StageProjected]
     enum Stage<Fut> {
-        // Nothing has begun, or the last stage is over and the next has not begun.
+        // Between two stages: the last has ended, and the next has not begun.
         Start,
-        // What comes before the handler.
+        // PROXY header, handshake, first byte.
         Opening { opening: Opening },
         Handling { #[pin] handler: Fut },
-        // What comes after it.
+        // Task grace and linger.
         Ending { ending: Ending },
     }
 }
@@ -103,9 +104,9 @@ where
         Self { stage: Stage::Start, timeouts, service, guard }
     }
 
-    /// Polls until the handler has ended by itself, or must end (the error: it is cut, and why).
+    /// Ready when the handler has ended by itself, or is cut; then the error is the reason.
     fn poll_outcome(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Outcome, EndReason>> {
-        // First, so that no poll of the handler begins once it is to be aborted.
+        // Checked first: once an abort is requested, no poll of the handler begins.
         if self.guard.record().is_aborted() {
             if let Some(end) = self.as_mut().aborted() {
                 return Poll::Ready(end);
@@ -122,7 +123,7 @@ where
         }
     }
 
-    /// Others have asked for the end of this connection, or (`None`) for its drain.
+    /// Handles a request of others: to end this connection, or (`None`) to drain it alone.
     fn aborted(self: Pin<&mut Self>) -> Option<Result<Outcome, EndReason>> {
         let this = self.project();
         let (record, policy) = (this.guard.record(), &this.service.policy);
@@ -137,6 +138,7 @@ where
         })
     }
 
+    /// Opens the connection, calls the handler, and polls its future.
     fn poll_handler(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
         let mut this = self.project();
         if let StageProjected::Start = this.stage.as_mut().project() {
@@ -146,18 +148,19 @@ where
         }
         if let StageProjected::Opening { opening } = this.stage.as_mut().project() {
             let opened = ready!(opening.as_mut().poll(cx));
-            this.guard.count(opened.counted);
+            this.guard.keep_counted(opened.counted);
             match opened.result {
                 Ok(Ok(())) => {}
                 Ok(Err(why)) => return Poll::Ready(Outcome::Rejected(why.into_rejection())),
                 Err(payload) => return Poll::Ready(Outcome::panicked(payload)),
             }
-            this.stage.set(Stage::Start); // dropped before the handler begins
+            this.stage.set(Stage::Start); // drops the opening before the handler begins
             this.guard.record().note_opened();
         }
         inside(this.guard.run(), || {
             if let StageProjected::Start = this.stage.as_mut().project() {
-                // Where handlers block the threads, the supervisor may come to its turn later than the deadline.
+                // No handler is started after the deadline. The supervisor cannot ensure this alone: if handlers block
+                // all threads, it runs too late.
                 if this.guard.run().is_out_of_time() {
                     this.guard.record().abort(AbortReason::Exit); // which wakes this task
                     return Poll::Pending;
@@ -188,7 +191,7 @@ where
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Before anything is looked at that this task may be woken for.
+        // Registers first, and only then checks the reasons for which this task is woken: so no wake-up is lost.
         self.guard.record().draining.set_primary(cx.waker());
         if let StageProjected::Ending { ending } = self.as_mut().project().stage.project() {
             return ending.as_mut().poll(cx);
@@ -208,8 +211,8 @@ where
             panic::discard(payload);
         }
         let (how, task_grace) = this.guard.how_to_close(this.service.policy.task_grace);
-        // It is counted before the client can see the end, and closed before a logger can block; both before it
-        // lingers.
+        // The order matters: it is counted before the client can see EOF, and closed before the logger is called, which
+        // may block. Both come before the linger.
         let line = this.guard.count_outcome();
         let ending = this.guard.begin_to_close(how, task_grace, cx);
         this.guard.log_outcome(line);
@@ -222,37 +225,39 @@ where
     }
 }
 
-/// What has to be true when a connection ends: made when it is accepted; its drop, which every way out of the handler
-/// passes, closes the connection and counts its end.
+/// Drop guard of an accepted connection. Every way out of the handler drops it; then it closes the connection and
+/// counts its end.
 pub(crate) struct ConnectionGuard {
-    /// `None` only in its drop.
+    /// `None` only while the guard is dropped.
     connection: Option<Connection>,
-    /// Its place in the registry.
+    /// The connection's key in the registry.
     key: usize,
     on_failure: OnFailure,
-    /// Why it was cut, or in the end, why it has ended.
+    /// The reason for which the handler was cut; once the end is counted, its reason in any case.
     end: Option<EndReason>,
-    /// It ended by itself after the drain had begun.
+    /// The handler ended by itself after the drain had begun.
     drained: bool,
-    /// Its end was counted and logged.
+    /// The end was counted.
     reported: bool,
-    /// The error in it is the user's: its destructor may block or panic, and runs when the connection is closed.
+    /// How the handler failed. The user's error in it has a destructor that may block or panic, so it is dropped after
+    /// the connection is closed.
     failure: Option<Box<Kept<Failure>>>,
-    /// Nothing is unread or on its way: to close the descriptor is enough, if no other owner of the socket is left.
+    /// Nothing is unread or on its way: closing the descriptor is enough, if the socket has no other owner.
     quiet: bool,
-    /// What comes before the handler.
+    /// TLS and PROXY settings of the listener. Taken when the opening begins.
     protocols: Protocols,
-    /// How the handler ended by itself; `None`: it did not, and is counted as cancelled.
+    /// How the handler ended by itself. `None`: it did not, and counts as cancelled.
     outcome: Option<Outcome>,
-    /// The client's place among the connections of its address, if that is limited.
+    /// The client's entry among the connections of its address, if these are limited.
     counted: Option<Box<Counted>>,
-    /// Held while it lingers too.
+    /// One of `max_connections`. It is held during the linger too.
     _permit: Permit,
-    /// Dropped last: a field's drop comes after the drop of the struct.
+    /// Keeps the run from being closed. Dropped last: fields are dropped after the struct's own drop.
     _completion: CompletionGuard,
 }
 
 impl ConnectionGuard {
+    /// Enters an accepted connection in the registry, and counts and logs it.
     pub(crate) fn new(
         run: &Arc<Run>,
         mut accepted: Accepted,
@@ -284,7 +289,7 @@ impl ConnectionGuard {
 
     #[inline]
     fn connection(&self) -> &Connection {
-        self.connection.as_ref().expect("it is there until the drop")
+        self.connection.as_ref().expect("the connection is there until the drop")
     }
 
     #[inline]
@@ -297,7 +302,7 @@ impl ConnectionGuard {
         self.connection().run()
     }
 
-    /// What comes before the handler, if anything does.
+    /// Returns the future that opens the connection; `None` if there is nothing to do.
     fn begin_to_open(&mut self, limits: open::Limits) -> Option<Opening> {
         let protocols = std::mem::take(&mut self.protocols);
         if limits.first_byte.is_none() && protocols.is_empty() {
@@ -306,7 +311,7 @@ impl ConnectionGuard {
         Some(open::open(Arc::clone(self.run()), Arc::clone(self.record()), protocols, limits))
     }
 
-    /// The handler is about to be called.
+    /// Notes that the handler is about to be called. If the drain has begun, the connection is a newcomer from here.
     fn begin_to_serve(&self) {
         let record = self.record();
         record.set_state(ConnectionState::Serving);
@@ -315,13 +320,14 @@ impl ConnectionGuard {
         }
     }
 
-    fn count(&mut self, counted: Option<Box<Counted>>) {
+    /// Keeps the client's entry, if the opening has made one.
+    fn keep_counted(&mut self, counted: Option<Box<Counted>>) {
         if counted.is_some() {
             self.counted = counted;
         }
     }
 
-    /// From here on this is how the handler ended, whatever else may come: also if a destructor of it panics.
+    /// Fixes how the handler ended. Nothing later changes that, for example a destructor that panics.
     fn set_outcome(&mut self, outcome: Result<Outcome, EndReason>) {
         self.drained = outcome.is_ok() && self.run().draining.is_signalled();
         self.record().end_newcomer_time();
@@ -331,11 +337,11 @@ impl ConnectionGuard {
         }
     }
 
-    /// And how long the tasks may go on: `task_grace` after an orderly end.
+    /// Returns how to close, and how long the tasks may write: for `task_grace` after an orderly end.
     fn how_to_close(&self, task_grace: Duration) -> (How, Option<Duration>) {
         let how = match &self.outcome {
-            None => How::Abruptly,                             // aborted
-            Some(Outcome::TimedOut(_)) => How::WithoutWaiting, // silent for too long
+            None => How::Abruptly,                             // cut
+            Some(Outcome::TimedOut(_)) => How::WithoutWaiting, // the peer makes no progress
             Some(Outcome::Rejected(why)) if !why.lingers => How::WithoutWaiting,
             Some(_) => How::WithCare,
         };
@@ -345,7 +351,7 @@ impl ConnectionGuard {
         }
     }
 
-    /// Closes the connection, as far as that is possible at once. The rest takes time.
+    /// Closes the connection as far as that needs no wait. Returns the rest, if there is any.
     fn begin_to_close(&mut self, how: How, task_grace: Option<Duration>, cx: &mut Context<'_>) -> Option<Ending> {
         let tasks = match (self.record().tasks.close(), task_grace) {
             (Some(tasks), Some(grace)) if !tasks.awaited.is_empty() => {
@@ -362,7 +368,8 @@ impl ConnectionGuard {
         None
     }
 
-    /// Counts how the handler ended, and stops the server if a failure has to. Once. Returns what is to be logged.
+    /// Counts how the handler ended, once, and returns the log line. Under `OnFailure::Shutdown` a failure stops the
+    /// server.
     fn count_outcome(&mut self) -> Option<EndLine> {
         if std::mem::replace(&mut self.reported, true) {
             return None;
@@ -389,7 +396,7 @@ impl ConnectionGuard {
             }
             None => return EndLine::new(Level::Debug, "cancelled"),
             Some(Outcome::Completed) => return EndLine::new(Level::Debug, "closed"),
-            // The peer's fault, which never stops the server.
+            // The peer's fault: it never stops the server.
             Some(Outcome::Rejected(why)) => {
                 return EndLine::new(why.level, format!("closed {name}: {}", why.reason));
             }
@@ -406,7 +413,7 @@ impl ConnectionGuard {
                 let text = format!("the handler of {name} panicked: {message}");
                 (Failure::HandlerPanicked { peer: peer(), message }, EndLine::new(Level::Error, text))
             }
-            // It is logged.
+            // Without a line: the panic has been logged.
             Some(Outcome::TaskPanicked(message)) => (Failure::HandlerPanicked { peer: peer(), message }, None),
         };
         match self.on_failure {
@@ -430,10 +437,10 @@ impl ConnectionGuard {
     }
 }
 
-/// How a connection has ended, for the log.
+/// Log line of a connection's end.
 struct EndLine {
     level: Level,
-    /// All of it; or, borrowed, what comes before the connection's name.
+    /// Owned: the whole text. Borrowed: the text in front of the connection's name.
     text: Cow<'static, str>,
 }
 
@@ -454,17 +461,18 @@ impl Drop for ConnectionGuard {
         let line = self.count_outcome(); // unless its last poll has done so
         self.log_outcome(line);
         let Some(Connection { record, server }) = self.connection.take() else {
-            return; // not reached: it is there until now
+            return; // not reached: only this line takes it
         };
-        // Before it is out of the registry: a client that sees it gone may come again at once.
+        // First, so that a client which sees its connection gone from the registry can connect again at once.
         self.counted = None;
         server.run().registry.leave(self.key);
         server.run().observer.tell(server.run(), What::Ended(&record, self.end.unwrap_or(EndReason::Shutdown)));
-        // If the error's destructor blocks its thread, the log line of a waiting drop can name the connection.
+        // Keeps the record while the error's destructor runs. If that blocks its thread, the log line of a drop that
+        // waits for it can name the connection.
         let _named = self.failure.is_some().then(|| Arc::clone(&record));
-        // Nearly always there is no clone: then the descriptor is closed here, and no task has to be woken.
+        // Usually there is no clone: then the descriptor is closed here, and no task has to be woken.
         match Arc::try_unwrap(record) {
-            Ok(record) if record.is_lent() => record.shut_down(), // there may be another descriptor
+            Ok(record) if record.is_lent() => record.shut_down(), // the user may have duplicated the descriptor
             Ok(_) => {}
             Err(record) => {
                 record.shut_down();
@@ -487,7 +495,7 @@ mod tests {
         size_of::<ConnectionTask<H, Fut>>()
     }
 
-    /// Every connection has one, and with thousands of them each byte counts.
+    /// Each connection has this future. With thousands of connections each byte counts.
     #[test]
     fn a_connections_future_is_little_more_than_its_handlers() {
         let more = child_of(&|_: Connection| -> Pending<()> { pending() });

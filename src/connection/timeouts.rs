@@ -1,5 +1,5 @@
-//! What ends one connection by time: the idle timeout, the limit on a write that does not get on, its greatest age, and
-//! the deadline of a drain of it alone.
+//! [`Timeouts`]: the time limits of one connection: idle timeout, write timeout, greatest age, and the deadline of a
+//! drain of this connection alone.
 
 use super::task::Policy;
 use crate::handler::TimedOut;
@@ -13,33 +13,39 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-/// With a limit of zero, how far two looks are apart.
+/// The time between two checks if a limit is zero.
 const SHORTEST_LOOK: Duration = Duration::from_millis(10);
 
-/// Looks when something may be over, not at every byte. On the heap, and only for connections that have a limit.
+/// Time limits of a connection, with one timer for all.
+///
+/// A read or write does not touch the timer. When the timer fires, the limits are checked, and it is set to the next
+/// time at which one may have passed. On the heap, and only for connections that have a limit.
 #[derive(Debug)]
 pub(super) struct Timeouts {
+    /// The idle timeout.
     idle: Option<Duration>,
+    /// The write timeout.
     write: Option<Duration>,
-    /// When its age drains it.
+    /// The time at which its age drains it.
     old_at: Option<Instant>,
     /// The drain of this connection alone, once that has begun.
     alone: Option<DrainAlone>,
-    /// Until when it is a newcomer, and is not notified of that.
+    /// The end of its newcomer time: then it is notified of its drain.
     notify_at: Option<Instant>,
+    /// Fires at the next check.
     timer: Timer,
 }
 
-/// What is over.
+/// A limit that has passed.
 #[derive(Debug)]
 pub(super) enum Passed {
     TimedOut(TimedOut),
-    /// The deadline of a drain of it alone.
+    /// The deadline of a drain of this connection alone.
     Cut(EndReason),
 }
 
 impl Timeouts {
-    /// `None`: there is no limit.
+    /// Returns the limits of a new connection; `None` if there is none.
     pub(super) fn new(policy: &Policy, record: &ConnectionRecord) -> Option<Box<Self>> {
         let (idle, write) = (policy.idle_timeout, policy.write_timeout);
         let old_at = policy.max_age.and_then(|age| record.since.checked_add(jittered(age, record.id.as_u64())));
@@ -49,14 +55,13 @@ impl Timeouts {
         Some(Box::new(Self { idle, write, old_at, alone: None, notify_at: None, timer: Timer::after(Duration::ZERO) }))
     }
 
-    /// For a connection that is drained alone, and has no other limit.
+    /// Returns the limits of a connection that has none yet, and is to be drained alone.
     pub(super) fn none() -> Box<Self> {
         let timer = Timer::never();
         Box::new(Self { idle: None, write: None, old_at: None, alone: None, notify_at: None, timer })
     }
 
-    /// The connection is to be drained alone: notifies it, or sees to it that this is done when it is no newcomer any
-    /// more.
+    /// Begins the drain of this connection alone. Notifies it at once; a newcomer at the end of its newcomer time.
     pub(super) fn begin_drain(&mut self, record: &ConnectionRecord, policy: &Policy) {
         if self.alone.is_some() {
             return;
@@ -66,22 +71,23 @@ impl Timeouts {
             record.notify_of_drain();
         } else if record.state() != ConnectionState::Opening {
             self.be_newcomer(record, record.opened_at(), policy);
-        } // else when its handler begins
+        } // else it is still opening: when its handler begins
         self.timer.set_at(Instant::now());
     }
 
-    /// Its handler begins, or has begun, at `start`: if it is drained alone, it is notified when its newcomer time is
-    /// over.
+    /// Makes it a newcomer from `start`, when its handler begins or has begun. If it is drained alone, it is notified
+    /// at the end of its newcomer time.
     pub(super) fn be_newcomer(&mut self, record: &ConnectionRecord, start: Instant, policy: &Policy) {
         if let Some(DrainAlone { deadline, .. }) = self.alone.filter(|_| record.is_spared()) {
             let now = Instant::now();
-            let quarter = now + deadline.saturating_duration_since(now) / 4; // most of it is left to answer in
+            let quarter = now + deadline.saturating_duration_since(now) / 4; // three quarters are left for the answer
             self.notify_at = Some(start.checked_add(policy.newcomer_time).map_or(quarter, |end| end.min(quarter)));
             self.timer.set_at(now);
         }
     }
 
-    /// A write that has waited and was dropped says nothing if the socket has room again.
+    /// Returns since when a write has waited. A write that waited may have been dropped: if the limit has passed and
+    /// the socket is writable, no write waits.
     fn write_waits_since(&self, record: &ConnectionRecord, now: Instant) -> Option<Instant> {
         let since = record.write_waits_since()?;
         let is_passed = self.write.is_some_and(|limit| since.checked_add(limit).is_some_and(|end| end <= now));
@@ -92,10 +98,10 @@ impl Timeouts {
         Some(since)
     }
 
-    /// Ready once a limit is passed.
+    /// Ready once a limit has passed.
     pub(super) fn poll(&mut self, record: &ConnectionRecord, policy: &Policy, cx: &mut Context<'_>) -> Poll<Passed> {
         while Pin::new(&mut self.timer).poll(cx).is_ready() {
-            match self.look(record, policy) {
+            match self.check(record, policy) {
                 Ok(Some(next)) => self.timer.set_at(next),
                 Ok(None) => self.timer = Timer::never(),
                 Err(passed) => return Poll::Ready(passed),
@@ -104,8 +110,8 @@ impl Timeouts {
         Poll::Pending
     }
 
-    /// When to look again, or what is over.
-    fn look(&mut self, record: &ConnectionRecord, policy: &Policy) -> Result<Option<Instant>, Passed> {
+    /// Checks all limits. Returns when to check again, or the limit that has passed.
+    fn check(&mut self, record: &ConnectionRecord, policy: &Policy) -> Result<Option<Instant>, Passed> {
         let now = Instant::now();
         if self.old_at.is_some_and(|at| at <= now) {
             self.old_at = None;
@@ -124,7 +130,7 @@ impl Timeouts {
             }
             at(deadline);
         }
-        // A write that begins to wait sets no timer: it is found within twice the limit.
+        // A write that begins to wait does not set the timer: the next check finds it, within twice the limit.
         let limits = [
             self.idle.map(|limit| (Some(record.last_byte()), limit, TimedOut::Idle(limit))),
             self.write.map(|limit| (self.write_waits_since(record, now), limit, TimedOut::Write(limit))),
@@ -141,13 +147,13 @@ impl Timeouts {
     }
 }
 
-/// A tenth more or less, so that connections that came together do not go together.
+/// Returns `age`, up to a tenth longer or shorter, so that connections that began together do not end together.
 fn jittered(age: Duration, id: u64) -> Duration {
     let random = RandomState::new().hash_one(id) as f64 / u64::MAX as f64;
     Duration::try_from_secs_f64(age.as_secs_f64() * (0.9 + 0.2 * random)).unwrap_or(Duration::MAX)
 }
 
-/// What is logged of a connection that was cut at the end of a drain of it alone.
+/// Returns the log text for a connection that was cut at the deadline of its own drain.
 pub(super) fn cut_text(reason: EndReason) -> &'static str {
     match reason {
         EndReason::Age => "it was drained because of its age, and its handler did not end within the grace period",
@@ -164,7 +170,7 @@ mod tests {
         let age = Duration::from_secs(100);
         let ages: Vec<_> = (0..1000).map(|id| jittered(age, id).as_secs_f64()).collect();
         assert!(ages.iter().all(|age| (90.0..=110.0).contains(age)), "{ages:?}");
-        assert!(ages.iter().any(|age| *age < 92.0) && ages.iter().any(|age| *age > 108.0), "all over that range");
+        assert!(ages.iter().any(|age| *age < 92.0) && ages.iter().any(|age| *age > 108.0), "they fill that range");
         assert_eq!(jittered(Duration::ZERO, 1), Duration::ZERO);
         assert!(jittered(Duration::MAX, 1) > Duration::MAX / 2, "and no panic");
     }

@@ -144,13 +144,13 @@ fn an_untrusted_peer_is_closed_although_its_header_is_valid() {
         (
             Way::Tcp,
             nobody.clone(),
-            "it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`",
+            "it is not a trusted proxy; if it should be one, name its network: `ProxyProtocol::trust`",
         ),
-        (Way::Tcp, others, "it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`"),
+        (Way::Tcp, others, "it is not a trusted proxy; if it should be one, name its network: `ProxyProtocol::trust`"),
         (
             Way::Memory,
             nobody.trust(here).unwrap(),
-            "peers without an IP address are no trusted proxies; if it is one: `",
+            "it is not a trusted proxy, and has no IP address; if it should be one: `",
         ),
     ] {
         let report = serve(way, proxy, strict, |door, handle| {

@@ -148,7 +148,7 @@ fn r10_a_client_that_takes_nothing_is_closed_and_the_loss_is_logged_and_counted(
         let mut lines = logs.lines_with("takes nothing: closed connection 0 from `");
         lines.retain(|(level, _)| *level != Level::Debug); // without the line for the handler's end
         assert!(lines.len() == 1 && lines[0].0 == Level::Warn, "{lines:?}");
-        assert!(lines[0].1.contains(" before the peer had taken all that was written to it: "), "{lines:?}");
+        assert!(lines[0].1.contains(" before the peer had received all that was written to it: "), "{lines:?}");
     });
 }
 

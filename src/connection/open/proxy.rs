@@ -1,4 +1,5 @@
-//! Reads the PROXY header when a connection opens, within its time.
+//! Reads the PROXY header when a connection opens, within its time limit. [`Unproxied`] lists how that can fail, with
+//! the log line of each case.
 
 use super::Clock;
 use crate::limits::{Client, ConnectionLimit, Counted, TooMany};
@@ -15,11 +16,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// How much of what came in place of a header is shown in the log.
+/// How many bytes the log shows of what arrived instead of a header.
 const SHOWN: usize = 32;
 
-/// Reads the header, if there is to be one, and nothing after it. From then on the client is who the header says, and
-/// counted.
+/// Reads the header, if the peer may send one, and no byte after it. Then the connection has the client's address from
+/// the header, and the client is counted.
 pub(super) async fn receive(
     proxy: &ProxyProtocol,
     record: &ConnectionRecord,
@@ -40,17 +41,17 @@ pub(super) async fn receive(
         record.note_bytes();
     }
     let why = match read {
-        Ok(Ok(Heard::Header(length, header))) => {
+        Ok(Ok(Received::Header(length, header))) => {
             push_back(record, &received[length..]);
             record.set_proxied(header);
             return count(record, limit);
         }
-        Ok(Ok(Heard::Flaw(flaw))) => return Err(Unproxied::Malformed(flaw, Beginning::of(&received))),
+        Ok(Ok(Received::Flaw(flaw))) => return Err(Unproxied::Malformed(flaw, Beginning::of(&received))),
         Ok(Err(error)) => return Err(Unproxied::Unreadable(error)),
-        Ok(Ok(Heard::Other)) => Unproxied::Missing(Beginning::of(&received)),
-        Ok(Ok(Heard::End)) => Unproxied::Left(Beginning::of(&received)),
+        Ok(Ok(Received::Other)) => Unproxied::Missing(Beginning::of(&received)),
+        Ok(Ok(Received::Eof)) => Unproxied::Left(Beginning::of(&received)),
         Err(after) => {
-            let in_a_drain = clock.told.is_some();
+            let in_a_drain = clock.drain_seen.is_some();
             Unproxied::Late { after, in_a_drain, received: Beginning::of(&received) }
         }
     };
@@ -61,29 +62,31 @@ pub(super) async fn receive(
     count(record, limit)
 }
 
-enum Heard {
+/// What a peer has sent first.
+enum Received {
     /// A header of this length.
     Header(usize, ProxyHeader),
-    /// No header.
+    /// Something other than a header.
     Other,
+    /// A malformed header.
     Flaw(Flaw),
-    /// The peer has closed.
-    End,
+    /// EOF before the header was complete.
+    Eof,
 }
 
-/// Until it can be told what has come. All of that is in `received`, also if this is dropped.
-async fn read(record: &ConnectionRecord, received: &mut Vec<u8>) -> io::Result<Heard> {
+/// Reads until it is clear what the peer has sent. All bytes are in `received`, also if the future is dropped.
+async fn read(record: &ConnectionRecord, received: &mut Vec<u8>) -> io::Result<Received> {
     let mut chunk = Vec::new();
     loop {
         let wanted = match parse(received) {
             Parsed::Need(wanted) => wanted,
-            Parsed::Header(length, header) => return Ok(Heard::Header(length, header)),
-            Parsed::Other => return Ok(Heard::Other),
-            Parsed::Bad(flaw) => return Ok(Heard::Flaw(flaw)),
+            Parsed::Header(length, header) => return Ok(Received::Header(length, header)),
+            Parsed::Other => return Ok(Received::Other),
+            Parsed::Bad(flaw) => return Ok(Received::Flaw(flaw)),
         };
         chunk.resize(wanted, 0);
         match poll_fn(|cx| record.transport.poll_read(cx, &mut chunk)).await {
-            Ok(0) => return Ok(Heard::End),
+            Ok(0) => return Ok(Received::Eof),
             Ok(n) => received.extend_from_slice(&chunk[..n]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -97,7 +100,7 @@ fn push_back(record: &ConnectionRecord, bytes: &[u8]) {
     }
 }
 
-/// Now it is known whose connection it is.
+/// Counts the connection for its client's address.
 fn count(record: &ConnectionRecord, limit: &Arc<ConnectionLimit>) -> Result<Option<Box<Counted>>, Unproxied> {
     let Some(client) = record.peer().ip() else {
         return Ok(None);
@@ -105,22 +108,22 @@ fn count(record: &ConnectionRecord, limit: &Arc<ConnectionLimit>) -> Result<Opti
     limit.count(client).map_err(|TooMany { max, client }| Unproxied::TooMany { max, client })
 }
 
-/// Why a connection has got no further than its PROXY header.
+/// Why a connection was closed at its PROXY header.
 #[derive(Debug)]
 pub(crate) enum Unproxied {
-    /// Only proxies may connect, and this peer is none.
+    /// Only trusted proxies may connect, and this peer is none.
     Untrusted { is_local: bool, is_first: bool },
-    /// There is none, but something else.
+    /// The peer has sent something other than a header.
     Missing(Beginning),
-    /// There is one, but not a good one.
+    /// The header is malformed.
     Malformed(Flaw, Beginning),
-    /// It was not there in time.
+    /// The header was not complete in time.
     Late { after: Duration, in_a_drain: bool, received: Beginning },
-    /// The peer has closed before it was there.
+    /// EOF before the header was complete.
     Left(Beginning),
-    /// It could not be read.
+    /// The read failed.
     Unreadable(io::Error),
-    /// It is there, and from its client come as many connections as may be.
+    /// The header is there, and its client has as many connections as the limit allows.
     TooMany { max: usize, client: Client },
 }
 
@@ -132,12 +135,12 @@ impl Unproxied {
         }
     }
 
-    /// A proxy that is set up wrongly is news; what a peer may do at any time is not.
+    /// Returns the level of the log line: warn if a proxy is set up wrongly, debug for what any peer can cause.
     pub(super) fn level(&self) -> Level {
         match self {
             Self::Missing(_) | Self::Malformed(..) | Self::Late { in_a_drain: false, .. } => Level::Warn,
             Self::Late { in_a_drain: true, .. } => Level::Debug,
-            // The first may be the proxy itself.
+            // The first such peer may be the proxy itself, missing from the trusted ones.
             Self::Untrusted { is_first: true, .. } => Level::Info,
             Self::Untrusted { .. } | Self::Left(_) | Self::Unreadable(_) | Self::TooMany { .. } => Level::Debug,
         }
@@ -149,10 +152,10 @@ impl fmt::Display for Unproxied {
         const LET_IT: &str = "let the proxy send one (HAProxy: `send-proxy-v2`)";
         match self {
             Self::Untrusted { is_local: false, .. } => {
-                f.write_str("it did not come through a proxy; if it is one, name its network: `ProxyProtocol::trust`")
+                f.write_str("it is not a trusted proxy; if it should be one, name its network: `ProxyProtocol::trust`")
             }
             Self::Untrusted { is_local: true, .. } => f.write_str(
-                "peers without an IP address are no trusted proxies; if it is one: `ProxyProtocol::trust_local`",
+                "it is not a trusted proxy, and has no IP address; if it should be one: `ProxyProtocol::trust_local`",
             ),
             Self::Missing(began) => write!(f, "it sent no PROXY header, but `{began}`; {LET_IT}"),
             Self::Malformed(flaw, began) => {
@@ -174,11 +177,11 @@ impl fmt::Display for Unproxied {
     }
 }
 
-/// The beginning of what came, for a log line of any terminal.
+/// The first received bytes, escaped for a log line.
 #[derive(Debug)]
 pub(crate) struct Beginning {
     bytes: Box<[u8]>,
-    /// There were more.
+    /// There were more bytes.
     more: bool,
 }
 

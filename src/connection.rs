@@ -103,6 +103,11 @@ use std::time::Duration;
 ///
 /// [`HandlerOutput`](crate::HandlerOutput) lists what a handler may return, and the two forms of a closure that do not
 /// compile.
+///
+/// # Cancel safety
+///
+/// A `read` whose future is dropped has taken no bytes. A `write_all` whose future is dropped may have written a part.
+/// For combinations with a drain see [`until_draining`](Self::until_draining).
 #[doc(alias = "TcpStream")]
 #[doc(alias = "StreamReader")]
 #[doc(alias = "StreamWriter")]

@@ -113,7 +113,6 @@ use std::time::Duration;
 /// # Ok(()) }
 /// ```
 #[doc(alias = "handler")]
-#[doc(alias = "Service")]
 #[doc(alias = "IntoResponse")]
 #[diagnostic::on_unimplemented(
     message = "a handler must return `()` or `Result<(), E>`, not `{Self}`",

@@ -28,6 +28,9 @@ use std::time::Instant;
 /// | once, with `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`; the future that was pending is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |
 ///
+/// A newcomer, of which the handler has read no byte yet, is notified later: by its first read, or at the end of its
+/// [newcomer time](crate::Server::newcomer_time). So the first request of a client that has just connected is answered.
+///
 /// Do not use a [`BufReader`](async_std::io::BufReader) for lines. It keeps half a line in its own buffer when its
 /// reads end. So `until_draining(reader.read_line(…))` loses that half, and so does a reader of lines over
 /// [`eof_on_drain`](Connection::eof_on_drain). Use [`lines`](Connection::lines).

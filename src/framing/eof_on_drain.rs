@@ -55,7 +55,6 @@ impl Connection {
     /// ```
     #[doc(alias = "copy")]
     #[doc(alias = "copy_bidirectional")]
-    #[doc(alias = "hyper")]
     pub fn eof_on_drain(&self) -> EofOnDrain {
         EofOnDrain { connection: self.clone(), place: Mutex::default() }
     }

@@ -1,4 +1,7 @@
-//! [`Server`]: bind it, set it up, serve.
+//! [`Server`] and [`Serve`]: bind listening sockets, set the server up, serve.
+//!
+//! This file has the public type and its life: bound ([`Bound`]), then served. The settings are in `config`; the run
+//! itself begins and ends in `scope`.
 
 mod accept;
 mod accept_error;
@@ -31,21 +34,21 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-/// Listening sockets and settings; not accepting yet.
+/// Server that is bound to its listening sockets and can be set up, but does not accept clients yet.
 ///
-/// Clients that connect before the server serves wait in the kernel's queue. [`serve`](Self::serve) and
-/// [`scope`](Self::scope) consume the server, so it cannot be served twice; it is not `Clone`, for the same reason.
-/// Dropped before it is served, it is closed.
+/// Clients that connect before the server serves wait in the kernel's accept queue. [`serve`](Self::serve) and
+/// [`scope`](Self::scope) consume the server, so it cannot be served twice. For the same reason it is not `Clone`.
+/// Dropping a server that was never served closes it.
 ///
 /// # Errors of accept
 ///
-/// Accepting a client can fail, for one of three reasons:
+/// Accepting a client can fail for one of three reasons:
 ///
-/// - The client gave up meanwhile, or a firewall forbids it: the next client is accepted.
-/// - Something has run out (descriptors, memory), or the error is not known: accepting pauses for 5 milliseconds, twice
-///   as long with each further error, up to 1 second, with a line in the log each.
-/// - The listening socket itself is broken (EBADF, EINVAL, ENOTSOCK, EFAULT): the server ends, after a drain, with an
-///   error of kind [`Listener`](crate::ErrorKind::Listener).
+/// | reason | effect |
+/// |---|---|
+/// | the client has given up, or a firewall rule forbids it | the next client is accepted |
+/// | something has run out (descriptors, memory), or the error is unknown | accepting pauses: 5 milliseconds, twice as long after each further error, at most 1 second; each pause is logged |
+/// | the listening socket itself is broken (EBADF, EINVAL, ENOTSOCK, EFAULT) | the server drains and ends with an error of kind [`Listener`](crate::ErrorKind::Listener) |
 ///
 /// # Examples
 ///
@@ -72,7 +75,7 @@ use std::task::{Context, Poll};
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 ///
-/// Using the server before it is bound, the common error of Python's `asyncio.start_server`, does not compile:
+/// Using the server before it is bound, a common mistake with Python's `asyncio.start_server`, does not compile:
 ///
 /// ```compile_fail,E0599
 /// # use ebbtide::{Connection, Server};
@@ -91,30 +94,58 @@ use std::task::{Context, Poll};
 /// server.serve(handler).await?;
 /// # Ok(()) }
 /// ```
+#[doc(alias = "start_server")]
+#[doc(alias = "TcpListener")]
 #[must_use = "a server accepts no client before `serve` or `scope` is awaited, and is closed when it is dropped"]
 pub struct Server {
+    /// The run, with its listeners and limits.
     bound: Bound,
+    /// The settings.
     config: Config,
-    /// In a lock so that the server is `Sync`: streams need not be.
+    /// Streams that request a shutdown. They need not be `Sync`; the lock makes the server `Sync`.
     shutdown_streams: Mutex<Vec<ShutdownStream>>,
 }
 
 impl Server {
-    /// Listens on every address that `addresses` resolves to. The sockets have the default
-    /// [`ListenOptions`].
+    /// Listens on every address that `addresses` resolves to, with the default [`ListenOptions`].
     ///
-    /// With port 0 the kernel chooses a free port, the same for all of the addresses;
-    /// [`local_addr`](Self::local_addr) tells which. A kind of address that the machine lacks (`::1` without IPv6) is
-    /// passed over if another can be bound.
+    /// With port 0 the kernel chooses a free port, the same one for all of the addresses;
+    /// [`local_addr`](Self::local_addr) returns it. An address family that the machine lacks (`::1` without IPv6) is
+    /// skipped if another address can be bound. What can be given as addresses is a table at [`ToBindAddrs`].
     ///
     /// # Errors
     ///
-    /// If the name does not resolve, or if one of the addresses is taken, not this machine's, or not permitted; the
-    /// addresses bound before it are closed again. The error names the address and says what to do.
+    /// - The name does not resolve.
+    /// - One of the addresses is in use, is not an address of this machine, or is not permitted. The sockets that were
+    ///   bound before it are closed again.
+    /// - This process was forked after the runtime had started: the threads of the runtime are not in it.
     ///
-    /// That sentence is its `Display` text. `fn main() -> io::Result<()>` prints it within the standard library's form
-    /// for every such error, which no crate can change: `Error: Custom { kind: AddrInUse, error: cannot listen on … }`.
-    /// For the sentence alone print it yourself, and return an `ExitCode`; or return `anyhow::Result`.
+    /// The `Display` text of the error is a sentence that names the address, the reason, and what to do.
+    /// `fn main() -> io::Result<()>` prints it within the standard library's `Debug` form, which no crate can change:
+    /// `Error: Custom { kind: AddrInUse, error: cannot listen on … }`. To print the sentence alone, print the error
+    /// yourself and return an `ExitCode`, or return `anyhow::Result`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the sockets that were already bound. Nothing is left behind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::Server;
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?; // port 0: the kernel chooses
+    /// let port = server.local_addr().port().unwrap();
+    ///
+    /// let error = Server::bind(("127.0.0.1", port)).await.unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::AddrInUse);
+    /// assert!(error.to_string().starts_with("cannot listen on `127.0.0.1:"));
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "start_server")]
+    #[doc(alias = "listen")]
+    #[doc(alias = "open_tcp_listeners")]
     pub async fn bind(addresses: impl ToBindAddrs) -> io::Result<Self> {
         Self::bind_with(addresses, &ListenOptions::new()).await
     }
@@ -124,17 +155,43 @@ impl Server {
     /// # Errors
     ///
     /// As for [`bind`](Self::bind).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`bind`](Self::bind).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{ListenOptions, Server};
+    ///
+    /// let options = ListenOptions::new().backlog(128).nodelay(false);
+    /// let server = Server::bind_with("127.0.0.1:0", &options).await?;
+    /// assert_eq!(server.local_addrs().count(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "ListenConfig")]
     pub async fn bind_with(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Self> {
         let mut listeners = listener::bind_all(addresses, options).await?.into_iter();
-        let first = listeners.next().expect("binding gives at least one listener, or an error");
+        let first = listeners.next().expect("binding returns at least one listener, or an error");
         Ok(listeners.fold(Self::new(first), Self::add_listener))
     }
 
-    /// Listens on a Unix socket: see [`Listener::unix`] for its file, and for what becomes of one that was left behind.
+    /// Listens on a Unix socket at a path, with the default [`ListenOptions`].
+    ///
+    /// The socket's file is created, and removed when the server is closed; a stale file is replaced.
+    /// [`Listener::unix`] has the details. The bind runs on a thread for blocking work, and blocks no task.
     ///
     /// # Errors
     ///
-    /// As for [`Listener::unix`]. The error names the path and says what to do.
+    /// As for [`Listener::unix`], and in a process that was forked after the runtime had started. The error names the
+    /// path and what to do.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future does not stop a bind that has begun on its thread. The socket that it makes is then closed,
+    /// and its file removed, on that thread a moment later.
     ///
     /// # Examples
     ///
@@ -151,6 +208,8 @@ impl Server {
     /// assert!(!path.exists());
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "start_unix_server")]
+    #[doc(alias = "UnixListener")]
     #[cfg(unix)]
     pub async fn bind_unix(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::bind_unix_with(path, &ListenOptions::new()).await
@@ -160,95 +219,221 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// As for [`Listener::unix`].
+    /// As for [`bind_unix`](Self::bind_unix).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`bind_unix`](Self::bind_unix).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{ListenOptions, Server};
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// let path = std::env::temp_dir().join(format!("ebbtide-doc-mode-{}.sock", std::process::id()));
+    /// let server = Server::bind_unix_with(&path, &ListenOptions::new().mode(0o600)).await?;
+    /// assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o600);
+    /// # drop(server);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     #[cfg(unix)]
     pub async fn bind_unix_with(path: impl AsRef<Path>, options: &ListenOptions) -> io::Result<Self> {
         listener::bind_unix(path.as_ref(), options).await.map(Self::new)
     }
 
-    /// Makes a server of a listener.
+    /// Creates a server from a listener: in memory, inherited, or one of your own.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Listener, Server};
+    ///
+    /// let (listener, connector) = Listener::memory();
+    /// let (_client, report) = Server::new(listener)
+    ///     .scope(async |_: Connection| {}, async |_| Ok(connector.connect().await?))
+    ///     .await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn new(listener: Listener) -> Self {
         Self { bound: Bound(Some(Run::new(listener))), config: Config::default(), shutdown_streams: Mutex::default() }
     }
 
-    /// Adds a listener.
+    /// Adds a listener: the server accepts the clients of all of its listeners.
+    ///
+    /// They share the handler, the limits and the report. When several have clients and few permits are free, they
+    /// take turns.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Listener, Server};
+    ///
+    /// let (memory, _connector) = Listener::memory();
+    /// let server = Server::bind("127.0.0.1:0").await?.add_listener(memory);
+    /// assert_eq!(server.local_addrs().count(), 2);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "serve_listeners")]
     pub fn add_listener(self, listener: Listener) -> Self {
         self.bound.run().add_listener(listener);
         self
     }
 
-    /// Returns a handle, which stops the server and looks at it, from anywhere.
+    /// Returns a handle, which stops and observes the server from anywhere.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Server};
+    ///
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let handle = server.handle();
+    /// let serving = async_std::task::spawn(server.serve(async |_: Connection| {}));
+    /// handle.shutdown().await;
+    /// assert_eq!(serving.await?.accepted(), 0);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(self.bound.run()))
     }
 
     /// Returns the address that the server listens on: the first of [`local_addrs`](Self::local_addrs).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::Server;
+    /// let server = Server::bind("127.0.0.1:0").await?;
+    /// let address = server.local_addr().tcp()?;
+    /// assert_ne!(address.port(), 0); // the port that the kernel chose
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "getsockname")]
     pub fn local_addr(&self) -> &Address {
         self.bound.run().name.addresses.first()
     }
 
     /// Returns the addresses that the server listens on, in the order in which the listeners were added.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use ebbtide::{Listener, Server};
+    /// # let (memory, _connector) = Listener::memory();
+    /// let server = Server::bind("127.0.0.1:0").await?.add_listener(memory);
+    /// let addresses: Vec<_> = server.local_addrs().collect();
+    /// assert_eq!(addresses[1].to_string(), "memory");
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn local_addrs(&self) -> impl Iterator<Item = &Address> {
         self.bound.run().name.addresses.iter()
     }
 
-    /// Accepts connections, and gives each to `handler` in a child of its own, until a shutdown is requested. Then
-    /// drains, closes, and returns the report.
+    /// Accepts connections and runs `handler` for each, until a shutdown is requested; then drains and closes.
     ///
-    /// A handler is an async function or closure of a [`Connection`] that returns `()` or a `Result<(), E>`. To share
-    /// state, clone it for each call. (An `async move |conn|` closure that captures something does not compile: "async
-    /// closure does not implement `Fn`".)
+    /// Each handler is a child of the server. The future returns the [`Report`] once the server is *closed*: no handler
+    /// is running, and every socket is closed.
     ///
-    /// ```
-    /// # use ebbtide::{Connection, Server};
-    /// # use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
-    /// # async fn example(server: Server) -> Result<(), ebbtide::Error> {
-    /// let visitors = Arc::new(AtomicU64::new(0));
-    /// let counting = move |_conn: Connection| {
-    ///     let visitors = Arc::clone(&visitors);
-    ///     async move {
-    ///         visitors.fetch_add(1, Ordering::Relaxed);
-    ///     }
-    /// };
-    /// server.serve(counting).await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// A closure that ends with `Ok(())` names its error type: `async |conn: Connection| -> io::Result<()> { … }`.
+    /// A handler is an async function or closure that takes a [`Connection`] and returns `()` or a `Result<(), E>`. A
+    /// closure that ends with `Ok(())` names its error type: `async |conn: Connection| -> io::Result<()> { … }`. To
+    /// share state, clone it for each call, as in the second example. (An `async move |conn|` closure that captures
+    /// something does not compile: "async closure does not implement `Fn`".)
     ///
     /// A handler that panics or fails ends its own connection and nothing else, unless
-    /// [`on_failure`](Self::on_failure) says otherwise.
+    /// [`on_failure`](Self::on_failure) is set otherwise.
     ///
-    /// The future must be awaited to its end. Returning from `main` while it lives in a spawned task ends
-    /// the process with every connection in it, and nothing of what this crate promises can happen: see
-    /// `examples/commonest_mistake.rs`.
+    /// Await the future to its end. If `main` returns while the future lives in a spawned task, the process ends with
+    /// every connection in it, and none of this crate's guarantees can hold: see `examples/commonest_mistake.rs`.
     ///
     /// # Errors
     ///
-    /// If a listener fails for good, or a handler fails under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown):
-    /// after the drain, with the report in the error. And in a process that was forked after the bind: the threads of
-    /// the runtime are not in it. A forked process that drops its copy of the server, or of this future, closes nothing
-    /// of its parent's, and removes no socket file.
+    /// - A listener failed for good, or a handler failed under [`OnFailure::Shutdown`](crate::OnFailure::Shutdown). The
+    ///   error is returned after the drain, and has the report in it.
+    /// - The process was forked after the bind: the threads of the runtime are not in it. A forked process that drops
+    ///   its copy of the server, or of this future, closes nothing of its parent's, and removes no socket file.
     ///
     /// # Large handlers
     ///
     /// A handler may hold up to 512 KiB across an `.await`, such as `let mut buf = [0; 64 * 1024]`. A future of more
-    /// than 16 KiB is moved to the heap before anything else, so it is not copied onto the stacks of the executor's
-    /// threads, which have 2 MiB each unless `RUST_MIN_STACK` (in bytes) says otherwise. Beyond 512 KiB an unoptimised
-    /// program may overflow such a stack, which ends the process. A `Vec` or a `Box` has no such limit, and costs a
-    /// connection its memory only once it is made.
+    /// than 16 KiB is moved to the heap before anything else. So it is not copied onto the stacks of the executor's
+    /// threads, which have 2 MiB each unless `RUST_MIN_STACK` (in bytes) is set. Beyond 512 KiB an unoptimised program
+    /// may overflow such a stack, which ends the process. A `Vec` or a `Box` has no such limit, and costs a connection
+    /// no memory before it is made.
     ///
     /// The same holds for the body of [`scope`](Self::scope) on such a thread, and for the tasks of
     /// [`Connection::spawn`], [`Handle::spawn`], [`TaskGroup::spawn`](crate::TaskGroup::spawn) and
-    /// [`TaskSet::spawn`](crate::TaskSet::spawn). Unoptimised, a function that makes such a future has it on its own
-    /// stack until then: one that starts several of them is better split.
+    /// [`TaskSet::spawn`](crate::TaskSet::spawn). In an unoptimised program, a function that makes such a future has it
+    /// on its own stack until then: split a function that starts several of them.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels: when the drop returns, every handler's future has been dropped, every connection is
-    /// shut down, and the port refuses. [`TaskGroup`](crate::TaskGroup#drop) names the rare exceptions.
-    /// [`Handle::closed`] gives the report. Dropped before it is first polled, it closes the server, and resets its
-    /// queued clients.
+    /// Dropping the future cancels the server synchronously. When the drop returns, every handler's future has been
+    /// dropped, every connection is shut down, and the port refuses. [`TaskGroup`](crate::TaskGroup#drop) names the
+    /// rare exceptions. [`Handle::closed`] returns the report. Dropping the future before its first poll closes the
+    /// server and resets the clients in its accept queue.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    ///
+    /// async fn greet(mut conn: Connection) -> std::io::Result<()> {
+    ///     conn.write_all(b"hello").await
+    /// }
+    ///
+    /// let server = Server::new(listener);
+    /// let handle = server.handle();
+    /// let serving = async_std::task::spawn(server.serve(greet));
+    ///
+    /// let mut greeting = String::new();
+    /// connector.connect().await?.read_to_string(&mut greeting).await?;
+    /// assert_eq!(greeting, "hello");
+    ///
+    /// handle.shutdown().await;
+    /// assert_eq!(serving.await?.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    ///
+    /// State that all handlers share:
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::io::ReadExt;
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// use std::sync::{Arc, atomic::{AtomicU64, Ordering}};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let server = Server::new(listener).shutdown_when(async move {
+    /// #     let _eof = connector.connect().await.unwrap().read(&mut [0]).await;
+    /// # });
+    ///
+    /// let visitors = Arc::new(AtomicU64::new(0));
+    /// let counter = Arc::clone(&visitors);
+    /// let handler = move |_conn: Connection| {
+    ///     let counter = Arc::clone(&counter);
+    ///     async move {
+    ///         counter.fetch_add(1, Ordering::Relaxed);
+    ///     }
+    /// };
+    /// server.serve(handler).await?;
+    /// assert_eq!(visitors.load(Ordering::Relaxed), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "serve_forever")]
+    #[doc(alias = "axum::serve")]
+    #[doc(alias = "ListenAndServe")]
+    #[doc(alias = "serve_tcp")]
+    #[doc(alias = "run")]
     pub fn serve<H, Fut>(self, handler: H) -> Serve
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -257,23 +442,25 @@ impl Server {
         Serve { future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }) }
     }
 
-    /// Serves while `body` runs: Python's `async with server:`. The body ends the server by returning.
+    /// Serves while `body` runs, and ends when it returns: Python's `async with server:`.
     ///
     /// The body runs in the caller's task, so it may borrow from the caller. However it ends, the connections are
-    /// drained before this returns; a panic of the body goes on after the drain. What it may return, and what comes of
-    /// that, is a table at [`BodyOutput`].
+    /// drained before `scope` returns. If the body panics, the panic continues after the drain. What a body may return,
+    /// and what `scope` then returns, is a table at [`BodyOutput`].
     ///
-    /// If others stop the server, the body runs on during the drain, to watch or to help. If the server closes first,
-    /// the body has the rest of the grace period (at most 8 seconds if that has no limit; one more poll after a cancel,
-    /// or if it returns `!`), with a warning in the log after 1 second. Then it is dropped. [`Handle::closed`] does not
-    /// wait for the body.
+    /// If something else stops the server, the body runs on during the drain, to watch or to help. If the server closes
+    /// first, the body has the rest of the grace period, with a warning in the log after 1 second; then it is dropped.
+    /// The rest is at most 8 seconds if the grace period has no limit, and one more poll after a cancel, or if the body
+    /// returns `!`. [`Handle::closed`] does not wait for the body.
     ///
     /// # Errors
     ///
-    /// As for [`serve`](Self::serve); the error of the body, of kind [`Body`](crate::ErrorKind::Body); and kind
-    /// [`Stopped`](crate::ErrorKind::Stopped) if a body that returns a `Result` was dropped. The first failure wins: a
-    /// body's error that comes after the failure of a listener or handler is logged, and a value that it returns then
-    /// is dropped. A failure that comes after the body has returned is logged and counted, and the value stands.
+    /// - As for [`serve`](Self::serve).
+    /// - Kind [`Body`](crate::ErrorKind::Body): the error that the body returned.
+    /// - Kind [`Stopped`](crate::ErrorKind::Stopped): the body returns a `Result`, and was dropped before it ended.
+    ///
+    /// The first failure wins. If a listener or handler has failed before the body ends, a body's error is logged, and
+    /// a body's value is dropped. A failure after the body has returned is logged and counted, and the value stands.
     ///
     /// # Panics
     ///
@@ -281,7 +468,7 @@ impl Server {
     ///
     /// # Large bodies
     ///
-    /// The body's future is on the heap, so that of `scope` is small. How large it may be: see "Large
+    /// The body's future is on the heap, so the future of `scope` is small. How large a body may be: see "Large
     /// handlers" at [`serve`](Self::serve).
     ///
     /// # Cancel safety
@@ -304,6 +491,8 @@ impl Server {
     /// assert_eq!(value, 42);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "async_with")]
+    #[doc(alias = "nursery")]
     pub async fn scope<H, Fut, B, O, T>(self, handler: H, body: B) -> Result<(T, Report), Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -316,17 +505,36 @@ impl Server {
         guard.finish_with::<O, T>(end).await
     }
 
+    /// Takes the server apart, to be served.
     fn into_parts(self) -> (Arc<Run>, Config, Vec<ShutdownStream>) {
         let Self { bound, config, shutdown_streams } = self;
         (bound.served(), config, shutdown_streams.into_inner().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Future of a server that serves: see [`Server::serve`].
+/// Future that serves: returned by [`Server::serve`].
 ///
-/// Accepting begins with its first poll. Dropped at any time, it closes the server synchronously.
-// A type of its own, and not an async function: the compiler then checks the handler once, and reports an error in it
-// once.
+/// Accepting begins with its first poll. The output is the [`Report`], or the [`Error`] that ended the server.
+///
+/// # Cancel safety
+///
+/// Dropping it at any time closes the server synchronously.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, Listener, Serve, Server};
+///
+/// let (listener, _connector) = Listener::memory();
+/// let server = Server::new(listener);
+/// let handle = server.handle();
+/// let serving: Serve = server.serve(async |_: Connection| {});
+/// drop(serving);
+/// assert_eq!(handle.closed().await.accepted(), 0); // it is closed
+/// # });
+/// ```
+// A named type, and not an async function: so the compiler checks the handler once, and reports an error in it once.
 #[must_use = "a server accepts no client before this is awaited, and is closed when it is dropped"]
 pub struct Serve {
     future: Pin<Box<dyn Future<Output = Result<Report, Error>> + Send>>,
@@ -366,17 +574,19 @@ impl fmt::Debug for Server {
     }
 }
 
-/// A run that is not served yet; dropped like that, it is closed.
+/// Drop guard of a run that is not served yet: its drop closes the run.
+///
+/// `None` only while the server is taken apart or dropped.
 struct Bound(Option<Arc<Run>>);
 
 impl Bound {
     fn run(&self) -> &Arc<Run> {
-        self.0.as_ref().expect("it is there until the server is served or dropped")
+        self.0.as_ref().expect("the run is there until the server is served or dropped")
     }
 
-    /// Hands the run over, to be served.
+    /// Disarms the guard and returns the run, to be served.
     fn served(mut self) -> Arc<Run> {
-        self.0.take().expect("it is there until the server is served or dropped")
+        self.0.take().expect("the run is there until the server is served or dropped")
     }
 }
 

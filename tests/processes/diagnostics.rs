@@ -363,7 +363,25 @@ fn the_remedy_precedes_lists_of_types() {
     assert!(errors_in(&printed) == 1 && printed.contains("Option<Duration>"), "{printed}");
 }
 
-/// The compiler infers the error type of a body in each form that a body may have. A second implementation of
+/// The compiler infers the shows the line of the bound that is not met, and a comment at its end names the right form.
+#[test]
+fn an_argument_of_the_wrong_type_is_told_the_right_form() {
+    let limit = "such as `Duration::from_secs(";
+    let mistakes = [
+        ("shutdown_on(ebbtide::signal::termination())", "`signal::termination()` is a `Result`: add `?`"),
+        ("grace(5)", limit),
+        ("first_byte_timeout(5)", limit),
+        ("idle_timeout(5)", limit),
+        ("write_timeout(5)", limit),
+        ("ack_timeout(5)", limit),
+        ("max_connection_age(5)", limit),
+    ];
+    for (mistake, remedy) in mistakes {
+        says(&format!("fn run(server: Server) -> Server {{ server.{mistake} }}"), 1, &[remedy]);
+    }
+}
+
+/// The error type of a body in each form that a body may have. A second implementation of
 /// `BodyOutput` for a `Result` would break that.
 #[test]
 fn bodies_of_every_form_need_no_annotation() {

@@ -1,4 +1,7 @@
-//! The body of a scope: what it may return, and how it is driven.
+//! The body of a [scope](crate::Server::scope): [`BodyOutput`], what it may return, and [`drive`], which polls it.
+//!
+//! If the server is closed before the body ends, the body has a limited time ([`Rest`]). An error or panic of the body
+//! that has no other way out is logged ([`Unreported`]).
 
 use crate::handler::Never;
 use crate::panic::{self, Chain, Payload, catch_future, drop_caught, log_line};
@@ -13,38 +16,55 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How long a body may run on after its server was closed by others, if the grace period has no limit: the default
-/// grace.
+/// How long a body may run on after its server was closed by something else, if the grace period has no limit: the
+/// default grace.
 const LONGEST: Duration = super::config::GRACE;
 
-/// How long until a warning says that the body still runs.
+/// After how long a warning reports that the body still runs.
 const WARNING: Duration = Duration::from_secs(1);
 
-/// What the body of a [scope](crate::Server::scope) may return; `T` is the value that `scope` then gives.
+/// Types that the body of a [scope](crate::Server::scope) may return; `T` is the value that `scope` then returns.
 ///
-/// | the body returns | `scope` gives on success | if the server is stopped by others, and the body dropped |
+/// | the body returns | `scope` returns on success | if the server closes first, and the body is dropped |
 /// |---|---|---|
 /// | `()` | `((), report)` | the same |
 /// | `!`: it loops for ever | `((), report)` | the same |
 /// | `Result<T, BoxError>` | `(value, report)` | an error of kind [`Stopped`](crate::ErrorKind::Stopped) |
 ///
-/// The error of a body is always [`BoxError`], so that `?` converts every error and `Ok(value)` needs no annotation. A
-/// body that ends with a call which returns another error type ends with `Ok(call.await?)`.
+/// The error type of a body is always [`BoxError`]. So `?` converts every error, and `Ok(value)` needs no annotation.
+/// If the last call of a body returns another error type, end the body with `Ok(call.await?)`.
 ///
-/// You do not implement this trait: it is sealed.
+/// The trait is sealed: it cannot be implemented outside of this crate.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, ErrorKind, Listener, Server};
+///
+/// async fn handler(_: Connection) {}
+/// let server = || Server::new(Listener::memory().0);
+///
+/// // `()`: the server ends when the body does.
+/// let ((), report) = server().scope(handler, async |_| {}).await?;
+/// assert_eq!(report.accepted(), 0);
+///
+/// // A value.
+/// let (answer, _report) = server().scope(handler, async |_| Ok(42)).await?;
+/// assert_eq!(answer, 42);
+///
+/// // An error; `?` converts it.
+/// let failing = server().scope(handler, async |_| Ok("no number".parse::<u16>()?));
+/// assert_eq!(failing.await.unwrap_err().kind(), ErrorKind::Body);
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+///
+/// A value without `Ok` does not compile:
 ///
 /// ```compile_fail,E0277
 /// # use ebbtide::{Connection, Server};
 /// # async fn example(server: Server) -> Result<(), ebbtide::Error> {
 /// let (answer, report) = server.scope(async |_: Connection| {}, async |_| 42).await?;
-/// # Ok(()) }
-/// ```
-///
-/// ```no_run
-/// # use ebbtide::{Connection, Server};
-/// # async fn example(server: Server) -> Result<(), ebbtide::Error> {
-/// let (answer, report) = server.scope(async |_: Connection| {}, async |_| Ok(42)).await?;
-/// assert_eq!(answer, 42);
 /// # Ok(()) }
 /// ```
 #[diagnostic::on_unimplemented(
@@ -59,12 +79,13 @@ pub(crate) mod sealed {
     use super::BoxError;
 
     pub trait Sealed<T>: Sized {
-        /// It may go on for a while after the server was closed by others.
+        /// Whether such a body may run on for a while after the server was closed by something else.
         const MAY_FINISH: bool = true;
 
+        /// Converts what the body has returned into the result of `scope`.
         fn into_result(self) -> Result<T, BoxError>;
 
-        /// The value of a body that was dropped, if that has one.
+        /// The value of a body that was dropped; `None` if such a body has no value.
         fn of_dropped() -> Option<T> {
             None
         }
@@ -99,12 +120,12 @@ impl sealed::Sealed<()> for Never {
     }
 }
 
-// NOTE: the value is a parameter and not an associated type, because the compiler could not see that the future of
-// `scope` is `Send` if that had a projection of `O` in it.
+// NOTE: the value is a parameter and not an associated type. With a projection of `O` in the future of `scope`, the
+// compiler could not prove that this future is `Send`.
 //
 // This is the only implementation for a `Result`. As long as there is one candidate, the compiler infers the error type
-// of a body from it; with a second, or with one over all error types, every body that uses `?` or ends with `Ok(..)`
-// needs an annotation. `tests/processes/diagnostics.rs` keeps it so.
+// of a body from it. With a second one, or with one over all error types, every body that uses `?` or ends with
+// `Ok(..)` would need an annotation. `tests/processes/diagnostics.rs` checks this.
 #[diagnostic::do_not_recommend]
 impl<T> BodyOutput<T> for Result<T, BoxError> {}
 
@@ -114,30 +135,30 @@ impl<T> sealed::Sealed<T> for Result<T, BoxError> {
     }
 }
 
-/// How a body ended. Whatever has no other way out by the time of its drop is logged there.
+/// How a body ended. If an error or a panic has found no other way out by then, its drop logs it.
 #[derive(Debug)]
 pub(super) enum BodyEnd<T> {
     Returned(T),
     Failed(Unreported<BoxError>),
     Panicked(Unreported<Payload>),
-    /// The server was closed by others, and the body did not end in time.
+    /// The server was closed by something else, and the body did not end in time.
     Dropped,
 }
 
-/// Drives the body until it ends. If the server closes first, the body has the rest of the grace; then it is dropped.
+/// Polls the body until it ends. If the server closes first, the body has the rest of the grace; then it is dropped.
 pub(super) async fn drive<F, O, T>(run: &Run, body: impl FnOnce() -> F) -> BodyEnd<T>
 where
     F: Future<Output = O>,
     O: BodyOutput<T>,
 {
-    // On the heap, whatever its size: there is one for each scope, whose own future is small then.
+    // On the heap, whatever its size: there is one body for each scope, and the future of `scope` stays small.
     let mut body = pin!(Some(catch_future(|| Box::pin(body()))));
     let mut over = run.over.listen();
     let mut cancelled = run.cancelled.listen();
     let mut rest: Option<Rest> = None;
     let ended = poll_fn(|cx| {
-        // A task that waits in the body for the server's end has been woken before this one. So the poll that follows
-        // the end finds it ready, and the body gets to say what comes after.
+        // A task that waits in the body for the server's end has been woken before this one. So the first poll after
+        // the end finds that wait ready, and the body can run what follows it.
         loop {
             if let Some(Poll::Ready(result)) = body.as_mut().as_pin_mut().map(|body| body.poll(cx)) {
                 return Poll::Ready(Some(result));
@@ -162,10 +183,13 @@ where
     }
 }
 
-/// The time that a body has after its server was closed by others.
+/// The time that a body has left after its server was closed by something else.
 struct Rest {
+    /// When the body is dropped.
     end: Instant,
+    /// Whether the warning has been logged.
     warned: bool,
+    /// Wakes the task for the warning, then at the end.
     timer: Timer,
 }
 
@@ -176,7 +200,7 @@ impl Rest {
         Self { end, warned: false, timer: Timer::at(end.min(now + WARNING)) }
     }
 
-    /// Ready once it is over.
+    /// Ready once the time is over, or a cancel was requested.
     fn poll(&mut self, run: &Run, is_cancelled: bool, cx: &mut std::task::Context<'_>) -> Poll<()> {
         loop {
             let now = Instant::now();
@@ -203,7 +227,7 @@ impl Rest {
 }
 
 impl<T> BodyEnd<T> {
-    /// Requests the end of the server, as the end of its body does.
+    /// Requests the shutdown of the server because its body has ended.
     pub(super) fn request(&self, run: &std::sync::Arc<Run>) {
         match self {
             Self::Returned(_) => run.request(Cause::BodyReturned),
@@ -214,19 +238,20 @@ impl<T> BodyEnd<T> {
     }
 }
 
-/// What a body ended with, on its way out. If the scope is dropped first, or fails with another error, it is logged.
+/// Drop guard of a body's error or panic on its way to the caller of `scope`. If the scope is dropped first, or fails
+/// with another error, the drop logs it.
 #[derive(Debug)]
 pub(super) struct Unreported<T: Loggable>(Option<T>);
 
 impl<T: Loggable> Unreported<T> {
-    /// For a way out of its own.
+    /// Disarms the guard: the value reaches the caller.
     pub(super) fn take(mut self) -> Option<T> {
         self.0.take()
     }
 }
 
 impl Unreported<Payload> {
-    /// Lets the panic go on.
+    /// Continues the panic.
     pub(super) fn resume(self) -> ! {
         resume_unwind(self.take().unwrap_or_else(|| Box::new("the body panicked"))) // nothing else takes it
     }
@@ -234,13 +259,14 @@ impl Unreported<Payload> {
 
 impl<T: Loggable> Drop for Unreported<T> {
     fn drop(&mut self) {
-        if let Some(it) = self.0.take() {
-            it.log();
-            drop_caught(it);
+        if let Some(value) = self.0.take() {
+            value.log();
+            drop_caught(value);
         }
     }
 }
 
+/// Errors and panics that can be logged as the lost end of a body.
 pub(super) trait Loggable {
     fn log(&self);
 }

@@ -1,4 +1,7 @@
-//! [`ToBindAddrs`]: the addresses that a server can be bound to.
+//! [`ToBindAddrs`]: the types that can be given to [`Server::bind`](crate::Server::bind) as addresses.
+//!
+//! Each converts into [`BindAddrs`], which [`BindAddrs::resolve`] turns into socket addresses. The messages about
+//! malformed texts are in `host_port`.
 
 mod host_port;
 
@@ -7,7 +10,7 @@ use async_std::net::ToSocketAddrs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-/// Addresses that a server can be bound to: for [`Server::bind`](crate::Server::bind).
+/// Types that [`Server::bind`](crate::Server::bind) accepts as addresses.
 ///
 /// | you have | you write |
 /// |---|---|
@@ -18,9 +21,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 /// | several texts | `["0.0.0.0:80", "[::]:80"]`, a slice or a `Vec<String>` |
 /// | the address of another server | its [`Address`], by reference |
 ///
-/// You do not implement this trait: it is sealed. Names are resolved when the server is bound, without blocking the
-/// executor. A link-local IPv6 address needs its interface, by number or, where the system's resolver knows it, by
-/// name: `"[fe80::1%eth0]:80"`.
+/// Names are resolved when the server is bound, without blocking the executor. A link-local IPv6 address needs its
+/// interface, by number, or by name if the system's resolver supports that: `"[fe80::1%eth0]:80"`.
+///
+/// The trait is sealed: it cannot be implemented outside of this crate.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::Server;
+/// use std::net::Ipv4Addr;
+///
+/// let server = Server::bind("127.0.0.1:0").await?;
+/// let by_name = Server::bind(("localhost", 0)).await?;
+/// let by_ip = Server::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+/// let several = Server::bind(["127.0.0.1:0", "[::1]:0"]).await?;
+///
+/// let error = Server::bind("8080").await.unwrap_err(); // the error names the right form
+/// assert!(error.to_string().contains("it is a port without a host: write `0.0.0.0:8080`"));
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[doc(alias = "ToSocketAddrs")]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an address to listen on",
     label = "not an address",
@@ -33,20 +55,23 @@ pub(crate) mod sealed {
     use super::BindAddrs;
 
     pub trait Sealed {
+        /// Converts the addresses, without resolving names.
         fn into_bind_addrs(self) -> BindAddrs;
     }
 }
 
-/// What is to be bound.
+/// The addresses to bind, not resolved yet.
 #[derive(Debug)]
 pub struct BindAddrs(AddrsKind);
 
 #[derive(Debug)]
 enum AddrsKind {
-    /// `host:port` each.
+    /// Each is `host:port`.
     Texts(Vec<String>),
     HostAndPort(String, u16),
+    /// Nothing to resolve.
     Resolved(Vec<SocketAddr>),
+    /// No address: resolving returns the error.
     Wrong(io::Error),
 }
 
@@ -59,7 +84,7 @@ impl BindAddrs {
         Self(AddrsKind::Texts(texts.into_iter().map(Into::into).collect()))
     }
 
-    /// The error says what was to be bound, what is wrong with it, and what to write.
+    /// Resolves the addresses. The error names the address, what is wrong with it, and what to write.
     pub(crate) async fn resolve(self) -> io::Result<Vec<SocketAddr>> {
         match self.0 {
             AddrsKind::Texts(texts) => {
@@ -85,14 +110,15 @@ impl BindAddrs {
     }
 }
 
+/// Resolves a name, on a thread for blocking work.
 async fn look_up(host: &str, port: u16) -> io::Result<impl Iterator<Item = SocketAddr>> {
     (host, port).to_socket_addrs().await.map_err(|error| host_port::unresolved(host, port, &error))
 }
 
-/// `$value`, of type `$from`, as what is to be bound.
+/// Implements [`ToBindAddrs`] for each type `$from`, whose `$value` converts into the [`BindAddrs`] of the expression.
 macro_rules! to_bind_addrs {
     ($($from:ty $(where [$($generics:tt)*])?: $value:pat => $bind_addrs:expr;)*) => { $(
-        #[diagnostic::do_not_recommend] // the notes of the trait say what to give, in the order of what is likely
+        #[diagnostic::do_not_recommend] // the notes of the trait list the types, the likeliest first
         impl $(<$($generics)*>)? ToBindAddrs for $from {}
 
         impl $(<$($generics)*>)? sealed::Sealed for $from {
@@ -146,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn each_form_means_the_address_that_it_says() {
+    fn each_form_resolves_to_its_address() {
         let expected = [SocketAddr::from(([127, 0, 0, 1], 80))];
         let v4 = Ipv4Addr::LOCALHOST;
         assert_eq!(resolve("127.0.0.1:80"), expected);
@@ -182,7 +208,7 @@ mod tests {
         );
 
         let v6 = [SocketAddr::from((Ipv6Addr::LOCALHOST, 80))];
-        assert_eq!(resolve(("::1", 80)), v6); // without brackets, as `std` has it
+        assert_eq!(resolve(("::1", 80)), v6); // without brackets, as in `std`
         assert_eq!(resolve((Ipv6Addr::LOCALHOST, 80)), v6);
         assert_eq!(resolve(SocketAddrV6::new(Ipv6Addr::LOCALHOST, 80, 0, 0)), v6);
     }

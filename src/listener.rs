@@ -1,4 +1,8 @@
-//! [`Listener`]: where connections come from.
+//! [`Listener`]: a source of connections, for a server to accept from.
+//!
+//! A listener is a TCP or Unix socket (`tcp`, `unix`; `inherited`, if it was opened elsewhere), or any type that
+//! implements [`Accept`] (`custom`, `memory`). The accept loop sees only [`Listener::poll_accept`] and
+//! [`Listener::accept_now`]. [`Protocols`] are the protocols that its connections begin with, such as TLS.
 
 mod custom;
 #[cfg(target_os = "linux")]
@@ -42,35 +46,62 @@ use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
-/// Where connections come from, for [`Server::new`](crate::Server::new) and
-/// [`Server::add_listener`](crate::Server::add_listener): a TCP or Unix
-/// socket that listens, [memory](Self::memory), or [anything else](Self::custom).
+/// Source of connections for a server: a TCP or Unix socket, [memory](Self::memory), or
+/// [a type of your own](Self::custom).
 ///
-/// Most servers need none by name: [`Server::bind`](crate::Server::bind) and
-/// [`Server::bind_unix`](crate::Server::bind_unix) make their own. One server can have any number of listeners, of any
-/// mixture; all have the same handler, and the same guarantees.
+/// Most servers never name one: [`Server::bind`](crate::Server::bind) and
+/// [`Server::bind_unix`](crate::Server::bind_unix) create their own. Give others to
+/// [`Server::new`](crate::Server::new) and [`Server::add_listener`](crate::Server::add_listener). One server can have
+/// any number of listeners, in any mixture. All of them have the same handler and the same guarantees.
+///
+/// Dropping a listener closes it, and resets the clients in its accept queue.
 ///
 /// # Sockets that are inherited
 ///
-/// A socket that listens already is taken over with `Listener::try_from`: from a [`TcpListener`] of the standard
-/// library, on Unix also from a `UnixListener` or an [`OwnedFd`](std::os::fd::OwnedFd); with the feature `systemd` from
-/// the service manager. Others may have it too: the process that it came from, or the next one after a restart. So it
-/// is left as it was found. While it is served it is non-blocking for all of them; afterwards it is what it was before.
-/// It goes on to listen, its file stays where it is, and the clients in its queue are left to the others: where there
-/// are none, those clients are reset when the last descriptor is closed.
+/// `Listener::try_from` takes over a socket that listens already: from a [`TcpListener`] of the standard library, on
+/// Unix also from a `UnixListener` or an [`OwnedFd`](std::os::fd::OwnedFd), and with the feature `systemd` from the
+/// service manager. Other processes may hold the same socket: the one that opened it, or the next one after a restart.
+/// So it is left as it was found:
+///
+/// - While it is served it is non-blocking for all holders; afterwards it is as it was before.
+/// - It keeps listening, and a socket file stays in place.
+/// - The clients in its accept queue are left to the other holders. If there are none, these clients are reset when the
+///   last descriptor is closed.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// # use async_std::{io::ReadExt, net::TcpStream};
+/// use ebbtide::{Connection, Listener, Server};
+///
+/// let inherited = std::net::TcpListener::bind("127.0.0.1:0")?; // as from a parent process
+/// let address = inherited.local_addr()?;
+/// let server = Server::new(Listener::try_from(inherited)?);
+/// let (_, report) = server
+///     .scope(async |_: Connection| {}, async |_| {
+///         let mut client = TcpStream::connect(address).await?;
+///         assert_eq!(client.read(&mut [0]).await?, 0); // EOF: the handler has returned
+///         Ok(())
+///     })
+///     .await?;
+/// assert_eq!(report.completed(), 1);
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
 pub struct Listener {
-    /// The socket file that we made; gone once it was removed.
+    /// The file of a Unix socket that was bound here. `None`: there is none, or it has been removed.
     #[cfg(unix)]
     file: Option<unix::SocketFile>,
     source: Source,
+    /// The address that it listens on, or a custom listener's name.
     address: Address,
     /// How many clients the kernel may queue.
     backlog: u32,
-    /// It was taken over, and how it was.
+    /// `Some` if the socket was opened elsewhere, with its state when it was taken over.
     inherited: Option<Inherited>,
     /// The protocols that its connections begin with.
     protocols: Protocols,
-    /// Where it was made.
+    /// The process that created it: a forked process has only a copy.
     origin: Origin,
 }
 
@@ -81,28 +112,43 @@ enum Source {
     Custom(Custom),
 }
 
+/// State of an inherited socket, to be restored.
 #[derive(Clone, Copy, Debug)]
 struct Inherited {
-    /// Accepting from it blocked, before we made that otherwise for all who have it.
+    /// The socket was blocking before it was made non-blocking here, for all of its holders.
     was_blocking: bool,
 }
 
-/// A client.
+/// An accepted client.
 pub(crate) struct Accepted {
     pub(crate) transport: Transport,
     pub(crate) peer: Address,
-    /// Where it has connected to, if that is always the same; else its stream tells.
+    /// The address that it has connected to, if that is the same for all clients. `None`: its socket knows.
     pub(crate) local: Option<Address>,
+    /// The protocols that the connection begins with.
     pub(crate) protocols: Protocols,
 }
 
 impl Listener {
-    /// Listens on a TCP address, with the default [`ListenOptions`]; port 0 lets the kernel choose one.
+    /// Listens on a TCP address, with the default [`ListenOptions`]. With port 0 the kernel chooses a free port.
     ///
     /// # Errors
     ///
-    /// Where the address is taken, not this machine's, or not permitted. The error names the address, and keeps the
-    /// kind.
+    /// The address is in use (`AddrInUse`), is not an address of this machine (`AddrNotAvailable`), or is not permitted
+    /// (`PermissionDenied`). The error names the address and what to do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use ebbtide::{Listener, Server};
+    ///
+    /// let listener = Listener::tcp(([127, 0, 0, 1], 0).into())?;
+    /// assert_ne!(listener.local_addr().port(), Some(0));
+    /// let server = Server::new(listener);
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias = "TcpListener")]
     pub fn tcp(address: SocketAddr) -> io::Result<Self> {
         Self::tcp_with(address, &ListenOptions::new())
     }
@@ -112,42 +158,89 @@ impl Listener {
     /// # Errors
     ///
     /// As for [`tcp`](Self::tcp).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use ebbtide::{ListenOptions, Listener};
+    ///
+    /// let listener = Listener::tcp_with(([127, 0, 0, 1], 0).into(), &ListenOptions::new().backlog(16))?;
+    /// assert!(listener.local_addr().to_string().starts_with("127.0.0.1:"));
+    /// # Ok(()) }
+    /// ```
     pub fn tcp_with(address: SocketAddr, options: &ListenOptions) -> io::Result<Self> {
         tcp::bind(address, options)
             .and_then(|socket| Self::over_tcp(socket, options, None))
             .map_err(|error| refused::explain(address, options, error))
     }
 
-    /// Listens on a Unix socket, with the default [`ListenOptions`].
+    /// Listens on a Unix socket at a path, with the default [`ListenOptions`].
     ///
-    /// The file is made, and removed again when the listener is closed, before its queue is emptied: so a client finds
-    /// either a server that serves it or no file at all. It is removed only if it is still the one that was made, and
-    /// not another's that has taken its place.
+    /// # The socket's file
     ///
-    /// A file that an earlier run has left behind, because it was killed, is removed first, if nothing answers behind
-    /// it: it is tried, which a server that lives sees as a client that left at once. Programs that use this crate and
-    /// start at the same moment do not remove each other's: each holds a lock (`flock`) on the folder for a moment.
-    /// Another program that keeps this lock keeps no server from starting: after 100 milliseconds it goes on without,
-    /// with a warning, and takes up to 200 more to be sure that a file is stale. The thread is blocked meanwhile.
+    /// The file is created, and removed when the listener is closed, before its accept queue is emptied: so a client
+    /// finds either a server that serves it, or no file. It is removed only if it is still the file that was created,
+    /// and not one that another program has put in its place. It is found again even if the program changes its working
+    /// directory, or a symbolic link above the file is changed.
     ///
-    /// The file is found again, to be removed, though the program changes its folder or a symbolic link above it is
-    /// moved on.
+    /// # Stale files
+    ///
+    /// A file that an earlier run has left behind, because it was killed, is removed first, if no server listens on it.
+    /// To find out, this connects to it; a live server sees a client that leaves at once.
+    ///
+    /// Programs that use this crate and start at the same moment do not remove each other's files: each holds a lock
+    /// (`flock`) on the folder for a moment. Another program that keeps this lock does not prevent the start: after 100
+    /// milliseconds it continues without the lock, with a warning, and takes up to 200 more milliseconds to be sure
+    /// that a file is stale. The thread is blocked during that time;
+    /// [`Server::bind_unix`](crate::Server::bind_unix) does the same on a thread for blocking work.
     ///
     /// # Errors
     ///
-    /// Where something listens there already, where a file that is no socket lies there, where the folder is missing or
-    /// may not be written to, and where the path is longer than the system takes (107 bytes on Linux). The error names
-    /// the path.
+    /// - Something listens there already, or another file than a socket is there (`AddrInUse`).
+    /// - The folder is missing (`NotFound`), or may not be written to (`PermissionDenied`).
+    /// - The path is empty, or longer than the system allows (107 bytes on Linux) (`InvalidInput`).
+    ///
+    /// The error names the path and what to do.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use ebbtide::Listener;
+    ///
+    /// let path = std::env::temp_dir().join(format!("ebbtide-doc-unix-{}.sock", std::process::id()));
+    /// let listener = Listener::unix(&path)?;
+    /// assert_eq!(listener.local_addr().path(), Some(path.as_path()));
+    /// drop(listener);
+    /// assert!(!path.exists());
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias = "UnixListener")]
     #[cfg(unix)]
     pub fn unix(path: impl AsRef<Path>) -> io::Result<Self> {
         Self::unix_with(path, &ListenOptions::new())
     }
 
-    /// Listens like [`unix`](Self::unix), with other options.
+    /// Listens like [`unix`](Self::unix), with other options, such as the file's [mode](ListenOptions::mode).
     ///
     /// # Errors
     ///
     /// As for [`unix`](Self::unix).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use ebbtide::{ListenOptions, Listener};
+    /// use std::os::unix::fs::PermissionsExt;
+    ///
+    /// let path = std::env::temp_dir().join(format!("ebbtide-doc-unix-with-{}.sock", std::process::id()));
+    /// let listener = Listener::unix_with(&path, &ListenOptions::new().mode(0o660))?;
+    /// assert_eq!(path.metadata()?.permissions().mode() & 0o777, 0o660);
+    /// # drop(listener);
+    /// # Ok(()) }
+    /// ```
     #[cfg(unix)]
     pub fn unix_with(path: impl AsRef<Path>, options: &ListenOptions) -> io::Result<Self> {
         let path = path.as_ref();
@@ -160,13 +253,28 @@ impl Listener {
             .map_err(|error| unix::explain(&Address::unix(path), error))
     }
 
-    /// Listens on a Unix socket with a name in Linux's abstract namespace: it needs no file, and is gone with the
-    /// socket. Anybody in the same network namespace may connect, whatever their rights:
-    /// [`Connection::peer_credentials`](crate::Connection::peer_credentials) tells who it was.
+    /// Listens on a Unix socket with a name in Linux's abstract namespace.
+    ///
+    /// Such a name needs no file and vanishes with the socket. Every process in the same network namespace may connect,
+    /// whatever its permissions: [`Connection::peer_credentials`](crate::Connection::peer_credentials) returns its user
+    /// and process.
     ///
     /// # Errors
     ///
-    /// Where the name is taken, empty, or longer than 107 bytes. The error shows it with an `@`.
+    /// The name is in use (`AddrInUse`), empty, or longer than 107 bytes (`InvalidInput`). The error shows the name
+    /// with an `@` in front.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use ebbtide::Listener;
+    ///
+    /// let name = format!("ebbtide-doc-{}", std::process::id());
+    /// let listener = Listener::unix_abstract(&name)?;
+    /// assert_eq!(listener.local_addr().to_string(), format!("@{name}"));
+    /// # Ok(()) }
+    /// ```
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub fn unix_abstract(name: impl AsRef<[u8]>) -> io::Result<Self> {
         let (name, options) = (name.as_ref(), ListenOptions::new());
@@ -175,8 +283,10 @@ impl Listener {
             .map_err(|error| unix::explain(&Address::unix_abstract(name), error))
     }
 
-    /// Makes a listener in memory, and the connector for its clients: for tests without sockets, and for clients in the
-    /// same process.
+    /// Creates a listener in memory and the [`Connector`] for its clients.
+    ///
+    /// For tests without sockets, and for clients in the same process. Its accept queue holds 128 clients, and each
+    /// direction of a stream 64 KiB.
     ///
     /// # Examples
     ///
@@ -205,6 +315,9 @@ impl Listener {
     /// assert_eq!(report.completed(), 1);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "bufconn")]
+    #[doc(alias = "duplex")]
+    #[doc(alias = "socketpair")]
     pub fn memory() -> (Self, Connector) {
         let (accept, close_queue, connector) = memory::listener();
         let mut listener = Self::custom(Address::named("memory"), accept);
@@ -214,8 +327,32 @@ impl Listener {
         (listener, connector)
     }
 
-    /// Makes a listener of your own: a transport that this crate does not know, or one that fails as a test wants it
-    /// to. It is closed by its drop; `address` is its name in logs and lists.
+    /// Creates a listener from a type of your own.
+    ///
+    /// For a transport that this crate does not know, or one that fails in the way a test needs. `address` is its name
+    /// in logs and lists. The server closes it by dropping `accept`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Accept, Address, Connection, ErrorKind, Listener, MemoryStream, Server};
+    /// use std::io;
+    ///
+    /// struct Broken;
+    ///
+    /// impl Accept for Broken {
+    ///     type Io = MemoryStream;
+    ///     async fn accept(&mut self) -> io::Result<(MemoryStream, Address)> {
+    ///         Err(io::Error::new(io::ErrorKind::InvalidInput, "the cable is cut"))
+    ///     }
+    /// }
+    ///
+    /// let listener = Listener::custom(Address::named("cable"), Broken);
+    /// let error = Server::new(listener).serve(async |_: Connection| {}).await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Listener);
+    /// # });
+    /// ```
     pub fn custom(address: Address, accept: impl Accept) -> Self {
         Self {
             #[cfg(unix)]
@@ -252,7 +389,9 @@ impl Listener {
         Ok(Self { file: None, source, address, backlog, inherited, protocols, origin: Origin::here() })
     }
 
-    /// Its connections are encrypted: see [`Tls`] (feature `tls`). For any listener, also one in memory.
+    /// Makes the connections of this listener encrypted: see [`Tls`] (feature `tls`). Works with every listener.
+    ///
+    /// Default: they are not.
     ///
     /// # Examples
     ///
@@ -267,22 +406,50 @@ impl Listener {
     /// # Ok(server) }
     /// ```
     #[cfg(feature = "tls")]
-    #[must_use = "it gives the listener back"]
+    #[must_use = "this returns the listener; give it to `Server::new` or `Server::add_listener`"]
     pub fn tls(mut self, tls: &Tls) -> Self {
         self.protocols.tls = Some(tls.clone());
         self
     }
 
-    /// Its connections come through proxies that say who the client is: see [`ProxyProtocol`] (feature
-    /// `proxy-protocol`). For any listener, also an inherited one, one of your own, or one in memory.
+    /// Makes the connections of this listener begin with a header of the PROXY protocol: see [`ProxyProtocol`] (feature
+    /// `proxy-protocol`). Works with every listener.
+    ///
+    /// Default: they do not.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::prelude::*;
+    /// use ebbtide::{Connection, Listener, ProxyProtocol, Server};
+    ///
+    /// let (listener, connector) = Listener::memory();
+    /// let listener = listener.proxy_protocol(ProxyProtocol::required().trust_local());
+    /// let tell_peer = async |mut conn: Connection| {
+    ///     let peer = conn.peer_addr().to_string();
+    ///     conn.write_all(peer.as_bytes()).await
+    /// };
+    /// let (peer, _report) = Server::new(listener)
+    ///     .scope(tell_peer, async |_| {
+    ///         let mut proxy = connector.connect().await?;
+    ///         proxy.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 40000 443\r\n").await?;
+    ///         let mut peer = String::new();
+    ///         proxy.read_to_string(&mut peer).await?;
+    ///         Ok(peer)
+    ///     })
+    ///     .await?;
+    /// assert_eq!(peer, "192.0.2.1:40000");
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     #[cfg(feature = "proxy-protocol")]
-    #[must_use = "it gives the listener back"]
+    #[must_use = "this returns the listener; give it to `Server::new` or `Server::add_listener`"]
     pub fn proxy_protocol(mut self, proxy: ProxyProtocol) -> Self {
         if proxy.is_required() && !proxy.trusts_any() {
             log_line!(
                 warn,
-                "`ProxyProtocol::required` trusts no proxy, so every client of `{}` will be closed: name the proxy's network \
-                 with `ProxyProtocol::trust`, or `trust_local` for a Unix socket",
+                "`ProxyProtocol::required` trusts no proxy, so every client of `{}` will be closed: name the proxy's \
+                 network with `ProxyProtocol::trust`, or `trust_local` for a Unix socket",
                 self.address
             );
         }
@@ -290,12 +457,19 @@ impl Listener {
         self
     }
 
-    /// Returns the address that it listens on.
+    /// Returns the address that it listens on, or the name of a custom listener.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// let (listener, _connector) = ebbtide::Listener::memory();
+    /// assert_eq!(listener.local_addr().to_string(), "memory");
+    /// ```
     pub fn local_addr(&self) -> &Address {
         &self.address
     }
 
-    /// Where it was made.
+    /// The process that created it.
     pub(crate) fn origin(&self) -> Origin {
         self.origin
     }
@@ -304,12 +478,12 @@ impl Listener {
         self.backlog
     }
 
-    /// Whether other processes may listen on the same socket, so that the clients in its backlog can be left to them.
+    /// Whether other processes may hold the same socket, so that the clients in its backlog can be left to them.
     pub(crate) fn is_shared(&self) -> bool {
         self.inherited.is_some()
     }
 
-    /// A client, or the error in its place, as soon as there is one.
+    /// Polls for the next client, or the error in its place.
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         if let Source::Custom(custom) = &mut self.source {
             return custom.poll_accept(cx).map(|accepted| self.receive(accepted));
@@ -322,12 +496,12 @@ impl Listener {
                 Source::Tcp(socket) => ready!(socket.poll_readable(cx))?,
                 #[cfg(unix)]
                 Source::Unix(socket) => ready!(socket.poll_readable(cx))?,
-                Source::Custom(_) => unreachable!("it was seen above that it is a socket"),
+                Source::Custom(_) => unreachable!("a custom listener was polled above"),
             }
         }
     }
 
-    /// The same without waiting: `None` if no client is there.
+    /// Accepts without waiting: `None` if no client is in the backlog.
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
         #[cfg(unix)]
         if let Some(inherited) = &mut self.inherited {
@@ -348,7 +522,7 @@ impl Listener {
         };
         #[cfg(unix)]
         if let (Some(_), Ok((transport, _))) = (&self.inherited, &accepted) {
-            let _gone = tcp::set_defaults(transport); // it fails for a connection that is over
+            let _ended = tcp::set_defaults(transport); // fails if the peer has reset the connection
         }
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -365,7 +539,8 @@ impl Listener {
         Ok(Accepted { transport: self.protocols.prepare(transport), peer, local, protocols: self.protocols.clone() })
     }
 
-    /// Keeps new clients from finding it, as far as that is possible before it is closed.
+    /// Keeps new clients out, as far as that is possible before it is closed: removes the socket's file, or closes the
+    /// queue of a listener in memory.
     pub(crate) fn retire(&mut self) {
         #[cfg(unix)]
         drop(self.file.take());
@@ -377,7 +552,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.retire(); // before the socket is closed: until then no other file can have its inode
+        self.retire(); // before the socket is closed: as long as it is open, no other file can get its inode
         #[cfg(unix)]
         if let (Some(Inherited { was_blocking: true }), false) = (self.inherited, self.origin.is_elsewhere()) {
             inherited::make_blocking(&self.source, &self.address);
@@ -385,7 +560,7 @@ impl Drop for Listener {
     }
 }
 
-/// Binds on a thread for blocking work: another program may keep the folder locked for a moment.
+/// Binds a Unix socket on a thread for blocking work: another program may hold the folder's lock for a moment.
 #[cfg(unix)]
 pub(crate) async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
     check_origin()?;
@@ -393,7 +568,7 @@ pub(crate) async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Resul
     async_std::task::spawn_blocking(move || Listener::unix_with(path, &options)).await
 }
 
-/// The runtime's threads, which are to work for a bind, are those of this process.
+/// Checks that the runtime's threads, which have to work for a bind, run in this process: a fork does not copy them.
 fn check_origin() -> io::Result<()> {
     if let Some(why) = Origin::here().why_not_here() {
         return Err(explained(io::ErrorKind::Unsupported, format_args!("cannot bind here: {why}")));
@@ -402,25 +577,27 @@ fn check_origin() -> io::Result<()> {
     Ok(())
 }
 
-/// Listens on every address that `addresses` resolves to. If one fails, those already open are closed again.
+/// Listens on every address that `addresses` resolves to. If one fails, the sockets that are already open are closed.
 pub(crate) async fn bind_all(addresses: impl ToBindAddrs, options: &ListenOptions) -> io::Result<Vec<Listener>> {
-    let addresses = addresses.into_bind_addrs(); // before the await: a future of the whole is `Send` whatever they are
+    let addresses = addresses.into_bind_addrs(); // before the await: so the future is `Send` for every such type
     check_origin()?;
     let resolved = addresses.resolve().await?;
     tcp::bind_each(&resolved, options)
 }
 
-/// What the connections of a listener begin with, before the handler is called. Cheap to clone.
+/// The protocols that a listener's connections begin with, before the handler is called. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Protocols {
+    /// The PROXY protocol, which comes first.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) proxy: Option<Arc<ProxyProtocol>>,
+    /// TLS, which comes after it.
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Tls>,
 }
 
 impl Protocols {
-    /// Whether the handler gets the socket's own bytes, from the first on.
+    /// Whether there are none: the handler gets the socket's own bytes, from the first on.
     pub(crate) fn is_empty(&self) -> bool {
         #[cfg(feature = "proxy-protocol")]
         if self.proxy.is_some() {
@@ -433,7 +610,7 @@ impl Protocols {
         true
     }
 
-    /// Makes an accepted stream ready for what is to be laid over it.
+    /// Prepares an accepted stream for the protocols on top of it.
     pub(crate) fn prepare(&self, stream: Transport) -> Transport {
         #[cfg(feature = "tls")]
         if self.tls.is_some() {
@@ -442,7 +619,7 @@ impl Protocols {
         stream
     }
 
-    /// Whether who the client is will be known only once a proxy, which is this peer, has said it.
+    /// Whether this peer is a proxy that will name its client, so that the client is not known yet.
     pub(crate) fn name_client_of(&self, peer: &Address) -> bool {
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxy) = &self.proxy {

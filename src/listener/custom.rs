@@ -1,4 +1,6 @@
-//! [`Accept`]: listeners that users write.
+//! [`Accept`]: the trait of listeners that users write, and [`Custom`], which polls one.
+//!
+//! The user's code may panic or misbehave: it is polled inside a catch, and dropped with care.
 
 use crate::address::Address;
 use crate::panic::{self, Kept};
@@ -12,18 +14,19 @@ use std::pin::Pin;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
-/// Source of connections that this crate does not know: for [`Listener::custom`](crate::Listener::custom).
+/// Source of connections of a type of your own, for [`Listener::custom`](crate::Listener::custom).
 ///
-/// It keeps the promises of every listener: it is asked for a client only while there is a permit for one, its errors
-/// are treated as those of a socket, and it is dropped, which closes it, before the drain begins.
+/// It has the guarantees of every listener: it is asked for a client only while there is a permit for one, its errors
+/// are treated like those of a socket, and it is dropped, which closes it, before the drain begins.
 ///
 /// # Examples
 ///
-/// A listener on a channel, whose clients come from elsewhere in the program:
+/// A listener on a channel, whose clients come from another part of the program:
 ///
 /// ```
-/// use async_std::channel::Receiver;
-/// use ebbtide::{Accept, Address, Listener, MemoryStream, Server};
+/// # async_std::task::block_on(async {
+/// use async_std::{channel::Receiver, io::ReadExt};
+/// use ebbtide::{Accept, Address, Connection, Listener, MemoryStream, Server};
 /// use std::io;
 ///
 /// struct FromChannel(Receiver<MemoryStream>);
@@ -41,53 +44,68 @@ use std::task::{Context, Poll};
 ///
 /// let (clients, incoming) = async_std::channel::bounded(16);
 /// let listener = Listener::custom(Address::named("channel"), FromChannel(incoming));
-/// let server = Server::new(listener);
-/// # drop((clients, server));
+/// let (_, report) = Server::new(listener)
+///     .scope(async |_: Connection| {}, async |_| {
+///         let (mut client, theirs) = MemoryStream::pair();
+///         clients.send(theirs).await?;
+///         assert_eq!(client.read(&mut [0]).await?, 0); // EOF: the handler has returned
+///         Ok(())
+///     })
+///     .await?;
+/// assert_eq!(report.completed(), 1);
+/// # io::Result::Ok(()) }).unwrap();
 /// ```
+#[doc(alias = "net.Listener")]
+#[doc(alias = "axum::serve::Listener")]
 pub trait Accept: Send + 'static {
-    /// A client's stream. Dropping it must close it in both directions; closing it (`poll_close`), only ours.
+    /// A client's stream. Its drop must close both directions; `poll_close` only the direction to the client.
     type Io: AsyncRead + AsyncWrite + Send + Unpin + 'static;
 
     /// Returns the next client's stream and address.
     ///
-    /// At the end of serving it is polled with a waker that does nothing, until it is `Pending`, for the clients that
-    /// are there already; at most 4,097 times, and no longer than the exit may last. Then it is dropped.
+    /// At the end of serving, the future is polled with a waker that does nothing until it returns `Pending`, for the
+    /// clients that are there already; at most 4,097 times, and no longer than the exit may last. Then it is dropped.
     ///
     /// # Cancel safety
     ///
-    /// It must be cancel safe, since its future is dropped at the end of serving: a client that was taken from its
-    /// queue is returned by the poll that took it. So a handshake does not belong here, but in the first reads and
-    /// writes of `Io`.
+    /// The future must be cancel safe, because it is dropped at the end of serving. The poll that takes a client from
+    /// its queue must return that client. So do not do a handshake here, but in the first reads and writes of `Io`.
     ///
     /// # Errors
     ///
-    /// Each is counted ([`Handle::accept_errors`](crate::Handle::accept_errors)) and logged. An error of the system is
-    /// treated as accept(2)'s own: see [`Server`](crate::Server#errors-of-accept). Of the others, `ConnectionAborted`,
-    /// `ConnectionReset` and `Interrupted` concern one client, and the next is asked for at once; `InvalidInput` means
-    /// that the listener can never go on, and stops the server; after all others there is a pause, from 5 milliseconds
-    /// to 1 second, before it is asked again. `WouldBlock` is treated as such an error, too: a listener is `Pending`
-    /// instead.
+    /// Each error is counted ([`Handle::accept_errors`](crate::Handle::accept_errors)) and logged. An error of the
+    /// system (with an errno) is treated like one of accept(2): see [`Server`](crate::Server#errors-of-accept). For all
+    /// others the kind decides:
+    ///
+    /// | kind | effect |
+    /// |---|---|
+    /// | `ConnectionAborted`, `ConnectionReset`, `Interrupted` | concerns one client: the next is asked for at once |
+    /// | `InvalidInput` | the listener has failed for good: the server ends |
+    /// | all others | a pause, from 5 milliseconds to 1 second, before the listener is asked again |
+    ///
+    /// `WouldBlock` belongs to the others: a listener without a client must return `Pending` instead.
     ///
     /// # Panics
     ///
-    /// A panic means that the listener can never go on.
+    /// A panic means that the listener has failed for good: the server ends.
     fn accept(&mut self) -> impl Future<Output = io::Result<(Self::Io, Address)>> + Send;
 }
 
-/// A listener of the user's, dropped and polled with care.
+/// A user's listener: its polls and its drop catch panics.
 pub(super) struct Custom {
-    /// Accepts one client after the other, and never ends. The lock is never taken: it only makes the thing `Sync`.
+    /// Accepts one client after the other, and never ends. The lock is never taken: it only makes the type `Sync`.
     accepting: Mutex<Kept<Pin<Box<dyn Future<Output = ()> + Send>>>>,
-    /// What it has accepted in its last poll.
+    /// The client or error of its last poll; the future writes it, `poll_accept` takes it.
     accepted: Arc<Mutex<Option<AcceptResult>>>,
-    /// Keeps new clients from queueing, where that can be done before those that are queued are accepted.
+    /// Closes the accept queue to new clients, if that can be done before the queued clients are accepted.
     close_queue: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 type AcceptResult = io::Result<(Transport, Address)>;
 
 impl Custom {
-    /// One future for all clients: so an accept costs no allocation, and none is forgotten between two polls.
+    /// One future accepts all clients: so an accept costs no allocation, and no unfinished accept is lost between two
+    /// polls.
     pub(super) fn new(mut accept: impl Accept) -> Self {
         let accepted = Arc::new(Mutex::new(None));
         let result = Arc::clone(&accepted);
@@ -96,7 +114,7 @@ impl Custom {
                 let client = accept.accept().await.map(|(io, peer)| (Transport::boxed(Box::pin(io)), peer));
                 *lock(&result) = Some(client);
                 let mut has_waited = false;
-                // Until the next poll, which comes only if another client is wanted.
+                // Pending until the next poll: the accept loop polls again only when it wants another client.
                 poll_fn(|_| if std::mem::replace(&mut has_waited, true) { Poll::Ready(()) } else { Poll::Pending })
                     .await;
             }
@@ -104,7 +122,7 @@ impl Custom {
         Self { accepting: Mutex::new(Kept::new(accepting)), accepted, close_queue: None }
     }
 
-    /// For a listener of this crate's own.
+    /// Sets the function that closes the accept queue; only listeners of this crate have one.
     pub(super) fn set_close_queue(&mut self, close_queue: impl FnOnce() + Send + Sync + 'static) {
         self.close_queue = Some(Box::new(close_queue));
     }
@@ -125,7 +143,7 @@ impl Custom {
         match lock(&self.accepted).take() {
             None => Poll::Pending,
             Some(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                Poll::Ready(Err(io::Error::other(error))) // of a socket it would mean that no client is there
+                Poll::Ready(Err(io::Error::other(error))) // from a socket it would mean that no client is queued
             }
             Some(accepted) => Poll::Ready(accepted),
         }

@@ -1,17 +1,20 @@
-//! [`Keepalive`]: how a peer that vanished without a word is noticed.
+//! [`Keepalive`]: settings of `SO_KEEPALIVE`, by which the kernel notices that an idle peer has vanished.
 
 use socket2::{Socket, TcpKeepalive};
 use std::io;
 use std::time::Duration;
 
-/// `SO_KEEPALIVE` of connections: the kernel probes a peer that has been silent, and ends the connection if it does not
-/// answer. For [`ListenOptions::keepalive`](crate::ListenOptions::keepalive).
+/// Settings of `SO_KEEPALIVE`: the kernel probes a silent peer, and ends the connection if it does not answer.
 ///
-/// The defaults notice a peer that vanished, its cable cut or its machine switched off, after 2 minutes: a first probe
-/// after 60 seconds of silence, then one every 15 seconds, 4 in all. A peer that lives and sends nothing answers the
-/// probes, and stays. The kernel does not probe while it waits for an acknowledgement of something that was written;
-/// then [`Server::ack_timeout`](crate::Server::ack_timeout) decides, after 5 minutes by default; where that does not
-/// work, the kernel's retransmissions, after some 15 minutes.
+/// For [`ListenOptions::keepalive`](crate::ListenOptions::keepalive).
+///
+/// A peer vanishes when its cable is cut or its machine is switched off. The defaults notice that after 2 minutes: a
+/// first probe after 60 seconds of silence, then one every 15 seconds, 4 in all. A live peer that sends nothing answers
+/// the probes, and stays connected.
+///
+/// The kernel sends no probes while written data is unacknowledged. Then
+/// [`Server::ack_timeout`](crate::Server::ack_timeout) ends the connection, after 5 minutes by default; on systems
+/// where that does not work, the kernel's retransmissions end it, after about 15 minutes.
 ///
 /// # Examples
 ///
@@ -23,48 +26,86 @@ use std::time::Duration;
 /// let options = ListenOptions::new().keepalive(Keepalive::after(seconds(20)).interval(seconds(5)).retries(3));
 /// let simple = ListenOptions::new().keepalive(seconds(20));
 /// let none = ListenOptions::new().keepalive(Keepalive::OFF);
+///
+/// let default = Keepalive::after(seconds(60)).interval(seconds(15)).retries(4);
+/// assert_eq!(Keepalive::default(), default);
 /// ```
+#[doc(alias = "SO_KEEPALIVE")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use = "it is for `ListenOptions::keepalive`"]
+#[must_use = "give it to `ListenOptions::keepalive`"]
 pub struct Keepalive {
-    /// `None`: off.
+    /// The silence before the first probe. `None`: off.
     after: Option<Duration>,
+    /// The time between two probes.
     interval: Duration,
+    /// The number of probes without an answer after which the connection ends.
     retries: u32,
 }
 
-/// After how long a silence a peer is probed, how far apart the probes are, and how many there are.
+/// Default: the silence before the first probe.
 const AFTER: Duration = Duration::from_secs(60);
+/// Default: the time between two probes.
 const INTERVAL: Duration = Duration::from_secs(15);
+/// Default: the number of probes.
 const RETRIES: u32 = 4;
 
-/// What Linux takes.
+/// The most that Linux accepts for a time.
 const LONGEST: Duration = Duration::from_secs(32_767);
+/// The most that Linux accepts for the number of probes.
 const MOST_RETRIES: u32 = 127;
 
 impl Keepalive {
-    /// No probes: a peer that vanished while it was idle is never noticed.
+    /// No probes: a peer that vanishes while it is idle is never noticed.
     pub const OFF: Self = Self { after: None, interval: INTERVAL, retries: RETRIES };
 
-    /// Probes a peer that has been silent for so long. The kernel counts in whole seconds; the crate keeps it between 1
-    /// second and 32,767 seconds (about 9 hours), which is all that Linux takes.
+    /// Creates settings that probe a peer after this silence.
+    ///
+    /// The kernel counts in whole seconds. The time is clamped to 1 second at least and 32,767 seconds (about 9 hours)
+    /// at most, which is the range of Linux.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use ebbtide::Keepalive;
+    /// # use std::time::Duration;
+    /// assert_eq!(Keepalive::after(Duration::from_secs(60)), Keepalive::default());
+    /// assert_eq!(Keepalive::after(Duration::ZERO), Keepalive::after(Duration::from_secs(1)));
+    /// ```
+    #[doc(alias = "TCP_KEEPIDLE")]
     pub fn after(silence: Duration) -> Self {
         Self { after: Some(clamp(silence)), ..Self::OFF }
     }
 
-    /// Sets how far apart the probes are, within the same bounds. Default: 15 seconds.
+    /// Sets the time between two probes, clamped like [`after`](Self::after). Default: 15 seconds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use ebbtide::Keepalive;
+    /// # use std::time::Duration;
+    /// assert_eq!(Keepalive::default().interval(Duration::from_secs(15)), Keepalive::default());
+    /// ```
+    #[doc(alias = "TCP_KEEPINTVL")]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = clamp(interval);
         self
     }
 
-    /// Sets after how many probes without an answer the connection ends, 1 to 127. Default: 4.
+    /// Sets after how many probes without an answer the connection ends: 1 to 127. Default: 4.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use ebbtide::Keepalive;
+    /// assert_eq!(Keepalive::default().retries(4), Keepalive::default());
+    /// ```
+    #[doc(alias = "TCP_KEEPCNT")]
     pub fn retries(mut self, probes: u32) -> Self {
         self.retries = probes.clamp(1, MOST_RETRIES);
         self
     }
 
-    /// Sets it on a socket that listens, whose connections inherit it, or on a connection.
+    /// Applies the settings to a listening socket, whose connections inherit them, or to a connection.
     pub(super) fn set(self, socket: &Socket) -> io::Result<()> {
         let Some(after) = self.after else {
             return Ok(());

@@ -1,4 +1,6 @@
-//! A listener in memory, and its clients.
+//! A listener in memory: [`Connector`] connects clients to it, and [`MemoryStream`] is one end of a connection.
+//!
+//! The accept queue is a bounded channel. Each direction of a stream is a pipe of the crate `piper`.
 
 use super::custom::Accept;
 use crate::address::Address;
@@ -13,25 +15,48 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// How many clients wait at most; one more waits in [`Connector::connect`].
+/// How many clients the accept queue holds; further ones wait in [`Connector::connect`].
 const BACKLOG: usize = 128;
 
-/// How many bytes are on their way at most, in each direction; more wait in the writer.
+/// How many bytes each direction holds; a further write waits.
 const BUFFER: usize = 64 * 1024;
 
-/// Connects to a listener in memory: see [`Listener::memory`](crate::Listener::memory).
+/// Connects clients to a listener in memory: see [`Listener::memory`](crate::Listener::memory).
+///
+/// A clone connects to the same listener.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, Listener, Server};
+///
+/// let (listener, connector) = Listener::memory();
+/// let (_clients, report) = Server::new(listener)
+///     .scope(async |_: Connection| {}, async |_| {
+///         let other = connector.clone();
+///         Ok((connector.connect().await?, other.connect().await?))
+///     })
+///     .await?;
+/// assert_eq!(report.accepted(), 2);
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
 #[derive(Clone)]
 pub struct Connector {
+    /// The accept queue.
     clients: Sender<Client>,
-    /// Clients are numbered, so that logs can tell them apart.
+    /// The number of the next client: logs show it.
     next: Arc<AtomicU64>,
 }
 
+/// The server's end of a connection, and the client's address.
 type Client = (MemoryStream, Address);
 
 impl Connector {
-    /// Connects; the client's address is `memory:` and its number, from 0. Where 128 clients wait already it waits with
-    /// them.
+    /// Connects a client and returns its end of the stream.
+    ///
+    /// The client's address is `memory:` and its number, from 0. It does not wait for the accept; but if 128 clients
+    /// are in the accept queue, it waits for a free place.
     ///
     /// # Errors
     ///
@@ -39,7 +64,31 @@ impl Connector {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future connects no client.
+    /// Dropping the future before it is ready connects no client. Nothing is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Listener, Server};
+    ///
+    /// let (listener, connector) = Listener::memory();
+    /// let (peer, _report) = Server::new(listener)
+    ///     .scope(async |conn: Connection| conn.peer_closed().await, async |server| {
+    ///         let _client = connector.connect().await?;
+    ///         while server.connections().is_empty() {
+    ///             async_std::task::yield_now().await; // until it is accepted
+    ///         }
+    ///         Ok(server.connections()[0].peer_addr().to_string())
+    ///     })
+    ///     .await?;
+    /// assert_eq!(peer, "memory:0");
+    ///
+    /// let error = connector.connect().await.unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused); // the server is closed
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "dial")]
     pub async fn connect(&self) -> io::Result<MemoryStream> {
         let (ours, theirs) = MemoryStream::pair();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -62,10 +111,11 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// Dropped, it closes the channel, and so the clients that wait.
+/// The listener's end of the accept queue. Its drop closes the queue and the streams of the clients in it.
 struct Memory(Receiver<Client>);
 
-/// With what keeps clients from queueing: those that are queued can still be accepted.
+/// Returns the listener; a function that closes its accept queue, after which the clients in the queue can still be
+/// accepted; and the connector.
 pub(super) fn listener() -> (impl Accept, impl FnOnce() + Send + Sync + 'static, Connector) {
     let (clients, incoming) = bounded(BACKLOG);
     let queue = incoming.clone();
@@ -87,23 +137,61 @@ impl Accept for Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         self.0.close();
-        while self.0.try_recv().is_ok() {} // clients that wait read EOF, though a connector may live on
+        while self.0.try_recv().is_ok() {} // queued clients read EOF, even if a connector keeps the channel alive
     }
 }
 
-/// One end of a stream of bytes in memory, both ways; each direction holds 64 KiB.
+/// One end of a bidirectional stream of bytes in memory. Each direction holds 64 KiB.
 ///
-/// It behaves as a socket does: closing ends our direction only, and the other end reads what was written before it
-/// reads the end; dropping ends both, and the other end's writes fail with `BrokenPipe`.
+/// It behaves like a socket:
+///
+/// - [`close`](Self::close) shuts down its own direction only (half-close). The other end reads what was written, then
+///   EOF, and can still send.
+/// - A drop closes both directions. The other end reads what was written, then EOF; its writes fail with `BrokenPipe`.
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use async_std::io::{ReadExt, WriteExt};
+/// use ebbtide::MemoryStream;
+///
+/// let (mut one, mut other) = MemoryStream::pair();
+/// one.write_all(b"hello").await?;
+/// drop(one);
+/// let mut text = String::new();
+/// other.read_to_string(&mut text).await?;
+/// assert_eq!(text, "hello");
+/// assert_eq!(other.write(b"x").await.unwrap_err().kind(), std::io::ErrorKind::BrokenPipe);
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+#[doc(alias = "DuplexStream")]
 pub struct MemoryStream {
+    /// The direction from the other end.
     reader: piper::Reader,
-    /// `None` once it is closed.
+    /// The direction to the other end. `None` once it is closed.
     writer: Option<piper::Writer>,
 }
 
 impl MemoryStream {
-    /// Two ends that are connected with each other.
+    /// Creates two ends that are connected with each other.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::io::{ReadExt, WriteExt};
+    /// # use ebbtide::MemoryStream;
+    /// let (mut one, mut other) = MemoryStream::pair();
+    /// one.write_all(b"ping").await?;
+    /// let mut buf = [0; 4];
+    /// other.read_exact(&mut buf).await?;
+    /// assert_eq!(&buf, b"ping");
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
     #[doc(alias = "duplex")]
+    #[doc(alias = "socketpair")]
+    #[doc(alias = "net.Pipe")]
     pub fn pair() -> (Self, Self) {
         let (here, to_there) = (piper::pipe(BUFFER), piper::pipe(BUFFER));
         let (one_reads, other_writes) = here;
@@ -111,12 +199,33 @@ impl MemoryStream {
         (Self { reader: one_reads, writer: Some(one_writes) }, Self { reader: other_reads, writer: Some(other_writes) })
     }
 
-    /// Ends our direction: the other end reads what was written, and then the end, and can still send. Closing again
-    /// does nothing.
+    /// Shuts down its own direction (half-close): the other end reads what was written, then EOF, and can still send.
+    ///
+    /// Closing again has no effect.
     ///
     /// # Errors
     ///
-    /// None: the `Result` is what the sockets' own closing has.
+    /// None. It returns a `Result` like the same method of sockets.
+    ///
+    /// # Cancel safety
+    ///
+    /// The direction is closed by the first poll. A future that is dropped before it closes nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::io::{ReadExt, WriteExt};
+    /// # use ebbtide::MemoryStream;
+    /// let (mut one, mut other) = MemoryStream::pair();
+    /// one.close().await?;
+    /// assert_eq!(other.read(&mut [0]).await?, 0); // EOF
+    /// other.write_all(b"x").await?; // the other direction is open
+    /// assert_eq!(one.read(&mut [0]).await?, 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "shutdown")]
+    #[doc(alias = "CloseWrite")]
     pub async fn close(&mut self) -> io::Result<()> {
         self.writer = None;
         Ok(())
@@ -128,8 +237,8 @@ impl AsyncRead for MemoryStream {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        // NOTE: not the pipe's own poll for bytes, which says `Pending` one time in a hundred although bytes are there:
-        // a drain would take that for a client that has nothing more to say.
+        // NOTE: not the pipe's own `poll_drain_bytes`: it yields at random, so it returns `Pending` one time in a
+        // hundred although bytes are there. A drain would take that for a client that has sent nothing more.
         match ready!(self.reader.poll(cx)) {
             true => Poll::Ready(Ok(self.reader.try_drain(buf))),
             false => Poll::Ready(Ok(0)),
@@ -148,7 +257,7 @@ impl AsyncWrite for MemoryStream {
         }
         match ready!(writer.poll(cx)) {
             true => match writer.try_fill(buf) {
-                0 => gone("the other end is gone"), // since then
+                0 => gone("the other end is gone"), // dropped after the poll
                 n => Poll::Ready(Ok(n)),
             },
             false => gone("the other end is gone"),
@@ -159,7 +268,7 @@ impl AsyncWrite for MemoryStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Closing again does nothing.
+    /// Closing again has no effect.
     fn poll_close(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.writer = None;
         Poll::Ready(Ok(()))

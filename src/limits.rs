@@ -1,4 +1,8 @@
-//! Permits: how many connections there may be at a time, in all and from one client.
+//! Permits: how many connections may be open at a time, in all and for each client.
+//!
+//! [`ConnectionLimit`] is the semaphore that the accept loops share. A loop first takes a permit *on trial*
+//! ([`Trial`]), and keeps it ([`Permit`]) if its listener has a client. `turns` decides which loop is next; `clients`
+//! counts the connections of each client.
 
 mod clients;
 mod turns;
@@ -13,10 +17,10 @@ use std::task::{Context, Poll};
 pub(crate) use turns::Turn;
 use turns::Turns;
 
-/// Where the system does not tell how many files may be open.
+/// The default limit if the limit on open files is unknown: none.
 const UNKNOWN: usize = usize::MAX;
 
-/// The limits of one server. All can be moved while it serves.
+/// The connection limits of one server. All can be changed while it serves.
 #[derive(Debug)]
 pub(crate) struct ConnectionLimit {
     state: Mutex<LimitState>,
@@ -24,35 +28,40 @@ pub(crate) struct ConnectionLimit {
 
 #[derive(Debug)]
 struct LimitState {
+    /// `max_connections`.
     max: usize,
+    /// `max_connections_per_ip`; `usize::MAX`: no limit.
     max_per_client: usize,
+    /// No permit is given while accepting is paused.
     paused: bool,
-    /// Permits that are out.
+    /// Permits in use, those on trial included.
     used: usize,
-    /// Those of them that are out on trial: only until a listener has said whether it has a client.
+    /// Permits on trial: in use until a listener has found whether it has a client.
     on_trial: usize,
-    /// Permits that are out, by client; only while there is a limit on that.
+    /// Connections of each client; counted only while there is a limit for it.
     clients: Clients,
     /// Accept loops that wait for a permit.
     turns: Turns,
 }
 
 impl LimitState {
+    /// Whether a permit is free.
     fn admits(&self) -> bool {
         !self.paused && self.used < self.max
     }
 
-    /// Whether there may be a permit in a moment, although no connection ends.
+    /// Whether a permit is free, or may be in a moment without the end of a connection: one on trial may come back.
     fn may_admit(&self) -> bool {
         !self.paused && self.used - self.on_trial < self.max
     }
 }
 
-/// What became of an attempt to have a permit.
+/// Result of an attempt to get a permit without waiting.
 pub(crate) enum Attempt {
     Permit(Permit),
-    /// All are out, but some on trial: ask again in a moment.
+    /// All are in use, but some only on trial: try again in a moment.
     Undecided,
+    /// All are in use, or accepting is paused.
     Full,
 }
 
@@ -70,18 +79,18 @@ impl ConnectionLimit {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// A permit on trial, as soon as there is one and it is this loop's turn. In the end the loop
-    /// [leaves](Self::leave).
+    /// Polls for a permit on trial: ready when one is free and it is this loop's turn. A loop that stops waiting has to
+    /// [leave](Self::leave).
     pub(crate) fn poll_acquire(self: &Arc<Self>, cx: &mut Context<'_>, turn: &mut Turn) -> Poll<Trial> {
         let mut state = lock(&self.state);
         if let Some(trial) = self.try_on_trial(&mut state, turn) {
-            let waker = state.turns.leave(turn); // it has come
+            let waker = state.turns.leave(turn); // the loop waits no longer
             drop(state);
             drop(waker);
             return Poll::Ready(trial);
         }
         drop(state);
-        let waker = cx.waker().clone(); // user code, so without the lock
+        let waker = cx.waker().clone(); // runs user code, so without the lock
         let mut state = lock(&self.state);
         let trial = self.try_on_trial(&mut state, turn);
         let displaced = match trial {
@@ -93,7 +102,7 @@ impl ConnectionLimit {
         trial.map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// A permit for a client that is already there.
+    /// Tries to get a permit for a client that is already accepted.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Attempt {
         let mut state = lock(&self.state);
         if state.admits() {
@@ -103,6 +112,7 @@ impl ConnectionLimit {
         if state.may_admit() { Attempt::Undecided } else { Attempt::Full }
     }
 
+    /// Takes a permit on trial, if one is free and it is this loop's turn.
     fn try_on_trial(self: &Arc<Self>, state: &mut LimitState, turn: &Turn) -> Option<Trial> {
         if !state.admits() || state.turns.stands_back(turn) {
             return None;
@@ -112,8 +122,11 @@ impl ConnectionLimit {
         Some(Trial { limit: Some(Arc::clone(self)) })
     }
 
-    /// Counts a connection of a client's address; `None` if there is no such limit. Refused if there are as many from
-    /// that client as may be.
+    /// Counts a connection of the client with this address. `None`: there is no limit for each client.
+    ///
+    /// # Errors
+    ///
+    /// If the client has as many connections as it may.
     pub(crate) fn count(self: &Arc<Self>, ip: IpAddr) -> Result<Option<Box<Counted>>, TooMany> {
         let mut state = lock(&self.state);
         let max = state.max_per_client;
@@ -125,20 +138,20 @@ impl ConnectionLimit {
         Ok(Some(Box::new(Counted { limit: Arc::clone(self), client })))
     }
 
-    /// How many permits are out.
+    /// How many permits are in use.
     pub(crate) fn used(&self) -> usize {
         lock(&self.state).used
     }
 
-    /// Whether a client that comes now is accepted: now, or as soon as a permit on trial is back.
+    /// Whether a client that connects now is accepted at once, or as soon as a permit on trial is back.
     pub(crate) fn admits(&self) -> bool {
         lock(&self.state).may_admit()
     }
 
-    /// Gives a loop's place up: it is not waiting any more.
+    /// Gives up a loop's place: it no longer waits.
     pub(crate) fn leave(&self, turn: &mut Turn) {
         if turn.is_waiting() {
-            let waker = self.change(|state| state.turns.leave(turn)); // others may have stood back for it
+            let waker = self.change(|state| state.turns.leave(turn)); // other loops may stand back for it
             drop(waker);
         }
     }
@@ -155,7 +168,7 @@ impl ConnectionLimit {
         self.change(|state| state.max_per_client = max);
     }
 
-    /// How many bits of an IPv6 address name a client.
+    /// Sets how many bits of an IPv6 address identify a client.
     pub(crate) fn set_ipv6_prefix(&self, bits: u8) {
         self.change(|state| state.clients.set_prefix(bits));
     }
@@ -164,15 +177,16 @@ impl ConnectionLimit {
         lock(&self.state).paused
     }
 
-    /// Returns whether it was before.
+    /// Pauses or resumes accepting. Returns whether it was paused before.
     pub(crate) fn set_paused(&self, paused: bool) -> bool {
         let mut before = false;
         self.change(|state| before = std::mem::replace(&mut state.paused, paused));
         before
     }
 
-    /// Every change that may free a permit, or make it another loop's turn, goes through here, so no wake-up is lost.
-    /// All who wait are called: there are only as many as listeners, and any of them may have a client.
+    /// Changes the state and wakes the waiting loops. Every change that may free a permit, or make it another loop's
+    /// turn, uses this, so no wake-up is lost. All waiting loops are called: there are only as many as listeners, and
+    /// any of them may have a client.
     fn change<T>(&self, change: impl FnOnce(&mut LimitState) -> T) -> T {
         let mut state = lock(&self.state);
         let result = change(&mut state);
@@ -183,7 +197,7 @@ impl ConnectionLimit {
     }
 }
 
-/// The right to one connection. Given back by its drop.
+/// The right to one connection. Its drop returns it.
 #[derive(Debug)]
 pub(crate) struct Permit {
     limit: Arc<ConnectionLimit>,
@@ -195,17 +209,17 @@ impl Drop for Permit {
     }
 }
 
-/// A permit until a listener has said whether it has a client. Given back by its drop.
+/// A permit on trial, until a listener has found whether it has a client. Its drop returns it.
 #[derive(Debug)]
 pub(crate) struct Trial {
-    /// `None` once it was kept.
+    /// `None` once it is kept.
     limit: Option<Arc<ConnectionLimit>>,
 }
 
 impl Trial {
-    /// There is a client for it, whose number comes with the permit: the loop's next [`Turn`] is since that one.
+    /// Keeps the permit for a client. Returns it with the client's number, which the loop's next [`Turn`] needs.
     pub(crate) fn keep(mut self) -> (Permit, u64) {
-        let limit = self.limit.take().expect("it is kept once");
+        let limit = self.limit.take().expect("a trial is kept once, since that consumes it");
         let number = limit.change(|state| {
             state.on_trial -= 1;
             state.turns.count()
@@ -225,7 +239,7 @@ impl Drop for Trial {
     }
 }
 
-/// One of the connections that a client has. Given back by its drop.
+/// One counted connection of a client. Its drop uncounts it.
 #[derive(Debug)]
 pub(crate) struct Counted {
     limit: Arc<ConnectionLimit>,
@@ -238,15 +252,15 @@ impl Drop for Counted {
     }
 }
 
-/// There are as many connections from one client as may be.
+/// Error: a client has as many connections as it may.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TooMany {
     pub(crate) max: usize,
     pub(crate) client: Client,
 }
 
-/// So many connections that accept never meets the limit on open files: a tenth of them is left to the rest of the
-/// program, but at least 64, but never more than half.
+/// Returns the default limit, with which accept never reaches the limit on open files: a tenth of the files is left to
+/// the rest of the program; at least 64, but never more than half.
 fn from_open_file_limit(files: Option<u64>) -> usize {
     let Some(files) = files else {
         return UNKNOWN;
@@ -272,7 +286,7 @@ mod tests {
     use std::task::Waker;
 
     #[test]
-    fn the_default_leaves_a_part_of_the_open_files_to_the_rest() {
+    fn the_default_leaves_a_part_of_the_open_files_to_the_rest_of_the_program() {
         let table = [
             (Some(20_000), 18_000),
             (Some(1024), 922),
@@ -330,11 +344,13 @@ mod tests {
             type Other = fn(&Arc<ConnectionLimit>, &mut Turn) -> Option<Permit>;
             let ways: [Other; 3] = [
                 |limit, other| {
-                    let Poll::Ready(trial) = poll(limit, other) else { panic!("it is its turn: {limit:?}") };
+                    let Poll::Ready(trial) = poll(limit, other) else {
+                        panic!("it must get a permit, it is its turn: {limit:?}")
+                    };
                     Some(trial.keep().0)
                 },
                 |limit, other| {
-                    assert!(poll(limit, other).is_ready(), "it has no client, and gives it back");
+                    assert!(poll(limit, other).is_ready(), "its turn: it gets a permit on trial, and returns it");
                     None
                 },
                 |limit, other| {
@@ -381,11 +397,11 @@ mod tests {
                 panic!("{limit:?}");
             };
             assert!(matches!(limit.try_acquire(), Attempt::Undecided));
-            assert!(limit.admits(), "a client that comes is accepted by the loop that tries");
+            assert!(limit.admits(), "the loop with the permit on trial accepts a new client");
             limit.set_paused(true);
             assert!(matches!(limit.try_acquire(), Attempt::Full));
             limit.set_paused(false);
-            let _kept = keeps.then(|| tried.keep().0); // otherwise it is given back
+            let _kept = keeps.then(|| tried.keep().0); // otherwise the trial is dropped
             assert_eq!(matches!(limit.try_acquire(), Attempt::Full), keeps);
             assert_eq!(matches!(limit.try_acquire(), Attempt::Permit(_)), !keeps);
         }
@@ -411,7 +427,7 @@ mod tests {
         let mapped: IpAddr = "::ffff:127.0.0.1".parse().unwrap();
         let (one, two) = (limit.count(ip).unwrap(), limit.count(mapped).unwrap());
         assert_eq!(limit.count(ip).unwrap_err().max, 2);
-        assert!(limit.count([127, 0, 0, 2].into()).is_ok(), "others are not concerned");
+        assert!(limit.count([127, 0, 0, 2].into()).is_ok(), "other clients are not limited by it");
         drop(one);
         let again = limit.count(ip).unwrap();
         drop((again, two));

@@ -1,23 +1,27 @@
-//! How many connections each client has.
+//! [`Clients`]: a table of how many connections each client has, for `max_connections_per_ip`.
+//!
+//! A client is an IPv4 address or an IPv6 network. The table has an entry only for clients with open connections, and
+//! shrinks after a flood of addresses.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// How many bits of an IPv6 address name a client: a network of this size is the smallest that a subscriber is given,
-/// and each of its addresses is theirs to choose.
+/// Default: how many bits of an IPv6 address identify a client. A network of this size is the smallest that a
+/// subscriber gets, and the subscriber can use each of its addresses.
 const IPV6_PREFIX: u8 = 64;
 
-/// A table that is at most this full, and has room for more than [`SMALLEST`], gives memory back.
+/// The table shrinks when at most one part in so many of its room is used.
 const SPARSE: usize = 4;
+/// A table with room for this many clients, or fewer, does not shrink.
 const SMALLEST: usize = 64;
 
 /// One client as it is counted: an IPv4 address, or an IPv6 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client {
-    /// IPv4 addresses never as IPv6 ones; of IPv6 ones the network's first.
+    /// An IPv4 address (never in its IPv6-mapped form), or the first address of an IPv6 network.
     ip: IpAddr,
-    /// 128 for an IPv4 address.
+    /// Length of the IPv6 prefix; 128 for an IPv4 address.
     prefix: u8,
 }
 
@@ -46,6 +50,7 @@ impl fmt::Display for Client {
 #[derive(Debug)]
 pub(super) struct Clients {
     numbers: HashMap<Client, usize>,
+    /// How many bits of an IPv6 address identify a client.
     prefix: u8,
 }
 
@@ -56,12 +61,12 @@ impl Default for Clients {
 }
 
 impl Clients {
-    /// For the clients that come from now on.
+    /// Sets the prefix for connections that are counted from now on.
     pub(super) fn set_prefix(&mut self, prefix: u8) {
         self.prefix = prefix.min(128);
     }
 
-    /// Counts one more connection of a client; an error if it has `max` already.
+    /// Counts one more connection of a client. Returns the client as an error if it already has `max`.
     pub(super) fn add(&mut self, ip: IpAddr, max: usize) -> Result<Client, Client> {
         let client = Client::new(ip, self.prefix);
         let number = self.numbers.get(&client).copied().unwrap_or(0);
@@ -72,7 +77,7 @@ impl Clients {
         Ok(client)
     }
 
-    /// One of its connections is over.
+    /// Uncounts a connection that has ended.
     pub(super) fn remove(&mut self, client: Client) {
         if let Some(number) = self.numbers.get_mut(&client) {
             *number -= 1;
@@ -83,8 +88,8 @@ impl Clients {
         }
     }
 
-    /// A flood of addresses must not leave its memory behind. Each time at least half of the room is given back, so
-    /// that it costs little, taken over all removals.
+    /// Frees the memory of a flood of addresses. Each time it frees at least half of the room, so its cost, spread over
+    /// all removals, is small.
     fn shrink(&mut self) {
         let (len, capacity) = (self.numbers.len(), self.numbers.capacity());
         if capacity > SMALLEST && len <= capacity / SPARSE {
@@ -120,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_as_many_as_may_be_whichever_of_its_addresses_they_come_from() {
+    fn the_limit_of_a_client_holds_for_all_of_its_addresses_together() {
         let mut clients = Clients::default();
         let one = clients.add(ip("2001:db8::1"), 2).unwrap();
         let two = clients.add(ip("2001:db8::ffff:2"), 2).unwrap();
@@ -129,7 +134,7 @@ mod tests {
         clients.remove(one);
         clients.add(ip("2001:db8::3"), 2).unwrap();
         assert!(clients.add(ip("2001:db8::4"), 0).is_err());
-        // The one that was counted before the setting changed is found again.
+        // Connections that were counted before the setting changed are uncounted all the same.
         clients.set_prefix(128);
         for client in [two, two, neighbour] {
             clients.remove(client);
@@ -140,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_gives_its_memory_back_after_a_flood_of_addresses() {
+    fn the_table_frees_its_memory_after_a_flood_of_addresses() {
         let mut clients = Clients::default();
         let flood: Vec<_> = (0..100_000u32).map(|n| clients.add(n.to_be_bytes().into(), 1).unwrap()).collect();
         assert!(clients.numbers.capacity() >= 100_000);

@@ -1,13 +1,15 @@
-//! Whose turn it is, if several accept loops wait for a permit.
+//! [`Turns`]: decides which accept loop gets the next permit, if several wait.
 //!
-//! Without an order the loop of a busy listener, which is back at once, would have every permit that becomes free. So
-//! the loop whose last client was accepted longest ago has the first right to it. It may have no client, and a permit
-//! must not lie with it; so a permit that becomes free wakes all who wait, and:
+//! Without an order the loop of a busy listener, which asks again at once, would get every permit that becomes free. So
+//! the loop that accepted its last client longest ago has priority. But its listener may have no client, and then it
+//! must not hold the permit. So a permit that becomes free wakes all waiting loops, and:
 //!
-//! 1. A woken loop is *called* until it comes. While it is, the loops that have had a client after it stand back.
-//! 2. When it comes, it takes the permit on trial, and keeps it, or gives it back, which calls the others; or its place
-//!    is removed with it, which does the same. So a loop that stands back is woken again.
-//! 3. Of those that are called one has no older one, and does not stand back.
+//! 1. A woken loop is *called* until it is polled. Until then, loops that accepted their last client later *stand
+//!    back*: they take no permit.
+//! 2. When a called loop is polled, it takes the permit on trial. It then keeps or returns the permit; both call the
+//!    others, if a permit is free. If the loop is dropped instead, its place is removed, which calls the others too. So
+//!    a loop that stands back is woken again.
+//! 3. Among the called loops there is always an oldest one, which does not stand back: so there is no deadlock.
 
 use slab::Slab;
 use std::task::Waker;
@@ -15,48 +17,50 @@ use std::task::Waker;
 /// One accept loop among those that share a limit.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
-    /// Its place among those that wait; `None` if it does not.
+    /// Its place among the waiting loops. `None`: it does not wait.
     key: Option<usize>,
-    /// When it last had a client: the count of clients then.
+    /// The number of its last client; 0 if it had none.
     last: u64,
 }
 
 impl Turn {
-    /// That of a loop that had a client then.
+    /// Creates the turn of a loop whose last client had this number.
     pub(crate) fn since(last: u64) -> Self {
         Self { key: None, last }
     }
 
-    /// Whether it waits: for a permit, or for another loop to have its turn.
+    /// Whether it waits, for a permit or for another loop's turn.
     pub(crate) fn is_waiting(&self) -> bool {
         self.key.is_some()
     }
 }
 
-/// The accept loops that wait. Kept under its owner's lock: wakers are user code, so they are handed out, to be woken
-/// or dropped once that is released.
+/// The accept loops that wait. It is used under its owner's lock. Wakers are user code, so the methods return them, to
+/// be woken or dropped after the lock is released.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
     waiting: Slab<Waiting>,
-    /// How many clients there have been.
+    /// How many clients have been accepted, by all loops.
     clients: u64,
 }
 
+/// A waiting loop.
 #[derive(Debug)]
 struct Waiting {
-    /// `None`: it is called.
+    /// `None`: it was woken, and is called until it is polled.
     waker: Option<Waker>,
+    /// The number of its last client.
     last: u64,
 }
 
 impl Turns {
-    /// Whether it has to stand back for a loop that is called.
+    /// Whether it has to stand back, because another loop is called that accepted its last client earlier.
     pub(super) fn stands_back(&self, turn: &Turn) -> bool {
         let is_before = |other: &Waiting| other.waker.is_none() && other.last < turn.last;
         self.waiting.iter().any(|(key, other)| turn.key != Some(key) && is_before(other))
     }
 
-    /// Waits, with this waker. Gives back the one that it had.
+    /// Makes the loop wait with this waker. Returns the waker that it had.
     #[must_use = "drop the displaced waker after the lock is released"]
     pub(super) fn wait(&mut self, turn: &mut Turn, waker: Waker) -> Option<Waker> {
         match turn.key {
@@ -68,19 +72,19 @@ impl Turns {
         }
     }
 
-    /// Gives up its place. Gives back its waker.
+    /// Gives up the loop's place. Returns its waker.
     #[must_use = "drop the waker after the lock is released"]
     pub(super) fn leave(&mut self, turn: &mut Turn) -> Option<Waker> {
         self.waiting.try_remove(turn.key.take()?)?.waker
     }
 
-    /// Calls all who wait.
+    /// Calls all waiting loops. Returns their wakers.
     #[must_use = "wake them after the lock is released"]
     pub(super) fn call(&mut self) -> Vec<Waker> {
         self.waiting.iter_mut().filter_map(|(_, waiting)| waiting.waker.take()).collect()
     }
 
-    /// One more client. Returns its number.
+    /// Counts one more client. Returns its number.
     pub(super) fn count(&mut self) -> u64 {
         self.clients += 1;
         self.clients
@@ -92,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_had_a_client_later_stands_back_until_the_other_has_come_or_left() {
+    fn a_loop_with_a_later_client_stands_back_until_the_called_loop_is_polled_or_leaves() {
         let mut turns = Turns::default();
         let (mut old, mut new) = (Turn::since(turns.count()), Turn::since(turns.count()));
         let waker = || Waker::noop().clone();
@@ -101,7 +105,7 @@ mod tests {
         assert!(!turns.stands_back(&new), "no loop is called");
         assert_eq!(turns.call().len(), 2);
         assert!(turns.stands_back(&new) && !turns.stands_back(&old));
-        assert!(turns.wait(&mut old, waker()).is_none(), "it has come, and waits again");
+        assert!(turns.wait(&mut old, waker()).is_none(), "it was polled, and waits again");
         assert!(!turns.stands_back(&new));
         assert_eq!(turns.call().len(), 1, "the other is called already");
         assert!(turns.stands_back(&new));

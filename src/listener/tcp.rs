@@ -1,4 +1,4 @@
-//! TCP sockets that listen, and their options.
+//! Listening TCP sockets: binding them with their options, one or several, and accepting from them.
 
 #[cfg(not(unix))]
 use super::Inherited;
@@ -12,10 +12,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 
-/// How often several sockets that want one port of the kernel's choice start again when another process is quicker.
+/// How often a bind of several addresses with port 0 starts again: the port that the kernel chose for the first address
+/// may be in use on a later one.
 const SAME_PORT_TRIES: usize = 32;
 
-/// A client's stream and address. The socket is non-blocking from the beginning: one call less for each.
+/// Accepts a client: its stream and address. accept4 makes the socket non-blocking, which saves a system call.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     use rustix::net::{SocketFlags, acceptfrom_with};
@@ -25,7 +26,7 @@ pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     Ok((Transport::nonblocking_tcp(stream.into())?, Address::from(peer)))
 }
 
-/// A client's stream and address.
+/// Accepts a client: its stream and address.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     let (stream, peer) = socket.accept()?;
@@ -33,7 +34,7 @@ pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     Ok((Transport::nonblocking_tcp(stream)?, Address::from(peer)))
 }
 
-/// The defaults for a connection of a socket that was not ours to set.
+/// Sets the default options on a connection of an inherited socket, whose own options are left as they are.
 #[cfg(unix)]
 pub(super) fn set_defaults(transport: &Transport) -> io::Result<()> {
     let Some(stream) = transport.as_tcp() else {
@@ -44,9 +45,10 @@ pub(super) fn set_defaults(transport: &Transport) -> io::Result<()> {
     options.keepalive.set(&socket)
 }
 
+/// Opens a socket, sets its options, binds it and listens.
 pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // On Windows the option means something else: that others may take the port from us.
+    // On Windows the option has another meaning: other programs may take the port.
     #[cfg(unix)]
     socket.set_reuse_address(options.reuse_address)?;
     #[cfg(unix)]
@@ -57,7 +59,7 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     if let (SocketAddr::V6(_), false, Some(only_v6)) = (address, is_mapped, options.only_v6) {
         socket.set_only_v6(only_v6)?;
     }
-    // Set here once instead of on each connection: the kernel lets them inherit it.
+    // Set once here instead of on each connection: connections inherit it from the kernel.
     socket.set_tcp_nodelay(options.nodelay)?;
     options.keepalive.set(&socket)?;
     socket.bind(&address.into())?;
@@ -65,13 +67,13 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     Ok(socket.into())
 }
 
-/// Binds every address, the same port for those that leave the port to the kernel. A kind of address that the machine
-/// lacks is passed over if another can be bound.
+/// Binds every address; those with port 0 get the same port. An address family that the machine lacks is skipped if
+/// another address can be bound.
 pub(super) fn bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
     let mut distinct: Vec<SocketAddr> = Vec::new();
     for address in addresses {
         if !distinct.contains(address) {
-            distinct.push(*address); // a name may be listed twice
+            distinct.push(*address); // a name may resolve to the same address twice
         }
     }
     let mut tries = 0;
@@ -85,9 +87,11 @@ pub(super) fn bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> io
     }
 }
 
+/// Why the addresses could not be bound.
 enum Taken {
-    /// The port that the kernel chose for the first address is in use on a later one: another choice may do.
+    /// The port that the kernel chose for the first address is in use on a later one: another port may work.
     ByChance(io::Error),
+    /// Any other error: trying again would not help.
     Truly(io::Error),
 }
 
@@ -113,7 +117,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
             }
             Err(error) if addresses.len() > 1 && is_lacking_family(address, &error) => {
                 let error = explain(wanted, options, error);
-                log_line!(debug, "passed over an address that this machine lacks: {error}");
+                log_line!(debug, "skipped an address that this machine lacks: {error}");
                 lacking = Some(error);
             }
             Err(error) => return Err(Taken::Truly(explain(wanted, options, error))),
@@ -129,15 +133,15 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
     }
 }
 
-/// The options for one address of a list. `[::]` takes IPv4 clients too on most systems, so it would take the port of a
-/// `0.0.0.0` beside it: who lists both means one socket for each family.
+/// Returns the options for one address of a list. On most systems `[::]` accepts IPv4 clients too, so it would take the
+/// port of a `0.0.0.0` beside it. A list with both means one socket for each family.
 fn for_one_of(all: &[SocketAddr], address: SocketAddr, options: &ListenOptions) -> ListenOptions {
     let has_ipv4_beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
     ListenOptions { only_v6: options.only_v6.or(has_ipv4_beside.then_some(true)), ..options.clone() }
 }
 
-/// Whether the machine has no such kind of address, as one without IPv6 has no `::1`. A particular address that is
-/// another machine's is not lacking but wrong.
+/// Whether the machine lacks this address family: a machine without IPv6 has no `::1`. The address of another machine
+/// is not lacking but wrong.
 fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
     let is_absent = error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() && is_every_machines(address);
     is_unsupported_family(error) || is_absent
@@ -147,7 +151,18 @@ fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
 ///
 /// # Errors
 ///
-/// If it does not listen.
+/// `InvalidInput` if it does not listen. The socket is closed then.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
+/// let address = socket.local_addr()?;
+/// let listener = ebbtide::Listener::try_from(socket)?;
+/// assert_eq!(listener.local_addr().tcp()?, address);
+/// # Ok(()) }
+/// ```
 impl TryFrom<TcpListener> for Listener {
     type Error = io::Error;
 
@@ -171,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn one_name_gets_one_port_of_the_kernels_choice() {
+    fn several_addresses_with_port_0_get_the_same_port() {
         let two = [port(0), SocketAddr::from(([127, 0, 0, 2], 0))];
         let listeners = bind_each(&two, &ListenOptions::new()).unwrap();
         let ports: Vec<_> = listeners.iter().map(|listener| listener.local_addr().port().unwrap()).collect();
@@ -187,15 +202,15 @@ mod tests {
         let error = bind_each(&[free, address], &ListenOptions::new()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AddrInUse);
         assert!(error.to_string().contains(&format!("`{address}`")), "{error}");
-        drop(TcpListener::bind(free).expect("the earlier socket is still open"));
+        drop(TcpListener::bind(free).expect("the earlier socket must be closed"));
     }
 
     #[test]
-    fn only_a_kind_of_address_that_the_machine_lacks_is_passed_over() {
+    fn only_an_address_family_that_the_machine_lacks_is_skipped() {
         let lacking = io::Error::from(ErrorKind::AddrNotAvailable);
         let table = [("[::1]:80", true), ("[::]:80", true), ("[2001:db8::1]:80", false), ("192.0.2.1:80", false)];
-        for (address, passed_over) in table {
-            assert_eq!(is_lacking_family(address.parse().unwrap(), &lacking), passed_over, "{address}");
+        for (address, skipped) in table {
+            assert_eq!(is_lacking_family(address.parse().unwrap(), &lacking), skipped, "{address}");
         }
         #[cfg(unix)]
         assert!(is_lacking_family("[2001:db8::1]:80".parse().unwrap(), &rustix::io::Errno::AFNOSUPPORT.into()));

@@ -1,4 +1,8 @@
-//! The accept loop: one child for each listening socket.
+//! The accept loop: one task for each listening socket, from its first poll until the socket is closed.
+//!
+//! The loop takes a [permit](crate::limits) and then a client, and spawns the connection. An accept error is skipped,
+//! paused after, or fatal (`accept_error`). At a shutdown the loop empties the backlog (*the sweep*) and closes the
+//! socket.
 
 use super::accept_error::{AcceptErrorClass, classify, hint};
 use crate::address::Address;
@@ -22,42 +26,46 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// How many clients are accepted before other tasks get their turn: a flood of clients must not starve the handlers.
+/// How many clients are accepted before the loop yields: a flood of clients must not starve the handlers.
 const BATCH: usize = 64;
 
-/// How many clients are taken from the queue at the end at most, whatever backlog was asked for: the kernel clamps that
-/// too.
+/// How many clients the sweep takes from the backlog at most, however large a backlog was set: the kernel clamps that
+/// number too.
 const LONGEST_QUEUE: u32 = 4096;
 
-/// The first pause after an error that may pass; each further one in a row is twice as long.
+/// The first back-off after an error that may pass; each further one in a row is twice as long.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
-/// The longest: by then the log says once a second what is wrong.
+/// The longest back-off: the log then has one line a second with the error.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Accepts connections and makes each a child of the server.
 pub(super) struct AcceptLoop<H> {
     /// Dropped before the completion guard.
     pub(super) listener: OpenListener,
+    /// The handler, and the settings of connections.
     pub(super) service: Arc<Service<H>>,
     pub(super) run: Arc<Run>,
     /// Signalled when accepting has to end.
     pub(super) stop: Arc<Event>,
+    /// Keeps the run from being closed while the loop runs.
     pub(super) completion: CompletionGuard,
 }
 
-/// Errors of single clients in a row.
+/// Counts the errors of single clients that follow each other closely.
 #[derive(Debug, Default)]
 struct Skipped {
+    /// How many there are in this row.
     number: usize,
+    /// When the last one occurred.
     last: Option<Instant>,
 }
 
 impl Skipped {
-    /// Those that are further apart are no row.
+    /// An error that is later than this after the last one begins a new row.
     const APART: Duration = Duration::from_secs(1);
 
-    /// One more. So many in a row are not clients that gave up: something refuses us before a client is taken from the
-    /// queue.
+    /// Counts one more error. Returns `false` after [`BATCH`] in a row: these are not clients that have given up, but
+    /// something that makes each accept fail before a client is taken from the queue.
     fn is_harmless(&mut self, now: Instant) -> bool {
         if self.last.is_none_or(|last| now.duration_since(last) > Self::APART) {
             self.number = 0;
@@ -76,14 +84,14 @@ where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
-    /// Accepts until it is to stop, or until the socket fails for good. Then empties the backlog and closes the socket.
+    /// Accepts until it is stopped, or until the socket fails for good. Then empties the backlog and closes the socket.
     pub(super) async fn run(mut self) {
         let mut pause = SHORTEST_PAUSE;
         let mut turns = 0;
         let mut last = 0;
         let mut skipped = Skipped::default();
         loop {
-            // Before a client is taken: one that was held here would be lost with a cancel.
+            // Yield before a client is taken: a client that is held across an await would be lost by a cancel.
             if turns == BATCH {
                 turns = 0;
                 async_std::task::yield_now().await;
@@ -112,13 +120,13 @@ where
                 }
                 AcceptErrorClass::Fatal => return self.fail(error),
             }
-            drop_caught(error); // a custom listener's
+            drop_caught(error); // may be a custom listener's, with a destructor that panics
         }
         self.empty_queue().await;
     }
 
-    /// The next client, or `None` when accepting has to end. `last` is the number of this loop's last client: the lower
-    /// it is, the sooner it is this loop's turn.
+    /// Waits for the next client. Returns `None` when accepting has to end. `last` is the number of this loop's last
+    /// client: the loop with the lowest number is the next to get a permit.
     async fn next(&mut self, last: &mut u64) -> Option<WithPermit> {
         let listener = self.listener.get_mut();
         let mut stop = self.stop.listen();
@@ -137,11 +145,11 @@ where
         .await
     }
 
-    /// Nothing is awaited between accept and spawn, so no client that accept has returned is forgotten. (The sweep
-    /// waits for a permit in between, and holds the client as [`Queued`].)
+    /// Spawns the connection of a client. Nothing is awaited between accept and spawn, so a cancel cannot lose a client
+    /// that accept has returned. (The sweep awaits a permit in between, and holds the client as [`Queued`].)
     fn admit(&self, client: listener::Accepted, permit: Permit) {
         let peer = &client.peer;
-        // Through a proxy all clients come from its address: they are counted once it has said whose connection it is.
+        // All clients of a proxy have its address: they are counted once its header has named the client.
         let ip = if client.protocols.name_client_of(peer) { None } else { peer.ip() };
         let counted = match ip.map_or(Ok(None), |ip| self.run.limit.count(ip)) {
             Ok(counted) => counted,
@@ -160,19 +168,20 @@ where
         let policy = &self.service.policy;
         let guard = ConnectionGuard::new(&self.run, client, (permit, counted), policy, self.completion.clone());
         let name = Arc::downgrade(guard.record());
-        // Refused after a cancel: then the drop of the guard has closed the connection and counted it as cancelled.
+        // After a cancel the group refuses it: the drop of the guard closes the connection, and counts it as cancelled.
         self.run.connections.spawn_own(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
     /// The sweep: accepts the connections that are in the backlog, closes the socket, and only then begins to serve
-    /// them. A client that comes back as soon as it was answered is refused, and cannot keep the sweep going.
+    /// them. So a client that reconnects as soon as it has its answer is refused, and cannot prolong the sweep.
     ///
-    /// It takes at most as many as the backlog can hold, and no longer than the exit may last, so that a flood does not
-    /// hold the exit up. Clients for which there is no permit are closed, and counted as refused. The backlog of a
-    /// shared socket is left to its other holders.
+    /// - It takes at most as many clients as the backlog can hold, and ends at the deadline, so a flood of clients does
+    ///   not delay the exit.
+    /// - A client without a permit is closed, and counted as refused.
+    /// - The backlog of a shared socket is left to its other holders.
     ///
-    /// NOTE: the kernel is not told to queue no more (`listen` with 0). It would forget clients whose handshake is just
-    /// ending: they would see neither EOF nor a reset until they write.
+    /// NOTE: the backlog is not set to 0 first (`listen` with 0). The kernel would then forget clients whose handshake
+    /// is just ending: they would see neither EOF nor a reset until they write.
     async fn empty_queue(&mut self) {
         self.listener.get_mut().retire();
         let mut queued = Vec::new();
@@ -190,10 +199,10 @@ where
         }
     }
 
-    /// Returns how many more there were, without a permit.
+    /// Moves the clients in the backlog into `queued`. Returns how many it has closed because there was no permit.
     async fn take_queued(&mut self, queued: &mut Vec<(Queued, Permit)>) -> u64 {
         let mut turned_away = 0;
-        // The kernel queues one more than it was told to.
+        // The kernel queues one client more than the backlog.
         for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
                 async_std::task::yield_now().await;
@@ -211,7 +220,7 @@ where
                     }
                 }
                 Some(Err(error)) => {
-                    if !self.goes_on_after(error) {
+                    if !self.may_continue_after(error) {
                         break;
                     }
                 }
@@ -220,8 +229,9 @@ where
         turned_away
     }
 
-    /// Counts and logs an error of the sweep. Returns whether it was one client's, so that the next may be there.
-    fn goes_on_after(&self, error: io::Error) -> bool {
+    /// Counts and logs an error of the sweep. Returns whether it concerns one client only, so that further clients may
+    /// be in the backlog.
+    fn may_continue_after(&self, error: io::Error) -> bool {
         self.run.counters.accept_failed();
         let skips = classify(&error) == AcceptErrorClass::Skip;
         if skips {
@@ -233,8 +243,8 @@ where
         skips
     }
 
-    /// A permit that is free now, or that another loop, whose listener has no client, gives back in a moment. No
-    /// connection is waited for.
+    /// Returns a permit that is free now, or that another loop holds on trial and gives back in a moment because its
+    /// listener has no client. It does not wait for a connection to end.
     async fn free_permit(&self) -> Option<Permit> {
         loop {
             match self.run.limit.try_acquire() {
@@ -299,7 +309,7 @@ where
     }
 }
 
-/// There is no permit. Unless accepting is paused: all are out, which is logged once.
+/// Warns once that all permits are in use; not if accepting is paused.
 fn warn_of_limit(run: &Run) {
     let limit = &run.limit;
     let max = limit.max();
@@ -308,13 +318,14 @@ fn warn_of_limit(run: &Run) {
             warn,
             run,
             [connections = max],
-            "all {max} of `max_connections` are in use: further clients wait in the backlog. To serve more at a time raise \
-             it, and the limit on open files with it (`ulimit -n`, systemd's `LimitNOFILE=`); to free places sooner set \
-             `idle_timeout`"
+            "all {max} of `max_connections` are in use: further clients wait in the backlog. To serve more at a time \
+             raise it, and the limit on open files with it (`ulimit -n`, systemd's `LimitNOFILE=`); to free places \
+             sooner set `idle_timeout`"
         );
     }
 }
 
+/// Logs that permits are free again after such a warning.
 fn note_room(run: &Run) {
     if run.limit_warning.is_set() {
         let (used, max) = (run.limit.used(), run.limit.max());
@@ -323,22 +334,24 @@ fn note_room(run: &Run) {
                 info,
                 run,
                 [connections = used],
-                "{used} of {max} of `max_connections` are in use: clients wait no more"
+                "{used} of {max} of `max_connections` are in use: accepting clients again"
             );
         }
     }
 }
 
-/// A client that the sweep has taken from the backlog. Dropped like that, on any way out, it is closed and counted as
-/// refused.
+/// Drop guard of a client that the sweep has taken from the backlog. Its drop, on any way out, closes the client and
+/// counts it as refused.
 struct Queued {
+    /// `None` once it is to be served.
     client: Option<listener::Accepted>,
     run: Arc<Run>,
 }
 
 impl Queued {
+    /// Disarms the guard.
     fn into_client(mut self) -> listener::Accepted {
-        self.client.take().expect("it is there until now")
+        self.client.take().expect("only `into_client` and the drop take it")
     }
 }
 
@@ -346,17 +359,17 @@ impl Drop for Queued {
     fn drop(&mut self) {
         if let Some(client) = self.client.take() {
             self.run.counters.refused();
-            drop_caught(client); // a custom listener's
+            drop_caught(client); // may be a custom listener's, with a destructor that panics
         }
     }
 }
 
-/// A permit first, then a client: the kernel queues those that have to wait.
+/// Takes a permit first, then a client: the clients that have to wait stay in the kernel's queue.
 ///
-/// A permit is held only for the moment of the accept, and not while the socket has no client. With several listeners
-/// the last permit would otherwise lie with a listener to which no client connects.
+/// A permit without a client is held only during this poll (*on trial*). Otherwise, with several listeners, a listener
+/// to which no client connects could hold the last permit.
 ///
-/// Of several listeners with clients each has its turn: see [`Turn`].
+/// Several listeners with clients take turns: see [`Turn`].
 fn poll_accept(
     listener: &mut Listener,
     cx: &mut Context<'_>,
@@ -370,9 +383,10 @@ fn poll_accept(
     Poll::Ready(Ok((client, permit)))
 }
 
-/// One accept loop's place among those that wait for a permit; given up when dropped.
+/// One accept loop's place among those that wait for a permit. Its drop gives the place up.
 struct PermitWait<'a> {
     limit: &'a Arc<ConnectionLimit>,
+    /// The place.
     turn: Turn,
 }
 
@@ -387,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_single_clients_are_a_row_only_if_they_come_close_together() {
+    fn errors_of_single_clients_are_a_row_only_if_they_follow_each_other_closely() {
         let (mut skipped, mut now) = (Skipped::default(), Instant::now());
         for _ in 0..10 * BATCH {
             now += 2 * Skipped::APART;
@@ -396,8 +410,8 @@ mod tests {
         for _ in 1..BATCH {
             assert!(skipped.is_harmless(now));
         }
-        assert!(!skipped.is_harmless(now), "a row");
-        assert!(!skipped.is_harmless(now + Skipped::APART), "which goes on");
+        assert!(!skipped.is_harmless(now), "one more than a batch in a row");
+        assert!(!skipped.is_harmless(now + Skipped::APART), "the row continues");
         assert!(skipped.is_harmless(now + 3 * Skipped::APART));
     }
 }

@@ -1,19 +1,20 @@
-//! What an error of `accept` means: a table, with the reason of each entry.
+//! Classes of the errors of `accept`: a table of errnos, with the reason for each entry, and hints for the log.
 
 use std::io;
 
-/// What to do about an error of `accept`.
+/// What the accept loop does after an error of `accept`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptErrorClass {
-    /// One client's, which was in the backlog and is gone: go on with the next.
+    /// It concerns one client, which has left the backlog: accept the next.
     Skip,
-    /// The machine's: something has run out. It may pass, so try again after a pause.
+    /// Something of the machine has run out. That may pass: try again after a pause.
     BackOff,
-    /// The socket's own. Trying again would fail for ever.
+    /// It concerns the listening socket. Every further accept would fail.
     Fatal,
 }
 
-/// The unknown backs off: it neither ends a server that could go on, nor makes it spin.
+/// Returns the class of an error. An unknown error backs off: so it neither ends a server that could continue, nor
+/// makes it spin.
 pub(super) fn classify(error: &io::Error) -> AcceptErrorClass {
     #[cfg(unix)]
     if let Some(errno) = rustix::io::Errno::from_io_error(error) {
@@ -28,7 +29,7 @@ pub(super) fn classify(error: &io::Error) -> AcceptErrorClass {
     }
 }
 
-/// What a person can do about it, as the end of a log line.
+/// Returns what an operator can do about an error, as the end of a log line; empty if nothing is known.
 pub(super) fn hint(error: &io::Error) -> &'static str {
     #[cfg(unix)]
     if let Some(errno) = rustix::io::Errno::from_io_error(error) {
@@ -45,18 +46,18 @@ mod unix {
 
     pub(super) fn classify(errno: Errno) -> AcceptErrorClass {
         match errno {
-            // The closed list of what the socket itself is to blame for.
-            Errno::BADF => AcceptErrorClass::Fatal, // no descriptor: it was closed by other code
-            Errno::INVAL => AcceptErrorClass::Fatal, // does not listen (any more)
-            Errno::NOTSOCK => AcceptErrorClass::Fatal, // the descriptor is something else by now
-            Errno::FAULT => AcceptErrorClass::Fatal, // a bad address: ours is none
+            // Fatal errors are a closed list.
+            Errno::BADF => AcceptErrorClass::Fatal, // not a descriptor: other code has closed it
+            Errno::INVAL => AcceptErrorClass::Fatal, // the socket does not listen
+            Errno::NOTSOCK => AcceptErrorClass::Fatal, // the descriptor is reused for something else
+            Errno::FAULT => AcceptErrorClass::Fatal, // a bad pointer, which this crate never passes
 
-            // The client gave up between its handshake and our accept.
+            // The client gave up between its handshake and the accept.
             Errno::CONNABORTED | Errno::CONNRESET | Errno::PIPE => AcceptErrorClass::Skip,
-            Errno::PROTO => AcceptErrorClass::Skip, // the same, as older systems say it
+            Errno::PROTO => AcceptErrorClass::Skip, // the same, on older systems
             Errno::PERM => AcceptErrorClass::Skip,  // a firewall rule forbids this client
-            Errno::INTR => AcceptErrorClass::Skip,  // a signal came; nothing happened
-            // accept(2), Linux: errors that are pending on the new socket are reported as accept's own.
+            Errno::INTR => AcceptErrorClass::Skip,  // interrupted by a signal: nothing was accepted
+            // accept(2), Linux: accept returns errors that are pending on the new socket.
             Errno::NETDOWN
             | Errno::NETUNREACH
             | Errno::NETRESET
@@ -67,10 +68,11 @@ mod unix {
             #[cfg(target_os = "linux")]
             Errno::NONET => AcceptErrorClass::Skip,
 
-            // Also a wrong kind of socket, for which it never passes; so not among those that are skipped.
+            // accept(2) lists it among those, but a socket of the wrong type also returns it, each time: skipping would
+            // spin.
             Errno::OPNOTSUPP => AcceptErrorClass::BackOff,
             // Exhaustion: descriptors of the process (MFILE) or of the system (NFILE), memory for sockets (NOBUFS,
-            // NOMEM), watches of the reactor (NOSPC). And whatever we do not know.
+            // NOMEM), watches of the reactor (NOSPC). And every unknown error.
             _ => AcceptErrorClass::BackOff,
         }
     }
@@ -78,14 +80,14 @@ mod unix {
     pub(super) fn hint(errno: Errno) -> &'static str {
         match errno {
             Errno::MFILE => {
-                "; the process has as many open files as it may: raise its limit (`ulimit -n`, systemd's `LimitNOFILE=`), or \
-                 lower `max_connections`"
+                "; the process has reached its limit on open files: raise it (`ulimit -n`, systemd's `LimitNOFILE=`), \
+                 or lower `max_connections`"
             }
             Errno::NFILE => {
-                "; the system has as many open files as it may: raise `fs.file-max`, or close other programs"
+                "; the system has reached its limit on open files: raise `fs.file-max`, or close other programs"
             }
             Errno::NOBUFS | Errno::NOMEM => "; the system is out of memory for sockets: lower `max_connections`",
-            Errno::NOSPC => "; the user may watch no more files: raise `fs.epoll.max_user_watches`",
+            Errno::NOSPC => "; the user has reached the limit on epoll watches: raise `fs.epoll.max_user_watches`",
             _ => "",
         }
     }
@@ -120,24 +122,24 @@ mod unix {
                     ],
                 ),
                 (BackOff, &[Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC]),
-                // Unknown to us, or of no meaning for accept.
+                // Unknown, or without a meaning for accept.
                 (BackOff, &[Errno::XDEV, Errno::IO, Errno::ACCESS, Errno::OPNOTSUPP]),
             ];
-            for (fault, errnos) in table {
+            for (class, errnos) in table {
                 for &errno in errnos {
-                    assert_eq!(classify(&io::Error::from(errno)), fault, "{errno:?}");
+                    assert_eq!(classify(&io::Error::from(errno)), class, "{errno:?}");
                 }
             }
         }
 
         #[test]
-        fn an_error_without_a_number_backs_off() {
+        fn an_error_without_an_errno_is_classified_by_its_kind() {
             assert_eq!(classify(&io::Error::other("a custom listener's")), AcceptErrorClass::BackOff);
             assert_eq!(classify(&io::ErrorKind::ConnectionAborted.into()), AcceptErrorClass::Skip);
         }
 
         #[test]
-        fn exhaustion_says_what_to_do() {
+        fn every_error_of_exhaustion_has_a_hint() {
             for errno in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::NOSPC] {
                 assert!(!hint(&io::Error::from(errno)).is_empty(), "{errno:?}");
             }

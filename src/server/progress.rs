@@ -1,9 +1,9 @@
-//! What a shutdown says of itself in the log, and how it does so without waiting for the logger.
+//! [`Progress`]: the queue of a shutdown's log lines, so that a shutdown never waits for the logger.
 //!
-//! A logger may block: its standard output is a pipe that is full, or a terminal that is stopped, and that is not rare
-//! when a server is told to end. Neither a second request nor the deadline may wait for it. So the supervisor and the
-//! shutdown streams put their lines into a queue, and a task hands them to the logger one after the other, on a thread
-//! for blocking work. (Lines that speak of one connection are logged by its own task, and block its thread.)
+//! A logger may block: its standard output is a full pipe, or a stopped terminal, which is not rare when a server is
+//! shut down. Neither a second request nor the deadline may wait for that. So the supervisor and the shutdown streams
+//! put their lines into a queue, and a task hands them to the logger one after the other, on a thread for blocking
+//! work. (Lines about one connection are logged by its own task, and block its thread.)
 
 use crate::address::Address;
 use crate::group::TaskGroup;
@@ -23,23 +23,25 @@ use std::time::Duration;
 /// How long the end of a shutdown waits for its last lines to be logged.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The way into the queue.
+/// The sending end of the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
     lines: Sender<Line>,
-    /// Has the task that logs. Dropped with the last of these, it leaves at most the line behind that is being logged.
+    /// The task that logs. It is dropped with the last clone; at most the line that is being logged outlives it.
     logging: Arc<TaskGroup>,
-    /// A line is with the logger.
+    /// Whether the logger is running, with a line.
     is_logging: Arc<AtomicBool>,
     run: Arc<Run>,
 }
 
+/// A log line and its key-values.
 #[derive(Debug)]
 struct Line {
     level: Level,
     phase: Phase,
+    /// How many connections are open.
     connections: usize,
-    /// The connection that it speaks of.
+    /// The connection that the line is about.
     about: Option<(ConnectionId, Address)>,
     text: String,
 }
@@ -52,23 +54,24 @@ impl Progress {
         progress
     }
 
-    pub(super) fn say(&self, level: Level, phase: Phase, connections: usize, text: String) {
+    /// Queues a line.
+    pub(super) fn log(&self, level: Level, phase: Phase, connections: usize, text: String) {
         self.put(Line { level, phase, connections, about: None, text });
     }
 
-    /// A line that speaks of one connection.
-    pub(super) fn say_of(&self, about: &ConnectionRecord, phase: Phase, connections: usize, text: String) {
+    /// Queues a line about one connection.
+    pub(super) fn log_about(&self, about: &ConnectionRecord, phase: Phase, connections: usize, text: String) {
         let about = Some((about.id, about.peer().clone()));
         self.put(Line { level: Level::Info, phase, connections, about, text });
     }
 
     fn put(&self, line: Line) {
         if line.level <= log::max_level() {
-            let _over = self.lines.try_send(line);
+            let _closed = self.lines.try_send(line); // after `finish` the line is dropped
         }
     }
 
-    /// Waits until all is logged, for a while. A logger that takes longer is waited for no more.
+    /// Closes the queue and waits until all lines are logged, but no longer than [`PATIENCE`].
     pub(super) async fn finish(&self) {
         self.lines.close();
         let logged = async {
@@ -79,13 +82,15 @@ impl Progress {
             Timer::after(PATIENCE).await;
             true
         };
-        // Where the threads for blocking work are all busy, a line waits for one, and the logger is well.
+        // The logger is stuck only if it has a line. Otherwise the line waits for a thread: all of those for blocking
+        // work are busy.
         if (logged, late).race().await && self.is_logging.load(Ordering::Relaxed) {
             self.run.logger_is_stuck.store(true, Ordering::Relaxed);
         }
     }
 }
 
+/// Hands the lines to the logger, one after the other.
 async fn log_all(run: Arc<Run>, is_logging: Arc<AtomicBool>, queue: Receiver<Line>) {
     while let Ok(line) = queue.recv().await {
         let (run, is_logging) = (Arc::clone(&run), Arc::clone(&is_logging));

@@ -1,4 +1,5 @@
-//! The one way out: every end of `serve` and `scope` passes through here and leaves the server closed.
+//! [`RunGuard`]: starts a run, and ends it. Every way out of `serve` and `scope` passes through it and leaves the
+//! server closed.
 //!
 //! ```text
 //! serve, scope ── RunGuard ── TaskGroup ── supervisor ── RunTasks ─┬─ accept loops: one for each listening socket
@@ -6,8 +7,8 @@
 //!    and joins)                                                    └─ shutdown streams
 //! ```
 //!
-//! A drop of the future of `serve` or `scope` drops the guard, and so its group, and so the supervisor's future, and so
-//! the tasks of the run: each of them cancels and joins what is below it. On the orderly ways out the tasks are gone
+//! A drop of the future of `serve` or `scope` drops the guard, then its group, then the supervisor's future, then the
+//! tasks of the run: each of them cancels and joins what is below it. On the orderly ways out the tasks have ended
 //! before.
 
 use super::Server;
@@ -36,21 +37,22 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 
-/// The guard in the future of `serve` or `scope`.
+/// Drop guard in the future of `serve` or `scope`: its drop cancels and joins the run.
 #[derive(Debug)]
 pub(super) struct RunGuard {
     run: Arc<Run>,
+    /// The process in which the run was started.
     origin: Origin,
-    /// Has the supervisor.
+    /// The supervisor's group. Its drop joins everything.
     group: TaskGroup,
 }
 
 impl RunGuard {
-    /// Begins to serve, unless the server was closed before.
+    /// Starts to serve, unless the server is already closed.
     ///
     /// # Errors
     ///
-    /// In a process that was forked after the bind: nothing would run.
+    /// In a process that was forked after the bind: no thread of the runtime would poll the tasks.
     pub(super) fn start<H, Fut>(server: Server, handler: H) -> Result<Self, Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -58,13 +60,14 @@ impl RunGuard {
     {
         if const { is_large::<Fut>() } {
             let boxed = move |conn| -> LargeFuture<Fut::Output> { Box::pin(handler(conn)) };
-            Self::start_as_it_is(server, Box::new(boxed) as LargeHandler<Fut::Output>)
+            Self::start_unboxed(server, Box::new(boxed) as LargeHandler<Fut::Output>)
         } else {
-            Self::start_as_it_is(server, handler)
+            Self::start_unboxed(server, handler)
         }
     }
 
-    fn start_as_it_is<H, Fut>(server: Server, handler: H) -> Result<Self, Error>
+    /// Starts to serve with a handler whose futures are small, or boxed already.
+    fn start_unboxed<H, Fut>(server: Server, handler: H) -> Result<Self, Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
@@ -92,7 +95,7 @@ impl RunGuard {
         Handle::new(Arc::clone(&self.run))
     }
 
-    /// Drives the body to its end, which ends the server.
+    /// Polls the body to its end, then requests the shutdown of the server.
     pub(super) async fn drive<F, O, T>(&self, body: impl FnOnce() -> F) -> BodyEnd<T>
     where
         F: Future<Output = O>,
@@ -103,12 +106,12 @@ impl RunGuard {
         end
     }
 
-    /// Waits until the server of a scope is closed. The first failure wins; a panic of the body goes on in any case.
+    /// Waits until the server of a scope is closed. The first failure wins; a panic of the body continues in any case.
     pub(super) async fn finish_with<O: BodyOutput<T>, T>(self, end: BodyEnd<T>) -> Result<(T, Report), Error> {
         let finished = self.finish().await;
         match end {
             BodyEnd::Panicked(payload) => {
-                drop_caught(finished); // before the panic: a second one while it goes on would end the process
+                drop_caught(finished); // before the panic continues: a second one would abort the process
                 payload.resume()
             }
             BodyEnd::Returned(value) => match finished {
@@ -120,7 +123,7 @@ impl RunGuard {
             },
             BodyEnd::Failed(error) => finished.and_then(|report| match error.take() {
                 Some(source) => Err(Error::new(Failure::Body { source }, report)),
-                None => Err(Error::new(Failure::Stopped, report)), // not reached: nothing else takes it
+                None => Err(Error::new(Failure::Stopped, report)), // not reached: only this line takes the error
             }),
             BodyEnd::Dropped => finished.and_then(|report| match O::of_dropped() {
                 Some(value) => Ok((value, report)),
@@ -132,7 +135,7 @@ impl RunGuard {
     /// Waits until the server is closed, and returns its report, or the failure that stopped it.
     pub(super) async fn finish(self) -> Result<Report, Error> {
         self.run.over.wait().await;
-        self.group.join().await; // raises what the supervisor itself may have panicked with; it has ended
+        self.group.join().await; // the supervisor has ended; this raises its panic, if it had one
         let report = self.run.report();
         match self.run.take_failure() {
             Some(failure) => Err(Error::new(failure.into_inner(), report)),
@@ -144,7 +147,7 @@ impl RunGuard {
 impl Drop for RunGuard {
     fn drop(&mut self) {
         if self.origin.is_elsewhere() {
-            // A copy in a forked process. The connections are the parent's: to shut them down would do it for both.
+            // A copy in a forked process. The connections are the parent's: a shutdown here would act on them too.
             std::mem::forget(std::mem::take(&mut self.group));
             return;
         }
@@ -152,15 +155,15 @@ impl Drop for RunGuard {
             self.run.cancel(Cause::Dropped);
             self.run.advance(Phase::Cancelling);
         }
-        // Now the group is dropped, which cancels and joins everything. A failure that `serve` would have returned is
+        // Next the drop of the group cancels and joins everything. A failure that `serve` would have returned is
         // dropped with the last handle.
     }
 }
 
-/// A handler whose futures are large.
+/// A handler whose futures are large, and therefore boxed.
 type LargeHandler<T> = Box<dyn Fn(Connection) -> LargeFuture<T> + Send + Sync>;
 
-/// Starts everything that a run consists of, except the supervisor.
+/// Spawns all tasks of a run except the supervisor.
 fn spawn_all<H, Fut>(
     run: &Arc<Run>,
     (unserved, listeners): (Unserved, Vec<OpenListener>),
@@ -211,7 +214,8 @@ where
     all
 }
 
-/// Runs an accept loop. One that panics is a listener that has failed for good: without it clients would wait for ever.
+/// Runs an accept loop. A panic counts as a listener that has failed for good: otherwise its clients would wait for
+/// ever.
 async fn watch<H, Fut>(run: Arc<Run>, accept_loop: AcceptLoop<H>)
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,

@@ -1,8 +1,8 @@
 //! Carries out a shutdown: the supervisor (lame duck, drain, cancel), and the shutdown streams that request one.
 //!
-//! The supervisor is one child that carries out what is requested of a run, from the first request to the last
-//! handler's end. It is a task of its own, so the phases and the deadline go on whether or not the future of `serve` is
-//! being polled.
+//! The supervisor is one task for each run ([`RunTasks::supervise`]). It waits for the first request and then takes the
+//! run through its phases, until the last handler has ended. Because it is a task of its own, phases and deadlines work
+//! whether or not the future of `serve` is being polled.
 
 use super::progress::Progress;
 use crate::group::TaskGroup;
@@ -26,36 +26,42 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// How often the log says what a shutdown still waits for.
+/// How often a shutdown logs what it still waits for.
 const PROGRESS: Duration = Duration::from_secs(1);
 
-/// How many connections and tasks are named when the log says what is left.
+/// How many connections and tasks a log line names.
 const NAMED: usize = 10;
 
-/// Everything of a run that runs. Dropped at any moment, it is cancelled and joined in the order of the fields: first
-/// the accept loops, so that no connection begins when the handlers go; the completion guard last.
+/// All tasks of a run. A drop, at any moment, cancels and joins them in the order of the fields: first the accept
+/// loops, so that no connection begins while the handlers are cancelled; the completion guard last.
 #[derive(Debug)]
 pub(super) struct RunTasks {
+    /// How long a drain may spare a newcomer.
     pub(super) newcomer_time: Duration,
+    /// Over how long a drain notifies the handlers.
     pub(super) drain_spread: Duration,
+    /// One task for each listener.
     pub(super) accept_loops: TaskGroup,
+    /// One task for each connection.
     pub(super) connections: TaskGroup,
-    /// What users have spawned on the server.
+    /// Tasks that users have spawned on the server.
     pub(super) tasks: TaskGroup,
-    /// The same for those that a drain does not wait for.
+    /// The same, but a drain does not wait for them.
     pub(super) background: TaskGroup,
-    /// The shutdown streams, so that a second signal can still cancel, and the watch for vanished peers.
+    /// The tasks that run until the end: the shutdown streams, so that a second signal can still cancel, and the search
+    /// for vanished peers.
     pub(super) to_the_end: TaskGroup,
-    /// What the log is told.
+    /// Queue of log lines.
     pub(super) progress: Progress,
     /// Signalled to stop the accept loops.
     pub(super) stop_accepting: Arc<Event>,
     pub(super) run: Arc<Run>,
+    /// Keeps the run from being closed.
     pub(super) completion: CompletionGuard,
 }
 
 impl RunTasks {
-    /// From serving to closed.
+    /// Takes the run from the first request through its phases, until all tasks have ended.
     pub(super) async fn supervise(self) {
         self.run.requested.wait().await;
         self.lame_duck().await;
@@ -77,15 +83,15 @@ impl RunTasks {
         !self.connections.is_empty() || !self.tasks.is_empty()
     }
 
-    /// Until the last connection and the last task have ended.
+    /// Waits until the last connection and the last task have ended.
     async fn all_ended(&self) {
-        // Again, because a handler may have spawned a task after the tasks had all ended.
+        // A loop, because a handler may spawn a task after all tasks had ended.
         while self.is_anything_left() {
             (self.connections.settled(), self.tasks.settled()).join().await;
         }
     }
 
-    /// Clients are still accepted while the load balancer notices; a second request skips that.
+    /// Waits while clients are still accepted, so that the load balancer can notice. A second request ends it.
     async fn lame_duck(&self) {
         let lame_duck = self.run.lame_duck();
         if lame_duck.is_zero() || self.run.cancelled.is_signalled() || self.accept_loops.is_empty() {
@@ -93,42 +99,45 @@ impl RunTasks {
         }
         self.run.advance(Phase::LameDuck);
         let time = Span(lame_duck);
-        self.say(Level::Info, Phase::LameDuck, format!("not ready any more; still accepting for {time}"));
+        self.log(Level::Info, Phase::LameDuck, format!("not ready any more; still accepting for {time}"));
         let over = sleep_until(Instant::now().checked_add(lame_duck));
-        // Without listeners there is nothing left to accept.
+        // If all listeners have failed, no client can be accepted.
         (over, self.run.again.wait(), self.run.cancelled.wait(), self.accept_loops.settled()).race().await;
     }
 
-    /// Ends when the last listening socket is closed. Bounded: an acceptor that is told to stop waits for nothing more.
+    /// Stops the accept loops, and waits until the last listening socket is closed. That is bounded: a loop that is
+    /// stopped waits for nothing else.
     async fn stop_accepting(&self) {
         if self.run.cancelled.is_signalled() {
-            self.accept_loops.cancel(); // no client in the backlog would be served
+            self.accept_loops.cancel(); // no sweep: no client in the backlog would be served
         } else {
             self.stop_accepting.signal();
         }
         self.accept_loops.settled().await;
     }
 
-    /// Until the last connection and task have ended, the deadline is over, or a cancel is requested.
+    /// Notifies the handlers. Waits until the last connection and task have ended, the deadline has passed, or a cancel
+    /// is requested.
     async fn drain(&self) {
         let connections = self.run.begin_drain(self.newcomer_time, self.drain_spread);
         let deadline = self.run.deadline();
         if connections > 0 || self.is_anything_left() {
-            self.say_drain(connections, deadline); // also if they have all gone by now
+            self.log_drain(connections, deadline); // even if all of them have ended by now
         }
         if !self.is_anything_left() {
             return;
         }
         let newcomers = self.run.newcomers.notify_when_due();
-        let log = (self.say_progress(), self.warn_at_half()).race();
+        let log = (self.log_progress(), self.warn_at_half()).race();
         (self.all_ended(), self.run.deadline_passed(), self.run.cancelled.wait(), newcomers, log).race().await;
     }
 
-    /// Until the last handler's and the last task's future is destroyed.
+    /// Cancels what is left. Waits until the future of the last handler and of the last task is destroyed.
     async fn cancel(&self) {
         self.run.advance(Phase::Cancelling);
-        let (left, names) = (self.what_is_left(), self.what_is_left_by_name()); // before they begin to go
-        // A connection ends itself, so that it waits for its tasks without keeping a thread; a task is destroyed.
+        let (left, names) = (self.what_is_left(), self.what_is_left_by_name()); // before the first of them ends
+        // A connection is asked to end itself, so that it can wait for its tasks without blocking a thread. A task's
+        // future is destroyed.
         self.connections.close();
         for record in self.run.registry.all() {
             record.abort(AbortReason::Exit);
@@ -136,18 +145,18 @@ impl RunTasks {
         self.tasks.cancel();
         self.background.cancel();
         let (level, why) = match self.run.cancelled.is_signalled() {
-            true => (Level::Info, ""), // as was asked for
+            true => (Level::Info, ""), // it was requested
             false => (Level::Warn, " at the end of the grace period"),
         };
-        self.say(level, Phase::Cancelling, format!("cancelling {left}{why}: {names}"));
+        self.log(level, Phase::Cancelling, format!("cancelling {left}{why}: {names}"));
         (self.all_ended(), self.warn_of_blocked()).race().await;
     }
 
-    fn say(&self, level: Level, phase: Phase, text: String) {
-        self.progress.say(level, phase, self.run.registry.len(), text);
+    fn log(&self, level: Level, phase: Phase, text: String) {
+        self.progress.log(level, phase, self.run.registry.len(), text);
     }
 
-    fn say_drain(&self, connections: usize, deadline: Option<Instant>) {
+    fn log_drain(&self, connections: usize, deadline: Option<Instant>) {
         let limit = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
             Some(limit) => format!("for at most {}", Span(limit)),
             None => "without a limit".to_owned(),
@@ -157,35 +166,36 @@ impl RunTasks {
             _ => "",
         };
         let what = count(connections, self.tasks.len());
-        self.progress.say(Level::Info, Phase::Draining, connections, format!("draining {what} {limit}{hint}"));
+        self.progress.log(Level::Info, Phase::Draining, connections, format!("draining {what} {limit}{hint}"));
     }
 
-    /// Says once a second how much is left. Never ends.
-    async fn say_progress(&self) {
+    /// Logs once a second how much is left. Never ends.
+    async fn log_progress(&self) {
         loop {
             Timer::after(PROGRESS).await;
             let (left, phase) = (self.what_is_left(), Phase::Draining);
             match self.run.registry.oldest() {
-                None => self.say(Level::Info, phase, format!("draining: {left} left")),
+                None => self.log(Level::Info, phase, format!("draining: {left} left")),
                 Some(oldest) => {
                     let (peer, age) = (oldest.peer(), Span(oldest.since.elapsed()));
                     let text = format!("draining: {left} left, the oldest from `{peer}`, {age} old");
-                    self.progress.say_of(&oldest, phase, self.run.registry.len(), text);
+                    self.progress.log_about(&oldest, phase, self.run.registry.len(), text);
                 }
             }
         }
     }
 
-    /// Says what is left when half of the time is over: the reason why an exit takes so long. Never ends.
+    /// Warns when half of the time is over, and names what is left: that is why the exit takes so long. Never ends.
     async fn warn_at_half(&self) {
         let start = Instant::now();
         self.run.part_of_time_passed(|deadline| start + deadline.saturating_duration_since(start) / 2).await;
         let (left, names) = (self.what_is_left(), self.what_is_left_by_name());
-        self.say(Level::Warn, Phase::Draining, format!("draining: {left} left after half of the time: {names}"));
+        self.log(Level::Warn, Phase::Draining, format!("draining: {left} left after half of the time: {names}"));
         pending().await
     }
 
-    /// Warns once a second of what cannot be destroyed, since it is being polled. Never ends.
+    /// Warns once a second of the connections and tasks that cannot be destroyed because a thread is polling them.
+    /// Never ends.
     async fn warn_of_blocked(&self) {
         loop {
             Timer::after(PROGRESS).await;
@@ -195,15 +205,16 @@ impl RunTasks {
             let (left, names) =
                 (count(self.connections.len(), number - self.connections.len()), first_of(names, number));
             let why = "which block their threads (work that blocks is for `spawn_blocking`)";
-            self.say(Level::Warn, phase, format!("{phase}: still waiting for {left}, {why}: {names}"));
+            self.log(Level::Warn, phase, format!("{phase}: still waiting for {left}, {why}: {names}"));
         }
     }
 
+    /// Returns how many connections and tasks are left, as text.
     fn what_is_left(&self) -> String {
         count(self.run.registry.len(), self.tasks.len())
     }
 
-    /// The first of them, and how many more there are.
+    /// Returns the names of the first connections and tasks that are left, and how many more there are.
     fn what_is_left_by_name(&self) -> String {
         let (records, tasks) = (self.run.registry.all(), self.tasks.len());
         let mut names: Vec<_> =
@@ -213,7 +224,7 @@ impl RunTasks {
     }
 }
 
-/// Up to [`NAMED`] of them by name, and how many more there are.
+/// Returns up to [`NAMED`] names, and how many more there are.
 fn first_of(mut names: Vec<String>, number: usize) -> String {
     names.truncate(NAMED);
     match number.saturating_sub(names.len()) {
@@ -222,6 +233,7 @@ fn first_of(mut names: Vec<String>, number: usize) -> String {
     }
 }
 
+/// Returns the numbers as text: `2 connections and 1 task`.
 fn count(connections: usize, tasks: usize) -> String {
     let plural = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     match (connections, tasks) {
@@ -231,6 +243,7 @@ fn count(connections: usize, tasks: usize) -> String {
     }
 }
 
+/// Sleeps; `None`: never wakes.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => {
@@ -240,12 +253,12 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
-/// A stream of requests to stop: by a signal, or by something else.
+/// A stream of requests to stop. An item has the signal, or `None` for a request by something else.
 pub(super) type ShutdownStream = Kept<Pin<Box<dyn Stream<Item = Option<Signal>> + Send>>>;
 
-/// A future as a stream of one item.
+/// Stream of one item, which is there when a future is ready.
 pub(super) struct Once<F> {
-    /// `None` once it is done.
+    /// `None` once it was ready.
     future: Option<Pin<Box<F>>>,
 }
 
@@ -268,31 +281,31 @@ impl<F: Future<Output = ()>> Stream for Once<F> {
     }
 }
 
-/// The first item of a shutdown stream shuts down, the second cancels. Each acts before it logs, and waits for no
-/// logger.
+/// Polls a shutdown stream: its first item shuts down, the second cancels. Each takes effect before it is logged, and
+/// waits for no logger.
 ///
-/// A stream that panics counts as a request: it is better to stop than to run on without a way to be stopped.
+/// A panic of the stream counts as a request: it is better to stop than to run on without a way to be stopped.
 pub(super) async fn follow_shutdown_stream(run: Arc<Run>, progress: Progress, mut stream: ShutdownStream) {
-    let say = |level, text| progress.say(level, run.phase(), run.registry.len(), text);
+    let log = |level, text| progress.log(level, run.phase(), run.registry.len(), text);
     let cause = |by: Option<Signal>| by.map_or(Cause::Stream, Cause::Signal);
     let following = async {
         if let Some(first) = stream.get_mut().next().await {
             run.request(cause(first));
-            say(
+            log(
                 Level::Info,
                 first.map_or("asked to shut down".to_owned(), |signal| format!("{signal} came: shutting down")),
             );
             if let Some(second) = stream.get_mut().next().await {
                 run.cancel(cause(second));
                 let again = |signal| format!("{signal} came, the second signal: stopping now");
-                say(Level::Info, second.map_or("asked again: stopping now".to_owned(), again));
+                log(Level::Info, second.map_or("asked again: stopping now".to_owned(), again));
             }
         }
     };
     if let Err(payload) = catch_future(|| following).await {
         run.request(Cause::Stream);
         let message = panic::message(&payload);
-        say(Level::Error, format!("a shutdown stream panicked, so the server shuts down: {message}"));
+        log(Level::Error, format!("a shutdown stream panicked, so the server shuts down: {message}"));
         panic::discard(payload);
     }
 }

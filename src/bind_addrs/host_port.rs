@@ -1,10 +1,10 @@
-//! Reads `host:port`, and says what is wrong with a text that is none.
+//! Parses `host:port`. The error for any other text names what is wrong with it and what to write.
 
 use crate::text::explained;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The host, without brackets, and the port.
+/// Splits `host:port` into the host, without brackets, and the port.
 pub(super) fn split(text: &str) -> io::Result<(String, u16)> {
     check(text)?;
     let wrong = |reason: String| Err(wrong(text, reason));
@@ -49,7 +49,7 @@ pub(super) fn split(text: &str) -> io::Result<(String, u16)> {
     }
 }
 
-/// Of a pair: the host alone.
+/// Checks the host of a pair `(host, port)`.
 pub(super) fn check_host(host: &str, port: u16) -> io::Result<()> {
     let wrong = |reason: String| Err(wrong(&join(host, port), reason));
     if host.is_empty() || host == "*" {
@@ -68,7 +68,7 @@ pub(super) fn check_host(host: &str, port: u16) -> io::Result<()> {
     }
 }
 
-/// As it is shown.
+/// Joins a host and a port as they are shown.
 pub(super) fn join(host: &str, port: u16) -> String {
     if host.matches(':').count() > 1 && !host.starts_with('[') {
         format!("[{host}]:{port}")
@@ -77,7 +77,7 @@ pub(super) fn join(host: &str, port: u16) -> String {
     }
 }
 
-/// What neither a host nor `host:port` can be.
+/// Rejects texts that are neither a host nor `host:port`: nothing, a path, a URL, a list, a text with spaces.
 fn check(text: &str) -> io::Result<()> {
     let wrong = |reason: String| Err(wrong(text, reason));
     if text.trim().is_empty() {
@@ -104,17 +104,18 @@ fn check(text: &str) -> io::Result<()> {
             false => "there is a `,` or `;` in it: give several addresses as a list".to_owned(),
         });
     }
-    let is_foreign = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
-    if text.contains(is_foreign) {
-        let clean = text.replace(is_foreign, "");
+    let is_space_or_quote = |c: char| c.is_whitespace() || matches!(c, '"' | '\'');
+    if text.contains(is_space_or_quote) {
+        let clean = text.replace(is_space_or_quote, "");
         return wrong(format!("there is a space or a quotation mark in it: write `{clean}`"));
     }
     Ok(())
 }
 
-/// What stands before a port, and is not a colon.
+/// Characters that users put before a port instead of a colon.
 const NO_COLONS: [char; 2] = [';', ','];
 
+/// The three common addresses with this port.
 fn every_address(port: &str) -> String {
     format!(
         "`0.0.0.0:{port}` for every IPv4 address of this machine, `[::]:{port}` for every address, `127.0.0.1:{port}` \
@@ -122,7 +123,7 @@ fn every_address(port: &str) -> String {
     )
 }
 
-/// With the port that seems to be meant.
+/// The IPv6 address in brackets, with the port that the user probably means.
 fn in_brackets(text: &str, ip: Ipv6Addr) -> String {
     match text.rsplit_once(':') {
         Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok() => {
@@ -132,15 +133,16 @@ fn in_brackets(text: &str, ip: Ipv6Addr) -> String {
     }
 }
 
+/// The error for a malformed address.
 fn wrong(text: &str, reason: String) -> io::Error {
     explained(io::ErrorKind::InvalidInput, format_args!("cannot listen on `{text}`: {reason}"))
 }
 
-/// Says what could not be resolved.
+/// The error for a name that could not be resolved.
 pub(super) fn unresolved(host: &str, port: u16, error: &io::Error) -> io::Error {
     let mut reason: &dyn std::error::Error = error;
     while let Some(source) = reason.source() {
-        reason = source; // the resolver's own
+        reason = source; // the innermost is the resolver's
     }
     let hint = if host.contains('%') {
         "is what follows the `%` an interface of this machine (`ip link`)?"
@@ -174,9 +176,9 @@ mod tests {
         }
     }
 
-    /// What each message has to name: what is wrong, and what to write.
+    /// Each message names what is wrong, and what to write.
     #[test]
-    fn what_is_none_is_told_what_is_wrong_with_it_and_what_to_write() {
+    fn a_malformed_address_is_an_error_that_names_the_fault_and_the_remedy() {
         let table = [
             ("", "is empty", "`127.0.0.1:8888`"),
             (" \t", "is empty", "`127.0.0.1:8888`"),
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_pair_the_host_is_looked_at() {
+    fn the_host_of_a_pair_is_checked() {
         let table = [
             ("", "has no host", "`0.0.0.0:80`"),
             ("[::1]", "no brackets", "`(\"::1\", 80)`"),

@@ -1,29 +1,30 @@
-//! Which program has a port that is in use, as Linux's `/proc` tells: only for the text of an error.
+//! [`holder`]: finds the socket that has a port, in Linux's `/proc`, for the text of an error.
 
 use crate::address::Address;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Sockets that listen come first in the kernel's tables, so this is far more than what has them.
+/// How many bytes of a table are read. Listening sockets are first in the kernel's tables, so this is far more than
+/// needed.
 const LONGEST: u64 = 1 << 20;
 
-/// The state of a socket that listens, as the tables have it.
+/// The state of a listening socket in the tables.
 const LISTENING: &str = "0A";
 
-/// A socket that listens.
+/// A listening socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Holder {
     pub(super) address: SocketAddr,
-    /// It is this program's own.
+    /// It belongs to this process.
     pub(super) is_own: bool,
 }
 
-/// The socket that listens where `wanted` would; `None` if there is none to be seen.
+/// Returns the socket that listens where `wanted` would; `None` if the tables show none.
 pub(super) fn holder(wanted: SocketAddr, only_v6: bool) -> Option<Holder> {
     let wanted = Address::from(wanted).socket_addr()?;
     let (tcp, tcp6) = ("/proc/self/net/tcp", "/proc/self/net/tcp6");
-    let tables = if wanted.is_ipv4() { [tcp, tcp6] } else { [tcp6, tcp] }; // its own family is the likelier reason
+    let tables = if wanted.is_ipv4() { [tcp, tcp6] } else { [tcp6, tcp] }; // its own family first: the likelier reason
     tables.into_iter().find_map(|table| {
         let table = BufReader::new(File::open(table).ok()?.take(LONGEST));
         let mut found = table.lines().map_while(Result::ok).filter_map(|line| listening(&line));
@@ -32,7 +33,8 @@ pub(super) fn holder(wanted: SocketAddr, only_v6: bool) -> Option<Holder> {
     })
 }
 
-/// Whether the two cannot both be listened on. (A `[::]` that is there may be for IPv6 alone; that cannot be seen.)
+/// Whether the two addresses cannot both be listened on. (A `[::]` in the tables may be for IPv6 only; they do not show
+/// that.)
 fn overlaps(wanted: SocketAddr, only_v6: bool, there: SocketAddr) -> bool {
     let either_is_every = wanted.ip().is_unspecified() || there.ip().is_unspecified();
     wanted.port() == there.port()
@@ -43,7 +45,7 @@ fn overlaps(wanted: SocketAddr, only_v6: bool, there: SocketAddr) -> bool {
         }
 }
 
-/// The address and the inode of a line of the table, if that socket listens.
+/// Returns the address and the inode in a line of a table, if that socket listens.
 fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let (ip, port) = fields.next()?.split_once(':')?;
@@ -52,11 +54,11 @@ fn listening(line: &str) -> Option<(SocketAddr, u64)> {
     }
     let inode = fields.nth(5)?.parse().ok()?;
     let address = SocketAddr::new(parse_ip(ip)?, u16::from_str_radix(port, 16).ok()?);
-    // One that is bound to `::ffff:127.0.0.1` is in the table of IPv6.
+    // A socket that is bound to `::ffff:127.0.0.1` is in the table of IPv6.
     Some((Address::from(address).socket_addr()?, inode))
 }
 
-/// Words of 32 bits, each in this machine's order.
+/// Parses an IP address: words of 32 bits, each in this machine's byte order.
 fn parse_ip(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| u32::from_str_radix(hex.get(8 * at..8 * at + 8)?, 16).ok().map(u32::to_ne_bytes);
     match hex.len() {
@@ -70,6 +72,7 @@ fn parse_ip(hex: &str) -> Option<IpAddr> {
     }
 }
 
+/// Whether this process has a descriptor of the socket with this inode.
 fn is_own(inode: u64) -> bool {
     let name = format!("socket:[{inode}]");
     let Ok(open) = fs::read_dir("/proc/self/fd") else { return false };
@@ -110,7 +113,7 @@ mod tests {
         for (wanted, there, expected) in table {
             assert_eq!(overlaps(wanted.parse().unwrap(), false, there.parse().unwrap()), expected, "{wanted} {there}");
         }
-        assert!(!overlaps("[::]:80".parse().unwrap(), true, "127.0.0.1:80".parse().unwrap()), "for IPv6 alone");
+        assert!(!overlaps("[::]:80".parse().unwrap(), true, "127.0.0.1:80".parse().unwrap()), "for IPv6 only");
     }
 
     #[cfg(target_endian = "little")]

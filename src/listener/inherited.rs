@@ -1,4 +1,7 @@
-//! Sockets that listened before we had them, and that others may have too.
+//! Inherited listening sockets: taking them over, accepting from them, and restoring their blocking mode.
+//!
+//! Other processes may hold the same socket. All holders share its blocking mode, so it is checked before each accept
+//! ([`has_client`]).
 
 use super::{Inherited, ListenOptions, Listener, Source};
 use crate::address::Address;
@@ -16,8 +19,20 @@ use std::os::unix::net::UnixListener;
 ///
 /// # Errors
 ///
-/// Where the descriptor is no socket, not a stream socket of one of these kinds, or does not listen. The error says
-/// which, with the descriptor's number; and the descriptor is closed.
+/// `InvalidInput` if the descriptor is not a socket, is not a TCP or Unix stream socket, or does not listen. The error
+/// names the reason and the descriptor's number. The descriptor is closed.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// use std::{net::UdpSocket, os::fd::OwnedFd};
+///
+/// let datagrams = OwnedFd::from(UdpSocket::bind("127.0.0.1:0")?);
+/// let error = ebbtide::Listener::try_from(datagrams).unwrap_err();
+/// assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
+/// # Ok(()) }
+/// ```
 impl TryFrom<OwnedFd> for Listener {
     type Error = io::Error;
 
@@ -34,7 +49,20 @@ impl TryFrom<OwnedFd> for Listener {
 ///
 /// # Errors
 ///
-/// Where it does not listen.
+/// `InvalidInput` if it does not listen. The socket is closed then.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> std::io::Result<()> {
+/// let path = std::env::temp_dir().join(format!("ebbtide-doc-inherited-{}.sock", std::process::id()));
+/// let socket = std::os::unix::net::UnixListener::bind(&path)?;
+/// let listener = ebbtide::Listener::try_from(socket)?;
+/// assert!(listener.local_addr().is_unix());
+/// drop(listener);
+/// std::fs::remove_file(path)?; // an inherited socket's file is left in place
+/// # Ok(()) }
+/// ```
 impl TryFrom<UnixListener> for Listener {
     type Error = io::Error;
 
@@ -43,19 +71,21 @@ impl TryFrom<UnixListener> for Listener {
     }
 }
 
+/// Makes a listener from the descriptor.
 fn adopt(fd: OwnedFd) -> io::Result<Listener> {
     let domain = check(&fd)?;
-    // Ours is not for the programs that this one starts: it would keep the port open after us.
+    // Programs that this one starts must not inherit this descriptor: they would keep the port open after this process.
     fcntl_setfd(&fd, fcntl_getfd(&fd)? | FdFlags::CLOEXEC)?;
     let inherited = Inherited { was_blocking: !SockRef::from(&fd).nonblocking()? };
-    let options = ListenOptions::new(); // its own backlog is not to be had
+    let options = ListenOptions::new(); // the kernel does not show its backlog
     match domain {
         Domain::UNIX => Listener::over_unix(UnixListener::from(fd), &options, Some(inherited)),
         _ => Listener::over_tcp(TcpListener::from(fd), &options, Some(inherited)),
     }
 }
 
-/// Accepting from another kind of descriptor would fail only later, and obscurely.
+/// Checks that it is a listening stream socket. Accepting from any other descriptor would fail only later, with an
+/// unclear error.
 fn check(fd: &OwnedFd) -> io::Result<Domain> {
     let wrong = |text: &str| Err(explained(ErrorKind::InvalidInput, text));
     let socket = SockRef::from(fd);
@@ -84,21 +114,26 @@ fn listens(socket: &SockRef<'_>) -> io::Result<bool> {
     socket.is_listener()
 }
 
-/// Not every system tells; there accepting says it.
+/// Not every system can be asked (`SO_ACCEPTCONN`). On the others the first accept fails.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a client is there, so that an accept does not block.
+/// Whether a client is in the backlog, so that an accept does not block.
 ///
-/// Whether accepting blocks is a property of the socket that all of its holders share: a holder that leaves it as it
-/// was found makes it blocking under us, and the next accept would block a thread of the executor until a client comes.
-/// So it is looked at before each accept; and then whether there is a client, since a holder that makes it blocking
-/// between the look and the accept has stopped accepting, and takes no client away. That costs two system calls, and
-/// for inherited sockets only.
+/// All holders of the socket share its blocking mode. A holder that restores the mode that it found makes the socket
+/// blocking for this process too, and the next accept would block a thread of the executor until a client connects. So
+/// before each accept:
 ///
-/// Blocking is then what it is to be again when we leave, whatever we had found ourselves.
+/// 1. The mode is checked, and set to non-blocking.
+/// 2. The backlog is polled for a client. A holder may make the socket blocking between step 1 and the accept; but it
+///    has stopped accepting then, so it takes no client away, and the accept does not block.
+///
+/// That costs two system calls, and only for inherited sockets.
+///
+/// If another holder has made the socket blocking, it is made blocking again when this process leaves, whatever mode
+/// this process found first.
 pub(super) fn has_client(source: &Source, inherited: &mut Inherited) -> io::Result<bool> {
     let socket = match source {
         Source::Tcp(socket) => SockRef::from(socket.get_ref()),
@@ -110,11 +145,11 @@ pub(super) fn has_client(source: &Source, inherited: &mut Inherited) -> io::Resu
         socket.set_nonblocking(true)?;
     }
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // An error of the socket counts as well: accept says which.
+    // An error of the socket counts as readable too: the accept returns it.
     Ok(retry_on_intr(|| poll(&mut [PollFd::new(&*socket, PollFlags::IN)], Some(&at_once)))? > 0)
 }
 
-/// Gives the socket back as it was, to the others who have it.
+/// Restores the blocking mode, for the other holders of the socket.
 pub(super) fn make_blocking(source: &Source, address: &Address) {
     let result = match source {
         Source::Tcp(socket) => socket.get_ref().set_nonblocking(false),

@@ -1,4 +1,4 @@
-//! What to say when a TCP address cannot be listened on: the reason, and what to do about it.
+//! [`explain`]: the error text when a TCP address cannot be listened on: the address, the reason, and what to do.
 
 use super::ListenOptions;
 #[cfg(target_os = "linux")]
@@ -7,13 +7,14 @@ use crate::text::explained_by;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
-/// Says what was attempted, with which address, why it failed, and what to do.
+/// Returns the error with a text that names what was attempted, the address, the reason, and what to do.
 pub(super) fn explain(address: SocketAddr, options: &ListenOptions, source: io::Error) -> io::Error {
     let remedy = remedy(address, options, &source);
     let text = format!("cannot listen on `{address}`: {source}{}{remedy}", if remedy.is_empty() { "" } else { "; " });
     explained_by(source, text)
 }
 
+/// Returns what to do about an error; empty if nothing is known.
 fn remedy(address: SocketAddr, options: &ListenOptions, error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::AddrInUse => {
@@ -27,7 +28,7 @@ fn remedy(address: SocketAddr, options: &ListenOptions, error: &io::Error) -> St
             no_ipv6(address.port(), "IPv6 is switched off here")
         }
         ErrorKind::AddrNotAvailable => {
-            "no network interface of this machine has this address; `0.0.0.0` or `[::]` means all that there are".into()
+            "no network interface of this machine has this address; for all interfaces use `0.0.0.0` or `[::]`".into()
         }
         ErrorKind::PermissionDenied if (1..1024).contains(&address.port()) => {
             "ports below 1024 need a privilege: choose a higher one, or give the program `CAP_NET_BIND_SERVICE` \
@@ -41,7 +42,7 @@ fn remedy(address: SocketAddr, options: &ListenOptions, error: &io::Error) -> St
     }
 }
 
-/// The errors that have no kind of their own.
+/// Returns what to do about an error that has no [`ErrorKind`] of its own.
 fn of_the_system(address: SocketAddr, error: &io::Error) -> String {
     if is_unsupported_family(error) && address.is_ipv6() {
         return no_ipv6(address.port(), "this machine has no IPv6");
@@ -71,7 +72,7 @@ pub(super) fn is_unsupported_family(error: &io::Error) -> bool {
     return error.kind() == ErrorKind::Unsupported;
 }
 
-/// Whether it is one that every machine has, if it has the family at all.
+/// Whether every machine that has the address family has this address.
 pub(super) fn is_every_machines(address: SocketAddr) -> bool {
     address.ip().is_loopback() || address.ip().is_unspecified()
 }
@@ -80,28 +81,30 @@ fn no_ipv6(port: u16, reason: &str) -> String {
     format!("{reason}: listen on `0.0.0.0:{port}` (IPv4)")
 }
 
+/// What to do if the address is in use, and the holder is not known.
 fn taken(address: SocketAddr, options: &ListenOptions) -> String {
     let choose = if address.port() == 0 { "" } else { ", or choose another port (0: any free one)" };
     format!("something listens there already: stop it{choose}{}", reuse_port(options))
 }
 
-/// Who listens there is known.
+/// What to do if the address is in use by this holder.
 #[cfg(target_os = "linux")]
 fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> String {
-    let who = if holder.is_own { "this program" } else { "another program" };
+    let program = if holder.is_own { "this program" } else { "another program" };
     let its = holder.address;
     let mapped = address.is_ipv6() && address.ip().to_canonical().is_ipv4();
     if address.is_ipv4() && its.is_ipv6() {
         let how = if holder.is_own {
-            "bind that one with `ListenOptions::only_v6(true)`, or do without this one"
+            "bind that one with `ListenOptions::only_v6(true)`, or leave this one out"
         } else {
             "stop it, or choose another port"
         };
-        return format!("{who} listens on `{its}`, which takes IPv4 clients too: {how}");
+        return format!("{program} listens on `{its}`, which takes IPv4 clients too: {how}");
     }
     if address.is_ipv6() && its.is_ipv4() && !mapped {
         return format!(
-            "{who} listens on `{its}`, and `[::]` takes IPv4 clients too: bind it with `ListenOptions::only_v6(true)`"
+            "{program} listens on `{its}`, and `[::]` takes IPv4 clients too: bind it with \
+             `ListenOptions::only_v6(true)`"
         );
     }
     let itself = if its == address { String::new() } else { format!(" on `{its}`") };
@@ -121,6 +124,7 @@ fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> St
     }
 }
 
+/// A hint for sockets with `SO_REUSEPORT`; else empty.
 fn reuse_port(options: &ListenOptions) -> &'static str {
     #[cfg(unix)]
     if options.reuse_port {
@@ -164,7 +168,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn who_has_the_port_is_said_if_it_is_known_and_nothing_else_is_guessed() {
+    fn the_holder_of_the_port_is_named_only_if_it_is_known() {
         let table = [
             (
                 "0.0.0.0:80",

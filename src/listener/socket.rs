@@ -1,4 +1,4 @@
-//! A listening socket, and its place in the reactor.
+//! [`Socket`]: a non-blocking listening socket, and its registration with the reactor.
 
 use crate::origin::Origin;
 use async_io::Async;
@@ -11,23 +11,26 @@ use std::os::windows::io::AsSocket;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Registered with the reactor by the first wait, and not when it is bound: a process that is forked in between shares
-/// the reactor's epoll set with its parent, and would remove the parent's entry when it closes its copy.
+/// A listening socket. It is registered with the reactor by the first wait, and not when it is bound: a process that is
+/// forked in between shares the reactor's epoll set with its parent, and would remove the parent's entry when it closes
+/// its copy.
 pub(super) struct Socket<T> {
+    /// Shared with the registration.
     socket: Arc<T>,
     /// `None` before the first wait.
     registered: Option<Registered<T>>,
 }
 
-/// The entry in the reactor.
+/// A registration with the reactor. Its drop removes the entry.
 struct Registered<T> {
-    /// `None` once it is dropped.
+    /// `None` only in the drop.
     entry: Option<Async<Arc<T>>>,
+    /// The process that has registered it.
     origin: Origin,
 }
 
 impl<T: AsSocket> Socket<T> {
-    /// Makes the socket non-blocking.
+    /// Makes the socket non-blocking, and takes it over.
     pub(super) fn new(socket: T) -> io::Result<Self> {
         SockRef::from(&socket).set_nonblocking(true)?;
         Ok(Self { socket: Arc::new(socket), registered: None })
@@ -37,6 +40,7 @@ impl<T: AsSocket> Socket<T> {
         &self.socket
     }
 
+    /// Polls until a client may be in the backlog. Registers the socket with the reactor first, if it is not yet.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let registered = match &mut self.registered {
             Some(registered) => registered,
@@ -45,14 +49,14 @@ impl<T: AsSocket> Socket<T> {
                 origin: Origin::here(),
             }),
         };
-        registered.entry.as_ref().expect("it is there until its drop").poll_readable(cx)
+        registered.entry.as_ref().expect("the entry is there until the drop").poll_readable(cx)
     }
 }
 
 impl<T> Drop for Registered<T> {
     fn drop(&mut self) {
         if self.origin.is_elsewhere() {
-            // The entry is the parent's. Its descriptor stays open here, until this process ends.
+            // A forked process: the entry is the parent's. The descriptor stays open here until this process ends.
             std::mem::forget(self.entry.take());
         }
     }

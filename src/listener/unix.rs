@@ -1,4 +1,6 @@
-//! Unix sockets that listen, and their files.
+//! Listening Unix sockets: binding them, accepting from them, and the life of their files.
+//!
+//! [`SocketFile`] removes the file. What may be in the way of a bind, and when it is removed, is in `stale`.
 
 mod stale;
 
@@ -16,18 +18,19 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-/// How often a start looks again at what lies in its place, while others put something there and take it away.
+/// How often a bind tries again while other programs create and remove files in its place.
 const TRIES: usize = 8;
 
-/// What a `sockaddr_un` has room for, without the zero byte at its end.
+/// The longest path that fits into a `sockaddr_un`, without the zero byte at its end.
 const LONGEST_PATH: usize = if cfg!(any(target_os = "linux", target_os = "android")) { 107 } else { 103 };
 
-/// A client's stream and address.
+/// Accepts a client: its stream and address.
 pub(super) fn accept(socket: &UnixListener) -> io::Result<(Transport, Address)> {
     let (stream, peer) = socket.accept()?;
     Ok((Transport::unix(stream)?, Address::from(peer)))
 }
 
+/// Binds, sets the file's mode, and listens.
 pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixListener, SocketFile)> {
     let text = path.as_os_str().as_encoded_bytes();
     if text.is_empty() {
@@ -44,7 +47,7 @@ pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixList
     let socket = bind_in_place(path, &address, lock.is_held())?;
     let file = SocketFile::made(full_path).inspect_err(|_| _ = fs::remove_file(path))?;
     if let Some(mode) = options.mode {
-        // No client gets in before it listens.
+        // No client can connect before it listens.
         fs::set_permissions(path, Permissions::from_mode(mode)).map_err(|error| {
             let text = format!("cannot set its mode to 0o{mode:o}: {error}");
             explained(ErrorKind::Other, text)
@@ -59,21 +62,21 @@ pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixList
     Ok((UnixListener::from(std::os::fd::OwnedFd::from(socket)), file))
 }
 
-/// The path by which the file is found when it is to be removed, though the program changes its folder, or a link above
-/// the file has been moved on.
+/// Returns the path by which the file is found at its removal, even if the program changes its working directory, or a
+/// symbolic link above the file is changed.
 fn resolve(path: &Path) -> io::Result<PathBuf> {
     let full_path = std::path::absolute(path)?;
     let folder = full_path.parent().and_then(|folder| fs::canonicalize(folder).ok());
     Ok(match (folder, full_path.file_name()) {
         (Some(folder), Some(name)) => folder.join(name),
-        _ => full_path, // binding says what is wrong with it
+        _ => full_path, // the bind returns the error
     })
 }
 
-/// Binds, and first takes away what a process that was killed has left behind.
+/// Binds, after it has removed the file that a killed process has left behind.
 ///
-/// The new socket is not bound to another name and renamed over the old one: `ss`, `lsof` and the clients would be told
-/// that name for as long as it lives.
+/// The new socket is not bound to another name and renamed over the old one: `ss`, `lsof` and the clients would see
+/// that name as long as the socket exists.
 fn bind_in_place(path: &Path, address: &SockAddr, locked: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     for _ in 0..TRIES {
@@ -82,9 +85,10 @@ fn bind_in_place(path: &Path, address: &SockAddr, locked: bool) -> io::Result<So
             result => return result.map(|()| socket),
         }
     }
-    Err(taken("others put a socket there and take it away again, all the time: choose another path"))
+    Err(taken("other programs create and remove a socket there again and again: choose another path"))
 }
 
+/// Binds a name in the abstract namespace, and listens.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 pub(super) fn bind_abstract(name: &[u8], options: &ListenOptions) -> io::Result<UnixListener> {
     use std::os::unix::ffi::OsStrExt;
@@ -110,17 +114,18 @@ fn check_length(what: &str, text: &[u8]) -> io::Result<()> {
     Err(explained(ErrorKind::InvalidInput, text))
 }
 
-/// The file of a socket that we made. Removed by its drop, if it is still the same.
+/// Drop guard of a socket's file: its drop removes the file, if it is still the one that was created.
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
-    /// No other file can get it while the socket is open.
+    /// No other file can get the same one while the socket is open.
     identity: Identity,
-    /// A process that is forked from this one has a copy, and the file is not its own.
+    /// The process that has created the file. A forked process has a copy of this guard, and must not remove the file.
     origin: Origin,
 }
 
 impl SocketFile {
+    /// Guards the file that was just created at this path.
     fn made(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&fs::symlink_metadata(&path)?);
         Ok(Self { path, identity, origin: Origin::here() })
@@ -131,7 +136,7 @@ impl SocketFile {
     }
 }
 
-/// Which file it is, whatever its name: the device and the inode.
+/// Identifies a file, whatever its name: its device and inode.
 type Identity = (u64, u64);
 
 fn identity(metadata: &fs::Metadata) -> Identity {
@@ -143,7 +148,7 @@ impl Drop for SocketFile {
         if self.origin.is_elsewhere() {
             return;
         }
-        // Without the folder's lock: our socket listens still, so no start takes its file for a stale one.
+        // The folder's lock is not needed: the socket still listens, so no other start takes its file for a stale one.
         let path = self.path.display();
         let result = match fs::symlink_metadata(&self.path) {
             Ok(found) if identity(&found) == self.identity => fs::remove_file(&self.path),
@@ -162,7 +167,7 @@ impl Drop for SocketFile {
     }
 }
 
-/// Says what was attempted, with which address, and what to do.
+/// Returns the error with a text that names what was attempted, the address, and what to do.
 pub(super) fn explain(address: &Address, source: io::Error) -> io::Error {
     let folder = match address.path().and_then(Path::parent) {
         Some(folder) if folder.as_os_str().is_empty() => Address::unix(Path::new(".")),

@@ -1,4 +1,9 @@
-//! What lies in the place of a Unix socket that is to be bound: it is removed if nothing listens behind it.
+//! Removes a stale socket file, which a killed process has left where a Unix socket is to be bound.
+//!
+//! A file is stale if it is a socket on which no server listens. The difficulty is races with other programs that start
+//! at the same moment: a server that has bound its socket but does not listen yet looks stale, and a file may be
+//! replaced after it was checked. [`FolderLock`] makes programs that use this crate wait for each other; without the
+//! lock [`remove_stale`] waits and checks a second time; [`take_away`] removes only the file that was checked.
 
 use super::{Identity, identity};
 use crate::address::Address;
@@ -17,33 +22,39 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long another program that starts in the same folder at the same moment is waited for. It holds the lock for a
-/// few system calls. One that holds it for longer is no such program, and keeps no server from starting.
+/// How long the start waits for another program that starts in the same folder at the same moment. Such a program holds
+/// the lock for a few system calls. A program that holds it longer is none of these, and does not prevent the start.
 const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 
-/// Without the lock: a socket that refuses now and after this time is not one of a server that is just starting, and is
-/// bound and does not listen yet.
+/// Without the lock: a socket that still refuses after this time is not that of a starting server, which is bound but
+/// does not listen yet.
 const BETWEEN_BIND_AND_LISTEN: Duration = Duration::from_millis(100);
 
+/// The error of a path that is in use.
 pub(super) fn taken(text: &str) -> io::Error {
     explained(ErrorKind::AddrInUse, text)
 }
 
-/// Removes what a process that was killed has left behind, and nothing else.
+/// Removes the file that a killed process has left behind, and nothing else.
 pub(super) fn remove_stale(path: &Path, address: &SockAddr, locked: bool) -> io::Result<()> {
     let Some(found) = stale(path, address)? else { return Ok(()) };
     if !locked {
-        // Up to twice as long, by chance: of several programs that find the file at one moment, one is the first.
-        let chance = RandomState::new().hash_one(0) % 1024;
-        pause(BETWEEN_BIND_AND_LISTEN + BETWEEN_BIND_AND_LISTEN * (u32::try_from(chance).expect("it is small")) / 1024);
+        // A random time, up to twice as long: of several programs that find the file at one moment, one is the first.
+        let random = RandomState::new().hash_one(0) % 1024;
+        let random = u32::try_from(random).expect("it is below 1024");
+        pause(BETWEEN_BIND_AND_LISTEN + BETWEEN_BIND_AND_LISTEN * random / 1024);
         if stale(path, address)? != Some(found) {
-            return Ok(()); // another server is starting there: look again
+            return Ok(()); // another server is starting there: the caller checks again
         }
     }
     take_away(path, found)
 }
 
-/// Which file lies there, if nothing listens behind it; `None` if there is none. If it is not to be removed, an error.
+/// Returns the stale file at the path; `None` if there is no file.
+///
+/// # Errors
+///
+/// If the file must not be removed: something listens there, or it is not a socket.
 fn stale(path: &Path, address: &SockAddr) -> io::Result<Option<Stale>> {
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -60,15 +71,15 @@ fn stale(path: &Path, address: &SockAddr) -> io::Result<Option<Stale>> {
         }
     };
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?; // one that listens may have a full queue, and would keep us waiting
-    let lives = "something listens there already: stop it, or choose another path";
+    probe.set_nonblocking(true)?; // a server with a full accept queue would block the connect
+    let live = "something listens there already: stop it, or choose another path";
     let Err(error) = probe.connect(address) else {
-        return Err(taken(lives));
+        return Err(taken(live));
     };
     match Errno::from_io_error(&error) {
         Some(Errno::CONNREFUSED) => Ok(Some(found)),
         Some(Errno::NOENT) => Ok(None),
-        Some(Errno::AGAIN | Errno::INPROGRESS) => Err(taken(lives)),
+        Some(Errno::AGAIN | Errno::INPROGRESS) => Err(taken(live)),
         Some(Errno::PROTOTYPE) => {
             Err(taken("another program has a socket of another type there: stop it, or choose another path"))
         }
@@ -79,11 +90,12 @@ fn stale(path: &Path, address: &SockAddr) -> io::Result<Option<Stale>> {
     }
 }
 
-/// A file that nothing listens behind. Its inode is free as soon as it is removed, and is often the next that is given
-/// out; the time when it was made tells the two apart. (A rename does not change that.)
+/// A stale file. Its inode is free as soon as it is removed, and the next file often gets the same one; the time of its
+/// creation tells the two apart. (A rename does not change that time.)
 #[derive(Clone, Copy, PartialEq)]
 struct Stale {
     identity: Identity,
+    /// When it was created: seconds and nanoseconds.
     made: (i64, i64),
 }
 
@@ -93,12 +105,12 @@ impl Stale {
     }
 }
 
-/// Removes this file and no other, though another may have come in its place since it was looked at: it is moved aside
-/// first, which only one process can do, and then looked at once more.
+/// Removes this file and no other, even if another one has replaced it since the check: it is renamed first, which only
+/// one process can do, and then checked once more.
 fn take_away(path: &Path, stale: Stale) -> io::Result<()> {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     if !fs::symlink_metadata(path).is_ok_and(|found| Stale::new(&found) == stale) {
-        return Ok(()); // look again
+        return Ok(()); // it has changed: the caller checks again
     }
     let n = NEXT.fetch_add(1, Ordering::Relaxed);
     let aside = path.with_file_name(format!(".ebbtide-{}-{n}.stale", std::process::id()));
@@ -115,29 +127,30 @@ fn take_away(path: &Path, stale: Stale) -> io::Result<()> {
     Ok(())
 }
 
-/// Not over what has come there meanwhile, as far as the system can do that.
+/// Renames the file back; not over a file that another program has created there since, if the system can do that.
 fn put_back(aside: &Path, path: &Path) -> io::Result<()> {
     #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
     {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
         match renameat_with(CWD, aside, CWD, path, RenameFlags::NOREPLACE) {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {} // the file system cannot
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {} // the file system does not support it
             result => return Ok(result?),
         }
     }
     fs::rename(aside, path)
 }
 
-/// Held while a stale file is looked at and removed, and a socket is bound and does not listen yet: so that programs
-/// that start at the same moment wait for each other. It leaves nothing behind. Without it they get along as well, but
-/// take longer.
+/// Lock on a folder (`flock`), so that programs that start at the same moment wait for each other. It is held from the
+/// check of a stale file until the new socket listens. It leaves no file behind. Without it the start works as well,
+/// but takes longer.
 pub(super) struct FolderLock {
-    /// The lock goes with its last descriptor.
+    /// The lock ends with its last descriptor. `None`: the lock is not held.
     folder: Option<File>,
 }
 
 impl FolderLock {
-    /// Not held where the folder may not be read, on a file system without locks, and if another program keeps it.
+    /// Takes the lock on the file's folder. It is not held if the folder may not be read, if the file system has no
+    /// locks, or if another program keeps it.
     pub(super) fn of(file: &Path) -> Self {
         let Some(Ok(folder)) = file.parent().map(File::open) else { return Self { folder: None } };
         let start = Instant::now();
@@ -164,7 +177,7 @@ impl FolderLock {
     }
 }
 
-/// There is no event to wait for.
+/// Blocks the thread: there is no event to wait for.
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }

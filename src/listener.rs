@@ -54,7 +54,8 @@ use std::task::{Context, Poll, Waker, ready};
 /// [`Server::new`](crate::Server::new) and [`Server::add_listener`](crate::Server::add_listener). One server can have
 /// any number of listeners, in any mixture. All of them have the same handler and the same guarantees.
 ///
-/// Dropping a listener closes it, and resets the clients in its accept queue.
+/// Dropping a listener closes it, and disconnects the clients in its accept queue (for an inherited socket see
+/// below).
 ///
 /// # Sockets that are inherited
 ///

@@ -433,7 +433,6 @@ impl Server {
     #[doc(alias = "axum::serve")]
     #[doc(alias = "ListenAndServe")]
     #[doc(alias = "serve_tcp")]
-    #[doc(alias = "run")]
     pub fn serve<H, Fut>(self, handler: H) -> Serve
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,

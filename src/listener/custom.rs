@@ -37,7 +37,7 @@ use std::task::{Context, Poll};
 ///     async fn accept(&mut self) -> io::Result<(MemoryStream, Address)> {
 ///         match self.0.recv().await {
 ///             Ok(stream) => Ok((stream, Address::named("channel"))),
-///             Err(_) => std::future::pending().await, // no more clients; the server goes on with its other listeners
+///             Err(_) => std::future::pending().await, // no more clients; other listeners are still served
 ///         }
 ///     }
 /// }

@@ -135,7 +135,7 @@ impl Default for Keepalive {
     }
 }
 
-/// [`Keepalive::after`].
+/// The same as [`Keepalive::after`].
 impl From<Duration> for Keepalive {
     fn from(silence: Duration) -> Self {
         Self::after(silence)

@@ -129,7 +129,7 @@ impl Accept for Memory {
     async fn accept(&mut self) -> io::Result<Client> {
         match self.0.recv().await {
             Ok(client) => Ok(client),
-            Err(_) => pending().await, // every connector is gone
+            Err(_) => pending().await, // all connectors were dropped
         }
     }
 }
@@ -250,7 +250,7 @@ impl AsyncWrite for MemoryStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let gone = |text: &str| Poll::Ready(Err(explained(io::ErrorKind::BrokenPipe, text)));
         let Some(writer) = &mut self.writer else {
-            return gone("this end was closed before");
+            return gone("this end is closed");
         };
         if buf.is_empty() {
             return Poll::Ready(Ok(0));

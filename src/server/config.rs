@@ -141,7 +141,7 @@ impl Server {
     ///
     /// [`Handle::is_ready`](crate::Handle::is_ready) is already false then, so this is the time in which a load
     /// balancer can notice. Default: zero, no such phase. A second request (`shutdown`, or another stream) skips the
-    /// rest of it.
+    /// rest of it; the return of a [scope](Self::scope)'s body does not.
     ///
     /// The whole exit has one deadline, which is fixed at the request: lame duck plus [grace](Self::grace).
     ///
@@ -254,17 +254,24 @@ impl Server {
     /// # async_std::task::block_on(async {
     /// # use ebbtide::{Connection, Listener, Server};
     /// # let (listener, connector) = Listener::memory();
-    /// let (number, _report) = Server::new(listener)
+    /// # use async_std::io::{ReadExt, WriteExt};
+    /// let greet = async |mut conn: Connection| -> std::io::Result<()> {
+    ///     conn.write_all(b"hello").await?;
+    ///     conn.peer_closed().await;
+    ///     Ok(())
+    /// };
+    /// let ((), report) = Server::new(listener)
     ///     .max_connections(1)
-    ///     .scope(async |conn: Connection| conn.peer_closed().await, async |server| {
-    ///         let (first, second) = (connector.connect().await?, connector.connect().await?);
-    ///         server.until_draining(async_std::task::sleep(std::time::Duration::from_millis(10))).await;
-    ///         let number = server.connection_count(); // the second waits in the backlog
-    ///         drop((first, second));
-    ///         Ok(number)
+    ///     .scope(greet, async |server| {
+    ///         let (mut first, mut second) = (connector.connect().await?, connector.connect().await?);
+    ///         first.read_exact(&mut [0; 5]).await?;
+    ///         assert_eq!(server.connection_count(), 1); // the second client waits in the backlog
+    ///         drop(first);
+    ///         second.read_exact(&mut [0; 5]).await?;
+    ///         Ok(())
     ///     })
     ///     .await?;
-    /// assert_eq!(number, 1);
+    /// assert_eq!(report.completed(), 2);
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     #[doc(alias = "LimitListener")]
@@ -306,7 +313,7 @@ impl Server {
     /// assert_eq!((report.accepted(), report.refused()), (1, 1));
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
-    #[doc(alias = "rate_limit")]
+    #[doc(alias = "limit_conn")]
     pub fn max_connections_per_ip(self, max: usize) -> Self {
         self.bound.run().limit.set_max_per_client(max);
         self
@@ -483,8 +490,8 @@ impl Server {
     ///
     /// [`Keepalive`](crate::Keepalive) finds peers that vanish while nothing is on its way to them, and does not work
     /// while something is. Neither ends a live client that reads nothing: its kernel acknowledges the window probes of
-    /// ours, at most 2 minutes apart. A time below 3 minutes therefore also ends such clients, as `TCP_USER_TIMEOUT`
-    /// does.
+    /// this machine's, at most 2 minutes apart. A time below 3 minutes therefore also ends such clients, as
+    /// `TCP_USER_TIMEOUT` does.
     ///
     /// # Examples
     ///
@@ -627,23 +634,18 @@ impl Server {
     ///
     /// ```
     /// # async_std::task::block_on(async {
-    /// # use async_std::io::{ReadExt, WriteExt};
-    /// # use ebbtide::{Connection, Listener, Server};
+    /// # use async_std::io::WriteExt;
+    /// # use ebbtide::{Connection, EventKind, Listener, Server};
     /// # let (listener, connector) = Listener::memory();
-    /// let greet = async |mut conn: Connection| -> std::io::Result<()> {
-    ///     conn.write_all(b"hello").await?;
-    ///     conn.peer_closed().await;
-    ///     Ok(())
-    /// };
-    /// let (connections, _report) = Server::new(listener)
-    ///     .count_bytes(true)
-    ///     .scope(greet, async |server| {
-    ///         let mut client = connector.connect().await?;
-    ///         client.read_exact(&mut [0; 5]).await?;
-    ///         Ok(server.connections())
-    ///     })
-    ///     .await?;
-    /// assert_eq!(connections[0].bytes_written(), Some(5));
+    /// let (bytes, written) = async_std::channel::unbounded();
+    /// let server = Server::new(listener).count_bytes(true).on_event(move |event| {
+    ///     if event.kind() == EventKind::Ended {
+    ///         drop(bytes.try_send(event.bytes_written()));
+    ///     }
+    /// });
+    /// let greet = async |mut conn: Connection| conn.write_all(b"hello").await;
+    /// server.scope(greet, async |_| Ok(connector.connect().await?)).await?;
+    /// assert_eq!(written.recv().await, Ok(Some(5)));
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn count_bytes(mut self, count: bool) -> Self {

@@ -377,7 +377,7 @@ fn an_argument_of_the_wrong_type_is_told_the_right_form() {
         ("max_connection_age(5)", limit),
     ];
     for (mistake, remedy) in mistakes {
-        says(&format!("fn run(server: Server) -> Server {{ server.{mistake} }}"), 1, &[remedy]);
+        fails_with(&format!("fn run(server: Server) -> Server {{ server.{mistake} }}"), 1, &[remedy]);
     }
 }
 

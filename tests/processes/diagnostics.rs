@@ -363,9 +363,9 @@ fn the_remedy_precedes_lists_of_types() {
     assert!(errors_in(&printed) == 1 && printed.contains("Option<Duration>"), "{printed}");
 }
 
-/// The compiler infers the shows the line of the bound that is not met, and a comment at its end names the right form.
+/// The compiler shows the source line of the bound that is not met. A comment at its end names the right form.
 #[test]
-fn an_argument_of_the_wrong_type_is_told_the_right_form() {
+fn the_error_for_an_argument_of_the_wrong_type_shows_the_right_form() {
     let limit = "such as `Duration::from_secs(";
     let mistakes = [
         ("shutdown_on(ebbtide::signal::termination())", "`signal::termination()` is a `Result`: add `?`"),
@@ -381,7 +381,7 @@ fn an_argument_of_the_wrong_type_is_told_the_right_form() {
     }
 }
 
-/// The error type of a body in each form that a body may have. A second implementation of
+/// The compiler infers the error type of a body in each form that a body may have. A second implementation of
 /// `BodyOutput` for a `Result` would break that.
 #[test]
 fn bodies_of_every_form_need_no_annotation() {

@@ -1,42 +1,51 @@
-//! A chat, line by line, until Ctrl-C: its members are told that the server closes, and read it whole.
+//! A chat of lines. Each member has a task that writes, fed by a queue; its last line is a goodbye, which arrives
+//! although the handler has returned.
 //!
-//! ```text
+//! ```sh
 //! cargo run --example goodbye
+//! nc 127.0.0.1 8888   # in two other terminals
 //! ```
 //!
-//! Join it from two other terminals with `nc 127.0.0.1 8888`, chat, and press Ctrl-C here.
-
-mod shared;
+//! With two members, and then Ctrl-C, it prints:
+//!
+//! ```text
+//! Server listening on 127.0.0.1:8888
+//! 2 joined, 2 stayed to the end
+//! ```
+//!
+//! To copy it, put into Cargo.toml:
+//!
+//! ```toml
+//! [dependencies]
+//! async-std = { version = "1.13", features = ["attributes"] }
+//! ebbtide = "0.1"
+//! femme = "2.2"
+//! ```
 
 use async_std::channel::{Sender, bounded};
-use async_std::io;
-use async_std::prelude::*;
+use async_std::{io, prelude::*};
 use ebbtide::{Connection, ConnectionId, Server, signal};
-use femme::LevelFilter;
 use std::collections::HashMap;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
-fn main() -> ExitCode {
-    shared::run(LevelFilter::Warn, chat)
-}
+type Room = Mutex<HashMap<ConnectionId, Sender<String>>>;
 
-async fn chat(address: String) -> io::Result<()> {
+#[async_std::main]
+async fn main() -> io::Result<()> {
+    femme::with_level(femme::LevelFilter::Warn);
     let signals = signal::termination()?;
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8888".into());
     let server = Server::bind(address).await?.shutdown_on(signals);
     println!("{server}");
-
     let room = Arc::new(Room::default());
     let report = server.serve(move |conn| member(conn, Arc::clone(&room))).await?;
-    println!("{} joined, and {} of them stayed to the end", report.accepted(), report.drained());
+    println!("{} joined, {} stayed to the end", report.accepted(), report.drained());
     Ok(())
 }
 
 async fn member(conn: Connection, room: Arc<Room>) -> io::Result<()> {
-    let (inbox, to_write) = bounded(1024);
-    let _ = inbox.try_send(format!("you are number {}\n", conn.id()));
-    let seat = room.join(conn.id(), inbox);
-
+    let (queue, to_write) = bounded(1024);
+    let _ = queue.try_send(format!("you are number {}\n", conn.id()));
     let mut writer = conn.clone();
     conn.spawn(async move {
         while let Ok(line) = to_write.recv().await {
@@ -44,46 +53,27 @@ async fn member(conn: Connection, room: Arc<Room>) -> io::Result<()> {
         }
         io::Result::Ok(())
     });
+    room.lock().unwrap().insert(conn.id(), queue);
+    let _seat = Seat(conn.id(), &room);
 
     let mut lines = conn.lines().max_len(4096);
     while let Some(line) = lines.next().await? {
-        room.say(conn.id(), &line);
-    }
-    if conn.is_draining() {
-        let _ = seat.inbox.try_send("the server closes: goodbye\n".to_owned());
-    }
-    Ok(()) // the seat's drop ends the queue, and the writer has the task grace, 1 second, to write what is in it
-}
-
-/// The queue of each member's writer.
-#[derive(Default)]
-struct Room(Mutex<HashMap<ConnectionId, Sender<String>>>);
-
-/// A member's place. It is given up when the handler ends, in whichever way.
-struct Seat<'a> {
-    room: &'a Room,
-    number: ConnectionId,
-    inbox: Sender<String>,
-}
-
-impl Room {
-    fn join(&self, number: ConnectionId, inbox: Sender<String>) -> Seat<'_> {
-        self.0.lock().unwrap().insert(number, inbox.clone());
-        Seat { room: self, number, inbox }
-    }
-
-    /// Queues a line for all other members.
-    fn say(&self, number: ConnectionId, line: &str) {
-        for (_, inbox) in self.0.lock().unwrap().iter().filter(|(other, _)| **other != number) {
-            // Nothing waits for a member that does not read: it misses the lines for which its queue has no room, and
-            // when the server closes it is cut off after the task grace.
-            let _ = inbox.try_send(format!("{number}: {line}\n"));
+        for (_, other) in room.lock().unwrap().iter().filter(|(id, _)| **id != conn.id()) {
+            // A member that does not read misses the lines for which its queue has no room.
+            let _ = other.try_send(format!("{}: {line}\n", conn.id()));
         }
     }
+    if conn.is_draining() {
+        let _ = room.lock().unwrap()[&conn.id()].try_send("the server closes: goodbye\n".into());
+    }
+    Ok(()) // the queue ends with the seat; the writer has the task grace, one second, for what is in it
 }
+
+/// Leaves the room when the handler ends, in whichever way.
+struct Seat<'a>(ConnectionId, &'a Room);
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.room.0.lock().unwrap().remove(&self.number);
+        self.1.lock().unwrap().remove(&self.0);
     }
 }

@@ -1,40 +1,46 @@
-//! Bind and scope in one expression: the server lives as long as the code beside it, as with Python's
+//! Bind and scope in one expression. The server lives as long as the code beside it, as with Python's
 //! `async with await asyncio.start_server(...)`.
 //!
-//! ```text
+//! ```sh
 //! cargo run --example one_expression
 //! ```
-
-mod shared;
+//!
+//! It prints:
+//!
+//! ```text
+//! Server listening on 127.0.0.1:8888
+//! Shutting down...
+//! Server closed: serving=false
+//! ```
+//!
+//! To copy it, put into Cargo.toml:
+//!
+//! ```toml
+//! [dependencies]
+//! async-std = { version = "1.13", features = ["attributes"] }
+//! ebbtide = "0.1"
+//! ```
 
 use async_std::{io, task};
 use ebbtide::{Connection, Server};
-use femme::LevelFilter;
-use std::process::ExitCode;
 use std::time::Duration;
 
-fn main() -> ExitCode {
-    shared::run(LevelFilter::Warn, one_expression)
-}
-
-async fn one_expression(address: String) -> io::Result<()> {
-    let (server, _report) = Server::bind(address)
+#[async_std::main]
+async fn main() -> io::Result<()> {
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8888".into());
+    let (handle, _report) = Server::bind(address)
         .await?
-        .scope(echo, async |server| {
-            println!("Server listening on {}", server.local_addr());
+        .scope(echo, async |handle| {
+            println!("Server listening on {}", handle.local_addr());
             task::sleep(Duration::from_secs(2)).await;
             println!("Shutting down...");
-            Ok(server) // the value of the body comes out at the top; here it is the handle
+            Ok(handle) // the value of the body is a value of the scope
         })
-        .await?;
-
-    // However the body ends, by a value, an error or a panic, the connections are drained before the scope is left. An
-    // error of the body comes out by the `?` above.
-    println!("Server closed: serving={}", server.is_serving());
+        .await?; // an error of the body arrives here, after the drain
+    println!("Server closed: serving={}", handle.is_serving());
     Ok(())
 }
 
-/// Sends back what it reads, until the client hangs up.
 async fn echo(conn: Connection) -> io::Result<()> {
     io::copy(&mut &conn, &mut &conn).await?;
     Ok(())

@@ -1,57 +1,54 @@
-//! A server that ends at Ctrl-C. Here the program presses it itself, after two seconds: it raises SIGINT.
+//! A server that Ctrl-C stops. The program sends itself SIGINT after two seconds; you can be faster.
 //!
-//! ```text
+//! ```sh
 //! cargo run --example sigint
 //! ```
-
-mod shared;
+//!
+//! It prints:
+//!
+//! ```text
+//! Server listening on 127.0.0.1:8888
+//! Shutting down...
+//! Server closed: serving=false
+//! ```
+//!
+//! To copy it, put into Cargo.toml:
+//!
+//! ```toml
+//! [dependencies]
+//! async-std = { version = "1.13", features = ["attributes"] }
+//! ebbtide = "0.1"
+//! ```
 
 use async_std::io;
 use ebbtide::{Connection, Server, signal};
-use femme::LevelFilter;
-use std::process::ExitCode;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-fn main() -> ExitCode {
-    shared::run(LevelFilter::Warn, sigint)
-}
-
-async fn sigint(address: String) -> io::Result<()> {
-    // First, so that one that comes before the server listens is not lost. The first Ctrl-C (or SIGTERM) shuts the
-    // server down, a second one cancels what is still running, and a third one ends the process whatever happens.
-    let signals = signal::termination()?;
+#[async_std::main]
+async fn main() -> io::Result<()> {
+    let signals = signal::termination()?; // before the bind, so that an early signal is not lost
+    let address = std::env::args().nth(1).unwrap_or("127.0.0.1:8888".into());
     let server = Server::bind(address).await?.shutdown_on(signals);
     println!("{server}");
     let handle = server.handle();
+    thread::spawn(press_ctrl_c);
 
-    // Somebody at the keyboard: no part of the program, so on a thread of its own.
-    thread::spawn(|| {
-        thread::sleep(Duration::from_secs(2));
-        println!("Shutting down...");
-        press_ctrl_c();
-    });
-
-    // A server that ends by a signal needs no task of its own: `main` waits here until the signal has come and
-    // everything is closed. Then the program goes on, and ends with status 0.
+    // The first Ctrl-C (or SIGTERM) drains, a second one cancels, a third one exits at once.
     server.serve(echo).await?;
     println!("Server closed: serving={}", handle.is_serving());
     Ok(())
 }
 
-/// Sends back what it reads, until the client hangs up.
 async fn echo(conn: Connection) -> io::Result<()> {
     io::copy(&mut &conn, &mut &conn).await?;
     Ok(())
 }
 
-#[cfg(unix)]
+/// Stands in for the keyboard.
 fn press_ctrl_c() {
-    use nix::sys::signal::{Signal, raise};
-    raise(Signal::SIGINT).expect("a process may signal itself");
-}
-
-#[cfg(not(unix))]
-fn press_ctrl_c() {
-    println!("(there is no SIGINT on this system: press Ctrl-C yourself)");
+    thread::sleep(Duration::from_secs(2));
+    println!("Shutting down...");
+    Command::new("sh").args(["-c", "kill -INT $PPID"]).status().expect("there is a shell");
 }

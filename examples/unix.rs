@@ -1,76 +1,66 @@
-//! A Unix socket: who may connect is who may write to its file, and the server knows who has.
+//! A Unix socket that only this user may connect to. The server knows the user and the process of each client.
 //!
-//! ```text
+//! ```sh
 //! cargo run --example unix
 //! cargo run --example unix -- /tmp/another.sock
+//! nc -U /tmp/ebbtide.sock   # in another terminal, within two seconds
 //! ```
 //!
-//! While it waits at the end, talk to it from another terminal with `nc -U /tmp/ebbtide.sock`.
-#![cfg_attr(not(unix), allow(dead_code, unused_imports))]
+//! It needs Unix. A file that a killed server left behind is replaced; a second server gets an error.
+//!
+//! It prints:
+//!
+//! ```text
+//! Server listening on /tmp/ebbtide.sock
+//! The file exists: true
+//! A client reads: this process
+//! Shutting down...
+//! Server closed, the file exists: false
+//! ```
+//!
+//! To copy it, put into Cargo.toml:
+//!
+//! ```toml
+//! [dependencies]
+//! async-std = { version = "1.13", features = ["attributes"] }
+//! ebbtide = "0.1"
+//! ```
 
-mod shared;
-
-use async_std::prelude::*;
-use async_std::{io, task};
+use async_std::os::unix::net::UnixStream;
+use async_std::{io, prelude::*, task};
 use ebbtide::{Connection, ListenOptions, Server, signal};
-use femme::LevelFilter;
 use std::path::Path;
-use std::process::ExitCode;
 use std::time::Duration;
 
-#[cfg(unix)]
-fn main() -> ExitCode {
-    shared::run_at("/tmp/ebbtide.sock", LevelFilter::Warn, serve)
-}
-
-#[cfg(not(unix))]
-fn main() -> ExitCode {
-    eprintln!("error: this system has no Unix sockets that async-std knows");
-    ExitCode::FAILURE
-}
-
-#[cfg(unix)]
-async fn serve(path: String) -> io::Result<()> {
-    // First, so that a SIGTERM that comes once the file is there does not leave it behind.
-    let signals = signal::termination()?;
-    // Nobody but this user may write to the file, and so connect. It is set before anybody can.
-    let options = ListenOptions::new().mode(0o600);
-    // A file that an earlier run has left, because it was killed, is in no server's way: it is removed, unless a
-    // server listens.
+#[async_std::main]
+async fn main() -> io::Result<()> {
+    let signals = signal::termination()?; // before the bind, or an early SIGTERM leaves the file behind
+    let path = std::env::args().nth(1).unwrap_or("/tmp/ebbtide.sock".into());
+    let options = ListenOptions::new().mode(0o600); // set before any client can connect
     let server = Server::bind_unix_with(&path, &options).await?.shutdown_on(signals);
     println!("{server}");
-    println!("The file is there: {}", Path::new(&path).exists());
-
-    let (_, report) = server
+    println!("The file exists: {}", Path::new(&path).exists());
+    server
         .scope(whoami, async |_| {
-            println!("A client is told: {}", ask(&path).await?);
+            let mut client = UnixStream::connect(&path).await?;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await?;
+            println!("A client reads: {answer}");
             task::sleep(Duration::from_secs(2)).await;
             println!("Shutting down...");
             Ok(())
         })
         .await?;
-
-    println!("Server closed, and the file is there: {}", Path::new(&path).exists());
-    println!("{} accepted, {} completed", report.accepted(), report.completed());
+    println!("Server closed, the file exists: {}", Path::new(&path).exists());
     Ok(())
 }
 
-/// Tells its client who it is. The client has no say in it: the system tells.
-#[cfg(unix)]
 async fn whoami(mut conn: Connection) -> io::Result<()> {
+    // The kernel knows these; the client cannot forge them.
     let answer = match conn.peer_credentials() {
-        Some(who) if who.pid() == i32::try_from(std::process::id()).ok() => "you are a part of this very process",
-        Some(who) if who.uid() == 0 => "you are the administrator",
-        Some(_) => "you are another process of this user",
-        None => "who you are this system does not tell",
+        Some(peer) if peer.pid() == i32::try_from(std::process::id()).ok() => "this process".into(),
+        Some(peer) => format!("user {}", peer.uid()),
+        None => "this system does not know its peers".into(),
     };
     conn.write_all(answer.as_bytes()).await
-}
-
-#[cfg(unix)]
-async fn ask(path: &str) -> io::Result<String> {
-    let mut client = async_std::os::unix::net::UnixStream::connect(path).await?;
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

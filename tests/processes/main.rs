@@ -9,6 +9,7 @@ mod hand_over;
 mod haproxy;
 mod large_futures;
 mod missing_addresses;
+mod pasted;
 mod peer_credentials;
 mod restart_under_load;
 mod second_panics;

@@ -90,13 +90,13 @@ pub fn other_program(name: &str) -> Command {
 }
 
 #[cfg(unix)]
-fn locked(path: &std::path::Path) -> nix::fcntl::Flock<std::fs::File> {
+pub fn locked(path: &std::path::Path) -> nix::fcntl::Flock<std::fs::File> {
     let file = std::fs::File::create(path).unwrap();
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive).map_err(|(_, error)| error).unwrap()
 }
 
 #[cfg(not(unix))]
-fn locked(_path: &std::path::Path) {}
+pub fn locked(_path: &std::path::Path) {}
 
 /// Makes sure that the programs do not inherit ignored signals.
 ///

@@ -1,11 +1,11 @@
-//! The examples as processes: what they print, how they end, and what their clients see.
+//! Runs the examples as processes: what they print, how they end, and what their clients read.
 //!
-//! The expected output of an example is the block "It prints" of its own header, and the same in examples/README.md. Each
-//! runs with the executor's usual threads and with one. `cargo test` builds the examples first; `cargo test --test
-//! processes` does not.
+//! The expected output of an example is the `text` block of its own header; examples/README.md must show the same. Each
+//! example runs with the usual number of executor threads and with one. `cargo test` builds the examples first;
+//! `cargo test --test processes` does not.
 
-/// For the tests at its end: `cargo test` builds examples without theirs.
-#[allow(dead_code, reason = "its `main` is run as a process")]
+/// Runs the tests at the end of the file: `cargo test` builds examples without their tests.
+#[allow(dead_code, reason = "its `main` runs as a process")]
 #[path = "../../examples/in_memory.rs"]
 mod in_memory;
 
@@ -49,7 +49,7 @@ const SERVERS: &[&str] = &[
     "proxy_protocol",
 ];
 
-/// Far above what an example takes, also on a busy machine.
+/// Limit for each example: far more than it takes, even on a busy machine.
 const AT_MOST: Duration = Duration::from_secs(25);
 
 fn seconds(seconds: u64) -> Duration {
@@ -107,10 +107,10 @@ fn lame_duck_accepts_until_it_is_over() {
     runs_to_its_end("lame_duck", 0, seconds(2));
 }
 
-/// A certificate as the example `tls` wants it: `cert.pem` and `key.pem`.
+/// Writes a certificate to `cert.pem` and its key to `key.pem`, as the example `tls` reads them.
 #[cfg(all(unix, feature = "tls"))]
 fn issue(folder: &files::Folder) -> Authority {
-    let authority = Authority::new("a test's own");
+    let authority = Authority::new("test authority");
     let identity = authority.issue(folder, "cert", &["localhost"]);
     std::fs::rename(identity.key, folder.path("key.pem")).unwrap();
     authority
@@ -169,7 +169,7 @@ fn tls_names_the_file_that_is_missing() {
     assert_fails(&ended, &format!("cannot read the certificate file `{}`", file.display()));
 }
 
-/// An example that has made a socket file removes it, whenever it is told to stop.
+/// The example takes its signals before it binds, so that no signal leaves the socket file behind.
 #[cfg(unix)]
 #[test]
 fn unix_leaves_no_file_behind_at_a_sigterm() {
@@ -177,7 +177,7 @@ fn unix_leaves_no_file_behind_at_a_sigterm() {
         let folder = files::Folder::new();
         let path = folder.path("example.sock");
         let server = start(example("unix").arg(&path));
-        server.wait_for("Server listening on "); // it does not serve yet, or has just begun to
+        server.wait_for("Server listening on "); // it does not serve yet, or only just
         server.send(Signal::SIGTERM);
         let ended = server.wait();
         assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ended.status), None, "{ended:?}");
@@ -232,7 +232,7 @@ fn crawl_stops_at_the_first_error() {
 
 #[cfg(unix)]
 #[test]
-fn goodbye_tells_its_members_that_the_server_closes() {
+fn goodbye_sends_its_members_a_last_line() {
     with_each_executor(|start| {
         let server = start(example("goodbye").arg(ANY_PORT));
         let mut members = [(); 2].map(|()| {
@@ -244,18 +244,18 @@ fn goodbye_tells_its_members_that_the_server_closes() {
             members[n].0.read_line(&mut line).unwrap();
             line
         };
-        // Whoever was accepted first is number 0.
+        // The client that was accepted first is number 0.
         let (zero, one) = if line(0) == "you are number 0\n" { (0, 1) } else { (1, 0) };
         assert_eq!(line(1), format!("you are number {}\n", usize::from(one == 1)));
         members[zero].1.write_all(b"hello, every").unwrap();
         members[zero].1.write_all(b"body\n").unwrap();
-        let mut heard = String::new();
-        members[one].0.read_line(&mut heard).unwrap();
-        assert_eq!(heard, "0: hello, everybody\n");
+        let mut line = String::new();
+        members[one].0.read_line(&mut line).unwrap();
+        assert_eq!(line, "0: hello, everybody\n");
         server.send(Signal::SIGINT);
         for (mut reader, _) in members {
             let mut rest = String::new();
-            reader.read_to_string(&mut rest).expect("it reads the end");
+            reader.read_to_string(&mut rest).expect("the member reads EOF");
             assert_eq!(rest, "the server closes: goodbye\n", "{server}");
         }
         assert_ends("goodbye", 0, seconds(0), &server.wait());
@@ -264,20 +264,20 @@ fn goodbye_tells_its_members_that_the_server_closes() {
 
 #[cfg(unix)]
 #[test]
-fn goodbye_has_no_member_wait_for_one_that_does_not_read() {
+fn goodbye_does_not_slow_down_for_a_member_that_does_not_read() {
     with_each_executor(|start| {
         let server = start(example("goodbye").arg(ANY_PORT));
         let [silent, mut talker, listener] = [(); 3].map(|()| connect(server.port()));
-        let mut heard = BufReader::new(listener).lines().map(Result::unwrap);
-        assert!(heard.next().unwrap().starts_with("you are number "));
-        // More than the sockets and the queue of the silent one hold; each line is heard before the next is said.
+        let mut lines = BufReader::new(listener).lines().map(Result::unwrap);
+        assert!(lines.next().unwrap().starts_with("you are number "));
+        // More than fits into the sockets and the queue of the silent member. Each line arrives before the next is sent.
         let words = "x".repeat(4000);
         for n in 0..4000 {
             writeln!(talker, "{n} {words}").unwrap();
-            assert!(heard.next().unwrap().contains(&format!(": {n} x")), "line {n}: {server}");
+            assert!(lines.next().unwrap().contains(&format!(": {n} x")), "line {n}: {server}");
         }
         server.send(Signal::SIGINT);
-        assert_eq!(heard.collect::<Vec<_>>(), ["the server closes: goodbye"], "{server}");
+        assert_eq!(lines.collect::<Vec<_>>(), ["the server closes: goodbye"], "{server}");
         let ended = server.wait();
         assert_eq!(ended.stdout.last().unwrap(), "3 joined, 3 stayed to the end", "{ended:?}");
         drop(silent);
@@ -306,7 +306,7 @@ fn proxy_loses_nothing_in_a_drain() {
         drop(idle.1);
         assert_eq!(read_to_end(&idle.0), b"", "{proxy}");
 
-        // In flight: the rest of the question still passes, and so does an answer that comes in parts.
+        // In flight: the rest of the question still passes, and so does an answer in two parts.
         pass(&busy.0, &busy.1, "and the rest");
         pass(&busy.1, &busy.0, "half an answer, ");
         assert_eq!(read_to_end(&busy.1), b"", "{proxy}");
@@ -316,7 +316,7 @@ fn proxy_loses_nothing_in_a_drain() {
 
         let ended = proxy.wait();
         assert_ends("proxy", 0, Duration::ZERO, &ended);
-        assert!(ended.took < seconds(6), "it waits for its deadline: {ended:?}");
+        assert!(ended.took < seconds(6), "it waited for its deadline: {ended:?}");
     });
 }
 
@@ -509,6 +509,25 @@ fn each_server_reports_in_one_line_that_its_address_is_wrong() {
     }
 }
 
+/// These six are quoted elsewhere, so their output is fixed.
+#[test]
+fn the_output_of_the_first_six_is_as_ever() {
+    const THREE: &str = "Server listening on 127.0.0.1:8888\nShutting down...\nServer closed: serving=false\n";
+    let connected = "Client connected\n".repeat(3);
+    let clients = THREE.replacen("Shutting down", &format!("{connected}Shutting down"), 1);
+    let client = "Connecting...\nConnected\nShutting down...\n";
+    let all = sources();
+    for name in ["cancel", "sigint", "clients", "client", "one_expression", "by_hand"] {
+        let (_, source) = all.iter().find(|(known, _)| known == name).expect("there is such an example");
+        let expected = match name {
+            "clients" => &clients,
+            "client" => client,
+            _ => THREE,
+        };
+        assert_eq!(output(source), expected, "{name}");
+    }
+}
+
 #[test]
 fn the_readme_shows_each_example_and_what_it_prints() {
     for (name, source) in sources() {
@@ -520,7 +539,7 @@ fn the_readme_shows_each_example_and_what_it_prints() {
     }
 }
 
-/// The name and the source of each example.
+/// Returns the name and the source of each example.
 pub(crate) fn sources() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
     let mut sources = Vec::new();
@@ -535,7 +554,7 @@ pub(crate) fn sources() -> Vec<(String, String)> {
     sources
 }
 
-/// What the header of an example shows as its output.
+/// Returns the output that the header of an example shows.
 fn output(source: &str) -> String {
     let header = header(source);
     let block = blocks(&header).find(|block| block.info == "text");
@@ -547,6 +566,7 @@ fn runs_to_its_end(name: &str, status: i32, at_least: Duration) {
     with_each_executor(|start| assert_ends(name, status, at_least, &start(example(name).arg(ANY_PORT)).wait()));
 }
 
+/// Checks the output of an example, its exit status, and how long it took.
 fn assert_ends(name: &str, status: i32, at_least: Duration, ended: &Ended) {
     assert_output(name, ended);
     assert_eq!(ended.status.code(), Some(status), "{ended:?}");
@@ -563,14 +583,14 @@ fn assert_output(name: &str, ended: &Ended) {
     assert!(matches(&printed, &expected), "{name} prints {printed:#?} instead of {expected:#?}: {ended:?}");
 }
 
-/// `main` has returned an error: one line on standard error, and status 1.
+/// Checks that `main` returned an error: one line on standard error, and exit status 1.
 fn assert_fails(ended: &Ended, text: &str) {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     let [line] = &ended.stderr[..] else { panic!("one line on standard error: {ended:?}") };
     assert!(line.starts_with("Error: ") && line.contains(text), "no `{text}`: {ended:?}");
 }
 
-/// The last line of `echo`, after its log.
+/// Checks the log of `echo`, and its last line.
 #[cfg(unix)]
 fn assert_reports(ended: &Ended, counts: &str) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
@@ -578,7 +598,7 @@ fn assert_reports(ended: &Ended, counts: &str) {
     let report = ended.stdout.last().map_or("", String::as_str);
     assert!(report.starts_with("closed in "), "{ended:?}");
     assert!(report.contains(&format!("because SIGINT came: {counts}")), "{ended:?}");
-    assert!(ended.stdout[1].contains("serving on 127.0.0.1:"), "it logs: {ended:?}");
+    assert!(ended.stdout[1].contains("serving on 127.0.0.1:"), "no log: {ended:?}");
 }
 
 fn connect(port: u16) -> TcpStream {
@@ -587,7 +607,7 @@ fn connect(port: u16) -> TcpStream {
     client
 }
 
-/// An address that refuses connections: it is bound, so that no other process can have the port, and does not listen.
+/// An address that refuses connections: the socket keeps other processes from the port, and does not listen.
 fn refusing() -> (socket2::Socket, String) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&ANY_PORT.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
@@ -595,7 +615,7 @@ fn refusing() -> (socket2::Socket, String) {
     (socket, address)
 }
 
-/// Sends a text into one end of the proxy, and reads it at the other.
+/// Sends a text into one end of the proxy, and reads it at the other end.
 #[cfg(unix)]
 fn pass(mut from: &TcpStream, mut to: &TcpStream, text: &str) {
     from.write_all(text.as_bytes()).unwrap();
@@ -604,15 +624,15 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, text: &str) {
     assert_eq!(passed, text.as_bytes());
 }
 
-/// What is still to come, until the server closes. A reset is a failure here.
+/// Reads until EOF. A reset fails the test.
 fn read_to_end(mut client: impl Read) -> Vec<u8> {
     let mut rest = Vec::new();
-    client.read_to_end(&mut rest).expect("the client reads the end");
+    client.read_to_end(&mut rest).expect("the client reads EOF");
     rest
 }
 
-/// The `n`th Python client of the README, which waits to be told the port: Python takes its time to start, and a server
-/// its own to stop. `None`, with a note, where there is no Python.
+/// Starts the `n`th Python client of the README. It waits for the port on its standard input, because Python may start
+/// more slowly than the server of a test stops. `None`, with a note, if there is no Python.
 fn python_of_the_readme(n: usize) -> Option<Process> {
     if !Command::new("python3").arg("--version").output().is_ok_and(|output| output.status.success()) {
         println!("skipped: there is no python3");

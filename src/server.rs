@@ -351,7 +351,7 @@ impl Server {
     /// [`on_failure`](Self::on_failure) is set otherwise.
     ///
     /// Await the future to its end. If `main` returns while the future lives in a spawned task, the process ends with
-    /// every connection in it, and none of this crate's guarantees can hold: see `examples/commonest_mistake.rs`.
+    /// every connection in it, and none of this crate's guarantees can hold: see `examples/common_mistake.rs`.
     ///
     /// # Errors
     ///

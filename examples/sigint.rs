@@ -41,8 +41,9 @@ async fn main() -> io::Result<()> {
     Ok(())
 }
 
+/// Sends back what it reads, until EOF or, between two messages, until the server drains.
 async fn echo(conn: Connection) -> io::Result<()> {
-    io::copy(&mut &conn, &mut &conn).await?;
+    io::copy(&mut conn.eof_on_drain(), &mut &conn).await?;
     Ok(())
 }
 

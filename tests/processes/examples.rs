@@ -67,6 +67,20 @@ fn sigint_ends_with_status_0() {
     runs_to_its_end("sigint", 0, seconds(2));
 }
 
+#[cfg(unix)]
+#[test]
+fn sigint_disconnects_an_idle_client_at_once() {
+    with_each_executor(|start| {
+        let server = start(example("sigint").arg(ANY_PORT));
+        let mut client = connect(server.port());
+        pass(&client, &client, "hello");
+        assert_eq!(read_to_end(&mut client), b"", "{server}");
+        let ended = server.wait();
+        assert_ends("sigint", 0, seconds(2), &ended);
+        assert!(ended.took < seconds(8), "it waited for its deadline: {ended:?}");
+    });
+}
+
 #[test]
 fn one_expression_serves_while_its_body_runs() {
     runs_to_its_end("one_expression", 0, seconds(2));
@@ -498,6 +512,9 @@ fn each_server_reports_in_one_line_that_its_port_is_taken() {
         let ended = Process::start(example(name).arg(&address)).wait();
         assert_fails(&ended, &format!("cannot listen on `{address}`: "));
         assert!(!ended.stdout.iter().any(|line| line.contains("listening")), "{ended:?}");
+        if cfg!(target_os = "linux") {
+            assert!(README.contains(&normalised(&ended.stderr[0])), "examples/README.md shows this error: {ended:?}");
+        }
     }
 }
 
@@ -615,7 +632,7 @@ fn refusing() -> (socket2::Socket, String) {
     (socket, address)
 }
 
-/// Sends a text into one end of the proxy, and reads it at the other end.
+/// Sends a text on one socket, and reads it on another one, or on the same.
 #[cfg(unix)]
 fn pass(mut from: &TcpStream, mut to: &TcpStream, text: &str) {
     from.write_all(text.as_bytes()).unwrap();

@@ -11,9 +11,9 @@
 //! | block of a page | the `toml` blocks before it, else all of the page, else [`USUAL`] | it compiles without a warning |
 //! | block of the guide with a `text` block next to it | the same | it also prints exactly that |
 //!
-//! A program gets `127.0.0.1:0` as its argument, and its output has `127.0.0.1:8888` for every port of that address. A
-//! `…` in an expected line stands for any text, and a line `…` for any lines. A program that takes signals and still runs
-//! after [`UNTIL_SIGINT`] gets a SIGINT.
+//! No test uses a fixed port: a program of a page has `127.0.0.1:0` in place of `127.0.0.1:8888`, gets the same as its
+//! argument, and its output has `127.0.0.1:8888` for every port of that address. A `…` in an expected line stands for any
+//! text, and a line `…` for any lines. A program that takes signals and still runs after [`UNTIL_SIGINT`] gets a SIGINT.
 //!
 //! Programs that need a feature of this crate are skipped in a build without it: then its dependencies may not have been
 //! downloaded.
@@ -35,7 +35,11 @@ ebbtide = "0.1"
 femme = "2.2"
 "#;
 
-const UNTIL_SIGINT: Duration = Duration::from_secs(2);
+/// Longer than a program takes that sends itself a signal.
+const UNTIL_SIGINT: Duration = Duration::from_secs(10);
+
+/// The address in the programs of the pages.
+const FIXED_PORT: &str = "127.0.0.1:8888";
 
 /// The features of this crate, and whether this build has them.
 const FEATURES: [(&str, bool); 3] = [
@@ -120,11 +124,11 @@ one
 ```rust
 fn f() {}
 ```
-```rust,compile_fail
+```rust,compile_fail,E0599
 fn main() {}
 ```
 ```rust
-fn main() { 2 }
+fn main() { \"127.0.0.1:8888\" }
 ```
 ";
     let programs = programs_of("page", page);
@@ -133,7 +137,7 @@ fn main() { 2 }
         found,
         [
             ("page_1", "use a::b;\n#[main]\nfn main() {}\n", &Some("one\n".to_owned())),
-            ("page_2", "fn main() { 2 }\n", &None)
+            ("page_2", "fn main() { \"127.0.0.1:0\" }\n", &None)
         ]
     );
     assert_eq!(programs[0].dependencies["femme"], "\"2.1\" # old");
@@ -332,8 +336,8 @@ fn programs_of(page_name: &str, page: &str) -> Vec<Program> {
     let blocks: Vec<_> = blocks(page).collect();
     let mut programs: Vec<Program> = Vec::new();
     for (at, block) in blocks.iter().enumerate() {
-        let mut words = block.info.split(',');
-        let is_rust = words.next() == Some("rust") && words.all(|word| !["compile_fail", "ignore"].contains(&word));
+        let mut words = block.info.split(','); // `ignore` has a meaning for doctests alone
+        let is_rust = words.next() == Some("rust") && words.all(|word| word != "compile_fail");
         if !is_rust || !block.text.contains("fn main") {
             continue;
         }
@@ -345,7 +349,7 @@ fn programs_of(page_name: &str, page: &str) -> Vec<Program> {
         let next = blocks.get(at + 1).filter(|block| block.info == "text");
         programs.push(Program {
             name: format!("{page_name}_{}", programs.len() + 1),
-            source: block.text.lines().map(|line| unhidden(line).to_owned() + "\n").collect(),
+            source: block.text.lines().map(|line| unhidden(line).replace(FIXED_PORT, ANY_PORT) + "\n").collect(),
             dependencies,
             uses_all: false,
             prints: next.map(|block| block.text.clone()),
@@ -382,10 +386,9 @@ pub(crate) fn header(source: &str) -> String {
 
 /// Tests run on any free port; the texts show the default one.
 pub(crate) fn normalised(line: &str) -> String {
-    const HOST: &str = "127.0.0.1:";
-    let mut parts = line.split(HOST);
+    let mut parts = line.split("127.0.0.1:");
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |line, part| line + HOST + "8888" + part.trim_start_matches(|c: char| c.is_ascii_digit()))
+    parts.fold(first, |line, part| line + FIXED_PORT + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
 /// Whether lines are as expected, where `…` stands for any text, and a line `…` for any number of lines.

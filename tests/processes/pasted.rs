@@ -140,8 +140,19 @@ fn main() { \"127.0.0.1:8888\" }
             ("page_2", "fn main() { \"127.0.0.1:0\" }\n", &None)
         ]
     );
-    assert_eq!(programs[0].dependencies["femme"], "\"2.1\" # old");
+    assert_eq!(programs[0].dependencies["femme"], "\"2.1\"");
     assert_eq!(programs[0].dependencies.len(), 1);
+}
+
+#[test]
+fn this_crate_is_taken_from_its_folder() {
+    let here = format!("path = {:?}", root().display().to_string());
+    assert_eq!(local("\"0.1\""), format!("{{ {here}, version = \"0.1\" }}"));
+    assert_eq!(
+        local("{ version = \"0.1\", features = [\"tls\"] }"),
+        format!("{{ {here}, version = \"0.1\", features = [\"tls\"] }}")
+    );
+    assert_eq!(local("{ path = \"../ebbtide\" }"), format!("{{ {here} }}"));
 }
 
 #[test]
@@ -176,6 +187,7 @@ fn entries(toml: &str) -> Dependencies {
         match line.split_once('=') {
             _ if line.starts_with('[') => section = line.trim(),
             Some((name, value)) if section == "[dependencies]" => {
+                let value = value.split(" #").next().unwrap_or_default();
                 entries.insert(name.trim().to_owned(), value.trim().to_owned());
             }
             _ => {}
@@ -194,12 +206,7 @@ impl Program {
     fn package(&self) -> (String, String) {
         let mut dependencies = String::new();
         for (name, value) in &self.dependencies {
-            let local = format!("{{ path = {:?}, ", root().display());
-            let value = match value.strip_prefix("{ ") {
-                _ if name != "ebbtide" => value.clone(),
-                Some(rest) => local + rest,
-                None => format!("{local}version = {value} }}"),
-            };
+            let value = if name == "ebbtide" { &local(value) } else { value };
             dependencies += &format!("{name} = {value}\n");
         }
         let lints = if self.uses_all { "unused_crate_dependencies = \"deny\"\n" } else { "" };
@@ -213,6 +220,7 @@ impl Program {
         (name, text)
     }
 
+    /// Runs the program, and checks what it prints on standard output and then on standard error.
     fn run(&self, path: &Path) {
         let mut process = Process::start(Command::new(path).arg(ANY_PORT).env("RUST_BACKTRACE", "0"));
         #[cfg(unix)]
@@ -234,6 +242,18 @@ impl Program {
             self.name,
             self.source
         );
+    }
+}
+
+/// The dependency on this crate, here, whether the text names a version or a path.
+fn local(value: &str) -> String {
+    let here = format!("path = {:?}", root().display().to_string());
+    match value.split_once("path = \"") {
+        Some((before, after)) => before.to_owned() + &here + after.split_once('"').expect("a path ends").1,
+        None => match value.strip_prefix("{ ") {
+            Some(rest) => format!("{{ {here}, {rest}"),
+            None => format!("{{ {here}, version = {value} }}"),
+        },
     }
 }
 

@@ -4,9 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PAGES: [&str; 7] = [
+const PAGES: [&str; 8] = [
     "README.md",
     "docs/guarantees.md",
+    "docs/guide.md",
     "docs/logs.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",

@@ -284,7 +284,7 @@ fn goodbye_does_not_slow_down_for_a_member_that_does_not_read() {
         let [silent, mut talker, listener] = [(); 3].map(|()| connect(server.port()));
         let mut lines = BufReader::new(listener).lines().map(Result::unwrap);
         assert!(lines.next().unwrap().starts_with("you are number "));
-        // More than fits into the sockets and the queue of the silent member. Each line arrives before the next is sent.
+        // More than fits into the sockets and the queue of the silent member. Each line arrives before the next one.
         let words = "x".repeat(4000);
         for n in 0..4000 {
             writeln!(talker, "{n} {words}").unwrap();

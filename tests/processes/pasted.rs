@@ -1,22 +1,22 @@
 //! Programs that readers copy compile in an empty package, and those of the guide print what the guide shows.
 //!
-//! Three kinds of programs: the examples, and each `rust` block with a `fn main` in README.md and in docs/guide.md. Each
-//! is a `src/bin/NAME.rs` in a fresh package that has nothing but the dependencies that its text names. Programs with the
-//! same dependencies share a package; the packages are a workspace in the target folder, which resolves offline by a copy
-//! of this crate's Cargo.lock.
+//! There are three kinds of programs: the examples, and each `rust` block with a `fn main` in README.md and in
+//! docs/guide.md. Each is a `src/bin/NAME.rs` in a fresh package that has only the dependencies that its text names.
+//! Programs with the same dependencies share a package. The packages are a workspace in the target folder, which
+//! resolves offline by a copy of this crate's Cargo.lock.
 //!
 //! | program | its dependencies are those of | checked |
 //! |---|---|---|
-//! | example | the `toml` block of its header | it compiles without a warning, and uses each dependency |
-//! | block of a page | the `toml` blocks before it, else all of the page, else [`USUAL`] | it compiles without a warning |
-//! | block of the guide with a `text` block next to it | the same | it also prints exactly that |
+//! | example | the `toml` block of its header | compiles without a warning, and uses each dependency |
+//! | block of a page | the `toml` blocks before it, else all of the page, else [`USUAL`] | compiles without a warning |
+//! | block of the guide, followed by a `text` block | the same | also prints exactly that |
 //!
-//! No test uses a fixed port: a program of a page has `127.0.0.1:0` in place of `127.0.0.1:8888`, gets the same as its
-//! argument, and its output has `127.0.0.1:8888` for every port of that address. A `…` in an expected line stands for any
-//! text, and a line `…` for any lines. A program that takes signals and still runs after [`UNTIL_SIGINT`] gets a SIGINT.
+//! No test uses a fixed port: a program of a page has `127.0.0.1:0` in place of `127.0.0.1:8888`, and gets the same as
+//! its argument. In its output each port of that address becomes 8888. A `…` in an expected line stands for any text,
+//! and a line `…` for any lines. A program that takes signals and still runs after [`UNTIL_SIGINT`] gets a SIGINT.
 //!
-//! Programs that need a feature of this crate are skipped in a build without it: then its dependencies may not have been
-//! downloaded.
+//! A program that needs a feature of this crate is skipped in a build without it: then the dependencies of the feature
+//! may not have been downloaded.
 
 use crate::examples;
 use crate::support::process::{ANY_PORT, Process, locked};
@@ -292,8 +292,8 @@ impl Pasted {
         if errors.is_empty() { Ok(target.join("debug")) } else { Err(errors) }
     }
 
-    /// Writes the workspace, and returns the names of its packages. Files that have not changed keep their time, so they
-    /// are not compiled again; files of programs that are gone are removed.
+    /// Writes the workspace, and returns the names of its packages. Files that have not changed keep their time, so
+    /// they are not compiled again; files of programs that are gone are removed.
     fn write(&self) -> BTreeSet<String> {
         let mut files = BTreeMap::new();
         let mut packages = BTreeSet::new();

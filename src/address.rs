@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 /// Address of a listener or of a peer: TCP, a Unix socket, or a name that a [custom listener](crate::Accept) chooses.
 ///
-/// It is cheap to clone. An IPv4 address is always IPv4 here, also if an IPv6 socket has it as `::ffff:192.0.2.1`.
+/// It is cheap to clone. An IPv4 address is always IPv4 here, even if an IPv6 socket has it as `::ffff:192.0.2.1`.
 /// `Display` escapes line breaks and terminal escapes, since a peer may choose its path or name.
 ///
 /// # Examples

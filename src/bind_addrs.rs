@@ -115,7 +115,7 @@ async fn look_up(host: &str, port: u16) -> io::Result<impl Iterator<Item = Socke
     (host, port).to_socket_addrs().await.map_err(|error| host_port::unresolved(host, port, &error))
 }
 
-/// Implements [`ToBindAddrs`] for each type `$from`, whose `$value` converts into the [`BindAddrs`] of the expression.
+/// Implements [`ToBindAddrs`] for each type `$from`. The expression converts its `$value` into [`BindAddrs`].
 macro_rules! to_bind_addrs {
     ($($from:ty $(where [$($generics:tt)*])?: $value:pat => $bind_addrs:expr;)*) => { $(
         #[diagnostic::do_not_recommend] // the notes of the trait list the types, the likeliest first

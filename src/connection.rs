@@ -233,7 +233,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// The system's error. It is no error if the peer is already gone.
+    /// The system's error. If the peer is already gone, that is not an error.
     ///
     /// # Cancel safety
     ///

@@ -318,9 +318,9 @@ impl From<Error> for io::Error {
 
 /// Policies for the failure of a handler. See [`Server::on_failure`](crate::Server::on_failure).
 ///
-/// A handler fails if it returns an error that its own stream did not give it, or if it panics. So does a panic of a
-/// task of its connection whose [`JoinHandle`](crate::JoinHandle) is gone. What a peer causes is not a failure:
-/// [`EndReason`](crate::EndReason) lists both.
+/// A handler fails if it returns an error that its own stream did not give it, or if it panics. It also fails if a task
+/// of its connection panics after the task's [`JoinHandle`](crate::JoinHandle) was dropped. What a peer causes is not a
+/// failure: [`EndReason`](crate::EndReason) lists both.
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! Messages in a connection's bytes: [`Lines`], [`Frames`], and [`EofOnDrain`], whose reads return EOF in a drain.
+//! Messages in a connection's bytes: [`Lines`] and [`Frames`]; and [`EofOnDrain`], which reads EOF in a drain.
 //!
 //! They are built on [`Connection`]. `read_ahead` is the buffer below lines and frames.
 //!

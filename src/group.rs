@@ -58,13 +58,13 @@ pub use task_set::TaskSet;
 /// If another thread is polling a child, the drop waits until that one poll returns. So a child that blocks its thread
 /// delays the drop; a line at warn reports that once a second.
 ///
-/// The drop does not wait where it would wait for itself:
+/// The drop does not wait if it would wait for itself:
 ///
 /// - a child drops its own group;
 /// - children drop each other's groups at the same moment;
 /// - longer cycles of such drops.
 ///
-/// There the child is marked instead, and is destroyed when its poll returns.
+/// In these cases the child is marked instead, and is destroyed when its poll returns.
 ///
 /// The drop never panics. A destructor that panics is caught and logged, and the other children are still destroyed.
 /// The panic of a child that was not joined is logged.

@@ -163,7 +163,7 @@ impl<R> sealed::FnOutput for fn() -> R {
     type Output = R;
 }
 
-/// A handler that loops for ever. It ends when its connection is cancelled.
+/// A handler that loops forever. It ends when its connection is cancelled.
 #[diagnostic::do_not_recommend]
 impl HandlerOutput for Never {}
 

@@ -58,8 +58,8 @@
 //! | of [`Handle::cancel`], or the second item of a shutdown stream | cancel and join, no grace period | the report |
 //! | the future of `serve` or `scope` is dropped: a timeout, a lost race, a cancelled task, an enclosing panic | cancel and join, **synchronously, inside the drop** | when the drop returns the server is closed; [`Handle::closed`] returns the report |
 //!
-//! The last row is the hard one: a future can be dropped at any moment, and then no code is left that could await. It holds
-//! because the group owns the futures of its children and drops them on the spot; see [`TaskGroup`].
+//! The last row is the hard one: a future can be dropped at any moment, and then no code is left that could await. It
+//! holds because the group owns the futures of its children and drops them on the spot; see [`TaskGroup`].
 //!
 //! # The ways in
 //!
@@ -171,13 +171,18 @@
 //! A handler that blocks its thread is waited for, because *closed* counts more than every bound. A log line reports it
 //! once a second, unless all threads of the executor are blocked.
 //!
-//! No crate can undo `exit`, `abort`, SIGKILL, `mem::forget` or `panic = "abort"`; stop `spawn_blocking` closures, threads
-//! and detached tasks that a handler started; clear async-std's task-locals; or contain a future two of whose destructors
-//! panic. And the common mistake stays possible: to return from `main` while the future of `serve` lives in a spawned task
-//! (the [guide](guide#5-two-common-mistakes) shows how to do it right).
+//! No crate can
 //!
-//! A client whose handshake ends in the microseconds between the last accept and the close of the socket is reset by the
-//! kernel. No server that closes its socket can prevent that; clients retry.
+//! - undo `exit`, `abort`, SIGKILL, `mem::forget` or `panic = "abort"`;
+//! - stop `spawn_blocking` closures, threads and detached tasks that a handler started;
+//! - clear async-std's task-locals;
+//! - contain a future with two destructors that panic.
+//!
+//! One common mistake stays possible: `main` returns while the future of `serve` lives in a spawned task. The
+//! [guide](guide#5-two-common-mistakes) shows how to do it right.
+//!
+//! The kernel resets a client if its handshake ends in the microseconds between the last accept and the close of the
+//! socket. No server that closes its socket can prevent that; clients retry.
 //!
 //! # Optional features
 //!
@@ -189,8 +194,8 @@
 //!
 //! # The runtime
 //!
-//! async-std is unmaintained since March 2025 (RUSTSEC-2025-0052). The parts that do its work, async-io, async-executor and
-//! polling, are maintained by the smol project. The README explains what that means for users of this crate.
+//! async-std is unmaintained since March 2025 (RUSTSEC-2025-0052). The parts that do its work, async-io, async-executor
+//! and polling, are maintained by the smol project. The README explains what that means for users of this crate.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))] // on docs.rs: a badge on each item that needs a feature or a system

@@ -45,12 +45,12 @@ struct LimitState {
 }
 
 impl LimitState {
-    /// Whether a permit is free.
+    /// Returns whether a permit is free.
     fn admits(&self) -> bool {
         !self.paused && self.used < self.max
     }
 
-    /// Whether a permit is free, or may be in a moment without the end of a connection: one on trial may come back.
+    /// Returns whether a permit is free, or may be in a moment although no connection ends: one on trial may come back.
     fn may_admit(&self) -> bool {
         !self.paused && self.used - self.on_trial < self.max
     }
@@ -138,12 +138,12 @@ impl ConnectionLimit {
         Ok(Some(Box::new(Counted { limit: Arc::clone(self), client })))
     }
 
-    /// How many permits are in use.
+    /// Returns how many permits are in use.
     pub(crate) fn used(&self) -> usize {
         lock(&self.state).used
     }
 
-    /// Whether a client that connects now is accepted at once, or as soon as a permit on trial is back.
+    /// Returns whether a client that connects now is accepted at once, or as soon as a permit on trial is back.
     pub(crate) fn admits(&self) -> bool {
         lock(&self.state).may_admit()
     }

@@ -470,7 +470,7 @@ impl Listener {
         &self.address
     }
 
-    /// The process that created it.
+    /// Returns the process that created it.
     pub(crate) fn origin(&self) -> Origin {
         self.origin
     }
@@ -479,7 +479,8 @@ impl Listener {
         self.backlog
     }
 
-    /// Whether other processes may hold the same socket, so that the clients in its backlog can be left to them.
+    /// Returns whether other processes may hold the same socket, so that the clients in its backlog can be left to
+    /// them.
     pub(crate) fn is_shared(&self) -> bool {
         self.inherited.is_some()
     }
@@ -598,7 +599,7 @@ pub(crate) struct Protocols {
 }
 
 impl Protocols {
-    /// Whether there are none: the handler gets the socket's own bytes, from the first on.
+    /// Returns whether there are none: the handler gets the socket's own bytes, from the first on.
     pub(crate) fn is_empty(&self) -> bool {
         #[cfg(feature = "proxy-protocol")]
         if self.proxy.is_some() {
@@ -620,7 +621,7 @@ impl Protocols {
         stream
     }
 
-    /// Whether this peer is a proxy that will name its client, so that the client is not known yet.
+    /// Returns whether this peer is a proxy that will name its client, so that the client is not known yet.
     pub(crate) fn name_client_of(&self, peer: &Address) -> bool {
         #[cfg(feature = "proxy-protocol")]
         if let Some(proxy) = &self.proxy {

@@ -54,7 +54,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Headers that are refused
 ///
-/// A malformed header closes its connection, also if headers are optional: a connection that begins as headers do
+/// A malformed header closes its connection, even if headers are optional: a connection that begins as headers do
 /// (`PROXY` and a space, or the 12 bytes of version 2) must have a valid header. The handler is not called. The
 /// connection counts as [rejected](crate::Report::rejected), and never stops the server. The log has, at level `warn`,
 /// what was wrong and the first bytes, since a trusted proxy that sends a malformed header has a wrong configuration. A
@@ -281,22 +281,22 @@ impl ProxyProtocol {
         self
     }
 
-    /// Whether a trusted peer must send a header, and all other peers are closed.
+    /// Returns whether a trusted peer must send a header, and all other peers are closed.
     pub(crate) fn is_required(&self) -> bool {
         self.required
     }
 
-    /// How long a header may take; `None` for no limit.
+    /// Returns how long a header may take; `None` for no limit.
     pub(crate) fn limit(&self) -> Option<Duration> {
         self.timeout
     }
 
-    /// Whether any peer is trusted.
+    /// Returns whether any peer is trusted.
     pub(crate) fn trusts_any(&self) -> bool {
         self.local || !self.networks.is_empty()
     }
 
-    /// Whether this peer is trusted.
+    /// Returns whether this peer is trusted.
     pub(crate) fn trusts(&self, peer: &Address) -> bool {
         match peer.ip() {
             Some(ip) => self.networks.iter().any(|network| network.contains(&ip)),

@@ -19,8 +19,8 @@
 //! Invariants:
 //!
 //! 1. The first request wins: its cause and its time are never replaced, and its deadline only by a nearer one.
-//! 2. Everything that must be gone before the run is closed holds a [`CompletionGuard`]; its module says why that
-//!    suffices.
+//! 2. Everything that must be gone before the run is closed holds a [`CompletionGuard`]; its module explains why
+//!    that is enough.
 //! 3. No lock is held while user code runs, and none while anything is logged.
 
 pub(crate) mod completion;
@@ -105,8 +105,8 @@ pub(crate) struct Run {
     pub(crate) over: Event,
     /// Serving has begun. With `listening` it decides `is_serving`.
     started: AtomicBool,
-    /// A client was closed because it is no trusted proxy. The first such client of a run is logged at a higher level
-    /// than the others: it may be a proxy that the operator forgot to trust.
+    /// A client was closed because it is not a trusted proxy. The first such client of a run is logged at a higher
+    /// level than the others: it may be a proxy that the operator forgot to trust.
     #[cfg(feature = "proxy-protocol")]
     pub(crate) has_met_untrusted: AtomicBool,
     /// A line of this run was not logged in time. From then on nothing of the run waits for the logger.
@@ -459,7 +459,7 @@ impl Run {
         lock(&self.state).own_grace
     }
 
-    /// Waits until the deadline has passed, also if it is moved during the wait.
+    /// Waits until the deadline has passed, even if it is moved during the wait.
     pub(crate) async fn deadline_passed(&self) {
         self.part_of_time_passed(|deadline| deadline).await;
     }

@@ -104,7 +104,7 @@ pub enum Signal {
 impl Signal {
     const ALL: [Self; 4] = [Self::Interrupt, Self::Terminate, Self::Hangup, Self::User1];
 
-    /// The system's number.
+    /// Returns the system's number.
     #[cfg(unix)]
     fn number(self) -> i32 {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
@@ -116,13 +116,13 @@ impl Signal {
         }
     }
 
-    /// The number of SIGINT: Windows has no other of these signals.
+    /// Returns the number of SIGINT: Windows has no other of these signals.
     #[cfg(windows)]
     fn number(self) -> i32 {
         2
     }
 
-    /// The exit status that a shell reports for a program that this signal ended.
+    /// Returns the exit status that a shell reports for a program that this signal ended.
     fn exit_status(self) -> i32 {
         128 + self.number()
     }
@@ -267,7 +267,7 @@ pub fn hangup() -> io::Result<Signals> {
     Signals::of(&[Signal::Hangup], false)
 }
 
-/// Returns the stream of SIGUSR1, whose meaning the program defines.
+/// Returns the stream of SIGUSR1. The program defines its meaning.
 ///
 /// It behaves as the stream of [`hangup`] does.
 ///

@@ -375,7 +375,7 @@ impl Transport {
             shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_flush(cx)))
     }
 
-    /// Half-closes: the peer reads EOF after all that was written. If the peer is gone already, that is no error.
+    /// Half-closes: the peer reads EOF after all that was written. If the peer is gone already, that is not an error.
     pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
             socket => Poll::Ready(shut_down(socket.get_ref(), Shutdown::Write)),

@@ -115,7 +115,7 @@ fn check(text: &str) -> io::Result<()> {
 /// Characters that users put before a port instead of a colon.
 const NO_COLONS: [char; 2] = [';', ','];
 
-/// The three common addresses with this port.
+/// Returns the three common addresses with this port, as text.
 fn every_address(port: &str) -> String {
     format!(
         "`0.0.0.0:{port}` for every IPv4 address of this machine, `[::]:{port}` for every address, `127.0.0.1:{port}` \
@@ -123,7 +123,7 @@ fn every_address(port: &str) -> String {
     )
 }
 
-/// The IPv6 address in brackets, with the port that the user probably means.
+/// Returns the IPv6 address in brackets, with the port that the user probably means.
 fn in_brackets(text: &str, ip: Ipv6Addr) -> String {
     match text.rsplit_once(':') {
         Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() && port.parse::<u16>().is_ok() => {
@@ -133,12 +133,12 @@ fn in_brackets(text: &str, ip: Ipv6Addr) -> String {
     }
 }
 
-/// The error for a malformed address.
+/// Returns the error for a malformed address.
 fn wrong(text: &str, reason: String) -> io::Error {
     explained(io::ErrorKind::InvalidInput, format_args!("cannot listen on `{text}`: {reason}"))
 }
 
-/// The error for a name that could not be resolved.
+/// Returns the error for a name that could not be resolved.
 pub(super) fn unresolved(host: &str, port: u16, error: &io::Error) -> io::Error {
     let mut reason: &dyn std::error::Error = error;
     while let Some(source) = reason.source() {

@@ -1,4 +1,4 @@
-//! Whether a handler's error is the peer's fault: it is, if the connection's own stream has returned that error.
+//! Decides whether a handler's error is the peer's fault: it is if the connection's own stream has returned that error.
 
 use crate::panic::{self, DEEPEST};
 use crate::run::end_reason::EndReason;
@@ -8,7 +8,7 @@ use std::error::Error;
 use std::io;
 use std::sync::Arc;
 
-/// Returns how the end of a handler is counted that returned `error`.
+/// Returns the reason by which the end of a handler that returned `error` is counted.
 ///
 /// The record remembers the kinds of the errors that the stream has returned, and EOF. An error in the chain of sources
 /// that has such a kind counts as that error: a library may wrap it, or make its own error of the same kind. A reset of

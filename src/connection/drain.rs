@@ -1,4 +1,4 @@
-//! How a handler learns of a drain: [`Connection::more`], `until_draining` and their like, and [`Draining`].
+//! Notifies a handler of a drain: [`Connection::more`], `until_draining` and similar methods, and [`Draining`].
 //!
 //! All of them wait for one event, the record's `draining`. The drain signals it; so does the connection's end, for
 //! clones that still wait.
@@ -17,7 +17,7 @@ use std::time::Instant;
 
 /// # In a drain
 ///
-/// A handler is notified of a drain; no client loses its request by that. What has arrived can still be read. Which
+/// A handler is notified of a drain, and no request is lost. Bytes that have arrived can still be read. Which
 /// method is right depends on how the handler reads:
 ///
 /// | the handler reads | use | in a drain |
@@ -28,8 +28,9 @@ use std::time::Instant;
 /// | once, with `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`; the future that was pending is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |
 ///
-/// A newcomer, of which the handler has read no byte yet, is notified later: by its first read, or at the end of its
-/// [newcomer time](crate::Server::newcomer_time). So the first request of a client that has just connected is answered.
+/// A newcomer is a connection from which the handler has read no byte yet. Its handler is notified later: by its first
+/// read, or at the end of the [newcomer time](crate::Server::newcomer_time). So the first request of a client that has
+/// just connected is answered.
 ///
 /// Do not use a [`BufReader`](async_std::io::BufReader) for lines. It keeps half a line in its own buffer when its
 /// reads end. So `until_draining(reader.read_line(…))` loses that half, and so does a reader of lines over

@@ -132,7 +132,7 @@ fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Resul
     if !in_drain(run) {
         return Err(None);
     }
-    // Asked before the half-close, whose FIN is always on its way for a moment.
+    // Asked before the half-close: its FIN is always on its way for a moment.
     let is_delivered = Progress::since(Instant::now(), record).is_done();
     // A drain waits only for peers that still send, or have not acknowledged everything. The order matters: first
     // half-close, then look for unread bytes. Bytes that arrive after the look make the system reset the connection,
@@ -302,7 +302,7 @@ fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
     );
 }
 
-/// What [`discard`] has found.
+/// Result of [`discard`].
 pub(super) enum Discarded {
     /// EOF, or an error.
     End,

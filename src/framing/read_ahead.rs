@@ -85,7 +85,7 @@ impl ReadAhead {
         })
     }
 
-    /// Notes that what has arrived is no message. If the handler returns this error, the peer is at fault.
+    /// Notes that what has arrived is not a message. If the handler returns this error, the peer is at fault.
     pub(super) fn note_bad_input(&self, error: io::Error) -> io::Error {
         self.connection.record().note_given(error.kind(), EndReason::BadInput);
         error

@@ -19,7 +19,7 @@ use std::task::{Context, Poll, Waker};
 
 /// Name of a child for log lines, by its `Display`.
 pub(crate) trait ChildName: fmt::Display + Send + Sync {
-    /// The line that spawned it, if it is the user's.
+    /// Returns the line that spawned it, if that is the user's code.
     fn at(&self) -> Option<&'static Location<'static>> {
         None
     }
@@ -87,7 +87,7 @@ pub(super) struct Child {
     label: Label,
 }
 
-/// What the executor's task for a child consists of: the child, and its group.
+/// Content of the executor's task for a child: the child, and its group.
 ///
 /// The reference to the group is here and not in the child, because here it costs nothing: the allocator rounds the
 /// size of the executor's task up to as much.
@@ -337,7 +337,7 @@ impl Shell {
     }
 }
 
-/// What the child's handle calls.
+/// Methods for the child's handle.
 impl Child {
     /// Ready once the child has ended, with its result: see [`Slot::poll_end`].
     pub(super) fn poll_end(&self, cx: &mut Context<'_>) -> Poll<Option<BoxedFuture>> {

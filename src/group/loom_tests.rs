@@ -261,7 +261,7 @@ fn circle(size: usize, preemptions: usize) {
 #[test]
 fn a_wait_that_is_over_refuses_no_other() {
     // One thread hands its child over to a drop that runs inside the other thread's poll. Then it drops the group of
-    // the child whose poll that is. It owns no future any more, so waiting closes no cycle, and it must wait.
+    // the child that runs this poll. It owns no future any more, so waiting closes no cycle, and it must wait.
     model(|| {
         let (ours, theirs) = (Arc::new(Children::default()), Arc::new(Children::default()));
         let (given, _) = enter(&ours, pending);

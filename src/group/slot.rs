@@ -18,7 +18,7 @@
 //!          the result was taken, or the handle was dropped
 //! ```
 //!
-//! A poll that finds the child marked destroys it without polling it. Any other poll leaves the slot so:
+//! A poll that finds the child marked destroys it without polling it. Any other poll leaves the slot as follows:
 //!
 //! | the poll returned | marked | handle | what happens | place |
 //! |---|---|---|---|---|
@@ -110,7 +110,7 @@ struct SlotState {
     ended: bool,
 }
 
-/// What waits for a change of `place`.
+/// The threads and the task that wait for a change of `place`.
 #[derive(Default)]
 struct SlotWaiters {
     /// The threads that block in `destroy` (invariant 4).
@@ -159,8 +159,8 @@ impl Slot {
         Self { state: Mutex::new(state) }
     }
 
-    /// Polls the child, in its shell, whose waker `cx` has. Ready once the shell has nothing left to do: the child has
-    /// ended, or another thread owns it.
+    /// Polls the child, in its shell; `cx` has the shell's waker. Ready once the shell has nothing left to do: the
+    /// child has ended, or another thread owns it.
     pub(super) fn poll(&self, cx: &mut Context<'_>, parent: &impl Parent) -> Poll<()> {
         let mut state = lock(&self.state);
         let joinable = state.joinable;

@@ -24,12 +24,12 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Creates the turn of a loop whose last client had this number.
+    /// Creates the turn of a loop; its last client had this number.
     pub(crate) fn since(last: u64) -> Self {
         Self { key: None, last }
     }
 
-    /// Whether it waits, for a permit or for another loop's turn.
+    /// Returns whether it waits, for a permit or for another loop's turn.
     pub(crate) fn is_waiting(&self) -> bool {
         self.key.is_some()
     }
@@ -54,7 +54,7 @@ struct Waiting {
 }
 
 impl Turns {
-    /// Whether it has to stand back, because another loop is called that accepted its last client earlier.
+    /// Returns whether it has to stand back, because another loop that accepted its last client earlier is called.
     pub(super) fn stands_back(&self, turn: &Turn) -> bool {
         let is_before = |other: &Waiting| other.waker.is_none() && other.last < turn.last;
         self.waiting.iter().any(|(key, other)| turn.key != Some(key) && is_before(other))

@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 ///
 /// # Examples
 ///
-/// A listener on a channel, whose clients come from another part of the program:
+/// A listener on a channel: its clients come from another part of the program:
 ///
 /// ```
 /// # async_std::task::block_on(async {

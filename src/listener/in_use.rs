@@ -33,8 +33,8 @@ pub(super) fn holder(wanted: SocketAddr, only_v6: bool) -> Option<Holder> {
     })
 }
 
-/// Whether the two addresses cannot both be listened on. (A `[::]` in the tables may be for IPv6 only; they do not show
-/// that.)
+/// Returns whether the two addresses cannot both be listened on. (A `[::]` in the tables may be for IPv6 only; they do
+/// not show that.)
 fn overlaps(wanted: SocketAddr, only_v6: bool, there: SocketAddr) -> bool {
     let either_is_every = wanted.ip().is_unspecified() || there.ip().is_unspecified();
     wanted.port() == there.port()
@@ -72,7 +72,7 @@ fn parse_ip(hex: &str) -> Option<IpAddr> {
     }
 }
 
-/// Whether this process has a descriptor of the socket with this inode.
+/// Returns whether this process has a descriptor of the socket with this inode.
 fn is_own(inode: u64) -> bool {
     let name = format!("socket:[{inode}]");
     let Ok(open) = fs::read_dir("/proc/self/fd") else { return false };

@@ -114,13 +114,14 @@ fn listens(socket: &SockRef<'_>) -> io::Result<bool> {
     socket.is_listener()
 }
 
-/// Not every system can be asked (`SO_ACCEPTCONN`). On the others the first accept fails.
+/// Returns `true`: this system does not report it (`SO_ACCEPTCONN`). If the socket does not listen, the first accept
+/// fails.
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whether a client is in the backlog, so that an accept does not block.
+/// Returns whether a client is in the backlog, so that an accept does not block.
 ///
 /// All holders of the socket share its blocking mode. A holder that restores the mode that it found makes the socket
 /// blocking for this process too, and the next accept would block a thread of the executor until a client connects. So

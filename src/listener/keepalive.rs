@@ -105,7 +105,7 @@ impl Keepalive {
         self
     }
 
-    /// Applies the settings to a listening socket, whose connections inherit them, or to a connection.
+    /// Applies the settings to a connection, or to a listening socket: its connections inherit them.
     pub(super) fn set(self, socket: &Socket) -> io::Result<()> {
         let Some(after) = self.after else {
             return Ok(());

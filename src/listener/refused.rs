@@ -72,7 +72,7 @@ pub(super) fn is_unsupported_family(error: &io::Error) -> bool {
     return error.kind() == ErrorKind::Unsupported;
 }
 
-/// Whether every machine that has the address family has this address.
+/// Returns whether every machine that has the address family has this address.
 pub(super) fn is_every_machines(address: SocketAddr) -> bool {
     address.ip().is_loopback() || address.ip().is_unspecified()
 }
@@ -81,13 +81,13 @@ fn no_ipv6(port: u16, reason: &str) -> String {
     format!("{reason}: listen on `0.0.0.0:{port}` (IPv4)")
 }
 
-/// What to do if the address is in use, and the holder is not known.
+/// Returns what to do if the address is in use, and the holder is not known.
 fn taken(address: SocketAddr, options: &ListenOptions) -> String {
     let choose = if address.port() == 0 { "" } else { ", or choose another port (0: any free one)" };
     format!("something listens there already: stop it{choose}{}", reuse_port(options))
 }
 
-/// What to do if the address is in use by this holder.
+/// Returns what to do if the address is in use by this holder.
 #[cfg(target_os = "linux")]
 fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> String {
     let program = if holder.is_own { "this program" } else { "another program" };
@@ -124,7 +124,7 @@ fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> St
     }
 }
 
-/// A hint for sockets with `SO_REUSEPORT`; else empty.
+/// Returns a hint for sockets with `SO_REUSEPORT`; empty for others.
 fn reuse_port(options: &ListenOptions) -> &'static str {
     #[cfg(unix)]
     if options.reuse_port {

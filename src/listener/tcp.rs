@@ -34,7 +34,7 @@ pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     Ok((Transport::nonblocking_tcp(stream)?, Address::from(peer)))
 }
 
-/// Sets the default options on a connection of an inherited socket, whose own options are left as they are.
+/// Sets the default options on a connection of an inherited socket. The options of the socket itself do not change.
 #[cfg(unix)]
 pub(super) fn set_defaults(transport: &Transport) -> io::Result<()> {
     let Some(stream) = transport.as_tcp() else {
@@ -140,8 +140,8 @@ fn for_one_of(all: &[SocketAddr], address: SocketAddr, options: &ListenOptions) 
     ListenOptions { only_v6: options.only_v6.or(has_ipv4_beside.then_some(true)), ..options.clone() }
 }
 
-/// Whether the machine lacks this address family: a machine without IPv6 has no `::1`. The address of another machine
-/// is not lacking but wrong.
+/// Returns whether the machine lacks this address family: a machine without IPv6 has no `::1`. The address of another
+/// machine is not a missing family but a mistake.
 fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
     let is_absent = error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() && is_every_machines(address);
     is_unsupported_family(error) || is_absent

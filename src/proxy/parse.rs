@@ -46,7 +46,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// Whether the bytes begin with the signature of a header, whole.
+/// Returns whether the bytes begin with the whole signature of a header.
 pub(crate) fn is_begun(bytes: &[u8]) -> bool {
     bytes.starts_with(v1::SIGNATURE) || bytes.starts_with(v2::SIGNATURE)
 }

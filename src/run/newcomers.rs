@@ -44,7 +44,7 @@ struct Queue {
 #[derive(Debug)]
 struct Entry {
     record: Weak<ConnectionRecord>,
-    /// The connection is no newcomer, but waits for its turn in a drain that is spread.
+    /// The connection is not a newcomer, but waits for its turn in a drain that is spread.
     is_turn: bool,
 }
 

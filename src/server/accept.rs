@@ -172,7 +172,7 @@ where
         self.run.connections.spawn_own(name, ConnectionTask::new(Arc::clone(&self.service), guard));
     }
 
-    /// The sweep: accepts the connections that are in the backlog, closes the socket, and only then begins to serve
+    /// Does the sweep: accepts the clients that are in the backlog, closes the socket, and only then begins to serve
     /// them. So a client that reconnects as soon as it has its answer is refused, and cannot prolong the sweep.
     ///
     /// - It takes at most as many clients as the backlog can hold, and ends at the deadline, so a flood of clients does

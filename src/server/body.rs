@@ -28,7 +28,7 @@ const WARNING: Duration = Duration::from_secs(1);
 /// | the body returns | `scope` returns on success | if the server closes first, and the body is dropped |
 /// |---|---|---|
 /// | `()` | `((), report)` | the same |
-/// | `!`: it loops for ever | `((), report)` | the same |
+/// | `!`: it loops forever | `((), report)` | the same |
 /// | `Result<T, BoxError>` | `(value, report)` | an error of kind [`Stopped`](crate::ErrorKind::Stopped) |
 ///
 /// The error type of a body is always [`BoxError`]. So `?` converts every error, and `Ok(value)` needs no annotation.
@@ -85,7 +85,7 @@ pub(crate) mod sealed {
         /// Converts what the body has returned into the result of `scope`.
         fn into_result(self) -> Result<T, BoxError>;
 
-        /// The value of a body that was dropped; `None` if such a body has no value.
+        /// Returns the value of a body that was dropped; `None` if such a body has no value.
         fn of_dropped() -> Option<T> {
             None
         }

@@ -26,7 +26,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(8);
 /// `Instant` without overflow.
 const LONGEST_OWN_GRACE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-/// How long a connection is a newcomer, whose client is about to send.
+/// How long a connection is a newcomer: its client is about to send.
 const NEWCOMER_TIME: Duration = Duration::from_millis(500);
 
 /// How long a peer may leave data on its way to it unacknowledged. A live peer whose receive window is closed
@@ -174,8 +174,8 @@ impl Server {
     /// Sets how long a connection is a *newcomer*, which is notified of a drain later than the others.
     ///
     /// A client that has just connected is about to send, and should get an answer and not EOF. A newcomer is a
-    /// connection of which the handler has read no byte yet. Its handler is notified of a drain with its first read, or
-    /// when this time is over, counted from the accept or from the end of the handshake. A greeting that the server
+    /// connection from which the handler has read no byte yet. Its handler is notified of a drain with its first read,
+    /// or when this time is over, counted from the accept or from the end of the handshake. A greeting that the server
     /// sends does not end it.
     ///
     /// Default: 500 milliseconds, but never more than a quarter of what is left of the [grace period](Self::grace).
@@ -285,7 +285,7 @@ impl Server {
     ///
     /// One more is closed at once and counted as [`refused`](crate::Report::refused). Default: no limit.
     ///
-    /// A client is an IPv4 address (also if it connects to an IPv6 socket), or an IPv6 network of the size that
+    /// A client is an IPv4 address (even if it connects to an IPv6 socket), or an IPv6 network of the size that
     /// [`ipv6_prefix`](Self::ipv6_prefix) sets: a client with IPv6 can choose from at least 2^64 addresses.
     ///
     /// Behind a proxy all clients have the proxy's address, and would be counted together. If the proxy names them
@@ -407,7 +407,7 @@ impl Server {
     ///
     /// A `Duration`, or `None` for no limit. Default: no limit. After this time the connection is closed, its handler
     /// is dropped, and it is counted as [`disconnected`](crate::Counts::disconnected). So idle clients cannot fill
-    /// [`max_connections`](Self::max_connections) for ever.
+    /// [`max_connections`](Self::max_connections) forever.
     ///
     /// A handler that works for longer than this without reading or writing is ended too. The bytes of a TLS handshake
     /// do not count, so set it longer than a handshake takes.

@@ -214,8 +214,8 @@ where
     all
 }
 
-/// Runs an accept loop. A panic counts as a listener that has failed for good: otherwise its clients would wait for
-/// ever.
+/// Runs an accept loop. A panic counts as a listener that has failed for good: otherwise its clients would wait
+/// forever.
 async fn watch<H, Fut>(run: Arc<Run>, accept_loop: AcceptLoop<H>)
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,

@@ -243,7 +243,7 @@ fn count(connections: usize, tasks: usize) -> String {
     }
 }
 
-/// Sleeps; `None`: never wakes.
+/// Sleeps until the deadline; without end if that is `None`.
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => {

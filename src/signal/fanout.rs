@@ -31,7 +31,7 @@ pub(super) struct Fanout {
 enum Unheard {
     /// No stream of it was ever made: it keeps the effect that it had.
     Default,
-    /// It had streams, whose signals were not requests to stop.
+    /// It had streams, and their signals were not requests to stop.
     Ignore,
     /// It had a stream whose signals were requests to stop.
     Exit,

@@ -173,7 +173,7 @@ pub(super) fn default_effect(signal: Signal) {
     let _ended = signal_hook::low_level::emulate_default_handler(signal.number());
 }
 
-/// Whether this thread blocks the signal. Then all threads do, unless the program itself sets a mask.
+/// Returns whether this thread blocks the signal. Then all threads do, unless the program itself sets a mask.
 fn is_blocked_here(signal: Signal) -> bool {
     SigSet::thread_get_mask().is_ok_and(|mask| set_of(signal).iter().any(|number| mask.contains(number)))
 }

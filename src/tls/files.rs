@@ -202,7 +202,7 @@ fn signing_key(section: &Section<'_>, path: &str, provider: &CryptoProvider) -> 
     })
 }
 
-/// Whether keys of this kind are supported, so that a refused key has another fault.
+/// Returns whether keys of this kind are supported, so that a refused key has another fault.
 fn is_supported(kind: &str) -> bool {
     let rsa_bits = kind.strip_prefix("RSA with ").and_then(|rest| rest.strip_suffix(" bits")?.parse().ok());
     rsa_bits.map_or_else(
@@ -211,7 +211,7 @@ fn is_supported(kind: &str) -> bool {
     )
 }
 
-/// Returns the sections of a file; an error also if it is not a PEM file.
+/// Returns the sections of a file. It is an error if the file is not a PEM file.
 fn sections<'a>(text: &'a [u8], path: &str, role: Role) -> Result<Vec<Section<'a>>, String> {
     if text.trim_ascii().is_empty() {
         return Err("it is empty".to_owned());

@@ -197,7 +197,7 @@ fn after_a_dash(line: &[u8], word: &[u8]) -> Option<usize> {
     })
 }
 
-/// Whether `part` is somewhere in `text`.
+/// Returns whether `part` is somewhere in `text`.
 pub(super) fn contains(text: &[u8], part: &[u8]) -> bool {
     text.windows(part.len()).any(|window| window == part)
 }

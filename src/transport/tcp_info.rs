@@ -1,4 +1,4 @@
-//! What Linux reports about a TCP connection (`TCP_INFO`): how long it was silent, and how much was acknowledged.
+//! Reads Linux's report about a TCP connection (`TCP_INFO`): how long it was silent, and how much was acknowledged.
 
 use super::Delivery;
 use nix::sys::socket::getsockopt;

@@ -243,7 +243,7 @@ let handler = async |conn: Connection| {
     };
 }
 
-/// What a TLS handshake has negotiated (feature `tls`).
+/// Result of a TLS handshake: the negotiated protocol, the names and the certificates (feature `tls`).
 ///
 /// [`Connection::tls`](crate::Connection::tls) returns it.
 ///

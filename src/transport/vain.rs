@@ -123,8 +123,8 @@ impl Pauses {
         self.woken.store(true, Ordering::Relaxed);
     }
 
-    /// Pending while a pause lasts. Called before the reactor is asked. `cx` has the common waker, whose wake-ups are
-    /// noted.
+    /// Polls the end of the pause: pending while one lasts. Called before the reactor is asked. `cx` has the common
+    /// waker: its wake-ups are noted.
     pub(super) fn poll(&self, spurious: &SpuriousCount, cx: &mut Context<'_>) -> Poll<()> {
         if !self.pausing.load(Ordering::Relaxed) && !self.woken.load(Ordering::Relaxed) {
             return Poll::Ready(());

@@ -62,7 +62,7 @@ pub(super) async fn receive(
     count(record, limit)
 }
 
-/// What a peer has sent first.
+/// The first thing that a peer has sent.
 enum Received {
     /// A header of this length.
     Header(usize, ProxyHeader),
@@ -74,7 +74,7 @@ enum Received {
     Eof,
 }
 
-/// Reads until it is clear what the peer has sent. All bytes are in `received`, also if the future is dropped.
+/// Reads until it is clear what the peer has sent. All bytes are in `received`, even if the future is dropped.
 async fn read(record: &ConnectionRecord, received: &mut Vec<u8>) -> io::Result<Received> {
     let mut chunk = Vec::new();
     loop {

@@ -1,4 +1,4 @@
-//! Removes a stale socket file, which a killed process has left where a Unix socket is to be bound.
+//! Removes a stale socket file, which a killed process has left at the path to which a Unix socket is to be bound.
 //!
 //! A file is stale if it is a socket on which no server listens. The difficulty is races with other programs that start
 //! at the same moment: a server that has bound its socket but does not listen yet looks stale, and a file may be
@@ -30,7 +30,7 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(100);
 /// does not listen yet.
 const BETWEEN_BIND_AND_LISTEN: Duration = Duration::from_millis(100);
 
-/// The error of a path that is in use.
+/// Returns the error for a path that is in use.
 pub(super) fn taken(text: &str) -> io::Error {
     explained(ErrorKind::AddrInUse, text)
 }
@@ -91,7 +91,7 @@ fn stale(path: &Path, address: &SockAddr) -> io::Result<Option<Stale>> {
 }
 
 /// A stale file. Its inode is free as soon as it is removed, and the next file often gets the same one; the time of its
-/// creation tells the two apart. (A rename does not change that time.)
+/// creation distinguishes the two. (A rename does not change that time.)
 #[derive(Clone, Copy, PartialEq)]
 struct Stale {
     identity: Identity,

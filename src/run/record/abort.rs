@@ -1,4 +1,4 @@
-//! Why a handler ends before it returns: [`AbortReason`]; and [`DrainAlone`], the drain of one connection.
+//! [`AbortReason`]: why a handler ends before it returns; and [`DrainAlone`]: the drain of one connection.
 //!
 //! Any thread may set either, and wakes the connection's own task. The task looks at both before it polls the handler.
 //! `abort_reason` is one byte, so this look costs one load for each poll.
@@ -86,8 +86,8 @@ impl ConnectionRecord {
         self.abort_reason.load(Ordering::Acquire) != AbortReason::NONE
     }
 
-    /// Returns whether the connection was cancelled. A task's panic is no cancel: it ends the handler, and nothing that
-    /// follows the handler.
+    /// Returns whether the connection was cancelled. A task's panic is not a cancel: it ends the handler, and nothing
+    /// that follows the handler.
     pub(crate) fn is_cancelled(&self) -> bool {
         self.abort_reason.load(Ordering::Acquire) >= AbortReason::CANCELLED_BY_ID
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-/// What the scripted reactor answers.
+/// Answers of the scripted reactor.
 #[derive(Clone, Copy, Default, Eq, PartialEq)]
 enum Answers {
     /// The truth. It is level-triggered, so bytes that are there already are reported at once.

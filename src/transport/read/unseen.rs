@@ -1,9 +1,9 @@
 //! [`UnseenAnswer`]: a workaround for readiness that the reactor has reported and a reader cannot see.
 //!
 //! A reader that is woken asks async-io again whether the socket is readable. If a turn of the reactor was under way
-//! when the reader registered, async-io cannot tell that turn's event from an older one. (A turn is under way whenever
-//! another thread waits in the reactor.) So async-io registers the reader again, and the reactor, which finds the
-//! socket still readable, wakes it a second time.
+//! when the reader registered, async-io cannot distinguish that turn's event from an older one. (A turn is under way
+//! whenever another thread waits in the reactor.) So async-io registers the reader again, and the reactor, which finds
+//! the socket still readable, wakes it a second time.
 //!
 //! The workaround has three parts:
 //!
@@ -15,13 +15,13 @@
 //! It pays in one row of the benchmark, with one connection and two threads: 54 % of the CPU time of a message
 //! (`cargo run --release -p ebbtide-bench -- --only echo64x1 --threads 2`). The cause is async-executor, which notifies
 //! a sleeping worker after every task, even if its queue is empty. So one thread nearly always waits in the reactor. If
-//! async-executor did that only when there is work, this module would bring nothing. It is to be removed then, and
-//! [`ReadPolicy`](super::ReadPolicy) waits without it.
+//! async-executor did that only when there is work, this module would gain nothing. Remove it then:
+//! [`ReadPolicy`](super::ReadPolicy) also waits without it.
 
 use super::Backoff;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// What one socket's reads know about unseen answers.
+/// History of one socket's reads with unseen answers.
 #[derive(Debug, Default)]
 pub(super) struct UnseenAnswer {
     /// A task has registered, and no poll has asked for the answer since.

@@ -54,7 +54,7 @@ use std::task::{Context, Poll, Waker, ready};
 /// [`Server::new`](crate::Server::new) and [`Server::add_listener`](crate::Server::add_listener). One server can have
 /// any number of listeners, in any mixture. All of them have the same handler and the same guarantees.
 ///
-/// Dropping a listener closes it, and disconnects the clients in its accept queue (for an inherited socket see
+/// Dropping a listener closes it, and disconnects the clients in its backlog (for an inherited socket see
 /// below).
 ///
 /// # Sockets that are inherited
@@ -66,7 +66,7 @@ use std::task::{Context, Poll, Waker, ready};
 ///
 /// - While it is served it is non-blocking for all holders; afterwards it is as it was before.
 /// - It keeps listening, and a socket file stays in place.
-/// - The clients in its accept queue are left to the other holders. If there are none, these clients are reset when the
+/// - The clients in its backlog are left to the other holders. If there are none, these clients are reset when the
 ///   last descriptor is closed.
 ///
 /// # Examples
@@ -180,7 +180,7 @@ impl Listener {
     ///
     /// # The socket's file
     ///
-    /// The file is created, and removed when the listener is closed, before its accept queue is emptied: so a client
+    /// The file is created, and removed when the listener is closed, before its backlog is emptied: so a client
     /// finds either a server that serves it, or no file. It is removed only if it is still the file that was created,
     /// and not one that another program has put in its place. It is found again even if the program changes its working
     /// directory, or a symbolic link above the file is changed.
@@ -286,7 +286,7 @@ impl Listener {
 
     /// Creates a listener in memory and the [`Connector`] for its clients.
     ///
-    /// For tests without sockets, and for clients in the same process. Its accept queue holds 128 clients, and each
+    /// For tests without sockets, and for clients in the same process. Its backlog holds 128 clients, and each
     /// direction of a stream 64 KiB.
     ///
     /// # Examples

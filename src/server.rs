@@ -36,7 +36,7 @@ use std::task::{Context, Poll};
 
 /// Server that is bound to its listening sockets and can be set up, but does not accept clients yet.
 ///
-/// Clients that connect before the server serves wait in the kernel's accept queue. [`serve`](Self::serve) and
+/// Clients that connect before the server serves wait in the kernel's backlog. [`serve`](Self::serve) and
 /// [`scope`](Self::scope) consume the server, so it cannot be served twice. For the same reason it is not `Clone`.
 /// Dropping a server that was never served closes it.
 ///
@@ -378,7 +378,7 @@ impl Server {
     /// Dropping the future cancels the server synchronously. When the drop returns, every handler's future has been
     /// dropped, every connection is shut down, and the port refuses. [`TaskGroup`](crate::TaskGroup#drop) names the
     /// rare exceptions. [`Handle::closed`] returns the report. Dropping the future before its first poll closes the
-    /// server and resets the clients in its accept queue.
+    /// server and resets the clients in its backlog.
     ///
     /// # Examples
     ///

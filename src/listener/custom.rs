@@ -97,7 +97,7 @@ pub(super) struct Custom {
     accepting: Mutex<Kept<Pin<Box<dyn Future<Output = ()> + Send>>>>,
     /// The client or error of its last poll; the future writes it, `poll_accept` takes it.
     accepted: Arc<Mutex<Option<AcceptResult>>>,
-    /// Closes the accept queue to new clients, if that can be done before the queued clients are accepted.
+    /// Closes the backlog to new clients, if that can be done before the queued clients are accepted.
     close_queue: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
@@ -122,7 +122,7 @@ impl Custom {
         Self { accepting: Mutex::new(Kept::new(accepting)), accepted, close_queue: None }
     }
 
-    /// Sets the function that closes the accept queue; only listeners of this crate have one.
+    /// Sets the function that closes the backlog; only listeners of this crate have one.
     pub(super) fn set_close_queue(&mut self, close_queue: impl FnOnce() + Send + Sync + 'static) {
         self.close_queue = Some(Box::new(close_queue));
     }

@@ -1,6 +1,6 @@
 //! A listener in memory: [`Connector`] connects clients to it, and [`MemoryStream`] is one end of a connection.
 //!
-//! The accept queue is a bounded channel. Each direction of a stream is a pipe of the crate `piper`.
+//! The backlog is a bounded channel. Each direction of a stream is a pipe of the crate `piper`.
 
 use super::custom::Accept;
 use crate::address::Address;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// How many clients the accept queue holds; further ones wait in [`Connector::connect`].
+/// How many clients the backlog holds; further ones wait in [`Connector::connect`].
 const BACKLOG: usize = 128;
 
 /// How many bytes each direction holds; a further write waits.
@@ -43,7 +43,7 @@ const BUFFER: usize = 64 * 1024;
 /// ```
 #[derive(Clone)]
 pub struct Connector {
-    /// The accept queue.
+    /// The backlog.
     clients: Sender<Client>,
     /// The number of the next client: logs show it.
     next: Arc<AtomicU64>,
@@ -56,7 +56,7 @@ impl Connector {
     /// Connects a client and returns its end of the stream.
     ///
     /// The client's address is `memory:` and its number, from 0. It does not wait for the accept; but if 128 clients
-    /// are in the accept queue, it waits for a free place.
+    /// are in the backlog, it waits for a free place.
     ///
     /// # Errors
     ///
@@ -111,10 +111,10 @@ impl fmt::Debug for Connector {
     }
 }
 
-/// The listener's end of the accept queue. Its drop closes the queue and the streams of the clients in it.
+/// The listener's end of the backlog. Its drop closes the queue and the streams of the clients in it.
 struct Memory(Receiver<Client>);
 
-/// Returns the listener; a function that closes its accept queue, after which the clients in the queue can still be
+/// Returns the listener; a function that closes its backlog, after which the clients in it can still be
 /// accepted; and the connector.
 pub(super) fn listener() -> (impl Accept, impl FnOnce() + Send + Sync + 'static, Connector) {
     let (clients, incoming) = bounded(BACKLOG);

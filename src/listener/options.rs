@@ -98,7 +98,7 @@ impl ListenOptions {
         }
     }
 
-    /// Sets how many clients the kernel may queue before they are accepted.
+    /// Sets the backlog (accept queue): how many clients the kernel may queue before they are accepted.
     ///
     /// Default: 4,096. At least 1; zero means 1. The kernel clamps it (`net.core.somaxconn` on Linux).
     ///
@@ -142,8 +142,8 @@ impl ListenOptions {
     /// The kernel spreads the clients among them (on Linux by a hash of their addresses). All of the sockets must set
     /// it, and belong to one user. Default: `false`.
     ///
-    /// Each socket has its own accept queue. When a socket closes, the kernel resets the clients in its queue, although
-    /// another process could have served them. A server of this crate empties its queue before it closes the socket,
+    /// Each socket has its own backlog. When a socket closes, the kernel resets the clients in its backlog, although
+    /// another process could have served them. A server of this crate empties its backlog before it closes the socket,
     /// which leaves a gap of microseconds: in 400 hand-overs under load, 11 of 52,000 clients were reset. If that is
     /// too many:
     ///

@@ -71,7 +71,7 @@ fn stale(path: &Path, address: &SockAddr) -> io::Result<Option<Stale>> {
         }
     };
     let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    probe.set_nonblocking(true)?; // a server with a full accept queue would block the connect
+    probe.set_nonblocking(true)?; // a server with a full backlog would block the connect
     let live = "something listens there already: stop it, or choose another path";
     let Err(error) = probe.connect(address) else {
         return Err(taken(live));

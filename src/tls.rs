@@ -214,7 +214,7 @@ impl Tls {
     ///
     /// # Examples
     ///
-    /// `examples/reload.rs` calls this on SIGHUP.
+    /// `examples/tls.rs` calls this at SIGHUP.
     ///
     /// ```
     /// # let folder = std::env::temp_dir().join(format!("ebbtide-reload-{}", std::process::id()));

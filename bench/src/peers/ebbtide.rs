@@ -1,4 +1,4 @@
-//! ebbtide: the server of the README, with the defaults and every guarantee.
+//! ebbtide: the echo of the crate's documentation, with the defaults and every guarantee.
 
 use crate::control::{Control, How, Stop};
 use async_std::{io, prelude::*, task};
@@ -32,7 +32,7 @@ where
     })
 }
 
-/// The handler of the README: `more`, then a read.
+/// Handler of the crate's documentation: `more`, then a read.
 pub(super) async fn echo_by_more(mut conn: Connection, size: usize) -> io::Result<()> {
     let mut buf = vec![0; size];
     while conn.more().await? {
@@ -42,7 +42,7 @@ pub(super) async fn echo_by_more(mut conn: Connection, size: usize) -> io::Resul
     Ok(())
 }
 
-/// The other way to stop between two messages: `until_draining` around the read.
+/// Handler with the other way to stop between two messages: `until_draining` around the read.
 pub(super) async fn echo_until_draining(conn: Connection, size: usize) -> io::Result<()> {
     let mut buf = vec![0; size];
     while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {

@@ -48,7 +48,7 @@ enum AddressKind {
 impl Address {
     /// Makes an address from a name, for a custom listener or its peers.
     ///
-    /// The name is never parsed: `Address::named("127.0.0.1:80")` is no TCP address. For a TCP address use
+    /// The name is never parsed: `Address::named("127.0.0.1:80")` is not a TCP address. For a TCP address use
     /// `Address::from(socket_addr)`.
     ///
     /// # Examples

@@ -343,7 +343,7 @@ pub enum OnFailure {
     #[default]
     Isolate,
     /// The first failure shuts the server down: the other handlers are drained, and `serve` returns the failure. As in
-    /// trio's `serve_listeners`. For servers whose handlers must never fail, and for tests.
+    /// trio's `serve_listeners`. For servers with handlers that must never fail, and for tests.
     Shutdown,
 }
 

@@ -141,7 +141,7 @@ impl TaskGroup {
         Self { children: Arc::default() }
     }
 
-    /// Makes a group whose children belong to `owner`: see [`Owner`].
+    /// Makes a group for the children of `owner`: see [`Owner`].
     pub(crate) fn owned_by(owner: Box<dyn Owner>) -> Self {
         Self { children: Arc::new(Children::owned_by(owner)) }
     }

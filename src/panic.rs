@@ -1,5 +1,5 @@
-//! User code that may panic: [`catch`] and [`catch_future`], values whose destructors may panic ([`Kept`]), and logging
-//! (`log_line!`).
+//! User code that may panic: [`catch`] and [`catch_future`], values with destructors that may panic ([`Kept`]), and
+//! logging (`log_line!`).
 //!
 //! A panic of user code stays where it happens. A logger is user code too, and some loggers panic. One that prints to
 //! standard output panics when standard output is gone: exactly when a terminal was closed and the server has to stop.
@@ -58,7 +58,7 @@ pub(crate) type Payload = Box<dyn Any + Send>;
 
 /// Runs `work` and catches its panic.
 ///
-/// `AssertUnwindSafe` is right for every caller: a value whose code has panicked is never used again, only dropped.
+/// `AssertUnwindSafe` is right for every caller: a value that has panicked is never used again, only dropped.
 pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Result<T, Payload> {
     catch_unwind(AssertUnwindSafe(work))
 }

@@ -322,7 +322,7 @@ impl Run {
         self.request_end(cause, Some(failure), None);
     }
 
-    /// `limit`: the outer `None` means the server's own limit, the inner `None` means no limit.
+    /// Requests the end. `limit`: the outer `None` means the server's own limit, the inner `None` means no limit.
     fn request_end(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) {
         let entered = self.enter_request(cause, failure, limit);
         if let Entered::Nearer(deadline) = entered {

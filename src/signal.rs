@@ -39,7 +39,7 @@
 //! - A signal that is *ignored* stays ignored: SIGHUP under `nohup`, SIGINT in a program that a shell script has
 //!   started with `&`. Its stream never yields it. A log line (level `info`; `warn` for SIGTERM) reports it. Only Linux
 //!   shows which signals are ignored; on other systems such a signal is taken.
-//! - A signal that is *blocked* is received all the same, by a thread that does not block it, with a warning in the
+//! - A signal that is *blocked* is still received, by a thread that does not block it, with a warning in the
 //!   log. A program inherits the signal mask of its parent, and a server that never receives SIGTERM ends by SIGKILL.
 //! - A signal that already has a *handler*, of another part of the program, is shared: that handler is called first,
 //!   then the streams get the signal. A handler that is installed *after* the first call here takes the signal away

@@ -481,7 +481,7 @@ impl TlsFiles {
     }
 
     fn config(&self) -> io::Result<Arc<ServerConfig>> {
-        // Named here: in a program whose other parts use another provider too, rustls has no default, and would panic.
+        // Named here: if other parts of the program use another provider too, rustls has no default, and would panic.
         let provider = Arc::new(ring::default_provider());
         let chain = files::certificates(&self.certificates)?;
         let key = files::private_key(&self.key, &provider)?;

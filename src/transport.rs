@@ -300,7 +300,7 @@ impl Transport {
         poll
     }
 
-    /// From now on a read returns `Pending` only if nothing has arrived. Called when a drain begins.
+    /// Makes later reads return `Pending` only if nothing has arrived. Called when a drain begins.
     pub(crate) fn be_eager(&self) {
         self.plain().read_policy.be_eager();
     }

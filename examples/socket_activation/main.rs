@@ -1,4 +1,4 @@
-//! A service whose sockets systemd has opened. The first client starts it, and a restart loses no client.
+//! A service with sockets that systemd has opened. The first client starts it, and a restart loses no client.
 //!
 //! ```sh
 //! cargo build --example socket_activation --features systemd

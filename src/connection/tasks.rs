@@ -189,7 +189,7 @@ impl Connection {
 
     /// Waits until no task of this connection is left, except those of [`spawn_background`](Self::spawn_background).
     ///
-    /// It also waits for tasks that are spawned while it waits. It is for a handler whose tasks may take longer to
+    /// It also waits for tasks that are spawned while it waits. It is for a handler with tasks that may take longer to
     /// write than the [task grace](crate::Server::task_grace) allows; the server's [`deadline`](Self::deadline) bounds
     /// it. First drop what the tasks wait for, such as the sending half of a channel. A task that awaits it waits for
     /// itself.

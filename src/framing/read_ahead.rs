@@ -42,7 +42,7 @@ pub(super) enum Filled {
     Eof,
     /// The connection drains, and no message has begun.
     Draining,
-    /// The handler has returned, so reads of clones return EOF. It is not the peer's.
+    /// EOF, because the handler has returned. It is not the peer's EOF.
     Ended,
 }
 

@@ -128,7 +128,7 @@ impl<F: Future, G: Guard> WithResult<F, G> {
     }
 
     /// Destroys the future, puts `next` in its place, and returns the guard. If the future's destructor panics, `next`
-    /// is in place all the same, and the guard is dropped.
+    /// is still in place, and the guard is dropped.
     fn end(self: Pin<&mut Self>, next: Self) -> Option<G> {
         match panic::catch(|| self.project_replace(next)) {
             Ok(WithResultReplaced::Running { guard, .. }) => Some(guard),

@@ -48,7 +48,7 @@ impl Wake for Task {
     }
 }
 
-/// An assertion for code that the slot calls. The slot would catch a panic, so the failure is recorded, and the model
+/// Asserts in code that the slot calls. The slot would catch a panic, so the failure is recorded, and the model
 /// checks it at its end.
 fn must(holds: bool, otherwise: &'static str) {
     if !holds {
@@ -231,8 +231,8 @@ fn three_children_that_drop_in_a_circle_all_end() {
     circle(3, 1); // a model can carry four threads at most; `wait_graph` has a test of longer cycles
 }
 
-/// Each child drops the next one's group, and the last drops the first's. A child that is destroyed before its poll
-/// does so leaves the next one alive, so the main thread drops all groups as well.
+/// Checks a cycle: each child drops the next one's group, and the last drops the first's. A child that is destroyed
+/// before its poll does so leaves the next one alive, so the main thread drops all groups as well.
 fn circle(size: usize, preemptions: usize) {
     bounded(preemptions, move || {
         let groups: Vec<_> = (0..size).map(|_| Arc::new(Children::default())).collect();

@@ -6,7 +6,7 @@
 //! 2. The graph has no cycle. An edge that would close one is refused, and the caller then does not wait.
 //! 3. An edge exists exactly while its thread has a reason to wait. It is entered under the lock of the slot that the
 //!    thread waits at. It is removed under the same lock by the thread that ends the reason, not by the thread that
-//!    wakes up. So no wait is refused because of an outdated edge whose thread the scheduler has not run yet.
+//!    wakes up. So no wait is refused because of an outdated edge of a thread that the scheduler has not run yet.
 //!
 //! The lock order is slot, then graph. The graph is locked only when a drop must wait, and when such a wait ends.
 //! `slot` has the argument why drops cannot deadlock.

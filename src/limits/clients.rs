@@ -134,7 +134,7 @@ mod tests {
         clients.remove(one);
         clients.add(ip("2001:db8::3"), 2).unwrap();
         assert!(clients.add(ip("2001:db8::4"), 0).is_err());
-        // Connections that were counted before the setting changed are uncounted all the same.
+        // Connections that were counted before the setting changed are still uncounted.
         clients.set_prefix(128);
         for client in [two, two, neighbour] {
             clients.remove(client);

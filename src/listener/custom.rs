@@ -104,8 +104,8 @@ pub(super) struct Custom {
 type AcceptResult = io::Result<(Transport, Address)>;
 
 impl Custom {
-    /// One future accepts all clients: so an accept costs no allocation, and no unfinished accept is lost between two
-    /// polls.
+    /// Wraps the user's listener. One future accepts all clients: so an accept costs no allocation, and no unfinished
+    /// accept is lost between two polls.
     pub(super) fn new(mut accept: impl Accept) -> Self {
         let accepted = Arc::new(Mutex::new(None));
         let result = Arc::clone(&accepted);

@@ -65,7 +65,7 @@ impl Guard for TaskGuard {
 }
 
 thread_local! {
-    /// Address of the run whose code this thread is running, or 0. Only compared, never followed.
+    /// Address of the run that this thread runs code of, or 0. Only compared, never followed.
     static INSIDE: Cell<usize> = const { Cell::new(0) };
 }
 

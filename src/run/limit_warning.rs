@@ -38,7 +38,7 @@ impl LimitWarning {
     /// `max` permits in use.
     ///
     /// It is over if a tenth of the permits is free, and at least one. (If `max` is 1, none is free after an accept.
-    /// The warning is over all the same: the permit was free a moment ago.)
+    /// The warning is over anyway: the permit was free a moment ago.)
     pub(crate) fn is_over(&self, used: usize, max: usize, now: Instant) -> bool {
         let mut since = lock(&self.since);
         let is_over = since.is_some_and(|since| {

@@ -11,7 +11,7 @@ use std::fmt;
 /// A server can skip phases:
 ///
 /// - A server that is cancelled never drains.
-/// - A server whose handlers all end in time never cancels.
+/// - A server never cancels if all of its handlers end in time.
 /// - A server that is dropped before it serves is closed at once.
 ///
 /// [`Handle::phase`](crate::Handle::phase) returns the current phase, [`Handle::reached`](crate::Handle::reached) waits

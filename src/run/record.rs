@@ -103,7 +103,7 @@ struct Rare {
     proxied: OnceLock<Box<ProxyHeader>>,
     /// When the opening ended, if the connection had one.
     opened_at: OnceLock<Instant>,
-    /// Tasks whose reads return EOF in a drain as soon as the handler has answered what it read.
+    /// Tasks with reads that return EOF in a drain as soon as the handler has answered what it read.
     awaiting_answer: BroadcastWaker,
     /// Signalled when the handler has returned. For waits that outlast a read; made by the first of them.
     returned: OnceLock<Event>,

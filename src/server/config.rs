@@ -560,7 +560,7 @@ impl Server {
     /// clients do not reconnect at the same moment. Never more than half of what is left of the
     /// [grace period](Self::grace).
     ///
-    /// The listeners are closed at once all the same. A drain with idle clients takes this much longer. A connection
+    /// The listeners are still closed at once. A drain with idle clients takes this much longer. A connection
     /// that has not been notified yet works as before. (HAProxy's `close-spread-time`.)
     ///
     /// # Examples

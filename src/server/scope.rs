@@ -66,7 +66,7 @@ impl RunGuard {
         }
     }
 
-    /// Starts to serve with a handler whose futures are small, or boxed already.
+    /// Starts to serve with a handler that returns small futures, or boxed ones.
     fn start_unboxed<H, Fut>(server: Server, handler: H) -> Result<Self, Error>
     where
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
@@ -160,7 +160,7 @@ impl Drop for RunGuard {
     }
 }
 
-/// A handler whose futures are large, and therefore boxed.
+/// A handler that returns large futures, and therefore boxed ones.
 type LargeHandler<T> = Box<dyn Fn(Connection) -> LargeFuture<T> + Send + Sync>;
 
 /// Spawns all tasks of a run except the supervisor.

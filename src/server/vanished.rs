@@ -1,4 +1,4 @@
-//! [`end_vanished`]: ends connections whose peers have vanished while data was on its way to them
+//! [`end_vanished`]: ends the connections of peers that have vanished while data was on its way to them
 //! ([`ack_timeout`](crate::Server::ack_timeout)).
 //!
 //! Keep-alive does not work then, and the kernel gives up only after about 15 minutes. The kernel knows when the last

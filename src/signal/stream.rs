@@ -147,7 +147,7 @@ pub(super) fn on_signal(signal: Signal) {
     }
 }
 
-/// Logs a line and exits. If the logger hangs or panics, it exits all the same.
+/// Logs a line and exits. If the logger hangs or panics, it still exits.
 fn exit(signal: Signal, asked: bool) -> ! {
     let status = signal.exit_status();
     let why = match asked {

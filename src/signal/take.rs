@@ -27,7 +27,8 @@ use std::thread;
 static TAKEN: Mutex<Taken> = Mutex::new(Taken { by: 0, signals: Vec::new() });
 
 struct Taken {
-    /// The id of the process whose threads read the signals; 0: none yet. A forked child has none of these threads.
+    /// The id of the process with the threads that read the signals; 0: none yet. A forked child has none of these
+    /// threads.
     by: u32,
     signals: Vec<Signal>,
 }

@@ -42,7 +42,7 @@ impl WakerSet {
     }
 }
 
-/// Wakes each of them. If one panics, the others are woken all the same.
+/// Wakes each of them. If one panics, the others are still woken.
 pub(crate) fn wake_all(wakers: Vec<Waker>) {
     wakers.into_iter().for_each(wake);
 }

@@ -122,7 +122,7 @@ impl Transport {
 
     /// Returns whether the peer has closed or reset the connection, as far as that can be known without a read.
     ///
-    /// Unread bytes hide EOF from a reader, but Linux reports it all the same (`POLLRDHUP`). False on other systems.
+    /// Unread bytes hide EOF from a reader, but Linux still reports it (`POLLRDHUP`). False on other systems.
     pub(crate) fn is_hung_up(&self) -> bool {
         #[cfg(target_os = "linux")]
         {

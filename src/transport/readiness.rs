@@ -6,7 +6,7 @@
 //!
 //! 1. While one task waits, its own waker is registered, and its identity is remembered. That takes two words.
 //! 2. When a second task waits, all tasks use a common waker from then on, a broadcast that wakes each of them. The
-//!    first registration of the common waker displaces, and so wakes, the task whose own waker was registered. That
+//!    first registration of the common waker displaces the registered waker, and so wakes its task. That
 //!    task is polled again, and then uses the common waker.
 //! 3. The common waker is also used if one task's attempts find nothing again and again. It notes which wake-ups the
 //!    reactor has caused, and so the wait can pause (`vain`).

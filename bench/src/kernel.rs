@@ -43,7 +43,7 @@ impl Cpu {
         }
     }
 
-    /// Whether the two times are equal within the precision of the coarse one.
+    /// Returns whether the two times are equal within the precision of the coarse one.
     pub(crate) fn agrees(self) -> bool {
         let coarse = self.user_ns + self.system_ns;
         self.exact_ns.abs_diff(coarse) <= 3 * TICK_NS + coarse / 33

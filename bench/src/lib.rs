@@ -22,7 +22,7 @@ mod workloads;
 use args::Args;
 use std::process::ExitCode;
 
-/// Entry of both programs: runs the whole benchmark, or one process of it (`serve`, `load`, `inside`). `heap` returns
+/// Runs both programs: the whole benchmark, or one process of it (`serve`, `load`, `inside`). `heap` returns
 /// how much of the heap is in use, if the program's allocator counts.
 pub fn main(heap: Option<fn() -> usize>) -> ExitCode {
     let result = match std::env::args().nth(1).as_deref() {

@@ -88,8 +88,8 @@ impl Measured {
         self.ops as f64 * 1e9 / self.wall_ns.max(1) as f64
     }
 
-    /// Sets the processor time: the scheduler's, or the coarse one if threads have ended, whose time the scheduler's
-    /// lacks.
+    /// Sets the processor time: the scheduler's, or the coarse one if threads have ended. The scheduler's lacks the
+    /// time of these threads.
     pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
         (self.user_ns, self.system_ns) = (cpu.user_ns, cpu.system_ns);
         self.doubtful = u64::from(!cpu.agrees());

@@ -65,7 +65,7 @@ impl Peer {
         }
     }
 
-    /// Whether this machine has the peer's language.
+    /// Returns whether this machine has the peer's language.
     pub(crate) fn is_here(self) -> bool {
         match self {
             Self::Asyncio => foreign::python().is_some(),
@@ -74,12 +74,12 @@ impl Peer {
         }
     }
 
-    /// Whether the peer can run with so many threads. asyncio has one thread.
+    /// Returns whether the peer can run with so many threads. asyncio has one thread.
     pub(crate) fn has_threads(self, threads: usize) -> bool {
         threads == 1 || self != Self::Asyncio
     }
 
-    /// The environment variable that sets the number of threads of its executor.
+    /// Returns the environment variable that sets the number of threads of its executor.
     fn variable(self) -> Option<&'static str> {
         match self {
             Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),

@@ -482,7 +482,7 @@ fn the_limit_per_ip_address_applies_to_clients_of_a_custom_listener() {
     });
 }
 
-/// Listener without clients, whose destructor runs a closure.
+/// Listener without clients. Its destructor runs a closure.
 struct OnDrop(Option<Box<dyn FnOnce() + Send>>);
 
 impl OnDrop {

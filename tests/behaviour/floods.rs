@@ -159,7 +159,7 @@ fn r06_a_handler_that_always_reads_while_its_write_is_pending_is_closed_with_one
     });
 }
 
-/// The same, but the handler writes first, and so much that the send buffer is full if the peer does not read.
+/// Returns a similar handler, which writes first, and so much that the send buffer is full if the peer does not read.
 fn write_or_read(busy: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let busy = busy.clone();

@@ -131,9 +131,9 @@ fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
 
 #[test]
 fn a_wait_that_is_over_refuses_no_other() {
-    // A child drops a second group, whose child is always being polled: it waits, and that poll hands the future over.
-    // At the same time a task that is in no group drops the first child's group. Nothing waits for that task, so its
-    // drop closes no cycle: it can wait, and must.
+    // A child drops a second group with a child that is always being polled: it waits, and that poll hands the future
+    // over. At the same time a task that is in no group drops the first child's group. Nothing waits for that task, so
+    // its drop closes no cycle: it can wait, and must.
     let (ours, theirs) = (Live::default(), Live::default());
     theirs.clone().within_net(move || {
         for _ in 0..ROUNDS {

@@ -1,6 +1,6 @@
-//! R2: children that drop each other's groups, in circles of two and of three. The drop whose wait would close the
-//! circle only marks its child and returns. So every child ends at its next yield, and no drop deadlocks. Two of these
-//! tests are twins of loom models in `src/group/loom_tests.rs`.
+//! R2: children that drop each other's groups, in cycles of two and of three. If the wait of a drop would close
+//! the cycle, that drop only marks its child and returns. So every child ends at its next yield, and no drop deadlocks.
+//! Two of these tests are twins of loom models in `src/group/loom_tests.rs`.
 
 use crate::support::executor::alone_with_threads;
 use crate::support::probe::{Gate, Live, SharedGroup, drop_shared_group};
@@ -10,7 +10,7 @@ use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Barrier};
 
-/// How often each circle is tried.
+/// How often each cycle is tried.
 const ROUNDS: usize = 300;
 
 #[test]
@@ -37,7 +37,7 @@ fn three_children_that_drop_in_a_circle_in_the_same_instant_all_end() {
     });
 }
 
-/// Runs a circle of `size` children: each drops the next child's group, and the last one drops the first one's. A child
+/// Runs a cycle of `size` children: each drops the next child's group, and the last one drops the first one's. A child
 /// that is destroyed before its own drop leaves its neighbour alive, so the test drops all groups too.
 fn circles(size: usize) {
     let live = Live::default();
@@ -62,9 +62,9 @@ fn circles(size: usize) {
     });
 }
 
-/// The same with a thread for each child: all children are inside their polls before the first drop begins. So no child
-/// is destroyed before its own drop. Exactly one drop, the one that would close the circle, returns early, and no child
-/// runs on after its yield.
+/// Does the same with a thread for each child: all children are inside their polls before the first drop begins. So no
+/// child is destroyed before its own drop. Exactly one drop, the one that would close the cycle, returns early, and no
+/// child runs on after its yield.
 fn meeting_circles(size: usize) {
     let all = Live::default();
     all.clone().within_net(move || {

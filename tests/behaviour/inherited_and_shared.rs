@@ -66,7 +66,7 @@ fn no_accept_blocks_at_whatever_moment_another_holder_makes_the_socket_blocking(
     });
 }
 
-/// Sets the flag when it is dropped, also by a panic: the scope would otherwise wait for its thread for ever.
+/// Sets the flag when it is dropped, also by a panic: otherwise the scope would wait for its thread forever.
 struct SetOnDrop<'a>(&'a AtomicBool);
 
 impl Drop for SetOnDrop<'_> {

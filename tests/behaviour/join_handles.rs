@@ -47,7 +47,7 @@ fn text(error: JoinError) -> &'static str {
     error.into_panic().expect("it panicked").downcast_ref::<&'static str>().copied().unwrap_or("not a text")
 }
 
-/// Returns a future that is ready with `value` at once, and whose destructor panics.
+/// Returns a future that is ready with `value` at once. Its destructor panics.
 fn bomb<T: Send>(value: T, text: &'static str) -> impl Future<Output = T> + Send {
     let (bomb, mut value) = (Bomb(text), Some(value));
     poll_fn(move |_| {
@@ -457,8 +457,8 @@ fn a_panic_whose_handle_is_dropped_after_the_group_is_logged() {
     });
 }
 
-/// Waker of a join that tells the test that it was woken, and then blocks until the test goes on. So the test sees the
-/// state at the wake, before anything that the child's end does after it.
+/// Waker of a join that reports to the test that it was woken, and then blocks until the test goes on. So the test sees
+/// the state at the wake, before anything that the child's end does after it.
 struct BlocksInWake(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
 
 impl Wake for BlocksInWake {

@@ -121,7 +121,7 @@ fn a_connection_can_be_closed_by_its_number_in_the_log() {
         let mut clients: Vec<_> = (0..3).map(|_| order(server.local_addr(), POLITE)).collect();
         let body = async |server: Handle| {
             handlers.started(3).await;
-            // As an operator does it who has only the log line.
+            // As for an operator with only the log line.
             let peer = clients[1].local_addr().unwrap();
             let lines = logs.lines_with(&format!("peer={peer}"));
             let (_, after) = lines[0].1.split_once("connection=").expect("the line has the number");

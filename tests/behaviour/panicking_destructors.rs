@@ -110,7 +110,7 @@ fn the_drop_of_an_unserved_server_does_not_panic_although_its_shutdown_streams_d
     });
 }
 
-/// Shutdown stream without items, whose destructor panics.
+/// Shutdown stream without items. Its destructor panics.
 struct BombStream;
 
 impl async_std::stream::Stream for BombStream {

@@ -1,4 +1,4 @@
-//! An optional PROXY header: bytes that are no header reach the handler, every one of them.
+//! An optional PROXY header: bytes that are not a header reach the handler, every one of them.
 #![cfg(feature = "proxy-protocol")]
 
 use crate::support::proxied::*;

@@ -11,7 +11,7 @@ use futures_concurrency::prelude::*;
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-/// Without a timeout for the header: only the end of the server ends the wait for it.
+/// Returns settings without a timeout for the header: only the end of the server ends the wait for it.
 fn without_timeout() -> ProxyProtocol {
     trusting(ProxyProtocol::required()).timeout(None)
 }

@@ -103,7 +103,7 @@ impl Fixture {
         assert_eq!(self.handle.phase(), Phase::Draining);
     }
 
-    /// Control has returned, so the server must be closed.
+    /// Asserts that the server is closed, since control has returned.
     fn is_closed(&self) {
         assert_eq!(self.handlers.live.count(), 0, "handlers are still alive");
         assert_eq!((self.handle.is_serving(), self.handle.phase()), (false, Phase::Closed));

@@ -26,7 +26,7 @@ async fn stopped<T>(stop: impl FnOnce(), scope: impl AsyncFnOnce(Sender<()>) -> 
     (scope(waits), stopping).join().await.0
 }
 
-/// Never ends, wakes no task, and counts its polls after the server has closed.
+/// Waits without end, wakes no task, and counts its polls after the server has closed.
 async fn counts_polls_after_close(server: &Handle, polls: &AtomicUsize) {
     let look = |_: &mut Context<'_>| {
         polls.fetch_add(usize::from(server.phase() == Phase::Closed), SeqCst);
@@ -35,7 +35,8 @@ async fn counts_polls_after_close(server: &Handle, polls: &AtomicUsize) {
     poll_fn(look).await
 }
 
-/// One or two polls: the one that the server's end caused, and perhaps the one more that a body gets.
+/// Asserts that there were one or two polls: the one that the server's end caused, and perhaps the one more that a
+/// body gets.
 fn polled_once_more(polls: &AtomicUsize) {
     let polls = polls.swap(0, SeqCst);
     assert!((1..=2).contains(&polls), "1 or 2 polls were expected after the close, not {polls}");

@@ -20,7 +20,7 @@ fn for_every_kind(test: impl AsyncFn(Server, Place) + Copy + Send + Sync + 'stat
     });
 }
 
-/// A member of a chat. Its lines go through a queue and a writer task.
+/// Handler of a member of a chat. Its lines go through a queue and a writer task.
 async fn member(conn: Connection, ends_with_error: bool) -> io::Result<()> {
     let (say, said) = unbounded::<String>();
     let mut writer = conn.clone();

@@ -53,7 +53,7 @@ fn r03_a_clone_in_a_detached_task_keeps_no_connection_open() {
             Ok(clone)
         });
         let (clone, _) = scope.await.unwrap();
-        // The clone still exists, and so does the descriptor. The peer reads EOF all the same.
+        // The clone still exists, and so does the descriptor. The peer still reads EOF.
         assert_eq!(rest(&mut client), "last");
         drop(clone);
     });

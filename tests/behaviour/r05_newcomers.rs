@@ -68,7 +68,7 @@ fn r05_a_newcomer_is_notified_in_the_poll_of_its_first_read_and_not_before() {
                 while conn.server().phase() != Phase::Draining {
                     task::yield_now().await;
                 }
-                task::sleep(Duration::from_millis(20)).await; // time in which an early notice would arrive
+                task::sleep(Duration::from_millis(20)).await; // time in which an early notification would arrive
                 let before = conn.is_draining();
                 let read = conn.until_draining((&conn).read(&mut [0; 16])).await.is_some();
                 let notified = [before, read, conn.is_draining(), conn.until_draining(pending::<()>()).await.is_none()];
@@ -231,8 +231,8 @@ fn r05_the_end_of_the_newcomer_time_does_not_count_as_an_answer_to_the_first_req
     });
 }
 
-/// A connection that is still opening when the drain begins. Its client completes the opening, pauses, and sends a
-/// request.
+/// Tests a connection that is still opening when the drain begins. Its client completes the opening, pauses, and sends
+/// a request.
 #[cfg(any(feature = "tls", feature = "proxy-protocol"))]
 async fn opens_late<C: Send + 'static>(server: Server, client: C, open: fn(&mut C), ask: fn(&mut C) -> String) {
     let (started, handler) = announced(|conn| Box::pin(echo(conn)));

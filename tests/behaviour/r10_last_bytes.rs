@@ -17,7 +17,7 @@ async fn reply_early(mut conn: Connection) -> std::io::Result<()> {
     conn.write_all("the whole reply".repeat(1000).as_bytes()).await
 }
 
-/// A client that sends all its bytes, and reads only then.
+/// Sends all bytes of a client, and reads only then.
 fn send_then_read(mut client: TcpStream, bytes: usize) -> std::io::Result<String> {
     let chunk = vec![0; 64 * 1024];
     for _ in 0..bytes / chunk.len() {

@@ -427,7 +427,7 @@ fn r12_accept_loops_openings_and_lingering_connections_use_no_cpu_while_nothing_
             let listener = Listener::tcp(loopback()).unwrap().proxy_protocol(proxy);
             keep(serve(Server::new(listener).first_byte_timeout(FOR_EVER)), 2, true);
         }
-        // Lingering connections, whose clients neither read nor close.
+        // Lingering connections: their clients neither read nor close.
         let lingering = bind().await;
         let handle = (lingering.handle(), lingering.local_addr().clone());
         task::spawn(lingering.serve(async |mut conn: Connection| conn.write_all(&vec![b'x'; 256 << 10]).await));

@@ -225,8 +225,8 @@ fn r12_in_a_drain_a_wait_rests_while_another_task_uses_the_stream() {
     });
 }
 
-/// A listener whose connections get a time stamp in their socket's error queue for what they send. Until a time stamp
-/// is fetched, the kernel reports the socket as ready in both directions.
+/// Returns a listener. Its connections get a time stamp in their socket's error queue for what they send. Until a time
+/// stamp is fetched, the kernel reports the socket as ready in both directions.
 fn with_time_stamps() -> Listener {
     use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
     let socket = std::net::TcpListener::bind(loopback()).unwrap();

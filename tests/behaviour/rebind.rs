@@ -106,7 +106,7 @@ fn connections_inherit_the_options_of_their_listener() {
     });
 }
 
-/// How many TIME_WAIT states Linux has dropped at once, because its table was full: other programs may fill it.
+/// Returns how many TIME_WAIT states Linux has dropped at once, because its table was full: other programs may fill it.
 fn dropped_time_waits() -> Option<String> {
     let text = std::fs::read_to_string("/proc/net/netstat").ok()?;
     let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));

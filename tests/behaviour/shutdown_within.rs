@@ -1,5 +1,5 @@
-//! `shutdown_within`, a shutdown with a limit of its own, and `drain_spread`, a drain whose notices are spread over a
-//! time.
+//! `shutdown_within`, a shutdown with a limit of its own; and `drain_spread`, a drain that spreads its notifications
+//! over a time.
 
 use crate::support::*;
 use async_std::task;

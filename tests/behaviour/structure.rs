@@ -21,7 +21,7 @@ const LAYERS: &[&[&str]] = &[
     &["text"],
 ];
 
-/// The crate's source without its comments, by file.
+/// Returns the crate's source without its comments, by file.
 fn source() -> BTreeMap<PathBuf, String> {
     fn visit(folder: &Path, files: &mut BTreeMap<PathBuf, String>) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -43,12 +43,12 @@ fn source() -> BTreeMap<PathBuf, String> {
     files
 }
 
-/// The file's path below `src`.
+/// Returns the file's path below `src`.
 fn name(path: &Path) -> &Path {
     path.strip_prefix(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap()
 }
 
-/// The text without the file's unit tests.
+/// Returns the text without the file's unit tests.
 fn without_tests(text: &str) -> &str {
     text.split("\nmod tests {").next().unwrap()
 }

@@ -63,7 +63,7 @@ impl Numbered {
         Self { gates, live: live.clone(), started }
     }
 
-    /// The next children that are started, sorted, because the executor decides which of them is polled first.
+    /// Returns the next children that are started, sorted, because the executor decides which of them is polled first.
     fn started(&self, children: usize) -> Vec<usize> {
         let mut started: Vec<_> = (0..children).map(|_| self.started.recv_timeout(NET).unwrap()).collect();
         started.sort_unstable();

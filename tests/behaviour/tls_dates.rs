@@ -1,4 +1,4 @@
-//! A certificate that clients refuse because of its dates is loaded all the same, with a warning at each load.
+//! A certificate that clients refuse because of its dates is still loaded, with a warning at each load.
 #![cfg(feature = "tls")]
 
 use crate::support::logs;

@@ -1,5 +1,5 @@
 //! A bind to a path where a file exists already. A stale socket file is removed; a live socket is an error that names
-//! it; a file that is no socket is left alone. Programs that find the same stale file at the same moment do not take
+//! it; a file that is not a socket is left alone. Programs that find the same stale file at the same moment do not take
 //! the socket from each other.
 #![cfg(unix)]
 

@@ -624,7 +624,7 @@ fn connect(port: u16) -> TcpStream {
     client
 }
 
-/// An address that refuses connections: the socket keeps other processes from the port, and does not listen.
+/// Returns an address that refuses connections: the socket keeps other processes from the port, and does not listen.
 fn refusing() -> (socket2::Socket, String) {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.bind(&ANY_PORT.parse::<std::net::SocketAddr>().unwrap().into()).unwrap();

@@ -107,7 +107,7 @@ fn ask(address: SocketAddr, hesitation: Duration) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// A drop guard that ends the test's clients, on a panic too: otherwise the scope would wait for them for ever.
+/// A drop guard that ends the test's clients, on a panic too: otherwise the scope would wait for them forever.
 struct EndClients<'a>(&'a AtomicBool);
 
 impl Drop for EndClients<'_> {

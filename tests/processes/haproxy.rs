@@ -21,7 +21,7 @@ struct HaProxy {
 }
 
 impl HaProxy {
-    /// HAProxy inherits its listening socket as standard input, so no port is fixed or guessed.
+    /// Starts HAProxy. It inherits its listening socket as standard input, so no port is fixed or guessed.
     fn start(server: &str) -> Self {
         let socket = TcpListener::bind(loopback()).unwrap();
         let frontend = socket.local_addr().unwrap();
@@ -58,8 +58,9 @@ impl HaProxy {
     }
 }
 
-/// Ten clients, one after the other, send short and long texts, and the server knows each by its own address. (No text
-/// is empty: HAProxy drops a client that has sent nothing and half-closes before the connection to the server exists.)
+/// Asserts that the server knows each client by its own address: ten clients, one after the other, send short and long
+/// texts. (No text is empty: HAProxy drops a client that has sent nothing and half-closes before the connection to the
+/// server exists.)
 fn knows_its_clients(options: &'static str) {
     if !HaProxy::is_installed() {
         return;
@@ -100,7 +101,7 @@ fn a_haproxy_header_with_all_options_names_the_client() {
     knows_its_clients("send-proxy-v2 proxy-v2-options crc32c,unique-id,authority,ssl,cert-cn,ssl-cipher");
 }
 
-/// A health check is a connection of its own, whose header names no client.
+/// A health check is a connection of its own: its header names no client.
 #[test]
 fn haproxys_health_checks_are_not_taken_for_clients() {
     if !HaProxy::is_installed() {
@@ -136,7 +137,7 @@ fn haproxys_health_checks_are_not_taken_for_clients() {
     });
 }
 
-/// The setup of an operator who forgot `send-proxy-v2`.
+/// A setup without `send-proxy-v2`, as an operator may forget it.
 #[test]
 fn without_haproxys_header_no_client_is_served_and_the_log_has_the_remedy() {
     if !HaProxy::is_installed() {

@@ -26,7 +26,7 @@ async fn large<const BYTES: usize>() -> usize {
     black_box(&mut held).iter().map(|&byte| usize::from(byte)).sum::<usize>() * BYTES
 }
 
-/// An echo whose buffer is an array in the future.
+/// Handler that echoes through a buffer in its future, an array.
 async fn echo_by_array<const BYTES: usize>(mut conn: Connection) -> io::Result<()> {
     let mut buf = [0; BYTES];
     loop {
@@ -72,7 +72,7 @@ fn a_handler_of_15_kib_which_is_not_boxed_runs() {
 
 #[test]
 fn tasks_of_512_kib_run() {
-    // Each spawn is in a function of its own, whose stack holds the future until it is spawned.
+    // Each spawn is in a function of its own: its stack holds the future until it is spawned.
     const SPAWNS: [fn(&TaskGroup) -> JoinHandle<usize>; 4] = [
         |group| group.spawn(large::<LARGE>()),
         |group| group.spawn_named("large", large::<LARGE>()),

@@ -202,7 +202,7 @@ impl Program {
         FEATURES.iter().any(|(name, is_on)| !is_on && ebbtide.contains(&format!("\"{name}\"")))
     }
 
-    /// The package for programs with the same dependencies, and its Cargo.toml.
+    /// Returns the package for programs with the same dependencies, and its Cargo.toml.
     fn package(&self) -> (String, String) {
         let mut dependencies = String::new();
         for (name, value) in &self.dependencies {
@@ -245,7 +245,7 @@ impl Program {
     }
 }
 
-/// The dependency on this crate, here, whether the text names a version or a path.
+/// Returns the dependency on this crate as its folder, whether the text names a version or a path.
 fn local(value: &str) -> String {
     let here = format!("path = {:?}", root().display().to_string());
     match value.split_once("path = \"") {
@@ -345,13 +345,14 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The folder that [`other_program`](crate::support::process::other_program) builds in: most dependencies are the same.
+/// Returns the folder that [`other_program`](crate::support::process::other_program) builds in: most dependencies are
+/// the same.
 fn programs_folder() -> PathBuf {
     let deps = env::current_exe().expect("a test knows its own path");
     deps.ancestors().nth(3).expect("a test lies in `deps`, in a profile's folder").join("programs")
 }
 
-/// The whole programs of a page: its `rust` blocks with a `fn main`.
+/// Returns the whole programs of a page: its `rust` blocks with a `fn main`.
 fn programs_of(page_name: &str, page: &str) -> Vec<Program> {
     let blocks: Vec<_> = blocks(page).collect();
     let mut programs: Vec<Program> = Vec::new();
@@ -378,7 +379,7 @@ fn programs_of(page_name: &str, page: &str) -> Vec<Program> {
     programs
 }
 
-/// A line that rustdoc hides is a line of the program.
+/// Returns the line without the `#` by which rustdoc hides it: it is a line of the program.
 fn unhidden(line: &str) -> &str {
     if line == "#" { "" } else { line.strip_prefix("# ").unwrap_or(line) }
 }
@@ -398,7 +399,7 @@ pub(crate) fn blocks(page: &str) -> impl Iterator<Item = Block> {
     })
 }
 
-/// The doc comment at the top of a file, as a page.
+/// Returns the doc comment at the top of a file, as a page.
 pub(crate) fn header(source: &str) -> String {
     let lines = source.lines().map_while(|line| line.strip_prefix("//!"));
     lines.map(|line| line.strip_prefix(' ').unwrap_or(line).to_owned() + "\n").collect()
@@ -411,7 +412,7 @@ pub(crate) fn normalised(line: &str) -> String {
     parts.fold(first, |line, part| line + FIXED_PORT + part.trim_start_matches(|c: char| c.is_ascii_digit()))
 }
 
-/// Whether lines are as expected, where `…` stands for any text, and a line `…` for any number of lines.
+/// Returns whether lines are as expected. `…` stands for any text, and a line `…` for any number of lines.
 pub(crate) fn matches(printed: &[String], expected: &[&str]) -> bool {
     match (printed, expected) {
         (_, ["…", rest @ ..]) => (0..=printed.len()).any(|skipped| matches(&printed[skipped..], rest)),

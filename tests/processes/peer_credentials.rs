@@ -23,7 +23,7 @@ fn ask(path: &Path) -> String {
     io::read_to_string(UnixStream::connect(path).unwrap()).unwrap()
 }
 
-/// The answer that a client of this user expects.
+/// Returns the answer that a client of this user expects.
 fn expected(pid: Option<u32>) -> String {
     format!("user {}, group {}, process {pid:?}", nix::unistd::geteuid(), nix::unistd::getegid())
 }

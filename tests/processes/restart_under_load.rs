@@ -61,8 +61,8 @@ fn loses_no_client(threads: Option<&str>) {
     });
 }
 
-/// At every other restart the next instance starts before the last one gets SIGTERM, and both accept for a while. At
-/// the others there is a gap, as with systemd, and the clients wait in the backlog.
+/// Restarts the service. At every other restart the next instance starts before the last one gets SIGTERM, and both
+/// accept for a while. At the others there is a gap, as with systemd, and the clients wait in the backlog.
 fn restart_again_and_again(threads: Option<&str>, socket: &TcpListener, served: &Receiver<()>) -> (Process, usize) {
     let start = || {
         let service = launch(ONE, &service(threads), socket);
@@ -95,7 +95,7 @@ fn serves(clients: usize, served: &Receiver<()>, running: &Process) {
     }
 }
 
-/// The number of clients that an instance has accepted. It must have served all of them, and ended by itself.
+/// Returns the number of clients that an instance has accepted. It must have served all of them, and ended by itself.
 fn accepted_by(ended: &Ended) -> usize {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
@@ -136,7 +136,7 @@ fn is_answered(mut client: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// A drop guard that ends the test's clients, on a panic too: otherwise the scope would wait for them for ever.
+/// A drop guard that ends the test's clients, on a panic too: otherwise the scope would wait for them forever.
 struct EndClients<'a>(&'a AtomicBool);
 
 impl Drop for EndClients<'_> {

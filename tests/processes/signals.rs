@@ -607,7 +607,7 @@ fn park() -> ! {
     }
 }
 
-/// The same program, started by the program `outer`.
+/// Returns the command for the same program, started by the program `outer`.
 fn inside(outer: &str, arguments: &[&str], program: Command) -> Command {
     let mut command = Command::new(outer);
     command.args(arguments).arg(program.get_program()).args(program.get_args());

@@ -82,7 +82,7 @@ fn the_program() {
     std::process::exit(i32::from(served.is_err()));
 }
 
-/// A logger that blocks for ever at the first line of a shutdown.
+/// A logger that blocks forever at the first line of a shutdown.
 struct Stuck;
 
 impl log::Log for Stuck {

@@ -18,7 +18,7 @@ async fn shout(conn: Connection) -> std::io::Result<()> {
     (&conn).write_all(line.to_uppercase().as_bytes()).await
 }
 
-/// A minimal HTTP/1.0 reply, which ends with the connection.
+/// Sends a minimal HTTP/1.0 reply, which ends with the connection.
 async fn http(conn: Connection) -> std::io::Result<()> {
     let mut lines = BufReader::new(&conn).lines();
     while let Some(line) = async_std::stream::StreamExt::next(&mut lines).await.transpose()? {

@@ -1,4 +1,4 @@
-//! A value whose destructor panics.
+//! A value with a destructor that panics.
 
 use std::fmt;
 use std::panic::panic_any;

@@ -97,7 +97,7 @@ pub fn run<T: Send + 'static>(
     run_boxed(role, net, alive, Box::new(body))
 }
 
-/// [`run`] without the type of the body, so that less code is compiled for each test.
+/// Does the same as [`run`], without the type of the body, so that less code is compiled for each test.
 fn run_boxed<T: Send + 'static>(
     role: Role,
     net: Duration,

@@ -30,7 +30,7 @@ impl Script {
         Self::listener_at("scripted")
     }
 
-    /// The same with another address, to find the listener's lines in the log.
+    /// Returns the same with another address, to find the listener's lines in the log.
     pub fn listener_at(address: &str) -> (Listener, Self) {
         Self::make(address, false)
     }

@@ -103,7 +103,7 @@ impl Place {
         Ok(self.connect_from().await?.1)
     }
 
-    /// The same; returns the client's socket address too, if it has one.
+    /// Does the same, and also returns the client's socket address, if it has one.
     async fn connect_from(&self) -> io::Result<(Option<SocketAddr>, Client)> {
         Ok(match &self.to {
             To::Tcp(address) => {
@@ -132,7 +132,7 @@ impl Place {
         self.say_from(words).await.1
     }
 
-    /// The same; returns the client's socket address too, if it has one.
+    /// Does the same, and also returns the client's socket address, if it has one.
     pub async fn say_from(&self, words: &[u8]) -> (Option<SocketAddr>, Client) {
         let (from, mut client) = self.connect_from().await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));
         client.write_all(words).await.unwrap_or_else(|error| panic!("{:?}: {error}", self.kind));

@@ -78,7 +78,7 @@ impl Conn {
         }
     }
 
-    /// Whether the connection is open and has no more bytes: neither data nor EOF has arrived.
+    /// Returns whether the connection is open and has no more bytes: neither data nor EOF has arrived.
     pub(super) fn stands(&self) -> bool {
         matches!((&self.stream).read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }

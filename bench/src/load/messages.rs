@@ -125,7 +125,7 @@ impl Messages {
         }
     }
 
-    /// Each active connection sends its next message as soon as the last one is back.
+    /// Sends closed-loop: each active connection sends its next message as soon as the last one is back.
     fn closed_loop(&mut self, plan: &Plan, time: Duration) -> io::Result<Vec<u32>> {
         let Self { conns, poll, pattern, buf } = self;
         let mut latencies = Vec::with_capacity(1 << 20);

@@ -1,7 +1,8 @@
 //! A floor: the least work that is possible with async-std's reactor and executor.
 //!
 //! One task for each connection waits for readiness, and then reads once; a read finds nothing only after a spurious
-//! wake-up. No one writes servers so. If every message is waited for, its cost above tokio's is that of the platform.
+//! wake-up. Servers are not written in this way. If every message is waited for, its cost above tokio's is that of the
+//! platform.
 
 use crate::control::Control;
 use smol::Async;

@@ -13,7 +13,7 @@ const LISTENER: u64 = u64::MAX;
 
 struct Conn {
     stream: TcpStream,
-    /// Bytes that the socket did not take. While there are any, nothing is read.
+    /// Bytes that the socket did not take. While there are any, the loop does not read.
     unsent: Vec<u8>,
 }
 

@@ -33,7 +33,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// [`Listener::proxy_protocol`](crate::Listener::proxy_protocol). Each listener has its own.
 ///
 /// The header is read before the handler is called, and before a TLS handshake. The handler reads from the byte after
-/// it. Then
+/// it. Then:
 ///
 /// - [`peer_addr`](crate::Connection::peer_addr) is the client's address, and
 ///   [`local_addr`](crate::Connection::local_addr) the one that it connected to: in the handler, in the log, and in

@@ -13,7 +13,7 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Then
+//! Then:
 //!
 //! 1. the first signal requests a graceful shutdown,
 //! 2. the second cancels what is still running,

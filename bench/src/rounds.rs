@@ -153,8 +153,7 @@ impl Run {
         Ok(measured)
     }
 
-    /// Measures from the request until the server reports that it is closed. Every client must see the end of its
-    /// connection.
+    /// Measures from the request until the server reports that it is closed. Every client must see EOF.
     fn stop(&self, peer: Peer, how: &str, clients_close: bool, connections: usize) -> Result<Measured, String> {
         let mut server = self.serve(peer, 1024)?;
         let close = if clients_close { "--close" } else { "" };

@@ -24,7 +24,7 @@ use std::time::Instant;
 /// |---|---|---|
 /// | messages, with `read` or `read_exact` | [`more`](Connection::more) before each | false between two messages |
 /// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | `None` between two; half a line or frame is waited for |
-/// | through code that knows nothing of drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF if nothing has arrived and no answer is due |
+/// | through code that does not handle drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF if nothing has arrived and no answer is due |
 /// | once, with `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`; the future that was pending is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |
 ///

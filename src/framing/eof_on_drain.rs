@@ -1,4 +1,4 @@
-//! [`EofOnDrain`]: a view of a connection whose reads return EOF in a drain, for code that knows nothing of drains.
+//! [`EofOnDrain`]: a view of a connection whose reads return EOF in a drain, for code that does not handle drains.
 
 use crate::connection::Connection;
 use crate::connection::stream::stream_by_value;
@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 impl Connection {
-    /// Returns a view of the connection for code that reads until EOF and knows nothing of drains, such as `io::copy`,
+    /// Returns a view of the connection for code that reads until EOF and does not handle drains, such as `io::copy`,
     /// or an HTTP or WebSocket library.
     ///
     /// A read of the view returns EOF if three things are true: the drain has begun, no bytes have arrived, and no byte

@@ -1,7 +1,7 @@
 //! The list of a group's children, the tasks that wait for it to be empty, the cancellation of all children, and where
 //! a child's panic goes.
 //!
-//! This module knows no runtime. `group.rs` gives the [`Shell`] of each child to the executor, which polls the child
+//! This module uses no runtime. `group.rs` gives the [`Shell`] of each child to the executor, which polls the child
 //! through it.
 
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};

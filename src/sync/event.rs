@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker, ready};
 /// A check costs one atomic load. A registration takes the event's own lock for a short time. So an event that every
 /// message waits for is not shared between connections.
 ///
-/// One task may be *primary*. It is woken in any case, so it waits as often as it likes without registering. It can
+/// One task may be *primary*. It is woken in any case, so it can wait any number of times without registering. It can
 /// also be woken alone, for other reasons ([`wake_primary`](Self::wake_primary)). The task of a connection is the
 /// primary one for the event of its drain.
 ///

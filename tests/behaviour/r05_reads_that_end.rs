@@ -60,7 +60,7 @@ async fn by_frames(conn: Connection) -> io::Result<()> {
     Ok(())
 }
 
-/// Handler that knows nothing of drains: it ends at EOF.
+/// Handler that ignores drains: it ends at EOF.
 async fn by_eof(conn: Connection) -> io::Result<()> {
     let mut stream = conn.eof_on_drain();
     let mut buf = [0; 5];

@@ -199,7 +199,7 @@ fn r07_malformed_input_is_the_peers_fault() {
 
 type BoxFuture = std::pin::Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
-/// A library that knows nothing of drains reports the drain's EOF as an error if it waits for a message.
+/// A library that does not handle drains reports the drain's EOF as an error if it waits for a message.
 #[test]
 fn r07_the_eof_that_a_drain_gives_is_not_the_handlers_fault() {
     test(async {

@@ -6,9 +6,9 @@
 mod host_port;
 
 use crate::address::Address;
-use async_std::net::ToSocketAddrs;
+use crate::runtime;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs};
 
 /// Types that [`Server::bind`](crate::Server::bind) accepts as addresses.
 ///
@@ -112,7 +112,9 @@ impl BindAddrs {
 
 /// Resolves a name, on a thread for blocking work.
 async fn look_up(host: &str, port: u16) -> io::Result<impl Iterator<Item = SocketAddr>> {
-    (host, port).to_socket_addrs().await.map_err(|error| host_port::unresolved(host, port, &error))
+    let name = host.to_owned();
+    let found = runtime::unblock(move || (name.as_str(), port).to_socket_addrs()).await;
+    found.map_err(|error| host_port::unresolved(host, port, &error))
 }
 
 /// Implements [`ToBindAddrs`] for each type `$from`. The expression converts its `$value` into [`BindAddrs`].
@@ -168,7 +170,7 @@ mod tests {
     use super::*;
 
     fn resolve(addresses: impl ToBindAddrs) -> Vec<SocketAddr> {
-        async_std::task::block_on(addresses.into_bind_addrs().resolve()).unwrap()
+        futures_lite::future::block_on(addresses.into_bind_addrs().resolve()).unwrap()
     }
 
     #[test]
@@ -222,14 +224,14 @@ mod tests {
         assert_eq!(scope("[fe80::1%3]:80"), 3);
         #[cfg(target_os = "linux")]
         assert_eq!(scope("[fe80::1%lo]:80"), 1);
-        let error = async_std::task::block_on("[fe80::1%no-such]:80".into_bind_addrs().resolve()).unwrap_err();
+        let error = futures_lite::future::block_on("[fe80::1%no-such]:80".into_bind_addrs().resolve()).unwrap_err();
         assert!(error.to_string().contains("an interface of this machine"), "{error}");
     }
 
     #[test]
     fn an_address_that_is_not_tcp_is_an_error_that_names_it() {
         let memory = Address::named("memory");
-        let error = async_std::task::block_on((&memory).into_bind_addrs().resolve()).unwrap_err();
+        let error = futures_lite::future::block_on((&memory).into_bind_addrs().resolve()).unwrap_err();
         assert!(error.to_string().contains("`memory`"), "{error}");
     }
 }

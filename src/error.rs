@@ -116,6 +116,9 @@ pub enum ErrorKind {
     /// Something else stopped the server while the body of its scope was still running, and the body was dropped.
     /// [`Report::cause`] names it.
     Stopped,
+    /// Neither the feature `async-std` nor `smol` is on, and the server was given no
+    /// [executor](crate::Server::executor). It was closed without serving.
+    NoExecutor,
 }
 
 impl Error {
@@ -135,6 +138,7 @@ impl Error {
             }
             Failure::Body { source } => ErrorParts { kind: ErrorKind::Body, source: Some(source), ..inner },
             Failure::Stopped => ErrorParts { kind: ErrorKind::Stopped, ..inner },
+            Failure::NoExecutor => ErrorParts { kind: ErrorKind::NoExecutor, ..inner },
         }))
     }
 
@@ -259,6 +263,10 @@ impl fmt::Display for Error {
                 write!(f, "the handler of the connection from{address} panicked: {}", escape(message))
             }
             ErrorKind::Body => f.write_str("the body of the server's scope failed"),
+            ErrorKind::NoExecutor => f.write_str(
+                "cannot serve without an executor: turn on the feature `async-std` or `smol` of ebbtide, or give the \
+                 server one by `Server::executor`",
+            ),
             ErrorKind::Stopped => {
                 write!(f, "the server was stopped before the body of its scope returned, because {}", report.cause())
             }

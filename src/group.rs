@@ -9,6 +9,7 @@
 //! - `large`, `named`: futures that are boxed early, and children with names.
 
 mod children;
+mod executor;
 mod future;
 mod join_handle;
 mod large;
@@ -20,8 +21,10 @@ mod task_set;
 mod wait_graph;
 
 use crate::panic::drop_caught;
+use children::Children;
 pub(crate) use children::{ChildName, Label, Name, Owner};
-use children::{Children, Shell};
+pub(crate) use executor::Executor;
+pub use executor::Job;
 pub(crate) use future::Guard;
 pub use join_handle::{JoinError, JoinHandle};
 pub(crate) use large::{LargeFuture, boxed_if_large, is_large};
@@ -129,7 +132,10 @@ pub struct TaskGroup {
 }
 
 impl TaskGroup {
-    /// Makes an empty group.
+    /// Makes an empty group. Its children run on the default executor: async-std's, or smol's if only the feature `smol`
+    /// is on. A group that is made by a child of a group with an [executor of its own](Self::on) runs on that one.
+    ///
+    /// With neither feature this function does not exist.
     ///
     /// # Examples
     ///
@@ -137,13 +143,45 @@ impl TaskGroup {
     /// let group = ebbtide::TaskGroup::new();
     /// assert!(group.is_empty());
     /// ```
+    #[cfg(any(feature = "async-std", feature = "smol"))]
     pub fn new() -> Self {
-        Self { children: Arc::default() }
+        Self::with_executor(Executor::current())
+    }
+
+    /// Makes an empty group that runs its children on an executor of yours: a tokio runtime, an `async_executor`, a pool
+    /// of threads. `executor` is called with each [`Job`], and has to poll it to its end.
+    ///
+    /// The group still owns its children: dropping it destroys them even if the executor does not run. See
+    /// [`Server::executor`](crate::Server::executor).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// let executor = Arc::new(async_executor::Executor::new());
+    /// let spawner = Arc::clone(&executor);
+    /// let group = ebbtide::TaskGroup::on(move |job| spawner.spawn(job).detach());
+    /// let sum = group.spawn(async { 1 + 1 });
+    /// assert_eq!(async_io::block_on(executor.run(sum)).unwrap(), 2);
+    /// ```
+    #[doc(alias = "spawn_on")]
+    pub fn on(executor: impl Fn(Job) + Send + Sync + 'static) -> Self {
+        Self::with_executor(Executor::new(executor))
+    }
+
+    pub(crate) fn with_executor(executor: Executor) -> Self {
+        Self { children: Arc::new(Children::new(executor, None)) }
     }
 
     /// Makes a group for the children of `owner`: see [`Owner`].
-    pub(crate) fn owned_by(owner: Box<dyn Owner>) -> Self {
-        Self { children: Arc::new(Children::owned_by(owner)) }
+    pub(crate) fn owned_by(owner: Box<dyn Owner>, executor: Executor) -> Self {
+        Self { children: Arc::new(Children::new(executor, Some(owner))) }
+    }
+
+    /// Sets the executor of the children that are spawned from now on.
+    pub(crate) fn set_executor(&self, executor: Executor) {
+        self.children.set_executor(executor);
     }
 
     /// Starts a child, and returns a handle to its result, which may be ignored.
@@ -366,6 +404,7 @@ impl TaskGroup {
     }
 }
 
+#[cfg(any(feature = "async-std", feature = "smol"))]
 impl Default for TaskGroup {
     fn default() -> Self {
         Self::new()
@@ -557,7 +596,8 @@ fn start<F>(children: &Arc<Children>, label: Label, future: F) -> bool
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    children.enter(label, future).map(run).is_some()
+    let entered = children.enter(label, future);
+    entered.map(|(shell, executor)| executor.start(shell)).is_some()
 }
 
 fn start_with_result<F, G>(
@@ -571,16 +611,10 @@ where
     F: Future<Output: Send + 'static> + Send + 'static,
     G: Guard + 'static,
 {
-    let shell = children.enter_with_result(label, future, arm);
-    let handle = JoinHandle::new(shell.as_ref().map(|shell| Arc::clone(shell.child())), at);
-    shell.into_iter().for_each(run);
+    let entered = children.enter_with_result(label, future, arm);
+    let handle = JoinHandle::new(entered.as_ref().map(|(shell, _)| Arc::clone(shell.child())), at);
+    if let Some((shell, executor)) = entered {
+        executor.start(shell);
+    }
     handle
-}
-
-/// Hands a child to the executor.
-///
-/// NOTE: the only spawn of the crate. The executor gets a shell, which borrows the child's future for each poll. The
-/// executor's own handle is dropped, which detaches only the shell: the group can destroy the child without it.
-fn run(shell: Shell) {
-    drop(async_std::task::spawn(poll_fn(move |cx| shell.poll(cx))));
 }

@@ -214,6 +214,7 @@ mod panic;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
 mod run;
+mod runtime;
 mod server;
 pub mod signal;
 mod span;
@@ -232,7 +233,7 @@ pub use connection::PeerCredentials;
 pub use connection::{Connection, Draining};
 pub use error::{Error, ErrorKind, OnFailure};
 pub use framing::{EofOnDrain, Frames, Lines};
-pub use group::{JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
+pub use group::{Job, JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
 pub use handler::HandlerOutput;
 pub use listener::{Accept, Connector, Keepalive, ListenOptions, Listener, MemoryStream};
 #[cfg(all(fuzzing, feature = "proxy-protocol"))]

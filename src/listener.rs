@@ -25,6 +25,7 @@ use crate::origin::{self, Origin};
 use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
+use crate::runtime;
 use crate::text::explained;
 #[cfg(feature = "tls")]
 use crate::tls::Tls;
@@ -567,7 +568,7 @@ impl Drop for Listener {
 pub(crate) async fn bind_unix(path: &Path, options: &ListenOptions) -> io::Result<Listener> {
     check_origin()?;
     let (path, options) = (path.to_owned(), options.clone());
-    async_std::task::spawn_blocking(move || Listener::unix_with(path, &options)).await
+    runtime::unblock(move || Listener::unix_with(path, &options)).await
 }
 
 /// Checks that the runtime's threads, which have to work for a bind, run in this process: a fork does not copy them.

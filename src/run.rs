@@ -41,7 +41,7 @@ pub(crate) mod state;
 pub(crate) mod tasks;
 
 use crate::address::Addresses;
-use crate::group::{Owner, Spawner, TaskGroup};
+use crate::group::{Executor, Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
 use crate::panic::{Kept, drop_caught};
@@ -73,6 +73,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Run {
     /// Shared with the owners of its tasks, which name the server in log lines.
     pub(crate) name: Arc<ServerName>,
+    /// Where everything of the run is spawned. Set once more at most, before it is served.
+    executor: Mutex<Executor>,
     pub(crate) registry: Registry,
     pub(crate) counters: Counters,
     pub(crate) limit: Arc<ConnectionLimit>,
@@ -195,10 +197,12 @@ impl Run {
     /// Creates a run in the phase `Bound`, with its first listener.
     pub(crate) fn new(first: Listener) -> Arc<Self> {
         let name = Arc::new(ServerName::new(Addresses::new(first.local_addr().clone())));
-        let tasks = || TaskGroup::owned_by(Box::new(TasksOfServer(Arc::clone(&name))));
-        let (connections, tasks, background) = (TaskGroup::new(), tasks(), tasks());
+        let executor = Executor::current();
+        let tasks = || TaskGroup::owned_by(Box::new(TasksOfServer(Arc::clone(&name))), executor.clone());
+        let (connections, tasks, background) = (TaskGroup::with_executor(executor.clone()), tasks(), tasks());
         let run = Arc::new(Self {
             name,
+            executor: Mutex::new(executor),
             registry: Registry::default(),
             counters: Counters::default(),
             limit: ConnectionLimit::new(),
@@ -243,6 +247,22 @@ impl Run {
         let first = OpenListener::new(first, Arc::clone(&run));
         lock(&run.listeners).push(first);
         run
+    }
+
+    /// Returns the executor of everything that the run spawns.
+    pub(crate) fn executor(&self) -> Executor {
+        lock(&self.executor).clone()
+    }
+
+    /// Sets the executor of everything that the run spawns from now on. For a server that does not serve yet.
+    pub(crate) fn set_executor(&self, executor: Executor) {
+        if let Some(unserved) = &lock(&self.state).unserved {
+            for group in [&unserved.connections, &unserved.tasks, &unserved.background] {
+                group.set_executor(executor.clone());
+            }
+        }
+        let before = std::mem::replace(&mut *lock(&self.executor), executor);
+        drop(before); // without the lock: its destructor may be user code
     }
 
     /// Adds a listener to a server that does not serve yet. If the run is closed already, the listener is closed.

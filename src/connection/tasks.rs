@@ -184,7 +184,8 @@ impl Connection {
         }
         let record = Arc::downgrade(&self.record);
         let arm = |guard: &mut TaskGuard| guard.arm(self.run());
-        self.record.tasks.spawn((&record, &self.run().name), kind, (label, at), future, arm)
+        let executor = || self.run().executor();
+        self.record.tasks.spawn((&record, &self.run().name), executor, kind, (label, at), future, arm)
     }
 
     /// Waits until no task of this connection is left, except those of [`spawn_background`](Self::spawn_background).

@@ -3,8 +3,8 @@
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
 use crate::text::explained;
-use async_std::io::WriteExt;
-use async_std::stream::Stream;
+use futures_core::Stream;
+use futures_lite::AsyncWriteExt;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;

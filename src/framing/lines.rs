@@ -3,7 +3,7 @@
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
 use crate::text::explained;
-use async_std::stream::Stream;
+use futures_core::Stream;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;

@@ -4,10 +4,11 @@
 //! This module uses no runtime. `group.rs` gives the [`Shell`] of each child to the executor, which polls the child
 //! through it.
 
+use super::executor::Executor;
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};
 use super::slot::{Parent, Slot};
 use crate::panic::{self, Payload, drop_caught, log_line};
-use crate::sync::waker_set::WakerSet;
+use crate::sync::waker_set::{WakerSet, wake};
 use crate::sync::{Mutex, lock};
 use slab::Slab;
 use std::fmt;
@@ -59,7 +60,6 @@ pub(crate) trait Owner: fmt::Display + Send + Sync {
 const SPARE: usize = 1024;
 
 /// The children of a group. Shared by the group, its spawners (weakly), panics that wait for a handle, and the shells.
-#[derive(Default)]
 pub(super) struct Children {
     state: Mutex<GroupState>,
     owner: Option<Box<dyn Owner>>,
@@ -67,6 +67,8 @@ pub(super) struct Children {
 
 #[derive(Default)]
 struct GroupState {
+    /// Runs the children. Under this lock, because every new child takes it anyway.
+    executor: Executor,
     /// The list: every child that has not ended. The end of a child removes it, so a finished child leaves nothing
     /// behind.
     present: Slab<Arc<Child>>,
@@ -78,6 +80,8 @@ struct GroupState {
     panic: Option<Payload>,
     /// The tasks that wait for `present` to be empty.
     joiners: WakerSet,
+    /// The executor has dropped a child before its end, and that was logged.
+    was_abandoned: bool,
 }
 
 /// One child. The list, the shell and the handle share it.
@@ -99,9 +103,15 @@ pub(super) struct Shell {
 }
 
 impl Children {
-    /// Makes an empty list for children that belong to `owner`.
-    pub(super) fn owned_by(owner: Box<dyn Owner>) -> Self {
-        Self { owner: Some(owner), ..Self::default() }
+    /// Makes an empty list, for children that may belong to `owner`.
+    pub(super) fn new(executor: Executor, owner: Option<Box<dyn Owner>>) -> Self {
+        Self { state: Mutex::new(GroupState { executor, ..GroupState::default() }), owner }
+    }
+
+    /// Sets the executor of the children that are added from now on.
+    pub(super) fn set_executor(&self, executor: Executor) {
+        let before = std::mem::replace(&mut lock(&self.state).executor, executor);
+        drop(before); // without the lock: its destructor may be user code
     }
 
     /// Adds a child without a result. Returns `None` if the child is refused because the group was cancelled; the
@@ -110,7 +120,7 @@ impl Children {
     /// # Panics
     ///
     /// If there are 2³² children already.
-    pub(super) fn enter<F>(self: &Arc<Self>, label: Label, future: F) -> Option<Shell>
+    pub(super) fn enter<F>(self: &Arc<Self>, label: Label, future: F) -> Option<(Shell, Executor)>
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -126,7 +136,7 @@ impl Children {
         label: Label,
         future: F,
         arm: impl FnOnce(&mut G) -> bool,
-    ) -> Option<Shell>
+    ) -> Option<(Shell, Executor)>
     where
         F: Future<Output: Send + 'static> + Send + 'static,
         G: Guard + 'static,
@@ -140,10 +150,10 @@ impl Children {
         child: C,
         joinable: bool,
         arm: impl FnOnce(Pin<&mut C>) -> bool,
-    ) -> Option<Shell> {
+    ) -> Option<(Shell, Executor)> {
         let mut future = Box::pin(child); // allocated without the lock, and dropped without it if it is refused
         let mut state = lock(&self.state);
-        if state.cancelled || !arm(future.as_mut()) {
+        if state.cancelled || !state.executor.exists() || !arm(future.as_mut()) {
             drop(state);
             drop_caught(future);
             return None;
@@ -152,8 +162,9 @@ impl Children {
         let key = u32::try_from(entry.key()).expect("fewer than 2³² children");
         let child = Arc::new(Child { slot: Slot::new(future, key, joinable), label });
         entry.insert(Arc::clone(&child));
+        let executor = state.executor.clone();
         drop(state);
-        Some(Shell { child, children: Arc::clone(self) })
+        Some((Shell { child, children: Arc::clone(self) }, executor))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -199,9 +210,7 @@ impl Children {
             state.present.iter().map(|(_, child)| Arc::clone(child)).collect()
         };
         for child in &present {
-            if let Some(shell_waker) = child.slot.mark() {
-                shell_waker.wake();
-            }
+            child.slot.mark().into_iter().for_each(wake);
         }
         present
     }
@@ -335,6 +344,22 @@ impl Shell {
     pub(super) fn child(&self) -> &Arc<Child> {
         &self.child
     }
+
+    /// The executor drops the shell before the child's end. No poll can follow, so this destroys the child.
+    pub(super) fn abandon(&self) {
+        if self.child.slot.has_ended() {
+            return;
+        }
+        let is_first = !std::mem::replace(&mut lock(&self.children.state).was_abandoned, true);
+        if is_first {
+            let what = self.children.describe(&self.child.label);
+            log_line!(
+                warn,
+                "the executor has dropped {what}, which is cancelled; further ones of its group are not logged"
+            );
+        }
+        self.child.slot.try_destroy(&self.children.parent_of(&self.child));
+    }
 }
 
 /// Methods for the child's handle.
@@ -350,9 +375,7 @@ impl Child {
 
     /// Cancels this child alone.
     pub(super) fn cancel(&self) {
-        if let Some(shell_waker) = self.slot.mark() {
-            shell_waker.wake();
-        }
+        self.slot.mark().into_iter().for_each(wake);
     }
 
     /// Records that the handle is dropped, and drops the result if it is here.

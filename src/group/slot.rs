@@ -164,6 +164,7 @@ impl Slot {
     pub(super) fn poll(&self, cx: &mut Context<'_>, parent: &impl Parent) -> Poll<()> {
         let mut state = lock(&self.state);
         let joinable = state.joinable;
+        let is_known = state.shell_waker.as_ref().is_some_and(|known| known.will_wake(cx.waker()));
         let mut future = match state.take() {
             Ok(future) if state.marked => {
                 drop(state);
@@ -175,7 +176,9 @@ impl Slot {
         drop(state); // invariant 2
 
         match panic::catch(|| future.as_mut().poll(cx, joinable)) {
-            Ok(Poll::Pending) => self.put_back(cx, future, parent),
+            // The waker is cloned only here: a child that ends in its first poll needs none. And without the lock: the
+            // waker of an executor that the user gives is user code.
+            Ok(Poll::Pending) => self.put_back((!is_known).then(|| cx.waker().clone()), future, parent),
             Ok(Poll::Ready(())) if joinable => self.keep_result(future, parent),
             Ok(Poll::Ready(())) => self.destroy_in_shell(future, parent),
             Err(payload) if joinable => {
@@ -190,16 +193,16 @@ impl Slot {
     }
 
     /// Puts the future back after a poll that returned pending, or gives it to the thread that waits to destroy it, or
-    /// destroys it if it is marked and no thread waits.
-    fn put_back(&self, cx: &Context<'_>, future: BoxedFuture, parent: &impl Parent) -> Poll<()> {
+    /// destroys it if it is marked and no thread waits. `shell_waker` is set if it differs from the one that is stored,
+    /// which no other thread replaces while the future is taken.
+    fn put_back(&self, shell_waker: Option<Waker>, future: BoxedFuture, parent: &impl Parent) -> Poll<()> {
         let mut state = lock(&self.state);
         if !state.marked {
             state.place = Place::Idle(future); // no thread waits: each marks the child first
-            // Stored only here (invariant 7): no thread asks for it while the future is taken, and a child that ends in
-            // its first poll never needs it.
-            if !state.shell_waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-                state.shell_waker = Some(cx.waker().clone()); // the executor's own waker: not user code
-            }
+            // Stored only here (invariant 7): no thread asks for it while the future is taken.
+            let displaced = shell_waker.and_then(|waker| state.shell_waker.replace(waker));
+            drop(state); // invariant 2
+            drop(displaced);
             return Poll::Pending;
         }
         if state.waiters.as_ref().is_none_or(|waiters| waiters.threads.is_empty()) {
@@ -348,9 +351,7 @@ impl Slot {
             Err(Away::Gone) => {}
             Ok(future) => {
                 drop(state); // invariant 2
-                if let Some(shell_waker) = self.destroy_taken(future, parent) {
-                    shell_waker.wake(); // invariant 7
-                }
+                self.destroy_taken(future, parent).into_iter().for_each(wake); // invariant 7
             }
         }
         Ok(())

@@ -6,7 +6,7 @@
 
 use super::join_handle::JoinError;
 use super::large::boxed_if_large;
-use super::{Spawner, TaskGroup};
+use super::{Job, Spawner, TaskGroup};
 use crate::panic::{self, drop_caught};
 use crate::sync::waker_set::wake;
 use crate::sync::{Mutex, lock};
@@ -139,7 +139,8 @@ struct Waiting {
 }
 
 impl<T: Send + 'static> TaskSet<T> {
-    /// Makes an empty set. All its children run at once, unless there is a [`limit`](Self::limit).
+    /// Makes an empty set. All its children run at once, unless there is a [`limit`](Self::limit). They run on the
+    /// executor of [`TaskGroup::new`].
     ///
     /// # Examples
     ///
@@ -150,8 +151,32 @@ impl<T: Send + 'static> TaskSet<T> {
     /// assert_eq!(set.next().await.unwrap()?, 7);
     /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
     /// ```
+    #[cfg(any(feature = "async-std", feature = "smol"))]
     pub fn new() -> Self {
-        let group = TaskGroup::new();
+        Self::of(TaskGroup::new())
+    }
+
+    /// Makes an empty set, whose children run wherever `executor` runs the [`Job`] that it is given: see
+    /// [`TaskGroup::on`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::TaskSet;
+    ///
+    /// let mut set = TaskSet::on(|job| {
+    ///     std::thread::spawn(|| async_io::block_on(job));
+    /// });
+    /// set.spawn(async { 1 + 1 });
+    /// assert_eq!(set.next().await.unwrap()?, 2);
+    /// # Ok::<_, ebbtide::JoinError>(()) }).unwrap();
+    /// ```
+    pub fn on(executor: impl Fn(Job) + Send + Sync + 'static) -> Self {
+        Self::of(TaskGroup::on(executor))
+    }
+
+    fn of(group: TaskGroup) -> Self {
         let state = SetState {
             results: VecDeque::new(),
             waiting: VecDeque::new(),
@@ -418,6 +443,7 @@ impl<T> Drop for TaskSet<T> {
     }
 }
 
+#[cfg(any(feature = "async-std", feature = "smol"))]
 impl<T: Send + 'static> Default for TaskSet<T> {
     fn default() -> Self {
         Self::new()

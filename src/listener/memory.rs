@@ -5,7 +5,7 @@
 use super::custom::Accept;
 use crate::address::Address;
 use crate::text::explained;
-use async_std::channel::{Receiver, Sender, bounded};
+use async_channel::{Receiver, Sender, bounded};
 use futures_io::{AsyncRead, AsyncWrite};
 use std::fmt;
 use std::future::pending;

@@ -2,7 +2,7 @@
 
 use super::{Run, phase::Phase};
 use crate::sync::lock;
-use async_std::stream::Stream;
+use futures_core::Stream;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;

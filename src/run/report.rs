@@ -98,6 +98,8 @@ pub(crate) enum Failure {
     },
     /// The body of a scope was dropped before it ended.
     Stopped,
+    /// There is nothing to run the handlers.
+    NoExecutor,
 }
 
 /// Type of any error. The errors of handlers and bodies convert into it, by `?` too.

@@ -5,7 +5,7 @@
 
 use super::name::ServerName;
 use super::record::{AbortReason, ConnectionRecord};
-use crate::group::{Guard, JoinHandle, Label, Owner, Spawner, TaskGroup};
+use crate::group::{Executor, Guard, JoinHandle, Label, Owner, Spawner, TaskGroup};
 use crate::sync::{Mutex, lock};
 use std::fmt;
 use std::future::Future;
@@ -44,9 +44,9 @@ pub(crate) struct TaskGroups {
 }
 
 impl TaskGroups {
-    fn of(record: &Weak<ConnectionRecord>, server: &Arc<ServerName>) -> Box<Self> {
+    fn of(record: &Weak<ConnectionRecord>, server: &Arc<ServerName>, executor: Executor) -> Box<Self> {
         let owner = || TasksOf { record: Weak::clone(record), server: Arc::clone(server) };
-        let group = || TaskGroup::owned_by(Box::new(owner()));
+        let group = || TaskGroup::owned_by(Box::new(owner()), executor.clone());
         Box::new(Self { awaited: group(), background: group() })
     }
 
@@ -76,6 +76,7 @@ impl Tasks {
     pub(crate) fn spawn<F, G>(
         &self,
         (record, server): (&Weak<ConnectionRecord>, &Arc<ServerName>),
+        executor: impl FnOnce() -> Executor,
         kind: TaskKind,
         (label, at): (Label, &'static Location<'static>),
         future: F,
@@ -88,7 +89,7 @@ impl Tasks {
         let spawner = {
             let mut state = lock(&self.state);
             if let TasksState::None = *state {
-                *state = TasksState::Some(TaskGroups::of(record, server));
+                *state = TasksState::Some(TaskGroups::of(record, server, executor()));
             }
             match &*state {
                 TasksState::Some(groups) => groups.get(kind).spawner(),

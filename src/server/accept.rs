@@ -17,6 +17,7 @@ use crate::run::completion::{CompletionGuard, OpenListener};
 use crate::run::event::What;
 use crate::run::name::run_line;
 use crate::run::report::{Cause, Failure};
+use crate::runtime::yield_now;
 use crate::span::Span;
 use crate::sync::event::Event;
 use async_io::Timer;
@@ -94,7 +95,7 @@ where
             // Yield before a client is taken: a client that is held across an await would be lost by a cancel.
             if turns == BATCH {
                 turns = 0;
-                async_std::task::yield_now().await;
+                yield_now().await;
             }
             turns += 1;
             let Some(accepted) = self.next(&mut last).await else {
@@ -205,7 +206,7 @@ where
         // The kernel queues one client more than the backlog.
         for turn in 1..=self.listener.get().backlog().min(LONGEST_QUEUE) as usize + 1 {
             if turn % BATCH == 0 {
-                async_std::task::yield_now().await;
+                yield_now().await;
                 if self.run.is_out_of_time() {
                     break;
                 }
@@ -249,7 +250,7 @@ where
         loop {
             match self.run.limit.try_acquire() {
                 Attempt::Permit(permit) => return Some(permit),
-                Attempt::Undecided if !self.run.is_out_of_time() => async_std::task::yield_now().await,
+                Attempt::Undecided if !self.run.is_out_of_time() => yield_now().await,
                 Attempt::Undecided | Attempt::Full => return None,
             }
         }

@@ -5,12 +5,13 @@ use super::shutdown::Once;
 use crate::connection::open::Limits;
 use crate::connection::task::Policy;
 use crate::error::OnFailure;
+use crate::group::{Executor, Job};
 use crate::panic::Kept;
 use crate::run::event::Event;
 use crate::run::record::Watch;
 use crate::signal::sealed::Trigger as _;
 use crate::signal::{Signals, Trigger};
-use async_std::stream::{Stream, StreamExt};
+use futures_lite::{Stream, StreamExt};
 use std::any::Any;
 use std::borrow::Cow;
 use std::future::Future;
@@ -79,6 +80,53 @@ impl Default for Config {
 ///
 /// Each method takes the server and returns it. The settings are frozen once the server serves.
 impl Server {
+    /// Sets the executor on which the server runs. `executor` is called with each [`Job`], and has to poll it to its end.
+    ///
+    /// Everything of the server runs there: accept loops, handlers, the tasks of
+    /// [`Connection::spawn`](crate::Connection::spawn) and [`Handle::spawn`](crate::Handle::spawn), and the groups and
+    /// servers that these make. The future of [`serve`](Self::serve) and the body of a [`scope`](Self::scope) stay
+    /// where they are awaited.
+    ///
+    /// Default: if the server is made inside such a job, the executor of that job; otherwise async-std's, or smol's if
+    /// only the feature `smol` is on. Call this right after the bind: tasks that were spawned before stay where they
+    /// are.
+    ///
+    /// Sockets and timers need no runtime: they are async-io's, which has a thread of its own. On tokio's executor a
+    /// handler can use tokio's timers, `spawn` and I/O, because tokio polls it. The guarantees do not depend on the
+    /// executor: dropping the future of `serve` destroys the handlers even if the executor does not run.
+    ///
+    /// If the executor drops a job before its end, for example because its runtime shuts down, or if `executor` panics,
+    /// the child is cancelled and its connection is closed.
+    ///
+    /// # Examples
+    ///
+    /// On tokio:
+    ///
+    /// ```
+    /// use ebbtide::{Connection, Listener, Server};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let (listener, connector) = Listener::memory();
+    /// let handler = async |_: Connection| tokio::time::sleep(Duration::from_millis(1)).await;
+    /// let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    /// runtime.block_on(async {
+    ///     let tokio = tokio::runtime::Handle::current();
+    ///     let server = Server::new(listener).executor(move |job| drop(tokio.spawn(job)));
+    ///     let (_, report) = server.scope(handler, async |_| Ok(drop(connector.connect().await?))).await?;
+    ///     assert_eq!(report.accepted(), 1);
+    ///     Ok(())
+    /// })
+    /// # }
+    /// ```
+    #[doc(alias = "runtime")]
+    #[doc(alias = "tokio")]
+    #[doc(alias = "smol")]
+    pub fn executor(self, executor: impl Fn(Job) + Send + Sync + 'static) -> Self {
+        self.bound.run().set_executor(Executor::new(executor));
+        self
+    }
+
     /// Sets the server's name in log lines, for a process with several servers.
     ///
     /// Default: its first address.

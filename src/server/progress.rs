@@ -12,8 +12,9 @@ use crate::run::name::run_line;
 use crate::run::phase::Phase;
 use crate::run::record::ConnectionRecord;
 use crate::run::registry::ConnectionId;
+use crate::runtime::unblock;
+use async_channel::{Receiver, Sender, unbounded};
 use async_io::Timer;
-use async_std::channel::{Receiver, Sender, unbounded};
 use futures_concurrency::prelude::*;
 use log::Level;
 use std::sync::Arc;
@@ -49,7 +50,8 @@ struct Line {
 impl Progress {
     pub(super) fn new(run: &Arc<Run>) -> Self {
         let (lines, queue) = unbounded();
-        let progress = Self { lines, logging: Arc::default(), is_logging: Arc::default(), run: Arc::clone(run) };
+        let logging = Arc::new(TaskGroup::with_executor(run.executor()));
+        let progress = Self { lines, logging, is_logging: Arc::default(), run: Arc::clone(run) };
         progress.logging.spawn(log_all(Arc::clone(run), Arc::clone(&progress.is_logging), queue));
         progress
     }
@@ -99,7 +101,7 @@ async fn log_all(run: Arc<Run>, is_logging: Arc<AtomicBool>, queue: Receiver<Lin
             log_one(&run, &line);
             is_logging.store(false, Ordering::Relaxed);
         };
-        async_std::task::spawn_blocking(log).await;
+        unblock(log).await;
     }
 }
 

@@ -80,7 +80,14 @@ impl RunGuard {
             return Err(Error::new(source.unwrap_or(Failure::Stopped), run.report()));
         }
         origin::runtime_is_here();
-        let guard = Self { run, origin: Origin::here(), group: TaskGroup::new() };
+        if !run.executor().exists() {
+            drop_caught(streams);
+            run.fail(Cause::Dropped, Failure::NoExecutor);
+            let source = run.take_failure().map(Kept::into_inner);
+            return Err(Error::new(source.unwrap_or(Failure::Stopped), run.report()));
+        }
+        let group = TaskGroup::with_executor(run.executor());
+        let guard = Self { run, origin: Origin::here(), group };
         if let Some((unserved, listeners)) = guard.run.start((config.grace, config.policy.own_grace), config.lame_duck)
         {
             let addresses: Vec<_> = guard.run.name.addresses.iter().map(ToString::to_string).collect();
@@ -148,7 +155,8 @@ impl Drop for RunGuard {
     fn drop(&mut self) {
         if self.origin.is_elsewhere() {
             // A copy in a forked process. The connections are the parent's: a shutdown here would act on them too.
-            std::mem::forget(std::mem::take(&mut self.group));
+            let nothing = TaskGroup::with_executor(self.run.executor());
+            std::mem::forget(std::mem::replace(&mut self.group, nothing));
             return;
         }
         if !self.run.over.is_signalled() {
@@ -176,14 +184,15 @@ where
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
     let Unserved { connections, tasks, background, completion } = unserved;
+    let group = || TaskGroup::with_executor(run.executor());
     let all = RunTasks {
         newcomer_time: config.policy.newcomer_time,
         drain_spread: config.drain_spread,
-        accept_loops: TaskGroup::new(),
+        accept_loops: group(),
         connections,
         tasks,
         background,
-        to_the_end: TaskGroup::new(),
+        to_the_end: group(),
         progress: Progress::new(run),
         stop_accepting: Arc::new(Event::default()),
         run: Arc::clone(run),

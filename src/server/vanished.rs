@@ -11,6 +11,7 @@ use crate::run::Run;
 use crate::run::record::{AbortReason, ConnectionRecord};
 use crate::run::registry::ConnectionId;
 use crate::run::state::ConnectionState;
+use crate::runtime::yield_now;
 use async_io::Timer;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -47,7 +48,7 @@ pub(super) async fn end_vanished(run: Arc<Run>, limit: Duration) {
             }
             drop(record);
             if number % AT_ONCE == AT_ONCE - 1 {
-                async_std::task::yield_now().await;
+                yield_now().await;
             }
         }
         silent = still_silent;

@@ -5,7 +5,7 @@
 use super::fanout::{Fanout, Verdict};
 use super::{Signal, lock, take};
 use crate::panic::{catch, discard, log_line};
-use async_std::stream::Stream;
+use futures_core::Stream;
 use std::pin::Pin;
 use std::sync::{Mutex, mpsc};
 use std::task::{Context, Poll};

@@ -7,6 +7,7 @@ mod documents;
 mod drain_one_connection;
 mod events;
 mod every_listener_kind;
+mod executors;
 mod fast_read;
 mod floods;
 mod framing;

@@ -213,7 +213,7 @@ fn a_cancel_blocks_no_executor_thread_while_it_waits_for_a_task_that_blocks_its_
         let serving = task::spawn(server.serve(handler));
         is_blocked.recv().await.unwrap();
         drop(handle.cancel());
-        if std::env::var("ASYNC_STD_THREAD_COUNT").is_ok_and(|threads| threads == "1") {
+        if crate::support::chosen::threads() == 1 {
             unblock.send(()).unwrap(); // there is no other thread
         } else {
             // The handler has been dropped and its client has seen EOF, although the connection waits for the task.

@@ -115,7 +115,8 @@ fn a_third_signal_exits_with_its_status_although_a_handler_blocks_its_thread() {
 
 #[test]
 fn a_third_sighup_exits_with_its_status_if_it_is_the_shutdown_signal() {
-    let server = Process::start(program("server until SIGHUP").env("ASYNC_STD_THREAD_COUNT", "2"));
+    let server =
+        Process::start(program("server until SIGHUP").env("ASYNC_STD_THREAD_COUNT", "2").env("SMOL_THREADS", "2"));
     exits_at_the_third(server, [Signal::SIGHUP; 3], ["shutting down", "stopping now"], 129);
 }
 

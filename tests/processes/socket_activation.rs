@@ -32,7 +32,9 @@ fn systemd_starts_the_service_with_the_first_client_and_passes_all_sockets() {
         let mut activate = Command::new("systemd-socket-activate");
         activate.arg("-l").arg(&address).arg("-l").arg(&path);
         if let Some(threads) = threads {
-            activate.arg(format!("--setenv=ASYNC_STD_THREAD_COUNT={threads}"));
+            for variable in ["ASYNC_STD_THREAD_COUNT", "SMOL_THREADS"] {
+                activate.arg(format!("--setenv={variable}={threads}"));
+            }
         }
         let service = Process::start(activate.arg(program.get_program()));
         service.wait_for_error(" as 4.");

@@ -1,29 +1,22 @@
 //! Tests that need a certain executor: one whose threads are all blocked, or one with a certain number of threads.
 
+use super::chosen::{threads, threads_variable};
 use super::{NET, gate};
-use async_std::task;
+use ebbtide::TaskGroup;
 use std::any::type_name;
 use std::env;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 
-/// async-std reads this variable when its executor starts, so another number of threads needs another process.
-const THREADS: &str = "ASYNC_STD_THREAD_COUNT";
-
 /// Set in the processes that are started here. Its value is the name of the one test that the process runs.
 const RERUN: &str = "EBBTIDE_TEST_RERUN";
-
-/// Returns the number of the executor's threads.
-pub fn threads() -> usize {
-    let threads = env::var(THREADS).ok().and_then(|threads| threads.parse().ok());
-    threads.unwrap_or_else(|| std::thread::available_parallelism().unwrap().get())
-}
 
 /// Guard that blocks every thread of the executor until it is dropped. Tasks that are spawned in this time run
 /// afterwards.
 pub struct HeldExecutor {
-    /// The blocking tasks end when this sender is dropped.
+    /// The blocking tasks end when this sender is dropped. Dropped first: then the group waits for them.
     _gate: mpsc::Sender<()>,
+    _group: TaskGroup,
 }
 
 /// Blocks every thread of the executor. Only for tests that run alone: other tests would make no progress.
@@ -36,16 +29,17 @@ pub fn hold_executor() -> HeldExecutor {
     let (gate, closed) = mpsc::channel::<()>();
     let closed = Arc::new(Mutex::new(closed));
     let (held, is_held) = mpsc::channel();
+    let group = TaskGroup::new();
     for _ in 0..threads {
         let (closed, held) = (Arc::clone(&closed), held.clone());
-        task::spawn(async move {
+        group.spawn(async move {
             held.send(()).unwrap();
             // When the sender is dropped, this returns an error in all of the tasks at once.
             let _ = closed.lock().unwrap().recv_timeout(NET);
         });
     }
     (0..threads).for_each(|_| is_held.recv_timeout(NET).expect("every executor thread takes a task"));
-    HeldExecutor { _gate: gate }
+    HeldExecutor { _gate: gate, _group: group }
 }
 
 /// Runs the body of a test in a process of its own, with this number of executor threads. The body must be a closure
@@ -62,7 +56,7 @@ pub fn alone_with_threads<F: FnOnce()>(threads: usize, body: F) {
 
 fn rerun(threads: usize, test: &str) {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--exact", test]).env(THREADS, threads.to_string()).env(RERUN, test);
+    command.args(["--exact", test]).env(threads_variable(), threads.to_string()).env(RERUN, test);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = gate::while_no_test_runs(|| command.spawn().unwrap());
     let output = child.wait_with_output().unwrap();

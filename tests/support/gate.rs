@@ -7,7 +7,7 @@
 //! - the start of a process by [`alone_with_threads`](super::executor::alone_with_threads). Until the new process
 //!   executes its program it has a copy of every socket. So for a moment a socket that a test has closed is still open.
 
-use super::NET;
+use super::{NET, chosen};
 use std::cell::Cell;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::Duration;
@@ -110,7 +110,7 @@ fn run_boxed<T: Send + 'static>(
     let (done, wait) = mpsc::channel();
     let thread = std::thread::spawn(move || {
         ROLE.set(Some(outer.unwrap_or(role)));
-        let value = body();
+        let value = chosen::run(body);
         let _ = done.send(());
         value
     });

@@ -27,8 +27,8 @@ pub fn launch(script: &str, program: &Command, socket: impl AsFd) -> Process {
 pub fn service(threads: Option<&str>) -> Command {
     let mut service = example("socket_activation");
     match threads {
-        Some(threads) => service.env("ASYNC_STD_THREAD_COUNT", threads),
-        None => service.env_remove("ASYNC_STD_THREAD_COUNT"),
+        Some(threads) => service.env("ASYNC_STD_THREAD_COUNT", threads).env("SMOL_THREADS", threads),
+        None => service.env_remove("ASYNC_STD_THREAD_COUNT").env_remove("SMOL_THREADS"),
     };
     service
 }

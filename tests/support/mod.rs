@@ -6,6 +6,7 @@ pub mod addresses;
 pub mod bomb;
 #[cfg(feature = "tls")]
 pub mod certificates;
+pub mod chosen;
 pub mod executor;
 pub mod files;
 pub mod gate;

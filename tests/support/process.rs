@@ -158,13 +158,24 @@ pub fn print_log() {
 /// function that starts its programs.
 pub fn with_each_executor(test: impl Fn(fn(&mut Command) -> Process) + Sync) {
     thread::scope(|scope| {
-        let one = scope.spawn(|| test(|command| Process::start(command.env("ASYNC_STD_THREAD_COUNT", "1"))));
-        test(|command| Process::start(command.env_remove("ASYNC_STD_THREAD_COUNT")));
+        let one = scope.spawn(|| test(|command| Process::start(one_thread(command))));
+        test(|command| Process::start(usual_threads(command)));
         if let Err(payload) = one.join() {
-            eprintln!("this failure is of the run with ASYNC_STD_THREAD_COUNT=1");
+            eprintln!("this failure is of the run with one executor thread");
             std::panic::resume_unwind(payload);
         }
     });
+}
+
+/// One executor thread, whichever runtime the program uses.
+fn one_thread(program: &mut Command) -> &mut Command {
+    program.env("ASYNC_STD_THREAD_COUNT", "1").env("SMOL_THREADS", "1")
+}
+
+/// As many executor threads as processors. smol has one by default.
+fn usual_threads(program: &mut Command) -> &mut Command {
+    let threads = thread::available_parallelism().unwrap().to_string();
+    program.env_remove("ASYNC_STD_THREAD_COUNT").env("SMOL_THREADS", threads)
 }
 
 /// Running program. Dropping it kills the program and the processes that the program has started.

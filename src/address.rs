@@ -32,6 +32,7 @@ use std::sync::{Arc, OnceLock};
 pub struct Address(AddressKind);
 
 #[derive(Clone, PartialEq, Eq, Hash)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "not every system has all of them"))]
 enum AddressKind {
     /// In canonical form: never an IPv4-mapped IPv6 address.
     Tcp(SocketAddr),

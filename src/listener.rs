@@ -25,6 +25,7 @@ use crate::origin::{self, Origin};
 use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyProtocol;
+#[cfg(unix)]
 use crate::runtime;
 use crate::text::explained;
 #[cfg(feature = "tls")]
@@ -118,6 +119,7 @@ enum Source {
 #[derive(Clone, Copy, Debug)]
 struct Inherited {
     /// The socket was blocking before it was made non-blocking here, for all of its holders.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only Unix reports it"))]
     was_blocking: bool,
 }
 

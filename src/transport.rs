@@ -75,7 +75,6 @@ enum TransportKind {
 
 /// How much of the written bytes the peer's kernel has acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only Linux reports it"))]
 pub(crate) struct Delivery {
     /// All bytes, and our FIN if there is one, were acknowledged; or the connection is gone.
     pub(crate) is_done: bool,

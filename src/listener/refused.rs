@@ -69,7 +69,7 @@ pub(super) fn is_unsupported_family(error: &io::Error) -> bool {
     #[cfg(unix)]
     return rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::AFNOSUPPORT);
     #[cfg(not(unix))]
-    return error.kind() == ErrorKind::Unsupported;
+    return error.raw_os_error() == Some(10047) || error.kind() == ErrorKind::Unsupported; // WSAEAFNOSUPPORT
 }
 
 /// Returns whether every machine that has the address family has this address.

@@ -20,11 +20,29 @@ pub(super) fn classify(error: &io::Error) -> AcceptErrorClass {
     if let Some(errno) = rustix::io::Errno::from_io_error(error) {
         return unix::classify(errno);
     }
+    #[cfg(windows)]
+    if let Some(code) = error.raw_os_error() {
+        return winsock(code);
+    }
     match error.kind() {
         io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted => {
             AcceptErrorClass::Skip
         }
         io::ErrorKind::InvalidInput => AcceptErrorClass::Fatal,
+        _ => AcceptErrorClass::BackOff,
+    }
+}
+
+/// The same table for Windows, by Winsock's numbers.
+#[cfg(any(windows, test))]
+fn winsock(code: i32) -> AcceptErrorClass {
+    match code {
+        // WSAEBADF, WSAEFAULT, WSAEINVAL, WSAENOTSOCK: the socket itself.
+        10009 | 10014 | 10022 | 10038 => AcceptErrorClass::Fatal,
+        // WSAEINTR, WSAENETDOWN, WSAENETUNREACH, WSAENETRESET, WSAECONNABORTED, WSAECONNRESET, WSAETIMEDOUT,
+        // WSAEHOSTDOWN, WSAEHOSTUNREACH: one client's.
+        10004 | 10050..=10054 | 10060 | 10064 | 10065 => AcceptErrorClass::Skip,
+        // WSAEMFILE and WSAENOBUFS: exhaustion. And whatever is unknown.
         _ => AcceptErrorClass::BackOff,
     }
 }
@@ -136,6 +154,20 @@ mod unix {
         fn an_error_without_an_errno_is_classified_by_its_kind() {
             assert_eq!(classify(&io::Error::other("a custom listener's")), AcceptErrorClass::BackOff);
             assert_eq!(classify(&io::ErrorKind::ConnectionAborted.into()), AcceptErrorClass::Skip);
+        }
+
+        #[test]
+        fn winsocks_errors_have_the_classes_of_their_unix_counterparts() {
+            use AcceptErrorClass::{BackOff, Fatal, Skip};
+            for (class, codes) in [
+                (Fatal, &[10009, 10014, 10022, 10038][..]),
+                (Skip, &[10004, 10053, 10054, 10060]),
+                (BackOff, &[10024, 10055, 5]),
+            ] {
+                for &code in codes {
+                    assert_eq!(super::super::winsock(code), class, "{code}");
+                }
+            }
         }
 
         #[test]

@@ -239,3 +239,38 @@ where
         run_line!(error, run, [listener:% = address], "cannot accept connections on `{address}` any more: {text}");
     }
 }
+
+/// Without the features that bring an executor. `cargo test --no-default-features --lib` runs it.
+#[cfg(all(test, not(any(feature = "async-std", feature = "smol"))))]
+mod tests {
+    use crate::{Connection, ErrorKind, Listener, Server};
+    use futures_lite::future::block_on;
+    use futures_lite::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn a_server_without_an_executor_is_closed_with_an_error_that_names_the_remedy() {
+        let (listener, connector) = Listener::memory();
+        let server = Server::new(listener);
+        let handle = server.handle();
+        assert!(block_on(handle.spawn(async {})).unwrap_err().is_cancelled());
+        let error = block_on(server.serve(async |_: Connection| {})).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoExecutor);
+        assert!(error.to_string().contains("Server::executor"), "{error}");
+        assert_eq!(block_on(handle.closed()).accepted(), 0);
+        assert!(block_on(connector.connect()).is_err());
+    }
+
+    #[test]
+    fn a_given_executor_is_enough() {
+        let (listener, connector) = Listener::memory();
+        let server = Server::new(listener).executor(|job| drop(std::thread::spawn(|| block_on(job))));
+        let greet = async |mut conn: Connection| conn.write_all(b"hello").await;
+        let serving = server.scope(greet, async |_| {
+            let mut greeting = String::new();
+            connector.connect().await?.read_to_string(&mut greeting).await?;
+            Ok(greeting)
+        });
+        let (greeting, report) = block_on(serving).unwrap();
+        assert_eq!((greeting.as_str(), report.completed()), ("hello", 1));
+    }
+}

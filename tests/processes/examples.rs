@@ -43,6 +43,9 @@ const SERVERS: &[&str] = &[
     "lame_duck",
     "goodbye",
     "proxy",
+    "inside_tokio",
+    #[cfg(feature = "smol")]
+    "smol",
     #[cfg(unix)]
     "many_listeners",
     #[cfg(feature = "proxy-protocol")]
@@ -569,6 +572,17 @@ pub(crate) fn sources() -> Vec<(String, String)> {
     }
     sources.sort();
     sources
+}
+
+#[test]
+fn inside_tokio_handlers_use_tokio() {
+    runs_to_its_end("inside_tokio", 0, seconds(0));
+}
+
+#[cfg(feature = "smol")]
+#[test]
+fn smol_needs_no_async_std() {
+    runs_to_its_end("smol", 0, seconds(0));
 }
 
 /// Returns the output that the header of an example shows.

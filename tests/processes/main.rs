@@ -2,6 +2,7 @@
 //! part of a server or a client.
 
 mod ctrlc_termination;
+mod dependencies;
 mod diagnostics;
 mod examples;
 mod fork;

@@ -1,0 +1,44 @@
+//! What each feature brings into a user's dependency tree.
+
+use std::env;
+use std::process::Command;
+
+/// The names of the packages that a user of the crate gets with these features.
+fn packages(features: &str) -> Vec<String> {
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--no-default-features"]);
+    cargo.args(["--features", features, "--package", "ebbtide"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+    let output = cargo.output().expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<_> = text.lines().filter_map(|line| Some(line.split_whitespace().next()?.to_owned())).collect();
+    assert!(names.len() > 20, "{text}");
+    names
+}
+
+fn has(names: &[String], package: &str) -> bool {
+    names.iter().any(|name| name == package)
+}
+
+#[test]
+fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
+    for features in ["", "smol", "smol,tls,systemd,proxy-protocol"] {
+        let names = packages(features);
+        let unwanted: Vec<_> = names.iter().filter(|name| name.starts_with("async-std")).collect();
+        assert_eq!(unwanted, [""; 0], "features `{features}`");
+        assert!(!has(&names, "async-global-executor") && !has(&names, "tokio"), "features `{features}`: {names:?}");
+        assert_eq!(has(&names, "smol"), features.contains("smol"), "features `{features}`");
+    }
+    assert!(has(&packages("async-std"), "async-std"));
+}
+
+#[test]
+fn an_optional_part_brings_its_packages_only_with_its_feature() {
+    let plain = packages("async-std");
+    for (feature, package) in [("tls", "rustls"), ("systemd", "sd-listen-fds"), ("proxy-protocol", "ppp")] {
+        assert!(!has(&plain, package), "{package}");
+        if feature != "systemd" || cfg!(target_os = "linux") {
+            assert!(has(&packages(&format!("async-std,{feature}")), package), "{package}");
+        }
+    }
+}

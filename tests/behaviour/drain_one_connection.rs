@@ -206,9 +206,10 @@ fn a_connection_is_drained_at_its_maximum_age_and_is_answered_until_then() {
         let body = async |_: Handle| {
             let talking: Vec<_> = (0..8)
                 .map(|_| {
+                    let start = Instant::now(); // before the accept, from which the age counts
                     let mut client = connect(&address);
                     std::thread::spawn(move || {
-                        let (start, mut got) = (Instant::now(), Vec::new());
+                        let mut got = Vec::new();
                         loop {
                             let mut chunk = [0; 16];
                             let sent = client.write_all(b"tick!");

@@ -110,7 +110,10 @@ fn everything_of_a_server_runs_on_the_given_executor_and_so_do_groups_and_server
                         let is_ours = is_ours.clone();
                         async move { assert!(is_ours(), "a handler of a server in a handler") }
                     },
-                    async |_| Ok(drop(connector.connect().await?)),
+                    async |_| {
+                        drop(connector.connect().await?);
+                        Ok(())
+                    },
                 );
                 let (_, report) = inner.await.unwrap();
                 assert_eq!(report.completed(), 1, "{report}");

@@ -58,7 +58,7 @@ pub enum Cause {
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::Signal(signal) => return f.pad(&format!("{signal} came")),
+            Self::Signal(signal) => return f.pad(&format!("{signal} was received")),
             Self::BodyReturned => "the body returned",
             Self::BodyFailed => "the body failed",
             Self::BodyPanicked => "the body panicked",

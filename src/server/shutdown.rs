@@ -293,11 +293,11 @@ pub(super) async fn follow_shutdown_stream(run: Arc<Run>, progress: Progress, mu
             run.request(cause(first));
             log(
                 Level::Info,
-                first.map_or("asked to shut down".to_owned(), |signal| format!("{signal} came: shutting down")),
+                first.map_or("asked to shut down".to_owned(), |signal| format!("received {signal}: shutting down")),
             );
             if let Some(second) = stream.get_mut().next().await {
                 run.cancel(cause(second));
-                let again = |signal| format!("{signal} came, the second signal: stopping now");
+                let again = |signal| format!("received {signal}, the second signal: stopping now");
                 log(Level::Info, second.map_or("asked again: stopping now".to_owned(), again));
             }
         }

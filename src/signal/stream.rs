@@ -140,7 +140,7 @@ pub(super) fn on_signal(signal: Signal) {
             }
         }
         Verdict::Ignore => log_aside(move || {
-            log_line!(info, signal:% = signal; "{signal} came, but its stream was dropped: no effect");
+            log_line!(info, signal:% = signal; "received {signal}, but its stream was dropped: no effect");
         }),
         Verdict::Default => take::default_effect(signal),
         Verdict::Exit { asked } => exit(signal, asked),
@@ -151,11 +151,11 @@ pub(super) fn on_signal(signal: Signal) {
 fn exit(signal: Signal, asked: bool) -> ! {
     let status = signal.exit_status();
     let why = match asked {
-        true => "came after an earlier request to stop",
-        false => "came, but its stream was dropped",
+        true => "after an earlier request to stop",
+        false => "whose stream was dropped",
     };
     log_aside(
-        move || log_line!(warn, signal:% = signal, status = status; "{signal} {why}: exiting now with status {status}"),
+        move || log_line!(warn, signal:% = signal, status = status; "received {signal} {why}: exiting now with status {status}"),
     );
     process::exit(status)
 }

@@ -320,7 +320,7 @@ fn streams_of_units_and_of_signals_are_shutdown_streams() {
         let signals = async_std::stream::once(Signal::Terminate);
         let report = bind().await.shutdown_on(signals).serve(async |_: ebbtide::Connection| {}).await.unwrap();
         assert_eq!(report.cause(), Cause::Signal(Signal::Terminate));
-        assert!(report.to_string().contains(" because SIGTERM came: 0 accepted"), "{report}");
+        assert!(report.to_string().contains(" because SIGTERM was received: 0 accepted"), "{report}");
     });
 }
 

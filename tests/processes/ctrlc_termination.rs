@@ -27,7 +27,7 @@ fn drains_at(arguments: &[&str], signal: Signal) {
     program.send(signal);
     let ended = program.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(ended.stdout.last().unwrap().contains(&format!("because {signal} came")), "{ended:?}");
+    assert!(ended.stdout.last().unwrap().contains(&format!("because {signal} was received")), "{ended:?}");
 }
 
 #[test]
@@ -60,6 +60,6 @@ fn the_programs_own_handler_for_sighup_is_still_called_beside_ctrlc() {
         }
         program.send(Signal::SIGINT);
         let ended = program.wait();
-        assert!(ended.stdout.last().unwrap().contains("because SIGINT came"), "{ended:?}");
+        assert!(ended.stdout.last().unwrap().contains("because SIGINT was received"), "{ended:?}");
     }
 }

@@ -628,7 +628,7 @@ fn assert_reports(ended: &Ended, counts: &str) {
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
     assert!(report.starts_with("closed in "), "{ended:?}");
-    assert!(report.contains(&format!("because SIGINT came: {counts}")), "{ended:?}");
+    assert!(report.contains(&format!("because SIGINT was received: {counts}")), "{ended:?}");
     assert!(ended.stdout[1].contains("serving on 127.0.0.1:"), "no log: {ended:?}");
 }
 

@@ -25,7 +25,7 @@ fn serves_after_the_child(does: &str) -> Ended {
     server.send(Signal::SIGTERM);
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
-    assert!(ended.stdout.last().unwrap().contains("because SIGTERM came"), "{ended:?}");
+    assert!(ended.stdout.last().unwrap().contains("because SIGTERM was received"), "{ended:?}");
     assert!(ended.stdout.iter().any(|line| line.starts_with("Exited(") && line.ends_with(", 0)")), "{ended:?}");
     assert!(!path.exists(), "the socket file was left behind: {ended:?}");
     ended

@@ -79,7 +79,7 @@ fn restart_again_and_again(threads: Option<&str>, socket: &TcpListener, served: 
 
         let next = (restart % 2 == 0).then(start);
         running.send(Signal::SIGTERM);
-        running.wait_for("SIGTERM came: shutting down");
+        running.wait_for("received SIGTERM: shutting down");
         paused.write_all(MESSAGE).unwrap();
         accepted += accepted_by(&running.wait());
         running = next.unwrap_or_else(start);
@@ -99,7 +99,7 @@ fn serves(clients: usize, served: &Receiver<()>, running: &Process) {
 fn accepted_by(ended: &Ended) -> usize {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
-    let (_, counts) = report.split_once("because SIGTERM came: ").unwrap_or_else(|| panic!("{ended:?}"));
+    let (_, counts) = report.split_once("because SIGTERM was received: ").unwrap_or_else(|| panic!("{ended:?}"));
     let accepted = counts.split(' ').next().unwrap_or_default();
     let all = format!("{accepted} accepted, {accepted} completed, 0 failed, 0 panicked, 0 cancelled;");
     assert!(counts.starts_with(&all), "{ended:?}");

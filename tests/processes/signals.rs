@@ -74,7 +74,7 @@ fn drains_after(part: &str, signal: Signal, ask: impl Fn(&Process) + Sync) {
         ask(&server);
         assert_eq!(read_to_end(idle), b"", "{server}");
         assert!(read_to_end(busy) == REPLY, "the reply is not whole: {server}");
-        server.wait_for(&format!(": {signal} came: shutting down"));
+        server.wait_for(&format!(": received {signal}: shutting down"));
         server.wait_for("; a second signal stops now");
         assert_closed(&server.wait(), signal, "2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled; 2 ended");
     });
@@ -95,7 +95,7 @@ fn a_second_signal_cancels_a_handler_that_never_ends() {
             let asked = Instant::now();
             server.send(second);
             assert_eq!(read_to_end(endless), b"", "{server}");
-            server.wait_for(&format!(": {second} came, the second signal: stopping now"));
+            server.wait_for(&format!(": received {second}, the second signal: stopping now"));
             let ended = server.wait();
             assert_closed(&ended, first, "1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled; 0 ended");
             assert!(asked.elapsed() < SOON, "closed after {:.1?}", asked.elapsed());
@@ -136,7 +136,8 @@ fn exits_at_the_third(mut server: Process, signals: [Signal; 3], effects: [&str;
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(status), "{ended:?}");
     assert!(asked.elapsed() < SOON, "ended after {:.1?}", asked.elapsed());
-    let last = format!("WARN {} came after an earlier request to stop: exiting now with status {status}", signals[2]);
+    let last =
+        format!("WARN received {} after an earlier request to stop: exiting now with status {status}", signals[2]);
     assert!(ended.stdout.contains(&last), "{ended:?}");
     assert!(!ended.stdout.iter().any(|line| line.starts_with("closed in")), "{ended:?}");
 }
@@ -211,7 +212,10 @@ fn under_nohup_a_server_outlives_its_terminal() {
     server.wait_for("idle");
     process::send(leader.0, Signal::SIGTERM);
     let ended = server.wait();
-    assert!(ended.stdout.last().unwrap().contains("because SIGTERM came: 1 accepted, 1 completed"), "{ended:?}");
+    assert!(
+        ended.stdout.last().unwrap().contains("because SIGTERM was received: 1 accepted, 1 completed"),
+        "{ended:?}"
+    );
 }
 
 /// Starts the program as the leader of a session with a terminal of its own. The terminal hangs up when the first value
@@ -621,7 +625,7 @@ fn assert_closed(ended: &Ended, cause: Signal, counts: &str) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
     let report = ended.stdout.last().map_or("", String::as_str);
-    assert!(report.contains(&format!("because {cause} came: {counts}")), "{ended:?}");
+    assert!(report.contains(&format!("because {cause} was received: {counts}")), "{ended:?}");
 }
 
 fn client(port: u16, ask: u8) -> TcpStream {

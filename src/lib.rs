@@ -1,4 +1,4 @@
-//! Servers for async-std with structured concurrency: when control leaves a server, every connection is closed.
+//! Servers for async-std and smol with structured concurrency: leaving a server closes every connection.
 //!
 //! The accept loops and the connection handlers of a [`Server`] are children of one task group. However control leaves
 //! the server (return, error, panic, shutdown request, signal, or a dropped future), its connections are drained or
@@ -135,6 +135,12 @@
 //! | `tokio::signal::ctrl_c` | [`signal::ctrl_c`], [`signal::termination`] |
 //! | `tokio::io::duplex` | [`MemoryStream::pair`], [`Listener::memory`] |
 //! | `tokio::time::timeout(d, serve)` | any timeout around `serve`: all is closed when it returns |
+//! | `timeout(d, tracker.wait())` | [`Server::grace`] |
+//! | `tracker.spawn`, apart from connections | [`Handle::spawn`], [`Handle::spawn_background`] |
+//! | `token.child_token()` of one connection | [`Handle::drain_connection`], [`Handle::cancel_connection`] |
+//! | `select!` of several futures | `race` of the futures-concurrency crate; its drain branch: `conn.until_draining((a, b).race())` |
+//! | `#[tokio::main]`, `sleep`, `mpsc` | `#[async_std::main]`, `async_std::task::sleep`, `async_std::channel` |
+//! | to stay on tokio | [`Server::executor`] |
 //!
 //! # Coming from trio
 //!
@@ -184,15 +190,20 @@
 //! The kernel resets a client if its handshake ends in the microseconds between the last accept and the close of the
 //! socket. No server that closes its socket can prevent that; clients retry.
 //!
-//! # Optional features
+//! # Features
 //!
-//! All are off by default.
-//!
+//! - `async-std` (on by default): handlers run on async-std's executor.
+//! - `smol`: handlers run on smol's, if `async-std` is off. Then nothing of async-std is in the dependency tree.
 //! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
 //! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name (Linux).
 //!
 //! # The runtime
+//!
+//! Sockets and timers are async-io's, which works beside every executor. [`Server::executor`] and [`TaskGroup::on`]
+//! give a server or a group an executor of yours, such as tokio's. Everything that is spawned there uses it, and so do
+//! the servers and groups that are made there. smol's own executor has one thread unless `SMOL_THREADS` is set; async-std's
+//! has one for each core unless `ASYNC_STD_THREAD_COUNT` is set.
 //!
 //! async-std is unmaintained since March 2025 (RUSTSEC-2025-0052). The parts that do its work, async-io, async-executor
 //! and polling, are maintained by the smol project. The README explains what that means for users of this crate.

@@ -39,9 +39,11 @@ use std::time::Duration;
 
 /// One client's connection: a stream of bytes that its handler reads and writes.
 ///
-/// It implements [`AsyncRead`](futures_io::AsyncRead) and [`AsyncWrite`](futures_io::AsyncWrite) of futures-io, which
-/// async-std calls `Read` and `Write`. It does so by value and by reference: one task can read while another writes,
-/// and no `split` is needed. A clone is cheap, and shares the connection.
+/// It implements `AsyncRead` and `AsyncWrite` of [futures-io], which async-std calls `Read` and `Write`. It does so by
+/// value and by reference: one task can read while another writes, and no `split` is needed. A clone is cheap, and
+/// shares the connection.
+///
+/// [futures-io]: https://docs.rs/futures-io/0.3
 ///
 /// When the handler has ended, for whatever reason, the connection is closed, and the peer reads EOF. A clone that
 /// lives on in a detached task reads EOF (`Ok(0)`) at once, and its writes fail at once with `BrokenPipe`. There is one

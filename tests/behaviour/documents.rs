@@ -1,5 +1,5 @@
 //! The Markdown pages match the repository: the files that they name exist, `docs/guarantees.md` links every test file,
-//! and `docs/logs.md` has every log line.
+//! `docs/logs.md` has every log line, and every public function has an example.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,6 +50,39 @@ fn the_page_of_guarantees_links_every_test_file() {
     let links = files.map(|path| format!("(../{})", path.strip_prefix(root()).unwrap().display()));
     let missing: Vec<_> = links.filter(|link| !page.contains(link)).collect();
     assert!(missing.is_empty(), "docs/guarantees.md does not link: {missing:?}");
+}
+
+/// Every public function shows its use in an example, which runs as a doctest.
+#[test]
+fn every_public_function_has_an_example() {
+    fn visit(folder: &Path, functions: &mut usize, without: &mut Vec<String>) {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                visit(&path, functions, without);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            let lines: Vec<_> = text.lines().map(str::trim_start).collect();
+            for (n, line) in lines.iter().enumerate() {
+                if !line.starts_with("pub fn ") && !line.starts_with("pub async fn ") {
+                    continue;
+                }
+                *functions += 1;
+                let docs = lines[..n].iter().rev().take_while(|line| line.starts_with("///") || line.starts_with("#["));
+                let is_shown = docs.clone().any(|line| line.contains("```") || line.contains("_example!("));
+                if !is_shown
+                    && !docs.clone().any(|line| line.contains("doc(hidden)"))
+                    && *line != "pub fn fuzz(bytes: &[u8]) {"
+                {
+                    without.push(format!("{}: {line}", path.display()));
+                }
+            }
+        }
+    }
+    let (mut functions, mut without) = (0, Vec::new());
+    visit(&root().join("src"), &mut functions, &mut without);
+    assert!(functions > 200, "only {functions} public functions were found");
+    assert!(without.is_empty(), "public functions without an example: {without:#?}");
 }
 
 /// Returns the longest part of a format string between its placeholders: this text is in every line of that format.

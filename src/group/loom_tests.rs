@@ -6,6 +6,7 @@
 mod handles;
 
 use super::children::{Children, Label, Shell};
+use super::executor::Executor;
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
 use std::future::Future;
@@ -96,7 +97,7 @@ fn enter(
 ) -> (Option<Shell>, Arc<AtomicUsize>) {
     let dropped = Arc::new(AtomicUsize::new(0));
     let probe = Probe { poll, step: Default::default(), dropped: Arc::clone(&dropped), wake_in_drop: None };
-    (children.enter(Label::At(Location::caller()), probe), dropped)
+    (children.enter(Label::At(Location::caller()), probe).map(|(shell, _)| shell), dropped)
 }
 
 fn pending() -> Poll<()> {
@@ -120,7 +121,7 @@ fn bounded(preemptions: usize, check: impl Fn() + Send + Sync + 'static) {
 #[test]
 fn a_spawn_against_a_cancel_is_either_refused_or_destroyed() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let spawner = {
             let children = Arc::clone(&children);
             thread::spawn(move || {
@@ -141,7 +142,7 @@ fn a_spawn_against_a_cancel_is_either_refused_or_destroyed() {
 #[test]
 fn a_drop_against_a_poll_leaves_nothing() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, dropped) = enter(&children, pending);
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
@@ -154,7 +155,7 @@ fn a_drop_against_a_poll_leaves_nothing() {
 #[test]
 fn a_drop_against_a_finish_leaves_nothing() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, dropped) = enter(&children, || Poll::Ready(()));
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
@@ -167,7 +168,7 @@ fn a_drop_against_a_finish_leaves_nothing() {
 #[test]
 fn a_drop_against_a_panic_leaves_no_panic_unseen() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, dropped) = enter(&children, || std::panic::resume_unwind(Box::new("unseen")));
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel_and_destroy();
@@ -179,10 +180,42 @@ fn a_drop_against_a_panic_leaves_no_panic_unseen() {
     });
 }
 
+/// An executor that shuts down: it has polled the child once, and drops its task.
+fn poll_once_and_drop(child: &Shell) {
+    let _ = child.poll(&mut Context::from_waker(Waker::noop()));
+    child.abandon();
+}
+
+#[test]
+fn an_executor_that_drops_its_task_against_a_drop_leaves_nothing() {
+    model(|| {
+        let children = Arc::new(Children::new(Executor::default(), None));
+        let (child, dropped) = enter(&children, pending);
+        let executor = thread::spawn(move || poll_once_and_drop(&child.unwrap()));
+        children.cancel_and_destroy();
+        assert_eq!(dropped.load(SeqCst), 1, "the drop returned before the child was gone");
+        assert_eq!(children.len(), 0, "the drop returned before the child had left the list");
+        executor.join().unwrap();
+    });
+}
+
+#[test]
+fn an_executor_that_drops_its_task_ends_a_join() {
+    model(|| {
+        let children = Arc::new(Children::new(Executor::default(), None));
+        let (child, dropped) = enter(&children, pending);
+        let executor = thread::spawn(move || poll_once_and_drop(&child.unwrap()));
+        let mut key = None;
+        loom::future::block_on(std::future::poll_fn(|cx| children.poll_empty(cx, &mut key)));
+        assert_eq!((dropped.load(SeqCst), children.len()), (1, 0));
+        executor.join().unwrap();
+    });
+}
+
 #[test]
 fn two_droppers_both_wait_for_the_end() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, dropped) = enter(&children, pending);
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         let other = {
@@ -203,7 +236,7 @@ fn two_droppers_both_wait_for_the_end() {
 #[test]
 fn a_child_that_drops_its_own_group_ends_when_its_poll_returns() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (sibling, sibling_dropped) = enter(&children, pending);
         let (child, dropped) = {
             let (group, sibling_dropped) = (Arc::clone(&children), Arc::clone(&sibling_dropped));
@@ -235,7 +268,7 @@ fn three_children_that_drop_in_a_circle_all_end() {
 /// before its poll does so leaves the next one alive, so the main thread drops all groups as well.
 fn circle(size: usize, preemptions: usize) {
     bounded(preemptions, move || {
-        let groups: Vec<_> = (0..size).map(|_| Arc::new(Children::default())).collect();
+        let groups: Vec<_> = (0..size).map(|_| Arc::new(Children::new(Executor::default(), None))).collect();
         let (children, probes): (Vec<_>, Vec<_>) = (0..size)
             .map(|n| {
                 let next = Arc::clone(&groups[(n + 1) % size]);
@@ -263,7 +296,8 @@ fn a_wait_that_is_over_refuses_no_other() {
     // One thread hands its child over to a drop that runs inside the other thread's poll. Then it drops the group of
     // the child that runs this poll. It owns no future any more, so waiting closes no cycle, and it must wait.
     model(|| {
-        let (ours, theirs) = (Arc::new(Children::default()), Arc::new(Children::default()));
+        let (ours, theirs) =
+            (Arc::new(Children::new(Executor::default(), None)), Arc::new(Children::new(Executor::default(), None)));
         let (given, _) = enter(&ours, pending);
         let (dropping, dropped) = {
             let ours = Arc::clone(&ours);
@@ -292,7 +326,7 @@ fn a_waker_fired_during_destruction_polls_nothing() {
     // Every probe wakes its shell from its destructor. Here there is a second waker, which outlives the child and fires
     // while the child is destroyed or after that.
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, dropped) = enter(&children, pending);
         let child = child.unwrap();
         let late = Arc::new(Task { scheduled: Mutex::new(false), woken: Condvar::new() });
@@ -320,7 +354,7 @@ fn a_waker_fired_during_destruction_polls_nothing() {
 #[test]
 fn a_cancel_loses_no_wakeup_and_a_join_sees_the_end() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, dropped) = enter(&children, pending);
         let executor = thread::spawn(move || Task::run(child.unwrap()));
         children.cancel();
@@ -335,7 +369,7 @@ fn a_cancel_loses_no_wakeup_and_a_join_sees_the_end() {
 #[test]
 fn no_poll_begins_after_a_cancel() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let polls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&polls);
         let (child, dropped) = enter(&children, move || {

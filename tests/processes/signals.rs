@@ -6,6 +6,7 @@
 //! count once, so a test waits until the last request has had its effect, and 150 milliseconds more.
 #![cfg(unix)]
 
+use crate::support::NET;
 use crate::support::files::Folder;
 use crate::support::process;
 use crate::support::process::{ANY_PORT, Ended, PATIENCE, Process, print_log, this_binary, with_each_executor};
@@ -18,6 +19,7 @@ use std::future::pending;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -438,16 +440,21 @@ fn the_program() {
             serve_until(signal::termination)
         }
         "server with a handler for SIGHUP" => {
-            handle("SIGHUP", signal_hook::consts::SIGHUP);
+            let _called = handle("SIGHUP", signal_hook::consts::SIGHUP);
             serve_until(signal::termination)
         }
         "own handler" => {
-            handle("SIGINT", signal_hook::consts::SIGINT);
-            serve_until(signal::termination)
+            let called = handle("SIGINT", signal_hook::consts::SIGINT);
+            serve_and_wait_for(&called, signal::termination)
         }
         "own handler by ctrlc" => {
-            ctrlc::set_handler(|| println!("own SIGINT 1")).expect("`ctrlc` has no handler yet");
-            serve_until(signal::ctrl_c)
+            let (called, is_called) = mpsc::channel();
+            let own = move || {
+                println!("own SIGINT 1");
+                let _ = called.send(());
+            };
+            ctrlc::set_handler(own).expect("`ctrlc` has no handler yet");
+            serve_and_wait_for(&is_called, signal::ctrl_c)
         }
         "a parent that blocks signals" => {
             let blocked: SigSet = [Signal::SIGTERM, Signal::SIGINT].into_iter().collect();
@@ -502,6 +509,13 @@ fn serve_until(signals: fn() -> io::Result<Signals>) -> io::Result<()> {
     })
 }
 
+/// The program's own handler runs on another thread, which may be slower than the server. So the process waits for it.
+fn serve_and_wait_for(own_handler: &mpsc::Receiver<()>, signals: fn() -> io::Result<Signals>) -> io::Result<()> {
+    let served = serve_until(signals);
+    own_handler.recv_timeout(NET).expect("the program's own handler is called");
+    served
+}
+
 /// Takes the signals, binds, and serves, with a pause before the bind or before `serve`.
 async fn serve_at_a_socket(before_the_bind: bool) -> io::Result<()> {
     let pause = |what| {
@@ -532,13 +546,16 @@ fn reload_on_sighup() {
 }
 
 /// Installs a signal handler that does not belong to this crate.
-fn handle(name: &'static str, number: i32) {
+fn handle(name: &'static str, number: i32) -> mpsc::Receiver<()> {
     let mut signals = signal_hook::iterator::Signals::new([number]).unwrap();
+    let (called, is_called) = mpsc::channel();
     thread::spawn(move || {
         for (n, _) in signals.forever().enumerate() {
             println!("own {name} {}", n + 1);
+            let _ = called.send(());
         }
     });
+    is_called
 }
 
 fn three_streams() -> io::Result<()> {
@@ -624,7 +641,8 @@ fn inside(outer: &str, arguments: &[&str], program: Command) -> Command {
 fn assert_closed(ended: &Ended, cause: Signal, counts: &str) {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(ended.stderr, [""; 0], "{ended:?}");
-    let report = ended.stdout.last().map_or("", String::as_str);
+    // A handler of the program's own may print after it.
+    let report = ended.stdout.iter().rfind(|line| line.starts_with("closed in ")).map_or("", String::as_str);
     assert!(report.contains(&format!("because {cause} was received: {counts}")), "{ended:?}");
 }
 

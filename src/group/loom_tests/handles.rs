@@ -13,7 +13,7 @@ fn enter_joinable(
     let at = Location::caller();
     let dropped = Arc::new(AtomicUsize::new(0));
     let probe = Probe { poll, step: Default::default(), dropped: Arc::clone(&dropped), wake_in_drop: None };
-    let shell = children.enter_with_result(Label::At(at), probe, |(): &mut ()| true).unwrap();
+    let (shell, _) = children.enter_with_result(Label::At(at), probe, |(): &mut ()| true).unwrap();
     let handle = JoinHandle::new(Some(Arc::clone(shell.child())), at);
     (shell, handle, dropped)
 }
@@ -21,7 +21,7 @@ fn enter_joinable(
 #[test]
 fn a_handle_that_waits_is_woken_by_the_childs_end() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, dropped) = enter_joinable(&children, || Poll::Ready(()));
         let executor = thread::spawn(move || Task::run(child));
         let result = loom::future::block_on(handle);
@@ -35,7 +35,7 @@ fn a_handle_that_waits_is_woken_by_the_childs_end() {
 #[test]
 fn a_handle_that_waits_is_woken_by_the_drop_of_the_group() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, dropped) = enter_joinable(&children, pending);
         let executor = thread::spawn(move || Task::run(child));
         let dropper = {
@@ -52,7 +52,7 @@ fn a_handle_that_waits_is_woken_by_the_drop_of_the_group() {
 #[test]
 fn a_handle_that_cancels_loses_no_wakeup() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, dropped) = enter_joinable(&children, pending);
         let executor = thread::spawn(move || Task::run(child));
         handle.cancel();
@@ -65,7 +65,7 @@ fn a_handle_that_cancels_loses_no_wakeup() {
 #[test]
 fn after_a_join_of_the_group_every_handle_has_ended() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, _) = enter_joinable(&children, || Poll::Ready(()));
         let executor = thread::spawn(move || Task::run(child));
         let mut key = None;
@@ -79,7 +79,7 @@ fn after_a_join_of_the_group_every_handle_has_ended() {
 #[test]
 fn a_panic_goes_to_the_group_once_if_the_handle_is_dropped_at_any_moment() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, dropped) = enter_joinable(&children, || std::panic::resume_unwind(Box::new("unseen")));
         let executor = thread::spawn(move || Task::run(child));
         drop(handle);
@@ -94,7 +94,7 @@ fn a_panic_goes_to_the_group_once_if_the_handle_is_dropped_at_any_moment() {
 #[test]
 fn a_drop_of_the_group_against_an_end_with_a_handle_leaves_nothing() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, dropped) = enter_joinable(&children, || Poll::Ready(()));
         let executor = thread::spawn(move || Task::run(child));
         children.cancel_and_destroy();
@@ -116,7 +116,7 @@ fn until_finished<T>(handle: &JoinHandle<T>) {
 #[test]
 fn a_handle_that_has_ended_is_ready() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, mut handle, _) = enter_joinable(&children, || Poll::Ready(()));
         let executor = thread::spawn(move || Task::run(child));
         until_finished(&handle);
@@ -129,7 +129,7 @@ fn a_handle_that_has_ended_is_ready() {
 #[test]
 fn a_handle_that_is_dropped_once_it_has_ended_leaves_its_panic_to_the_next_join() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, _) = enter_joinable(&children, || std::panic::resume_unwind(Box::new("unseen")));
         let executor = thread::spawn(move || Task::run(child));
         until_finished(&handle);
@@ -143,7 +143,7 @@ fn a_handle_that_is_dropped_once_it_has_ended_leaves_its_panic_to_the_next_join(
 #[test]
 fn a_drop_of_the_handle_against_the_end_has_dropped_the_future_and_its_panic_is_there_when_the_group_is_joined() {
     model(|| {
-        let children = Arc::new(Children::default());
+        let children = Arc::new(Children::new(Executor::default(), None));
         let (child, handle, dropped) = enter_joinable(&children, || std::panic::resume_unwind(Box::new("unseen")));
         let executor = thread::spawn(move || Task::run(child));
         drop(handle);

@@ -16,6 +16,7 @@ use ::socket2::{Domain, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 use std::str::FromStr;
 
@@ -25,6 +26,10 @@ pub(crate) enum Peer {
     Ebbtide,
     /// With `until_draining(read)` in place of `more` and `read`.
     EbbtideUntil,
+    /// On a tokio runtime, by `Server::executor` and `TaskGroup::on`.
+    EbbtideOnTokio,
+    /// With the feature `smol` in place of `async-std`: in a program of its own.
+    EbbtideOnSmol,
     Tokio,
     /// tokio's other task group; not a server.
     JoinSet,
@@ -37,9 +42,11 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Ebbtide,
         Self::EbbtideUntil,
+        Self::EbbtideOnTokio,
+        Self::EbbtideOnSmol,
         Self::Tokio,
         Self::JoinSet,
         Self::AsyncStd,
@@ -54,6 +61,8 @@ impl Peer {
         match self {
             Self::Ebbtide => "ebbtide",
             Self::EbbtideUntil => "ebbtide-until",
+            Self::EbbtideOnTokio => "ebbtide-on-tokio",
+            Self::EbbtideOnSmol => "ebbtide-on-smol",
             Self::Tokio => "tokio",
             Self::JoinSet => "tokio-joinset",
             Self::AsyncStd => "async-std",
@@ -79,13 +88,35 @@ impl Peer {
         threads == 1 || self != Self::Asyncio
     }
 
+    /// Returns whether its program takes much longer to build than the short form runs.
+    pub(crate) fn is_slow_to_build(self) -> bool {
+        self == Self::EbbtideOnSmol
+    }
+
+    /// Returns the path of the program that runs the peer.
+    pub(crate) fn program(self) -> io::Result<PathBuf> {
+        match self {
+            Self::EbbtideOnSmol => foreign::twin(foreign::SMOL),
+            _ => std::env::current_exe(),
+        }
+    }
+
+    /// Returns whether this program was built with the executor on which the peer's crate has to run.
+    fn has_its_executor(self) -> bool {
+        match self {
+            Self::Ebbtide | Self::EbbtideUntil => cfg!(feature = "on-async-std"),
+            Self::EbbtideOnSmol => cfg!(all(feature = "on-smol", not(feature = "on-async-std"))),
+            _ => true,
+        }
+    }
+
     /// Returns the environment variable that sets the number of threads of its executor.
     fn variable(self) -> Option<&'static str> {
         match self {
             Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
-            Self::Smol | Self::AsyncIo => Some("SMOL_THREADS"),
+            Self::EbbtideOnSmol | Self::Smol | Self::AsyncIo => Some("SMOL_THREADS"),
             Self::Go => Some("GOMAXPROCS"),
-            Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
+            Self::EbbtideOnTokio | Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
         }
     }
 }
@@ -98,12 +129,16 @@ impl FromStr for Peer {
     }
 }
 
-/// Builds the Go program, and this program with the allocator that counts, before anything is measured.
+/// Builds the Go program and the twins of this program, before anything is measured: the one with the allocator that
+/// counts, and the one on smol.
 pub(crate) fn build(peers: &[Peer], counted: bool) -> io::Result<()> {
     if peers.contains(&Peer::Go) {
         foreign::build_go()?;
     }
-    if counted { foreign::build_counted() } else { Ok(()) }
+    if peers.contains(&Peer::EbbtideOnSmol) {
+        foreign::build_twin(foreign::SMOL, &["--no-default-features", "--features", "on-smol"])?;
+    }
+    if counted { foreign::build_twin(foreign::COUNTED, &[]) } else { Ok(()) }
 }
 
 /// Runs `serve PEER`: listens, prints its address, and serves until it is stopped.
@@ -115,8 +150,10 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     prepare(peer, threads, args)?;
     let control = || Control::start(args.flag("controlled"), heap);
     let served = match peer {
-        Peer::Ebbtide => ebbtide::serve(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
-        Peer::EbbtideUntil => ebbtide::serve(move |conn| ebbtide::echo_until_draining(conn, buffer), &control()),
+        Peer::Ebbtide => ebbtide::on_async_std(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
+        Peer::EbbtideUntil => ebbtide::on_async_std(move |conn| ebbtide::echo_until_draining(conn, buffer), &control()),
+        Peer::EbbtideOnTokio => ebbtide::on_tokio(threads, move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
+        Peer::EbbtideOnSmol => ebbtide::on_smol(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
         Peer::Tokio => tokio::serve(threads, buffer, &control()),
         Peer::AsyncStd => async_std::serve(buffer, &control()),
         Peer::Smol => smol::serve(buffer, &control()),
@@ -128,8 +165,12 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     served.map_err(|error| format!("{} could not serve: {error}", peer.name()))
 }
 
-/// Sets the cores, the limit of open files and the number of threads, before the first thread is started.
+/// Sets the cores, the limit of open files and the number of threads, before the first thread is started. Fails if
+/// this is not the peer's program.
 pub(crate) fn prepare(peer: Peer, threads: usize, args: &Args) -> Result<(), String> {
+    if !peer.has_its_executor() {
+        return Err(format!("this program was built without the executor of {}", peer.name()));
+    }
     if let Some(cores) = args.list("cores")? {
         kernel::pin(&cores).map_err(|error| format!("cannot use the cores {cores:?}: {error}"))?;
     }

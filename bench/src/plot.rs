@@ -34,6 +34,8 @@ fn colour(peer: Peer) -> &'static str {
     match peer {
         Peer::Ebbtide => "#0072b2",
         Peer::EbbtideUntil => "#66a9d8",
+        Peer::EbbtideOnTokio => "#004b7a",
+        Peer::EbbtideOnSmol => "#9467bd",
         Peer::Tokio => "#d55e00",
         Peer::JoinSet => "#000000",
         Peer::AsyncStd => "#009e73",

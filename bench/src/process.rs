@@ -84,8 +84,13 @@ impl Drop for Piped {
     }
 }
 
-pub(crate) fn own_program() -> Result<PathBuf, String> {
+fn own_program() -> Result<PathBuf, String> {
     std::env::current_exe().map_err(|error| format!("cannot find the path of this program: {error}"))
+}
+
+/// Returns the path of the program that runs the peer.
+pub(crate) fn program(peer: Peer) -> Result<PathBuf, String> {
+    peer.program().map_err(|error| format!("cannot find the program of {}: {error}", peer.name()))
 }
 
 /// A server process.
@@ -138,7 +143,7 @@ pub(crate) fn inside(peer: Peer, threads: usize, what: &str) -> Result<Measured,
     let cores = list(&Places::here(threads).server);
     let args = format!("inside {} {what} --threads {threads} --cores {cores}", peer.name());
     let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
-    Measured::parse(&Piped::start(&own_program()?, &args)?.finish()?)
+    Measured::parse(&Piped::start(&program(peer)?, &args)?.finish()?)
 }
 
 /// A load generator process.

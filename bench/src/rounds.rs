@@ -124,12 +124,12 @@ impl Run {
     }
 
     fn serve(&self, peer: Peer, buffer: usize) -> Result<Server, String> {
-        Server::start(&process::own_program()?, peer, self.threads, buffer)
+        Server::start(&process::program(peer)?, peer, self.threads, buffer)
     }
 
     /// Measures the growth by so many connections, after a hundred others: then the server has what it needs only once.
     fn memory(&self, peer: Peer, connections: usize) -> Result<Measured, String> {
-        let program = foreign::counted_program().map_err(|error| error.to_string())?;
+        let program = foreign::twin(foreign::COUNTED).map_err(|error| error.to_string())?;
         let mut server = Server::start(&program, peer, self.threads, 1024)?;
         let look = |server: &mut Server| -> Result<(u64, u64), String> {
             let counts = !matches!(peer, Peer::Go | Peer::Asyncio);

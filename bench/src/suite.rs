@@ -56,7 +56,8 @@ impl Suite {
             divide: if short { 50 } else { 1 },
             most: usize::try_from(most).unwrap_or(usize::MAX).min(if short { 500 } else { usize::MAX }),
         };
-        let wanted = args.list("peers")?.unwrap_or_else(|| Peer::ALL.to_vec());
+        let by_default = |peer: &Peer| !(short && peer.is_slow_to_build());
+        let wanted = args.list("peers")?.unwrap_or_else(|| Peer::ALL.into_iter().filter(by_default).collect());
         let only: Option<Vec<String>> = args.list("only")?;
         let known = workloads::all();
         if let Some(name) = only.iter().flatten().find(|name| !known.iter().any(|workload| workload.name == **name)) {

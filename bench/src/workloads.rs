@@ -1,6 +1,9 @@
 //! The workloads: what each does, which peers take part, and the marks that ebbtide must reach.
 
-use crate::peers::Peer::{self, AsyncIo, AsyncStd, Asyncio, Ebbtide, EbbtideUntil, Epoll, Go, JoinSet, Smol, Tokio};
+use crate::peers::Peer::{
+    self, AsyncIo, AsyncStd, Asyncio, Ebbtide, EbbtideOnSmol, EbbtideOnTokio, EbbtideUntil, Epoll, Go, JoinSet, Smol,
+    Tokio,
+};
 
 /// Work of a workload.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +68,9 @@ pub(crate) struct Workload {
 
 /// All servers.
 const SERVERS: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
+/// The same, and ebbtide on other executors.
+const EXECUTORS: &[Peer] =
+    &[Ebbtide, EbbtideUntil, EbbtideOnTokio, EbbtideOnSmol, Tokio, AsyncStd, Epoll, Smol, Asyncio, Go];
 /// The servers that the marks compare.
 const JUDGED: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll];
 /// The same and the platform's floor: for workloads in which every message is waited for.
@@ -72,7 +78,7 @@ const WAITING: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, AsyncIo, Epol
 /// The servers that can be stopped.
 const STOPPED: &[Peer] = &[Ebbtide, Tokio];
 /// The task groups.
-const GROUPS: &[Peer] = &[Ebbtide, Tokio, JoinSet, AsyncStd];
+const GROUPS: &[Peer] = &[Ebbtide, EbbtideOnTokio, EbbtideOnSmol, Tokio, JoinSet, AsyncStd];
 
 const ONE: &[usize] = &[1];
 const BOTH: &[usize] = &[1, 2];
@@ -123,7 +129,8 @@ fn echo64(connections: usize) -> Workload {
         kind: echo(connections, connections, 64, 1024, None),
         peers: match connections {
             1 => WAITING,
-            64 | 1000 | 10_000 => SERVERS,
+            64 => EXECUTORS,
+            1000 | 10_000 => SERVERS,
             _ => JUDGED,
         },
         threads: if matches!(connections, 1 | 64 | 1000) { BOTH } else { ONE },
@@ -155,7 +162,11 @@ fn churn(name: String, reset: bool, beside: usize) -> Workload {
     Workload {
         name,
         kind: Kind::Churn { reset, beside },
-        peers: if beside == 0 { SERVERS } else { JUDGED },
+        peers: match (beside, reset) {
+            (0, false) => EXECUTORS,
+            (0, true) => SERVERS,
+            _ => JUDGED,
+        },
         threads: if beside == 0 { BOTH } else { ONE },
         targets: vec![target(Measure::Cpu, Tokio, 1.00, 0.90)],
     }

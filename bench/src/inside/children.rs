@@ -6,13 +6,15 @@ use crate::peers::Peer;
 use async_std::task;
 use ebbtide::TaskGroup;
 use std::hint::black_box;
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
 pub(super) fn run(peer: Peer, threads: usize, count: usize, from_main: bool) -> Result<Measured, String> {
     match peer {
         Peer::Ebbtide => Ok(on_async_std(twice(count, group), from_main)),
+        Peer::EbbtideOnTokio => on_tokio(threads, twice(count, group_on_tokio), from_main),
+        Peer::EbbtideOnSmol => Ok(on_smol(twice(count, group), from_main)),
         Peer::AsyncStd => Ok(on_async_std(twice(count, handles), from_main)),
         Peer::Tokio => on_tokio(threads, twice(count, tracker), from_main),
         Peer::JoinSet => on_tokio(threads, twice(count, join_set), from_main),
@@ -22,6 +24,11 @@ pub(super) fn run(peer: Peer, threads: usize, count: usize, from_main: bool) -> 
 
 fn on_async_std(work: impl Future<Output = Done> + Send + 'static, from_main: bool) -> Measured {
     let done = if from_main { task::block_on(work) } else { task::block_on(task::spawn(work)) };
+    done.measure()
+}
+
+fn on_smol(work: impl Future<Output = Done> + Send + 'static, from_main: bool) -> Measured {
+    let done = if from_main { smol::block_on(work) } else { smol::block_on(smol::spawn(work)) };
     done.measure()
 }
 
@@ -54,7 +61,15 @@ async fn child(number: usize) {
 }
 
 async fn group(count: usize) -> usize {
-    let group = TaskGroup::new();
+    fill(TaskGroup::new(), count).await
+}
+
+async fn group_on_tokio(count: usize) -> usize {
+    let tokio = Handle::current();
+    fill(TaskGroup::on(move |job| drop(tokio.spawn(job))), count).await
+}
+
+async fn fill(group: TaskGroup, count: usize) -> usize {
     for number in 0..count {
         group.spawn(child(number));
     }
@@ -99,7 +114,8 @@ mod tests {
 
     #[test]
     fn every_way_joins_all_its_children() {
-        for peer in [Peer::Ebbtide, Peer::AsyncStd, Peer::Tokio, Peer::JoinSet] {
+        let ours = [Peer::Ebbtide, Peer::EbbtideOnTokio, Peer::EbbtideOnSmol];
+        for peer in ours.into_iter().chain([Peer::AsyncStd, Peer::Tokio, Peer::JoinSet]) {
             for from_main in [true, false] {
                 assert_eq!(run(peer, 1, 500, from_main).unwrap().ops, 500, "{} {from_main}", peer.name());
             }

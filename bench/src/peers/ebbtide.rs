@@ -1,35 +1,68 @@
-//! ebbtide: the echo of the crate's documentation, with the defaults and every guarantee.
+//! ebbtide: the echo of the crate's documentation, with the defaults and every guarantee, on each executor.
 
 use crate::control::{Control, How, Stop};
 use async_std::{io, prelude::*, task};
 use ebbtide::{Connection, Report, Server};
 use futures_lite::future;
+use tokio::runtime::Builder;
 
-pub(super) fn serve<H, Fut>(handler: H, control: &Control) -> io::Result<()>
+pub(super) fn on_async_std<H, Fut>(handler: H, control: &Control) -> io::Result<()>
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = io::Result<()>> + Send + 'static,
 {
-    task::block_on(async {
-        let server = Server::bind("127.0.0.1:0").await?;
-        control.listening(server.local_addr());
-        let handle = server.handle();
-        let mut serving = Box::pin(server.serve(handler));
-        let by_itself = async { Err((&mut serving).await) };
-        let stop = match future::or(by_itself, async { Ok(control.stop().await) }).await {
-            Ok(stop) => stop,
-            Err(ended) => return Err(ended.map_or_else(io::Error::from, |_| io::Error::other("it ended by itself"))),
-        };
-        match stop.how {
-            How::Shutdown => drop(handle.shutdown()),
-            How::Cancel => drop(handle.cancel()),
-            How::Drop => {
-                drop(serving);
-                ended(control, stop, &handle.closed().await)
-            }
-        }
-        ended(control, stop, &serving.await?)
+    task::block_on(async { serve(bind().await?, handler, control).await })
+}
+
+/// Serves on smol, in the program that was built with the crate's feature.
+pub(super) fn on_smol<H, Fut>(handler: H, control: &Control) -> io::Result<()>
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<()>> + Send + 'static,
+{
+    smol::block_on(async { serve(bind().await?, handler, control).await })
+}
+
+/// Serves on the runtime of `#[tokio::main(worker_threads = N)]`, as the peer `tokio` does.
+pub(super) fn on_tokio<H, Fut>(threads: usize, handler: H, control: &Control) -> io::Result<()>
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<()>> + Send + 'static,
+{
+    let runtime = Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let tokio = runtime.handle().clone();
+    runtime.block_on(async {
+        let server = bind().await?.executor(move |job| drop(tokio.spawn(job)));
+        serve(server, handler, control).await
     })
+}
+
+async fn bind() -> io::Result<Server> {
+    Server::bind("127.0.0.1:0").await
+}
+
+async fn serve<H, Fut>(server: Server, handler: H, control: &Control) -> io::Result<()>
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = io::Result<()>> + Send + 'static,
+{
+    control.listening(server.local_addr());
+    let handle = server.handle();
+    let mut serving = Box::pin(server.serve(handler));
+    let by_itself = async { Err((&mut serving).await) };
+    let stop = match future::or(by_itself, async { Ok(control.stop().await) }).await {
+        Ok(stop) => stop,
+        Err(ended) => return Err(ended.map_or_else(io::Error::from, |_| io::Error::other("it ended by itself"))),
+    };
+    match stop.how {
+        How::Shutdown => drop(handle.shutdown()),
+        How::Cancel => drop(handle.cancel()),
+        How::Drop => {
+            drop(serving);
+            ended(control, stop, &handle.closed().await)
+        }
+    }
+    ended(control, stop, &serving.await?)
 }
 
 /// Handler of the crate's documentation: `more`, then a read.

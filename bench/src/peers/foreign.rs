@@ -1,4 +1,5 @@
-//! Builds and starts other programs: the peers in Go and Python, and the twin of this program that counts its heap.
+//! Builds and starts other programs: the peers in Go and Python, and the twins of this program, one that counts its
+//! heap and one on smol.
 
 use super::Peer;
 use std::io;
@@ -34,23 +35,33 @@ pub(super) fn build_go() -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other("`go build` failed")) }
 }
 
-/// Returns the path of the twin of this program with the allocator that counts.
-pub(crate) fn counted_program() -> io::Result<PathBuf> {
-    Ok(std::env::current_exe()?.with_file_name("ebbtide-bench-counted"))
+/// The twin of this program with the allocator that counts.
+pub(crate) const COUNTED: &str = "ebbtide-bench-counted";
+
+/// The twin of this program in which the crate runs on smol.
+pub(crate) const SMOL: &str = "ebbtide-bench-smol";
+
+/// Returns the path of a twin: beside this program.
+pub(crate) fn twin(name: &str) -> io::Result<PathBuf> {
+    Ok(std::env::current_exe()?.with_file_name(name))
 }
 
-/// Builds the twin by the same cargo in the same profile, beside this program.
-pub(super) fn build_counted() -> io::Result<()> {
+/// Builds a twin by the same cargo in the same profile, beside this program.
+pub(super) fn build_twin(name: &str, features: &[&str]) -> io::Result<()> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--bin", "ebbtide-bench-counted", "--manifest-path"]);
+    command.args(["build", "--quiet", "--bin", name]).args(features).arg("--manifest-path");
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"));
-    let program = counted_program()?;
+    let program = twin(name)?;
     let profile = program.parent().ok_or_else(|| io::Error::other("the program has no folder"))?;
     command.args((!cfg!(debug_assertions)).then_some("--release"));
     command.args(profile.parent().into_iter().flat_map(|target| ["--target-dir".as_ref(), target.as_os_str()]));
     let status = command.status()?;
-    if status.success() && program.exists() { Ok(()) } else { Err(io::Error::other("the twin could not be built")) }
+    if status.success() && program.exists() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{name} could not be built")))
+    }
 }
 
 /// Executes the peer's program in place of this one, with the same process id.

@@ -1,5 +1,5 @@
-//! A chat of lines. Each member has a task that writes, fed by a queue; its last line is a goodbye, which arrives
-//! although the handler has returned.
+//! A chat of lines. Each member has a task that writes, fed by a queue. Its last line is a goodbye, which also reaches
+//! members that read slowly, or that have sent only half a line.
 //!
 //! ```sh
 //! cargo run --example goodbye
@@ -53,20 +53,24 @@ async fn member(conn: Connection, room: Arc<Room>) -> io::Result<()> {
         }
         io::Result::Ok(())
     });
-    room.lock().unwrap().insert(conn.id(), queue);
-    let _seat = Seat(conn.id(), &room);
+    room.lock().unwrap().insert(conn.id(), queue.clone());
+    let seat = Seat(conn.id(), &room);
 
     let mut lines = conn.lines().max_len(4096);
-    while let Some(line) = lines.next().await? {
+    // `until_draining`: in a drain, half a line is not waited for.
+    while let Some(Some(line)) = conn.until_draining(lines.next()).await.transpose()? {
         for (_, other) in room.lock().unwrap().iter().filter(|(id, _)| **id != conn.id()) {
             // A member that does not read misses the lines for which its queue has no room.
             let _ = other.try_send(format!("{}: {line}\n", conn.id()));
         }
     }
+    drop(seat); // from here on the other members put nothing into this queue
     if conn.is_draining() {
-        let _ = room.lock().unwrap()[&conn.id()].try_send("the server closes: goodbye\n".into());
+        let _ = queue.send("the server closes: goodbye\n".into()).await; // waits for room in the queue
+        drop(queue); // the writer ends when it has written everything
+        conn.join_tasks().await; // the grace period is its limit; a handler that returns leaves its tasks 1 second
     }
-    Ok(()) // the queue ends with the seat; the writer has the task grace, one second, for what is in it
+    Ok(())
 }
 
 /// Leaves the room when the handler ends, in whichever way.

@@ -264,6 +264,7 @@ fn goodbye_sends_its_members_a_last_line() {
         // The client that was accepted first is number 0.
         let (zero, one) = if line(0) == "you are number 0\n" { (0, 1) } else { (1, 0) };
         assert_eq!(line(1), format!("you are number {}\n", usize::from(one == 1)));
+        members[one].1.write_all(b"half a li").unwrap(); // its rest never follows
         members[zero].1.write_all(b"hello, every").unwrap();
         members[zero].1.write_all(b"body\n").unwrap();
         let mut line = String::new();
@@ -275,19 +276,22 @@ fn goodbye_sends_its_members_a_last_line() {
             reader.read_to_string(&mut rest).expect("the member reads EOF");
             assert_eq!(rest, "the server closes: goodbye\n", "{server}");
         }
-        assert_ends("goodbye", 0, seconds(0), &server.wait());
+        let ended = server.wait();
+        assert_ends("goodbye", 0, seconds(0), &ended);
+        assert!(ended.took < seconds(6), "it waited for the rest of the line: {ended:?}");
     });
 }
 
+/// The slow member begins to read after the drain has begun, and takes longer than the task grace.
 #[cfg(unix)]
 #[test]
-fn goodbye_does_not_slow_down_for_a_member_that_does_not_read() {
+fn goodbye_does_not_slow_down_for_a_slow_member_and_the_slow_member_reads_its_goodbye_too() {
     with_each_executor(|start| {
         let server = start(example("goodbye").arg(ANY_PORT));
-        let [silent, mut talker, listener] = [(); 3].map(|()| connect(server.port()));
+        let [mut slow, mut talker, listener] = [(); 3].map(|()| connect(server.port()));
         let mut lines = BufReader::new(listener).lines().map(Result::unwrap);
         assert!(lines.next().unwrap().starts_with("you are number "));
-        // More than fits into the sockets and the queue of the silent member. Each line arrives before the next one.
+        // More than fits into the sockets and the queue of the slow member. Each line arrives before the next one.
         let words = "x".repeat(4000);
         for n in 0..4000 {
             writeln!(talker, "{n} {words}").unwrap();
@@ -295,9 +299,17 @@ fn goodbye_does_not_slow_down_for_a_member_that_does_not_read() {
         }
         server.send(Signal::SIGINT);
         assert_eq!(lines.collect::<Vec<_>>(), ["the server closes: goodbye"], "{server}");
+        let mut text = String::new();
+        loop {
+            std::thread::sleep(Duration::from_millis(400));
+            if Read::by_ref(&mut slow).take(1 << 20).read_to_string(&mut text).expect("the member reads EOF") == 0 {
+                break;
+            }
+        }
+        assert_eq!(text.lines().last().unwrap(), "the server closes: goodbye", "{server}");
+        assert!(text.lines().count() < 4000, "its queue was full");
         let ended = server.wait();
         assert_eq!(ended.stdout.last().unwrap(), "3 joined, 3 stayed to the end", "{ended:?}");
-        drop(silent);
     });
 }
 

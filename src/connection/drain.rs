@@ -23,7 +23,7 @@ use std::time::Instant;
 /// | the handler reads | use | in a drain |
 /// |---|---|---|
 /// | messages, with `read` or `read_exact` | [`more`](Connection::more) before each | false between two messages |
-/// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | `None` between two; half a line or frame is waited for |
+/// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | `None` between two; half a line or frame is waited for, except within `until_draining` |
 /// | through code that does not handle drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF if nothing has arrived and no answer is due |
 /// | once, with `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`; the future that was pending is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |
@@ -106,6 +106,9 @@ impl Connection {
     /// `None` means that `future` was dropped while it waited. What that loses depends on the future:
     ///
     /// - a single `read` loses nothing: it takes bytes only in the poll that returns them;
+    /// - `lines.next()` and `frames.next()` lose nothing: half a line or frame is kept. So in a drain this handler
+    ///   answers every line that has arrived, and does not wait for the rest of an unfinished one:
+    ///   `while let Some(Some(line)) = conn.until_draining(lines.next()).await.transpose()? { … }`;
     /// - `read_exact`, `read_to_end` and `read_line` lose the bytes that they have read so far;
     /// - `write_all` has written a part.
     ///

@@ -16,7 +16,12 @@ impl Connection {
     /// Returns a reader of lines.
     ///
     /// In a drain it still returns the lines that have arrived, waits for the rest of half a line, and ends between two
-    /// lines.
+    /// lines. A client that stops in the middle of a line holds the drain until the end of the grace period, and is
+    /// then cancelled. To say goodbye instead, write `conn.until_draining(lines.next())`: it drops only the unfinished
+    /// line.
+    ///
+    /// EOF ends the last line like a newline. So a client that vanishes after `delete fo` has sent the line `delete
+    /// fo`. If half a line may do harm, use [`require_newline`](Lines::require_newline).
     ///
     /// # Examples
     ///
@@ -48,7 +53,7 @@ impl Connection {
     #[doc(alias = "Scanner")]
     #[doc(alias = "LinesCodec")]
     pub fn lines(&self) -> Lines {
-        Lines { ahead: ReadAhead::new(self), max_len: MAX_LEN, searched: 0 }
+        Lines { ahead: ReadAhead::new(self), max_len: MAX_LEN, requires_newline: false, searched: 0 }
     }
 }
 
@@ -88,6 +93,8 @@ impl Connection {
 pub struct Lines {
     ahead: ReadAhead,
     max_len: usize,
+    /// EOF in the middle of a line is an error.
+    requires_newline: bool,
     /// How many of the first bytes in `ahead` were searched and have no newline.
     searched: usize,
 }
@@ -119,6 +126,39 @@ impl Lines {
         self
     }
 
+    /// Makes EOF in the middle of a line an error of the kind `UnexpectedEof`. Default: EOF ends the last line.
+    ///
+    /// Without it, the first part of a line counts as a whole line if the client vanishes there. A handler that returns
+    /// the error is counted as [`disconnected`](crate::Report::disconnected), because the client is at fault.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// client.write_all(b"list\ndelete fo").await?;
+    /// client.close().await?;
+    /// let handler = async |conn: Connection| {
+    ///     let mut lines = conn.lines().require_newline();
+    ///     assert_eq!(lines.next().await?.as_deref(), Some("list"));
+    ///     let error = lines.next().await.expect_err("the line has no newline");
+    ///     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    ///     Err::<(), _>(error)
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!(report.disconnected(), 1);
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "readuntil")]
+    #[doc(alias = "IncompleteReadError")]
+    pub fn require_newline(mut self) -> Self {
+        self.requires_newline = true;
+        self
+    }
+
     /// Returns the connection, for example to write to it.
     ///
     /// # Examples
@@ -146,12 +186,14 @@ impl Lines {
 
     /// Returns the next line, without its `\n` or `\r\n`; `None` at EOF, and between two lines once the server drains.
     ///
-    /// [`Connection::is_draining`] distinguishes the two. The last line before EOF may lack its newline.
+    /// [`Connection::is_draining`] distinguishes the two. The last line before EOF may lack its newline: it may be a
+    /// line that the client has not finished. [`require_newline`](Self::require_newline) makes that an error.
     ///
     /// # Errors
     ///
     /// | kind | cause | the next call |
     /// |---|---|---|
+    /// | `UnexpectedEof` | EOF in the middle of a line, with [`require_newline`](Self::require_newline) | returns this error again |
     /// | `InvalidData` | the line is not UTF-8 | returns the next line |
     /// | `InvalidData` | the line is longer than [`max_len`](Self::max_len) | returns this error again |
     /// | `ResourceBusy` | another `Lines` or [`Frames`](crate::Frames) of the connection lives | returns this error again: drop the other, and create a new one |
@@ -203,6 +245,9 @@ impl Lines {
             }
             match ready!(self.ahead.poll_fill(0, cx))? {
                 Filled::More => {}
+                Filled::Eof if self.searched > 0 && self.requires_newline => {
+                    return Poll::Ready(Err(cut(self.searched)));
+                }
                 Filled::Eof if self.searched > 0 => {
                     return Poll::Ready(self.take_line(self.searched, self.searched).map(Some));
                 }
@@ -233,6 +278,11 @@ impl Lines {
         let what = format!("a line is longer than {} bytes; if that is right, raise `max_len`", self.max_len);
         self.ahead.note_bad_input(explained(ErrorKind::InvalidData, what))
     }
+}
+
+/// Makes the error for EOF in the middle of a line.
+fn cut(have: usize) -> io::Error {
+    explained(ErrorKind::UnexpectedEof, format!("unexpected EOF in the middle of a line, after {have} bytes"))
 }
 
 /// The stream ends when [`next`](Lines::next) returns `None`. Its errors are those of `next`.

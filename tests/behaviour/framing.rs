@@ -272,6 +272,143 @@ fn a_line_that_never_ends_is_an_error_at_max_len() {
 }
 
 #[test]
+fn with_require_newline_a_line_that_eof_has_cut_off_is_a_permanent_error() {
+    test(async {
+        for (text, whole, rest) in [
+            ("", &[][..], ""),
+            ("one\n", &["one"], ""),
+            ("one\r\n\n", &["one", ""], ""),
+            ("one\ndelete fo", &["one"], "delete fo"),
+            ("\r", &[], "\r"),
+            ("123456789\r", &[], "123456789\r"), // the carriage return may be half of `\r\n`, so it is not too long
+        ] {
+            let pieces = text.bytes().map(|byte| vec![byte]).collect();
+            let (lines, left) = read(pieces, move |mut conn: Connection| async move {
+                let mut lines = conn.lines().max_len(9).require_newline();
+                let mut all = Vec::new();
+                let error = loop {
+                    match lines.next().await {
+                        Ok(Some(line)) => all.push(line),
+                        Ok(None) => break None,
+                        Err(error) => break Some(error),
+                    }
+                };
+                let what = format!("unexpected EOF in the middle of a line, after {} bytes", rest.len());
+                if let Some(error) = &error {
+                    assert_eq!((error.kind(), error.to_string()), (ErrorKind::UnexpectedEof, what));
+                    assert_eq!(lines.next().await.unwrap_err().kind(), ErrorKind::UnexpectedEof, "it is permanent");
+                }
+                assert_eq!(error.is_some(), !rest.is_empty(), "{text:?}");
+                drop(lines); // gives back what it has not returned
+                let mut left = String::new();
+                conn.read_to_string(&mut left).await.unwrap();
+                (all, left)
+            })
+            .await;
+            assert_eq!(lines, whole, "{text:?}");
+            assert_eq!(left, rest, "{text:?}");
+        }
+    });
+}
+
+/// The client has sent a line and half of the next one when the drain begins, and then sends `rest` and EOF. Returns
+/// what the reader returns after the first line, and the report.
+async fn in_a_drain(requires_newline: bool, rest: &str) -> (Vec<Result<String, ErrorKind>>, ebbtide::Report) {
+    let (listener, connector) = Listener::memory();
+    let (send, receive) = async_std::channel::bounded(1);
+    let handler = move |conn: Connection| {
+        let send = send.clone();
+        async move {
+            let mut lines = conn.lines();
+            if requires_newline {
+                lines = lines.require_newline();
+            }
+            assert_eq!(lines.next().await?.as_deref(), Some("one"));
+            conn.server().shutdown();
+            conn.draining().await;
+            let mut all = Vec::new();
+            let end = loop {
+                match lines.next().await {
+                    Ok(Some(line)) => all.push(Ok(line)),
+                    Ok(None) => break Ok(()),
+                    Err(error) => {
+                        all.push(Err(error.kind()));
+                        break Err(error);
+                    }
+                }
+            };
+            send.send(all).await.unwrap();
+            end
+        }
+    };
+    let body = async |server: ebbtide::Handle| {
+        let mut client = connector.connect().await?;
+        client.write_all(b"one\ntw").await?;
+        server.until_draining(std::future::pending::<()>()).await;
+        client.write_all(rest.as_bytes()).await?;
+        client.close().await?;
+        Ok(receive.recv().await?)
+    };
+    Server::new(listener).scope(handler, body).await.unwrap()
+}
+
+#[test]
+fn in_a_drain_too_require_newline_waits_for_the_rest_of_a_line_and_reports_eof_in_it() {
+    test(async {
+        let two = || Ok("two".to_owned());
+        let (lines, report) = in_a_drain(true, "o\n").await;
+        assert_eq!((lines, report.completed()), (vec![two()], 1), "{report}");
+        let (lines, report) = in_a_drain(true, "o").await;
+        assert_eq!((lines, report.disconnected()), (vec![Err(ErrorKind::UnexpectedEof)], 1), "{report}");
+        let (lines, report) = in_a_drain(false, "o").await;
+        assert_eq!((lines, report.completed()), (vec![two()], 1), "{report}");
+    });
+}
+
+/// Serves a client that has sent some lines and half of one when the drain begins. Returns what the client reads: the
+/// number of lines and a goodbye, from a handler that reads its lines within `until_draining` or by themselves.
+async fn half_a_line_in_a_drain(until_draining: bool) -> (String, ebbtide::Report) {
+    let (listener, connector) = Listener::memory();
+    let handler = move |mut conn: Connection| async move {
+        let mut lines = conn.lines().require_newline();
+        let mut count = 0;
+        while !conn.is_draining() {
+            task::yield_now().await;
+        }
+        loop {
+            let next = match until_draining {
+                true => conn.until_draining(lines.next()).await.transpose()?.flatten(),
+                false => lines.next().await?,
+            };
+            match next {
+                Some(_) => count += 1,
+                None => break,
+            }
+        }
+        conn.write_all(format!("{count} lines, goodbye").as_bytes()).await
+    };
+    let mut client = connector.connect().await.unwrap();
+    // More lines than are returned without a yield.
+    client.write_all(("line\n".repeat(1000) + "half a li").as_bytes()).await.unwrap();
+    let server = Server::new(listener).grace(std::time::Duration::from_millis(300));
+    let server = server.newcomer_time(std::time::Duration::ZERO);
+    let (_, report) = server.scope(handler, async |_| ()).await.unwrap();
+    let mut text = String::new();
+    client.read_to_string(&mut text).await.unwrap();
+    (text, report)
+}
+
+#[test]
+fn half_a_line_holds_a_drain_until_its_deadline_and_within_until_draining_it_alone_is_dropped() {
+    test(async {
+        let (text, report) = half_a_line_in_a_drain(false).await;
+        assert_eq!((text.as_str(), report.cancelled()), ("", 1), "{report}");
+        let (text, report) = half_a_line_in_a_drain(true).await;
+        assert_eq!((text.as_str(), report.completed()), ("1000 lines, goodbye", 1), "{report}");
+    });
+}
+
+#[test]
 fn a_dropped_call_of_next_does_not_lose_the_part_that_it_has_read() {
     test(async {
         let pieces = |text: &[u8]| text.iter().map(|&byte| vec![byte]).collect::<Vec<_>>();

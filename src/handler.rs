@@ -54,7 +54,7 @@ use std::time::Duration;
 /// # Closures that do not compile
 ///
 /// - `async |conn| { …?; Ok(()) }`: the compiler cannot infer the error type of `Ok(())` (E0282, "type annotations
-///   needed"). Write the output of the closure, or use an async function.
+///   needed"; E0283 with `Err("…".into())`). Write the output of the closure, or use an async function.
 /// - `async move |conn| { … }` that captures state: "async closure does not implement `Fn` because it captures state
 ///   from its environment". The future of such a closure borrows what the closure has captured, and a handler's future
 ///   must own it. Use a plain closure that clones the state for each call, in an [`Arc`](std::sync::Arc).

@@ -435,7 +435,7 @@ impl Server {
     #[doc(alias = "serve_tcp")]
     pub fn serve<H, Fut>(self, handler: H) -> Serve
     where
-        H: Fn(Connection) -> Fut + Send + Sync + 'static,
+        H: Fn(Connection) -> Fut + Send + Sync + 'static, // shared state: move |conn| handler(conn, Arc::clone(&state))
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
         Serve { future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }) }
@@ -494,7 +494,7 @@ impl Server {
     #[doc(alias = "nursery")]
     pub async fn scope<H, Fut, B, O, T>(self, handler: H, body: B) -> Result<(T, Report), Error>
     where
-        H: Fn(Connection) -> Fut + Send + Sync + 'static,
+        H: Fn(Connection) -> Fut + Send + Sync + 'static, // shared state: move |conn| handler(conn, Arc::clone(&state))
         Fut: Future<Output: HandlerOutput> + Send + 'static,
         B: AsyncFnOnce(Handle) -> O,
         O: BodyOutput<T>,

@@ -153,7 +153,7 @@ fn first_error(printed: &str) -> &str {
 #[test]
 fn the_first_of_at_most_three_errors_names_a_common_mistake() {
     let wrong_output = "a handler must return `()` or `Result<(), E>`";
-    let mistakes: [Mistake<'_>; 30] = [
+    let mistakes: [Mistake<'_>; 31] = [
         (
             "a captured Rc",
             "let n = std::rc::Rc::new(1); \
@@ -255,6 +255,12 @@ fn the_first_of_at_most_three_errors_names_a_common_mistake() {
             "server.serve(async |c: Connection| { c.more().await?; Ok(()) }).await.unwrap();",
             2,
             &["type annotations needed", "Result"],
+        ),
+        (
+            "a closure whose error is converted into an unknown type",
+            "server.serve(async |_: Connection| Err(\"no\".into())).await.unwrap();",
+            1,
+            &["type annotations needed", "E0283"],
         ),
         (
             "no await after bind",
@@ -378,6 +384,20 @@ fn the_error_for_an_argument_of_the_wrong_type_shows_the_right_form() {
     ];
     for (mistake, remedy) in mistakes {
         fails_with(&format!("fn run(server: Server) -> Server {{ server.{mistake} }}"), 1, &[remedy]);
+    }
+}
+
+#[test]
+fn the_error_for_an_async_closure_with_state_shows_the_closure_that_clones_it() {
+    let remedy = "// shared state: move |conn| handler(conn, Arc::clone(&state))";
+    for call in ["serve(HANDLER)", "scope(HANDLER, async |_| {})"] {
+        for (handler, at_most) in
+            [("async move |_: Connection| drop(&state)", 2), ("move |_: Connection| async move { drop(state) }", 1)]
+        {
+            let call = call.replace("HANDLER", handler);
+            let program = format!("async fn run(server: Server, state: String) {{ server.{call}.await.unwrap(); }}");
+            fails_with(&program, at_most, &[remedy]);
+        }
     }
 }
 

@@ -39,6 +39,9 @@ impl Connection {
     /// ([`Handle::drain_connection`](crate::Handle::drain_connection),
     /// [`Server::max_connection_age`](crate::Server::max_connection_age)).
     ///
+    /// While this connection alone drains, the [phase](crate::Handle::phase) of its [`server`](Self::server) is not
+    /// [`Phase::Draining`](crate::Phase::Draining) yet.
+    ///
     /// A drain is neither EOF nor a cancellation: the connection stays open both ways. A drain asks the handler to end
     /// before [`deadline`](Self::deadline).
     ///

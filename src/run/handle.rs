@@ -392,6 +392,9 @@ impl Handle {
     /// Cancels one connection: its handler is dropped without a grace period, and counted as
     /// [`cancelled`](crate::Report::cancelled). Returns whether the connection was open.
     ///
+    /// It cuts at once: the handler runs no further, and bytes that were written but not yet sent may be lost. For a
+    /// last word use [`drain_connection`](Self::drain_connection).
+    ///
     /// It searches all connections: call it for an operator's request, not for each client's.
     ///
     /// # Examples
@@ -436,6 +439,11 @@ impl Handle {
     ///   shutdown.
     /// - A [newcomer](crate::Server::newcomer_time) is notified with its first read, as in a shutdown.
     /// - If the handler has ended already, and the connection is only sending its last bytes, nothing changes.
+    /// - The handler can tell that it alone is drained: [`Connection::is_draining`](crate::Connection::is_draining) is
+    ///   true, and [`phase`](Self::phase) of [`Connection::server`](crate::Connection::server) is still
+    ///   [`Phase::Serving`], or [`Phase::LameDuck`] after a request with a [lame duck](crate::Server::lame_duck).
+    ///
+    /// For a last word use `drain_connection`; to cut at once use [`cancel_connection`](Self::cancel_connection).
     ///
     /// It searches all connections: call it for an operator's request, not for each client's.
     ///
@@ -443,25 +451,33 @@ impl Handle {
     ///
     /// ```
     /// # async_std::task::block_on(async {
-    /// use ebbtide::{Connection, Listener, Server};
+    /// use async_std::prelude::*;
+    /// use ebbtide::{Connection, Listener, Phase, Server};
     ///
     /// let (listener, connector) = Listener::memory();
-    /// let handler = async |conn: Connection| conn.draining().await;
-    /// let drain_all = async |server: ebbtide::Handle| {
-    ///     let client = connector.connect().await?;
+    /// let handler = async |mut conn: Connection| {
+    ///     conn.draining().await;
+    ///     match conn.server().phase() < Phase::Draining {
+    ///         true => conn.write_all(b"you were kicked").await,
+    ///         false => conn.write_all(b"the server closes").await,
+    ///     }
+    /// };
+    /// let kick = async |server: ebbtide::Handle| {
+    ///     let mut client = connector.connect().await?;
     ///     while server.connection_count() == 0 {
     ///         async_std::task::yield_now().await;
     ///     }
-    ///     for connection in server.connections() {
-    ///         assert!(server.drain_connection(connection.id()));
-    ///     }
-    ///     Ok(client)
+    ///     assert!(server.drain_connection(server.connections()[0].id()));
+    ///     let mut text = String::new();
+    ///     client.read_to_string(&mut text).await?;
+    ///     Ok(text)
     /// };
     /// let server = Server::new(listener).newcomer_time(std::time::Duration::ZERO);
-    /// let (_client, report) = server.scope(handler, drain_all).await?;
-    /// assert_eq!(report.completed(), 1);
+    /// let (text, report) = server.scope(handler, kick).await?;
+    /// assert_eq!((text.as_str(), report.completed()), ("you were kicked", 1));
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
+    #[doc(alias = "kick")]
     pub fn drain_connection(&self, id: ConnectionId) -> bool {
         match self.run.registry.find(id) {
             Some(record) => {

@@ -26,7 +26,7 @@ use std::{fmt, io};
 ///
 /// ```text
 /// Error: the handler of the connection from `10.0.0.7:51034` failed: disk full (closed in 2ms because a handler
-/// failed: 1 accepted, 0 completed, 1 failed, 0 panicked, 0 cancelled; 0 ended during the drain)
+/// failed: 1 accepted, 0 completed, 1 failed, 0 panicked, 0 cancelled; of these, 0 ended during the drain)
 /// ```
 ///
 /// A `main` that returns `Result<(), BoxError>` prints exactly this ([`BoxError`](crate::BoxError)). If it returns

@@ -13,7 +13,7 @@
 //! ```text
 //! Server listening on 127.0.0.1:8888
 //! …
-//! closed in … because SIGTERM was received: 1 accepted, 1 completed, 0 failed, 0 panicked, 0 cancelled
+//! closed in … because SIGTERM was received: 1 accepted, 1 completed, 0 failed, 0 panicked, 0 cancelled; …
 //! ```
 //!
 //! To copy it, put into Cargo.toml:

@@ -486,7 +486,7 @@ impl Counts {
         let others = [
             (self.disconnected(), ", ", "disconnected", false),
             (self.rejected(), ", ", "rejected", false),
-            (self.drained, "; ", "ended during the drain", has_drained),
+            (self.drained, "; of these, ", "ended during the drain", has_drained),
             (self.undelivered, "; ", "undelivered", false),
             (self.refused, "; ", "refused", false),
             (self.accept_errors, "; ", "accept errors", false),

@@ -300,7 +300,7 @@ mod tests {
         assert_eq!(
             report.to_string(),
             "closed in 1.2s because a shutdown was requested: 3 accepted, 2 completed, 0 failed, 0 panicked, \
-             1 cancelled; 1 ended during the drain"
+             1 cancelled; of these, 1 ended during the drain"
         );
     }
 }

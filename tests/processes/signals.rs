@@ -78,7 +78,11 @@ fn drains_after(part: &str, signal: Signal, ask: impl Fn(&Process) + Sync) {
         assert!(read_to_end(busy) == REPLY, "the reply is not whole: {server}");
         server.wait_for(&format!(": received {signal}: shutting down"));
         server.wait_for("; a second signal stops now");
-        assert_closed(&server.wait(), signal, "2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled; 2 ended");
+        assert_closed(
+            &server.wait(),
+            signal,
+            "2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled; of these, 2 ended",
+        );
     });
 }
 
@@ -99,7 +103,11 @@ fn a_second_signal_cancels_a_handler_that_never_ends() {
             assert_eq!(read_to_end(endless), b"", "{server}");
             server.wait_for(&format!(": received {second}, the second signal: stopping now"));
             let ended = server.wait();
-            assert_closed(&ended, first, "1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled; 0 ended");
+            assert_closed(
+                &ended,
+                first,
+                "1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled; of these, 0 ended",
+            );
             assert!(asked.elapsed() < SOON, "closed after {:.1?}", asked.elapsed());
         });
     }

@@ -355,7 +355,7 @@ impl Shell {
             let what = self.children.describe(&self.child.label);
             log_line!(
                 warn,
-                "the executor has dropped {what}, which is cancelled; further ones of its group are not logged"
+                "the executor has dropped {what}, which is cancelled; more tasks of its group are not logged"
             );
         }
         self.child.slot.try_destroy(&self.children.parent_of(&self.child));

@@ -3,7 +3,7 @@
 //! It reads, writes and closes through a shared reference, for any number of tasks at once. Below:
 //!
 //! - `read`: when to read a socket, and when to wait for it first; `readiness`: waiting for one direction of a socket;
-//!   `vain`: pauses after spurious wake-ups;
+//!   `spurious`: pauses after spurious wake-ups;
 //! - `boxed`: a stream that is not a socket; `tls`: encryption over another stream;
 //! - `pushback`: bytes that were read too early; `peek`: waiting for bytes without taking them; `scratch`: a buffer;
 //! - `tcp_info`: what Linux reports about a TCP connection.
@@ -14,11 +14,11 @@ mod pushback;
 mod read;
 mod readiness;
 mod scratch;
+mod spurious;
 #[cfg(target_os = "linux")]
 mod tcp_info;
 #[cfg(feature = "tls")]
 mod tls;
-mod vain;
 
 use crate::address::Address;
 use crate::sync::coop::{Budget, Direction};
@@ -38,9 +38,9 @@ use std::time::Duration;
 
 use pushback::Pushback;
 pub(crate) use scratch::with_scratch;
+use spurious::SpuriousCount;
 #[cfg(feature = "tls")]
 pub use tls::TlsInfo;
-use vain::SpuriousCount;
 
 /// Byte stream of one connection.
 #[repr(C)] // the fields that every message reads come first

@@ -30,11 +30,11 @@
 //! 5. **Dropped reads.** If a read is dropped between its self-wake and its retry, the mark `due` stays set, and the
 //!    next read of any task tries the socket.
 //! 6. **Several readers.** Two tasks may read through clones: see `readiness`.
-//! 7. **No spinning.** If no read consumes the cause of readiness, the wait pauses: see `vain`.
+//! 7. **No spinning.** If no read consumes the cause of readiness, the wait pauses: see `spurious`.
 
 mod unseen;
 
-use super::vain::SpuriousCount;
+use super::spurious::SpuriousCount;
 use crate::sync::coop::Budget;
 use std::io::{self, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};

@@ -9,13 +9,13 @@
 //!    first registration of the common waker displaces the registered waker, and so wakes its task. That
 //!    task is polled again, and then uses the common waker.
 //! 3. The common waker is also used if one task's attempts find nothing again and again. It notes which wake-ups the
-//!    reactor has caused, and so the wait can pause (`vain`).
+//!    reactor has caused, and so the wait can pause (`spurious`).
 //!
 //! Identities are only compared, so a wrong result costs only speed. One waiting task can be mistaken for two: after
 //! the connection was passed to another task, the identity of the first is still remembered. Two waiting tasks are
 //! never mistaken for one: while the first one waits, the reactor keeps its waker, so no other waker has its address.
 
-use super::vain::{Pauses, SpuriousCount};
+use super::spurious::{Pauses, SpuriousCount};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::identity;
 use std::io;

@@ -116,8 +116,9 @@ pub enum ErrorKind {
     /// Something else stopped the server while the body of its scope was still running, and the body was dropped.
     /// [`Report::cause`] names it.
     Stopped,
-    /// Neither the feature `async-std` nor `smol` is on, and the server was given no
-    /// [executor](crate::Server::executor). It was closed without serving.
+    /// There is no executor: neither the feature `async-std` nor `smol` is on, and the server was given none by
+    /// [`Server::executor`](crate::Server::executor). Or the executor has dropped a task that the server needs, for
+    /// example because its runtime has shut down.
     NoExecutor,
 }
 
@@ -139,6 +140,7 @@ impl Error {
             Failure::Body { source } => ErrorParts { kind: ErrorKind::Body, source: Some(source), ..inner },
             Failure::Stopped => ErrorParts { kind: ErrorKind::Stopped, ..inner },
             Failure::NoExecutor => ErrorParts { kind: ErrorKind::NoExecutor, ..inner },
+            Failure::TaskDropped { task } => ErrorParts { kind: ErrorKind::NoExecutor, message: task, ..inner },
         }))
     }
 
@@ -263,6 +265,11 @@ impl fmt::Display for Error {
                 write!(f, "the handler of the connection from{address} panicked: {}", escape(message))
             }
             ErrorKind::Body => f.write_str("the body of the server's scope failed"),
+            ErrorKind::NoExecutor if !message.is_empty() => write!(
+                f,
+                "the executor has dropped {message}, so the server was closed: keep the executor, or its runtime, until \
+                 `serve` has returned"
+            ),
             ErrorKind::NoExecutor => f.write_str(
                 "cannot serve without an executor: turn on the feature `async-std` or `smol` of ebbtide, or give the \
                  server one by `Server::executor`",

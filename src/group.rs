@@ -149,7 +149,8 @@ impl TaskGroup {
     }
 
     /// Makes an empty group that runs its children on an executor of yours: a tokio runtime, an `async_executor`, a pool
-    /// of threads. `executor` is called with each [`Job`], and has to poll it to its end.
+    /// of threads. `executor` is called with each [`Job`], and hands it to something that polls it to its end, not inside
+    /// the call.
     ///
     /// The group still owns its children: dropping it destroys them even if the executor does not run. See
     /// [`Server::executor`](crate::Server::executor).
@@ -532,6 +533,20 @@ impl Spawner {
                 drop_caught(future);
                 false
             }
+        }
+    }
+
+    /// Adds a child that no executor polls. It is destroyed with the group, or at once if the group is gone.
+    #[track_caller]
+    pub(crate) fn hold<F>(&self, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        match self.children.upgrade() {
+            Some(children) => {
+                children.hold(Label::At(Location::caller()), future);
+            }
+            None => drop_caught(future),
         }
     }
 

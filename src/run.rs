@@ -377,9 +377,10 @@ impl Run {
         // after it has locked the listeners and left none.
         if let (false, Some(completion)) = (listeners.is_empty(), self.completion_guard()) {
             // A child of `tasks` drops the listeners, without a lock: the destructor of a custom listener is user code.
-            // Every thread that closes the run waits for this child, in `cancel_and_join` below. The child is spawned
-            // under the lock of the listeners: a thread that finds no listeners then cancels a group that has it.
-            self.tasks.spawn(ClosingListeners::new(listeners, completion));
+            // Every thread that closes the run waits for this child, in `cancel_and_join` below. The child is added
+            // under the lock of the listeners: a thread that finds no listeners then cancels a group that has it. It is
+            // not given to the executor, whose function is user code too.
+            self.tasks.hold(ClosingListeners::new(listeners, completion));
         }
         drop(open);
         drop(unserved);
@@ -570,6 +571,8 @@ impl Run {
         self.over.signal();
         self.report_phase(Phase::Closed);
         self.observer.end();
+        let executor = std::mem::take(&mut *lock(&self.executor));
+        drop(executor); // without the lock: its captures are the user's, and may hold a handle of this run
         if !self.logger_is_stuck.load(Ordering::Relaxed) {
             run_line!(info, self, [phase:% = Phase::Closed, accepted = report.accepted()], "{report}");
         }

@@ -8,6 +8,7 @@ use super::executor::Executor;
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};
 use super::slot::{Parent, Slot};
 use crate::panic::{self, Payload, drop_caught, log_line};
+use crate::runtime;
 use crate::sync::waker_set::{WakerSet, wake};
 use crate::sync::{Mutex, lock};
 use slab::Slab;
@@ -124,7 +125,24 @@ impl Children {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        if !self.can_run() {
+            drop_caught(future);
+            return None;
+        }
         self.insert(label, Plain::new(future), false, |_| true)
+    }
+
+    /// Adds a child that no executor polls: it waits for its destruction. Returns whether it was added.
+    pub(super) fn hold<F>(self: &Arc<Self>, label: Label, future: F) -> bool
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.insert(label, Plain::new(future), false, |_| true).is_some()
+    }
+
+    /// Returns whether there is an executor.
+    fn can_run(&self) -> bool {
+        runtime::HAS_EXECUTOR || lock(&self.state).executor.exists()
     }
 
     /// Adds a child whose result is kept for its handle, and which holds a guard until its end.
@@ -141,6 +159,10 @@ impl Children {
         F: Future<Output: Send + 'static> + Send + 'static,
         G: Guard + 'static,
     {
+        if !self.can_run() {
+            drop_caught(future);
+            return None;
+        }
         self.insert(label, WithResult::<F, G>::new(future), true, |child| child.arm(arm))
     }
 
@@ -153,7 +175,7 @@ impl Children {
     ) -> Option<(Shell, Executor)> {
         let mut future = Box::pin(child); // allocated without the lock, and dropped without it if it is refused
         let mut state = lock(&self.state);
-        if state.cancelled || !state.executor.exists() || !arm(future.as_mut()) {
+        if state.cancelled || !arm(future.as_mut()) {
             drop(state);
             drop_caught(future);
             return None;

@@ -176,9 +176,17 @@ impl Slot {
         drop(state); // invariant 2
 
         match panic::catch(|| future.as_mut().poll(cx, joinable)) {
+            Ok(Poll::Pending) if is_known => self.put_back(None, future, parent),
             // The waker is cloned only here: a child that ends in its first poll needs none. And without the lock: the
-            // waker of an executor that the user gives is user code.
-            Ok(Poll::Pending) => self.put_back((!is_known).then(|| cx.waker().clone()), future, parent),
+            // waker of an executor that the user gives is user code, and may panic.
+            Ok(Poll::Pending) => match panic::catch(|| cx.waker().clone()) {
+                Ok(waker) => self.put_back(Some(waker), future, parent),
+                Err(payload) => {
+                    log_line!(error, "a waker panicked, so its task is cancelled: {}", panic::message(&payload));
+                    panic::discard(payload);
+                    self.destroy_in_shell(future, parent)
+                }
+            },
             Ok(Poll::Ready(())) if joinable => self.keep_result(future, parent),
             Ok(Poll::Ready(())) => self.destroy_in_shell(future, parent),
             Err(payload) if joinable => {

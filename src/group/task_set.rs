@@ -125,6 +125,8 @@ struct SetState<T> {
     left: usize,
     /// How many may run at a time.
     limit: usize,
+    /// A call of `start_waiting` is starting a child. It looks again afterwards.
+    is_starting: bool,
     /// No child is started any more. Never reset.
     cancelled: bool,
     /// The task that awaits `next`.
@@ -182,6 +184,7 @@ impl<T: Send + 'static> TaskSet<T> {
             waiting: VecDeque::new(),
             left: 0,
             limit: usize::MAX,
+            is_starting: false,
             cancelled: false,
             waker: None,
         };
@@ -215,7 +218,7 @@ impl<T: Send + 'static> TaskSet<T> {
     #[doc(alias = "concurrency")]
     pub fn limit(self, children: usize) -> Self {
         lock(&self.shared.state).limit = children.max(1);
-        while self.shared.start_next() {}
+        self.shared.start_waiting();
         self
     }
 
@@ -400,18 +403,25 @@ impl<T> SharedSet<T> {
         Poll::Pending
     }
 
-    /// Starts the child that has waited longest, if the limit allows it. Returns whether it did.
-    fn start_next(&self) -> bool {
-        let mut state = lock(&self.state);
-        if state.cancelled || !state.has_room() {
-            return false;
+    /// Starts children that wait, in the order of their spawn, as far as the limit allows it.
+    ///
+    /// One caller at a time does so, in a loop. An executor may end a child inside of the call that starts it, and the
+    /// end of that child calls this function again; if each such call started the next child, the stack would grow with
+    /// the number of children.
+    fn start_waiting(&self) {
+        loop {
+            let mut state = lock(&self.state);
+            if state.is_starting || state.cancelled || !state.has_room() {
+                return;
+            }
+            let Some(Waiting { at, child }) = state.waiting.pop_front() else {
+                return;
+            };
+            state.is_starting = true;
+            drop(state);
+            self.spawner.spawn_at(at, child);
+            lock(&self.state).is_starting = false;
         }
-        let Some(Waiting { at, child }) = state.waiting.pop_front() else {
-            return false;
-        };
-        drop(state);
-        self.spawner.spawn_at(at, child);
-        true
     }
 
     /// Starts no child any more, and drops those that wait. Their destructors record that they were cancelled.
@@ -508,6 +518,6 @@ impl<T> Drop for ChildEnd<T> {
             state.waker.take()
         };
         waker.into_iter().for_each(wake);
-        self.shared.start_next();
+        self.shared.start_waiting();
     }
 }

@@ -11,6 +11,7 @@
 use super::record::ConnectionRecord;
 use super::registry::ConnectionId;
 use super::state::ConnectionState;
+use crate::sync::waker_set::wake;
 use crate::sync::{Mutex, lock};
 use async_io::Timer;
 use std::collections::BTreeMap;
@@ -105,9 +106,7 @@ impl Newcomers {
         let waker = queue.waker.take();
         drop(queue);
         turns.into_values().for_each(Entry::notify);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 
     fn put(&self, at: Instant, record: &Arc<ConnectionRecord>, is_turn: bool) {
@@ -115,9 +114,7 @@ impl Newcomers {
         queue.due.insert((at, record.id), Entry { record: Arc::downgrade(record), is_turn });
         let waker = queue.waker.take();
         drop(queue);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        waker.into_iter().for_each(wake);
     }
 
     /// Enters a connection that was spared. Its newcomer time runs from `start`, and is at most a quarter of the time

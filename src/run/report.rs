@@ -100,6 +100,10 @@ pub(crate) enum Failure {
     Stopped,
     /// There is nothing to run the handlers.
     NoExecutor,
+    /// The executor has dropped this task, which the server needs.
+    TaskDropped {
+        task: String,
+    },
 }
 
 /// Type of any error. The errors of handlers and bodies convert into it, by `?` too.

@@ -80,7 +80,11 @@ impl Default for Config {
 ///
 /// Each method takes the server and returns it. The settings are frozen once the server serves.
 impl Server {
-    /// Sets the executor on which the server runs. `executor` is called with each [`Job`], and has to poll it to its end.
+    /// Sets the executor on which the server runs.
+    ///
+    /// `executor` is called with each [`Job`], and hands it to something that polls it to its end. It must not do that
+    /// itself: a `block_on(job)` inside the call would hold up the server. To use tokio, capture a
+    /// `tokio::runtime::Handle`, not the runtime: a job must not be the last owner of the runtime that runs it.
     ///
     /// Everything of the server runs there: accept loops, handlers, the tasks of
     /// [`Connection::spawn`](crate::Connection::spawn) and [`Handle::spawn`](crate::Handle::spawn), and the groups and
@@ -96,7 +100,9 @@ impl Server {
     /// executor: dropping the future of `serve` destroys the handlers even if the executor does not run.
     ///
     /// If the executor drops a job before its end, for example because its runtime shuts down, or if `executor` panics,
-    /// the child is cancelled and its connection is closed.
+    /// the child is cancelled and its connection is closed. If that child is one that the server needs (an accept loop,
+    /// the supervisor, a shutdown stream), the server closes, and `serve` returns an error of kind
+    /// [`NoExecutor`](crate::ErrorKind::NoExecutor).
     ///
     /// # Examples
     ///

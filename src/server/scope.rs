@@ -163,8 +163,15 @@ impl Drop for RunGuard {
             self.run.cancel(Cause::Dropped);
             self.run.advance(Phase::Cancelling);
         }
-        // Next the drop of the group cancels and joins everything. A failure that `serve` would have returned is
-        // dropped with the last handle.
+        // The drop of the group cancels and joins everything. A failure that `serve` would have returned is dropped with
+        // the last handle.
+        let nothing = TaskGroup::with_executor(self.run.executor());
+        drop(std::mem::replace(&mut self.group, nothing));
+        // Usually there is nothing left. But an executor may have dropped the supervisor before, on another thread, which
+        // still destroys what it owned.
+        for tasks in [&self.run.connections, &self.run.tasks, &self.run.background] {
+            tasks.cancel_and_join();
+        }
     }
 }
 
@@ -207,7 +214,9 @@ where
             stop: Arc::clone(&all.stop_accepting),
             completion: all.completion.clone(),
         };
-        all.accept_loops.spawn(watch(Arc::clone(run), accept_loop));
+        // Made before the task: the executor may drop that before its first poll.
+        let needed = Needed::new(run, format!("the accept loop of `{}`", accept_loop.listener.get().local_addr()));
+        all.accept_loops.spawn(watch(Arc::clone(run), accept_loop, needed));
     }
     if let (true, Some(limit)) = (cfg!(any(target_os = "linux", target_os = "android")), config.policy.ack_timeout) {
         all.to_the_end.spawn(end_vanished(Arc::clone(run), limit));
@@ -215,23 +224,55 @@ where
     for stream in streams {
         let name = Arc::new("a shutdown stream");
         let follow = follow_shutdown_stream(Arc::clone(run), all.progress.clone(), stream);
+        let needed = Needed::new(run, "the task of a shutdown stream".to_owned());
         all.to_the_end.spawner().spawn_own(Arc::downgrade(&name) as Name, async move {
             let _name = name;
             follow.await;
+            needed.ended();
         });
     }
     all
 }
 
+/// A task that the server needs. If the executor drops it while the server serves, the server shuts down, with an error:
+/// without an accept loop clients would wait forever, and without a shutdown stream no request would be heard.
+struct Needed {
+    run: Arc<Run>,
+    /// Its name in the error. `None` once the task has ended by itself.
+    task: Option<String>,
+}
+
+impl Needed {
+    fn new(run: &Arc<Run>, task: String) -> Self {
+        Self { run: Arc::clone(run), task: Some(task) }
+    }
+
+    fn ended(mut self) {
+        self.task = None;
+    }
+}
+
+impl Drop for Needed {
+    fn drop(&mut self) {
+        // Once the end is requested, the crate itself drops such tasks.
+        if let (Some(task), false) = (self.task.take(), self.run.requested.is_signalled()) {
+            run_line!(error, self.run, [], "the executor has dropped {task}, so the server shuts down");
+            self.run.fail(Cause::Dropped, Failure::TaskDropped { task });
+        }
+    }
+}
+
 /// Runs an accept loop. A panic counts as a listener that has failed for good: otherwise its clients would wait
 /// forever.
-async fn watch<H, Fut>(run: Arc<Run>, accept_loop: AcceptLoop<H>)
+async fn watch<H, Fut>(run: Arc<Run>, accept_loop: AcceptLoop<H>, needed: Needed)
 where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: HandlerOutput> + Send + 'static,
 {
     let address = accept_loop.listener.get().local_addr().clone();
-    if let Err(payload) = catch_future(|| accept_loop.run()).await {
+    let ended = catch_future(|| accept_loop.run()).await;
+    needed.ended();
+    if let Err(payload) = ended {
         let text = format!("its accept loop panicked: {}", panic::message(&payload));
         panic::discard(payload);
         let source = explained(io::ErrorKind::Other, &text);

@@ -3,7 +3,7 @@
 use crate::support::{FOR_EVER, Live, NET, on_thread, test, until};
 use async_std::prelude::*;
 use async_std::{io, task};
-use ebbtide::{Connection, Job, Listener, OnFailure, Server, TaskGroup, TaskSet};
+use ebbtide::{Connection, ErrorKind, Job, Listener, OnFailure, Phase, Server, TaskGroup, TaskSet};
 use std::future::pending;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -261,8 +261,8 @@ fn an_executor_that_panics_costs_the_child_and_nothing_else() {
         // A server's supervisor cannot start: it closes at once.
         let (listener, connector) = Listener::memory();
         let server = Server::new(listener).executor(|_job| panic!("no executor today"));
-        let report = server.serve(async |_: Connection| {}).await.unwrap();
-        assert_eq!(report.accepted(), 0, "{report}");
+        let error = server.serve(async |_: Connection| {}).await.unwrap_err();
+        assert_eq!((error.kind(), error.report().accepted()), (ErrorKind::NoExecutor, 0), "{error}");
         assert!(connector.connect().await.is_err());
     });
 }
@@ -287,7 +287,10 @@ fn a_server_whose_runtime_shuts_down_is_closed() {
         let clients: Vec<_> = (0..10).map(|_| task::block_on(connector.connect()).unwrap()).collect();
         task::block_on(until(|| live.count() == 10));
         runtime.shutdown_timeout(NET);
-        let report = task::block_on(serving).unwrap();
+        let error = task::block_on(serving).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NoExecutor, "{error}");
+        assert!(error.to_string().starts_with("the executor has dropped the accept loop of "), "{error}");
+        let report = error.report();
         assert_eq!((report.accepted(), report.cancelled(), live.count()), (10, 10, 0), "{report}");
         assert!(!handle.is_serving());
         for mut client in clients {
@@ -333,6 +336,120 @@ fn the_default_is_smols_executor() {
         let group = TaskGroup::new();
         let ours = group.spawn(async move { name() }).await.unwrap();
         assert!(ours.as_deref().is_some_and(|name| name.starts_with("smol-")), "{ours:?}");
+    });
+}
+
+/// The function that was given ran under a lock, and its call deadlocked.
+#[test]
+fn the_function_may_use_the_server_that_is_closed_without_being_served() {
+    on_thread(|| {
+        let called = Arc::new(AtomicUsize::new(0));
+        let (listener, _connector) = Listener::memory();
+        let server = Server::new(listener);
+        let (handle, count) = (server.handle(), Arc::clone(&called));
+        let server = server.executor(move |job| {
+            count.fetch_add(1, Ordering::Relaxed);
+            drop(handle.shutdown());
+            thread::spawn(|| async_io::block_on(job));
+        });
+        let handle = server.handle();
+        drop(server);
+        assert_eq!(handle.phase(), Phase::Closed);
+        // The function is dropped at the close, although it holds a handle of the server.
+        assert_eq!(Arc::strong_count(&called), 1);
+    });
+}
+
+/// Each end of a child started the next one, so the stack grew with the number of children that waited.
+#[test]
+fn a_set_with_a_limit_survives_an_executor_that_ends_children_inside_the_call() {
+    test(async {
+        let mut dropped = TaskSet::on(drop::<Job>).limit(4);
+        let mut polled = TaskSet::on(|mut job: Job| {
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(std::pin::Pin::new(&mut job).poll(&mut cx).is_ready());
+        })
+        .limit(1);
+        for n in 0..20_000 {
+            dropped.spawn(pending::<()>());
+            polled.spawn(async move { n });
+        }
+        while let Some(result) = dropped.next().await {
+            assert!(result.unwrap_err().is_cancelled());
+        }
+        for n in 0..20_000 {
+            assert_eq!(polled.next().await.unwrap().unwrap(), n);
+        }
+    });
+    on_thread(|| {
+        let runtime = multi_thread();
+        let tokio = runtime.handle().clone();
+        let mut set = TaskSet::on(move |job| drop(tokio.spawn(job))).limit(4);
+        for _ in 0..20_000 {
+            set.spawn(pending::<()>());
+        }
+        runtime.shutdown_timeout(NET);
+        assert!(task::block_on(set.next()).unwrap().unwrap_err().is_cancelled());
+    });
+}
+
+/// Runs each job on a thread of its own, except the job with this number, which `then` gets.
+fn all_but(number: usize, then: impl Fn(Job) + Send + Sync + 'static) -> impl Fn(Job) + Send + Sync + 'static {
+    let jobs = AtomicUsize::new(0);
+    move |job| match jobs.fetch_add(1, Ordering::Relaxed) == number {
+        true => then(job),
+        false => drop(thread::spawn(|| async_io::block_on(job))),
+    }
+}
+
+/// Without the accept loop clients would wait forever; without the shutdown stream no request would be heard.
+#[test]
+fn a_server_closes_with_an_error_if_the_executor_drops_a_task_that_it_needs() {
+    test(async {
+        // The first job is the one that logs: without it the server goes on.
+        let needed = ["the accept loop of `memory`", "the task of a shutdown stream", "the accept loop of `memory`"];
+        for (number, task) in needed.into_iter().enumerate() {
+            let (listener, _connector) = Listener::memory();
+            let server = Server::new(listener).ack_timeout(None).executor(all_but(number + 1, drop));
+            let server = server.shutdown_when(pending::<()>());
+            let error = server.serve(async |_: Connection| {}).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NoExecutor, "{error}");
+            assert!(error.to_string().contains(task), "{number}: {error}");
+        }
+    });
+}
+
+/// The supervisor owned the handlers. When it was dropped within the poll of one of them, a drop of `serve` on another
+/// thread found nothing to join.
+#[test]
+fn a_drop_of_serve_joins_also_if_the_executor_has_dropped_the_supervisor_in_a_handler() {
+    test(async {
+        let live = Live::default();
+        let supervisor = Arc::new(std::sync::Mutex::new(None));
+        let keep = Arc::clone(&supervisor);
+        let (listener, connector) = Listener::memory();
+        let server = Server::new(listener).ack_timeout(None).executor(all_but(2, move |job| {
+            *keep.lock().unwrap() = Some(job);
+        }));
+        let handle = server.handle();
+        let (dropped, is_dropped) = async_std::channel::bounded(1);
+        let guarded = live.clone();
+        let serving = server.serve(move |_conn| {
+            let (guard, supervisor, dropped) = (guarded.guard(), Arc::clone(&supervisor), dropped.clone());
+            async move {
+                let _guard = guard;
+                drop(supervisor.lock().unwrap().take());
+                let _ = dropped.try_send(());
+                thread::sleep(Duration::from_millis(200)); // within this poll, with which the drop has to wait
+                pending::<()>().await;
+            }
+        });
+        let mut serving = Box::pin(serving);
+        assert!(futures_lite::future::poll_once(&mut serving).await.is_none());
+        let _client = connector.connect().await.unwrap();
+        is_dropped.recv().await.unwrap();
+        drop(serving);
+        assert_eq!((live.count(), handle.phase()), (0, Phase::Closed));
     });
 }
 

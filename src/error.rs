@@ -267,8 +267,8 @@ impl fmt::Display for Error {
             ErrorKind::Body => f.write_str("the body of the server's scope failed"),
             ErrorKind::NoExecutor if !message.is_empty() => write!(
                 f,
-                "the executor has dropped {message}, so the server was closed: keep the executor, or its runtime, until \
-                 `serve` has returned"
+                "the executor has dropped {message}, so the server was closed: keep the executor, or its runtime, \
+                 until `serve` has returned"
             ),
             ErrorKind::NoExecutor => f.write_str(
                 "cannot serve without an executor: turn on the feature `async-std` or `smol` of ebbtide, or give the \

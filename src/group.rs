@@ -132,8 +132,9 @@ pub struct TaskGroup {
 }
 
 impl TaskGroup {
-    /// Makes an empty group. Its children run on the default executor: async-std's, or smol's if only the feature `smol`
-    /// is on. A group that is made by a child of a group with an [executor of its own](Self::on) runs on that one.
+    /// Makes an empty group. Its children run on the default executor: async-std's, or smol's if only the feature
+    /// `smol` is on. A group that is made by a child of a group with an [executor of its own](Self::on) runs on that
+    /// one.
     ///
     /// With neither feature this function does not exist.
     ///
@@ -148,9 +149,9 @@ impl TaskGroup {
         Self::with_executor(Executor::current())
     }
 
-    /// Makes an empty group that runs its children on an executor of yours: a tokio runtime, an `async_executor`, a pool
-    /// of threads. `executor` is called with each [`Job`], and hands it to something that polls it to its end, not inside
-    /// the call.
+    /// Makes an empty group that runs its children on an executor of yours: a tokio runtime, an `async_executor`, a
+    /// pool of threads. `executor` is called with each [`Job`], and hands it to something that polls it to its end, not
+    /// inside the call.
     ///
     /// The group still owns its children: dropping it destroys them even if the executor does not run. See
     /// [`Server::executor`](crate::Server::executor).

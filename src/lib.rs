@@ -202,8 +202,8 @@
 //!
 //! Sockets and timers are async-io's, which works beside every executor. [`Server::executor`] and [`TaskGroup::on`]
 //! give a server or a group an executor of yours, such as tokio's. Everything that is spawned there uses it, and so do
-//! the servers and groups that are made there. smol's own executor has one thread unless `SMOL_THREADS` is set; async-std's
-//! has one for each core unless `ASYNC_STD_THREAD_COUNT` is set.
+//! the servers and groups that are made there. smol's own executor has one thread unless `SMOL_THREADS` is set;
+//! async-std's has one for each core unless `ASYNC_STD_THREAD_COUNT` is set.
 //!
 //! async-std is unmaintained since March 2025 (RUSTSEC-2025-0052). The parts that do its work, async-io, async-executor
 //! and polling, are maintained by the smol project. The README explains what that means for users of this crate.

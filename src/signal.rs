@@ -184,7 +184,8 @@ pub fn ctrl_c() -> io::Result<Signals> {
 
 /// Returns the stream of the signals that ask a program to stop: SIGINT (Ctrl-C) and SIGTERM.
 ///
-/// SIGHUP is left as it is. On Windows this is [`ctrl_c`].
+/// SIGHUP is left as it is. On Windows this is [`ctrl_c`]: closing the console window ends the process at once, without
+/// a drain, because Windows waits (5 seconds) only for a handler that blocks.
 ///
 /// Pass the stream to [`Server::shutdown_on`](crate::Server::shutdown_on). Call this before the server binds: a signal
 /// that arrives before the server serves is remembered. (The kernel delivers a signal to process 1 of a container only

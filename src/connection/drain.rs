@@ -32,7 +32,8 @@ use std::time::Instant;
 /// read, or at the end of the [newcomer time](crate::Server::newcomer_time). So the first request of a client that has
 /// just connected is answered.
 ///
-/// Do not use a `BufReader` for lines. It keeps half a line in its own buffer when its reads end. So `until_draining(reader.read_line(…))` loses that half, and so does a reader of lines over
+/// Do not use a `BufReader` for lines. It keeps half a line in its own buffer when its reads end. So
+/// `until_draining(reader.read_line(…))` loses that half, and so does a reader of lines over
 /// [`eof_on_drain`](Connection::eof_on_drain). Use [`lines`](Connection::lines).
 impl Connection {
     /// Returns whether the drain has begun: the server's, or one of this connection alone

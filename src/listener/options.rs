@@ -121,6 +121,7 @@ impl ListenOptions {
     /// Sets `SO_REUSEADDR`: whether a bind succeeds while connections of an earlier run are still in TIME_WAIT.
     ///
     /// Default: `true`. Only on Unix; on Windows the option would let other programs take the port, and is never set.
+    /// (`SO_EXCLUSIVEADDRUSE`, which keeps them from that, cannot be set there without `unsafe`.)
     ///
     /// # Examples
     ///

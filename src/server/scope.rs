@@ -163,12 +163,12 @@ impl Drop for RunGuard {
             self.run.cancel(Cause::Dropped);
             self.run.advance(Phase::Cancelling);
         }
-        // The drop of the group cancels and joins everything. A failure that `serve` would have returned is dropped with
-        // the last handle.
+        // The drop of the group cancels and joins everything. A failure that `serve` would have returned is dropped
+        // with the last handle.
         let nothing = TaskGroup::with_executor(self.run.executor());
         drop(std::mem::replace(&mut self.group, nothing));
-        // Usually there is nothing left. But an executor may have dropped the supervisor before, on another thread, which
-        // still destroys what it owned.
+        // Usually there is nothing left. But an executor may have dropped the supervisor before, on another thread,
+        // which still destroys what it owned.
         for tasks in [&self.run.connections, &self.run.tasks, &self.run.background] {
             tasks.cancel_and_join();
         }
@@ -234,8 +234,8 @@ where
     all
 }
 
-/// A task that the server needs. If the executor drops it while the server serves, the server shuts down, with an error:
-/// without an accept loop clients would wait forever, and without a shutdown stream no request would be heard.
+/// A task that the server needs. If the executor drops it while the server serves, the server shuts down with an error.
+/// Without an accept loop clients would wait forever, and without a shutdown stream no request would be heard.
 struct Needed {
     run: Arc<Run>,
     /// Its name in the error. `None` once the task has ended by itself.

@@ -154,9 +154,12 @@ fn exit(signal: Signal, asked: bool) -> ! {
         true => "after an earlier request to stop",
         false => "whose stream was dropped",
     };
-    log_aside(
-        move || log_line!(warn, signal:% = signal, status = status; "received {signal} {why}: exiting now with status {status}"),
-    );
+    log_aside(move || {
+        log_line!(
+            warn, signal:% = signal, status = status;
+            "received {signal} {why}: exiting now with status {status}"
+        );
+    });
     process::exit(status)
 }
 

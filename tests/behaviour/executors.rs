@@ -1,4 +1,5 @@
-//! Servers and groups on an executor that the user gives: tokio's two schedulers, async-executor, a thread for each job.
+//! Servers and groups on an executor that the user gives: tokio's two schedulers, async-executor, a thread for each
+//! job.
 
 use crate::support::{FOR_EVER, Live, NET, on_thread, test, until};
 use async_std::prelude::*;

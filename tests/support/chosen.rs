@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 
 const CHOICE: &str = "EBBTIDE_TEST_EXECUTOR";
 
-/// Whether the tests run on tokio.
+/// Returns whether the tests run on tokio.
 pub fn is_tokio() -> bool {
     match env::var(CHOICE).as_deref() {
         Ok("tokio") => true,
@@ -22,7 +22,7 @@ pub fn is_tokio() -> bool {
     }
 }
 
-/// The variable that sets the number of the executor's threads, which is read when it starts.
+/// Returns the environment variable that sets the number of the executor's threads, which is read when it starts.
 pub fn threads_variable() -> &'static str {
     if is_tokio() {
         "TOKIO_WORKER_THREADS"
@@ -33,7 +33,7 @@ pub fn threads_variable() -> &'static str {
     }
 }
 
-/// How many threads the executor has.
+/// Returns the number of the executor's threads.
 pub fn threads() -> usize {
     let threads = env::var(threads_variable()).ok().and_then(|threads| threads.parse().ok());
     let default = || match threads_variable() {
@@ -43,7 +43,7 @@ pub fn threads() -> usize {
     threads.unwrap_or_else(default)
 }
 
-/// The tokio runtime of this process.
+/// Returns the tokio runtime of this process.
 pub fn tokio() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap())

@@ -10,6 +10,7 @@ mod hand_over;
 mod haproxy;
 mod large_futures;
 mod missing_addresses;
+mod panicking_waker;
 mod pasted;
 mod peer_credentials;
 mod restart_under_load;

@@ -46,6 +46,8 @@ async fn main() -> io::Result<()> {
 async fn member(conn: Connection, room: Arc<Room>) -> io::Result<()> {
     let (queue, to_write) = bounded(1024);
     let _ = queue.try_send(format!("you are number {}\n", conn.id()));
+    room.lock().unwrap().insert(conn.id(), queue.clone());
+    let seat = Seat(conn.id(), &room);
     let mut writer = conn.clone();
     conn.spawn(async move {
         while let Ok(line) = to_write.recv().await {
@@ -53,8 +55,6 @@ async fn member(conn: Connection, room: Arc<Room>) -> io::Result<()> {
         }
         io::Result::Ok(())
     });
-    room.lock().unwrap().insert(conn.id(), queue.clone());
-    let seat = Seat(conn.id(), &room);
 
     let mut lines = conn.lines().max_len(4096);
     // `until_draining`: in a drain, half a line is not waited for.

@@ -1,10 +1,11 @@
 //! [`TaskGroup`] and [`Spawner`]: child tasks that cannot outlive their group.
 //!
-//! This file has the public handles, and the one line of the crate that spawns a task ([`run`]). The logic is below:
+//! This file has the public handles. The logic is below:
 //!
 //! - `children`: the list of a group's children, and where a panic goes;
 //! - `slot`: one child's future, and the protocol by which any thread can destroy it; `wait_graph` keeps it free of
 //!   deadlock;
+//! - `executor`: where the children run, and the one line of the crate that spawns a task;
 //! - `future`, `join_handle`, `task_set`: results;
 //! - `large`, `named`: futures that are boxed early, and children with names.
 

@@ -1,8 +1,8 @@
 //! The list of a group's children, the tasks that wait for it to be empty, the cancellation of all children, and where
 //! a child's panic goes.
 //!
-//! This module uses no runtime. `group.rs` gives the [`Shell`] of each child to the executor, which polls the child
-//! through it.
+//! This module uses no runtime. `executor` gives the [`Shell`] of each child to the group's executor, which polls the
+//! child through it.
 
 use super::executor::Executor;
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};

@@ -39,7 +39,7 @@ pub use task_set::TaskSet;
 
 /// A group of tasks that cannot outlive it.
 ///
-/// The children run in parallel on async-std's executor. Dropping the group cancels and joins them **synchronously**:
+/// The children run in parallel on the executor. Dropping the group cancels and joins them **synchronously**:
 /// when the drop returns, every child's future has been dropped. The drop needs no executor, because the group owns the
 /// futures. So it works with a single executor thread, inside `block_on`, on any thread, and while unwinding from a
 /// panic.

@@ -256,13 +256,20 @@ impl Run {
 
     /// Sets the executor of everything that the run spawns from now on. For a server that does not serve yet.
     pub(crate) fn set_executor(&self, executor: Executor) {
-        if let Some(unserved) = &lock(&self.state).unserved {
+        let before = {
+            let state = lock(&self.state);
+            let Some(unserved) = &state.unserved else {
+                // Closed already. If it were kept, a function that holds a handle would never be dropped.
+                drop(state);
+                drop(executor);
+                return;
+            };
             for group in [&unserved.connections, &unserved.tasks, &unserved.background] {
-                group.set_executor(executor.clone());
+                group.set_executor(executor.clone()); // drops nothing: the one before is still held here, too
             }
-        }
-        let before = std::mem::replace(&mut *lock(&self.executor), executor);
-        drop(before); // without the lock: its destructor may be user code
+            std::mem::replace(&mut *lock(&self.executor), executor)
+        };
+        drop(before); // without a lock: its destructor may be user code
     }
 
     /// Adds a listener to a server that does not serve yet. If the run is closed already, the listener is closed.

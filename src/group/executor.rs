@@ -80,12 +80,12 @@ impl Executor {
         Self(Some(Arc::new(Kept::new(Box::new(run)))))
     }
 
-    /// The executor of the job that this thread is polling, or else the default.
+    /// Returns the executor of the job that this thread is polling, or else the default.
     pub(crate) fn current() -> Self {
         CURRENT.try_with(|current| current.borrow().clone()).unwrap_or_default()
     }
 
-    /// Whether it can run a child.
+    /// Returns whether it can run a child: there is no default without the features that bring one.
     pub(crate) fn exists(&self) -> bool {
         runtime::HAS_EXECUTOR || self.0.is_some()
     }

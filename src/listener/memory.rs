@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
-/// How many clients the backlog holds; further ones wait in [`Connector::connect`].
+/// How many clients the backlog holds; more clients wait in [`Connector::connect`].
 const BACKLOG: usize = 128;
 
 /// How many bytes each direction holds; a further write waits.

@@ -358,6 +358,14 @@ fn the_function_may_use_the_server_that_is_closed_without_being_served() {
         assert_eq!(handle.phase(), Phase::Closed);
         // The function is dropped at the close, although it holds a handle of the server.
         assert_eq!(Arc::strong_count(&called), 1);
+
+        // And at once, if the server is closed before.
+        let (listener, _connector) = Listener::memory();
+        let server = Server::new(listener);
+        let (handle, count) = (server.handle(), Arc::clone(&called));
+        drop(handle.cancel());
+        drop(server.executor(move |_job| drop((handle.phase(), Arc::clone(&count)))));
+        assert_eq!(Arc::strong_count(&called), 1);
     });
 }
 

@@ -24,13 +24,18 @@ const GRACE: Duration = Duration::from_millis(200);
 /// A server that has not closed after this time has waited for the end of the flood.
 const LATE: Duration = Duration::from_secs(10);
 
-/// Returns a handler that reads and discards, and sends a message at its thousandth read.
+/// Returns a handler that reads and discards until EOF, and sends a message at its thousandth read. If the flood pauses,
+/// because its thread has to wait for a processor, the handler reads on, in a drain too.
 fn sink(flooded: Sender<()>) -> impl Fn(Connection) -> Handling {
     move |conn| {
         let flooded = flooded.clone();
         Box::pin(async move {
             let (mut buf, mut reads) = ([0; 16], 0);
-            while let Some(n) = conn.until_draining((&conn).read(&mut buf)).await.transpose()? {
+            loop {
+                let n = match conn.until_draining((&conn).read(&mut buf)).await {
+                    Some(n) => n?,
+                    None => (&conn).read(&mut buf).await?,
+                };
                 if n == 0 {
                     break;
                 }

@@ -218,6 +218,8 @@ mod error;
 mod framing;
 mod group;
 mod handler;
+#[cfg(feature = "http")]
+pub mod http;
 mod limits;
 mod listener;
 mod origin;

@@ -98,10 +98,7 @@ pub(crate) async fn catch_future<F: Future>(make: impl FnOnce() -> F) -> Result<
         }
     })
     .await;
-    if let Err(payload) = catch(|| future.set(None)) {
-        log_line!(error, "a destructor panicked: {}", message(&payload));
-        discard(payload);
-    }
+    destroy(|| future.set(None));
     result
 }
 
@@ -136,7 +133,12 @@ impl<T> Drop for Kept<T> {
 
 /// Drops a value of the user's. A panic of its destructor is logged.
 pub(crate) fn drop_caught<T>(value: T) {
-    if let Err(payload) = catch(|| drop(value)) {
+    destroy(|| drop(value));
+}
+
+/// Runs a destructor of the user's, for a value that is dropped in its place. Its panic is logged.
+pub(crate) fn destroy(work: impl FnOnce()) {
+    if let Err(payload) = catch(work) {
         log_line!(error, "a destructor panicked: {}", message(&payload));
         discard(payload);
     }

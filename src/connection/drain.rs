@@ -71,6 +71,12 @@ impl Connection {
         self.record.draining.is_signalled() && drains()
     }
 
+    /// Returns whether a shutdown of the server was requested, or this connection drains.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.run().requested.is_signalled() || self.is_draining()
+    }
+
     /// Runs `future` until the drain begins: `None` if the drain has begun and `future` is pending.
     ///
     /// `future` is polled first. So a request that has arrived is still read, even if the drain began long ago: `None`

@@ -47,8 +47,9 @@ pub enum EndReason {
     /// A handler that also reads from another source, such as a database, gives the errors of that source a type or a
     /// kind of their own.
     Disconnected,
-    /// The handler returned an error of its [`Lines`](crate::Lines) or [`Frames`](crate::Frames): the input was too
-    /// long, or was not UTF-8.
+    /// The handler returned an error of its [`Lines`](crate::Lines) or [`Frames`](crate::Frames), because the input was
+    /// too long or was not UTF-8; or one of HTTP (feature `http`), because a request was malformed, too large or too
+    /// slow.
     BadInput,
     /// No byte passed either way for as long as the [`idle_timeout`](crate::Server::idle_timeout).
     IdleTimeout,

@@ -1,0 +1,610 @@
+//! HTTP/1.1 and HTTP/2, by [hyper](https://hyper.rs) 1: serve a hyper or tower service, such as axum's `Router`, with a
+//! shutdown that loses no request (feature `http`).
+//!
+//! ```no_run
+//! use ebbtide::http::hyper::{Request, Response, body::Incoming, service::service_fn};
+//! use ebbtide::{BoxError, Server, signal};
+//! use std::convert::Infallible;
+//!
+//! #[async_std::main]
+//! async fn main() -> Result<(), BoxError> {
+//!     let hello = service_fn(async |request: Request<Incoming>| {
+//!         Ok::<_, Infallible>(Response::new(format!("hello from {}\n", request.uri().path())))
+//!     });
+//!     let signals = signal::termination()?;
+//!     let report = Server::bind("127.0.0.1:8080").await?.shutdown_on(signals).serve_http(hello).await?;
+//!     println!("{report}");
+//!     Ok(())
+//! }
+//! ```
+//!
+//! - [`Server::serve_http`] serves one service on all listeners.
+//! - [`Http`] has the settings. [`Http::handler`] makes a handler for [`Server::serve`] and [`Server::scope`].
+//! - [`serve_connection`] serves one connection, in a handler that does something before or after.
+//! - [`Io`], [`Timer`] and [`Executor`] are what hyper needs from a runtime, for those who call hyper themselves.
+//!
+//! No runtime of tokio is needed. Services that use tokio's timers or `tokio::spawn`, as `TimeoutLayer` of tower-http and
+//! `WebSocketUpgrade` of axum do, need [`Server::executor`].
+//!
+//! # The protocol
+//!
+//! Over TLS, ALPN negotiates it: `Tls::files(&cert, &key).alpn(["h2", "http/1.1"])`. Without ALPN, and without TLS, the
+//! first bytes show it (HTTP/2 with prior knowledge). [`Http::http1_only`] and [`Http::http2_only`] fix it.
+//!
+//! # A request
+//!
+//! Its extensions have the [`Connection`]: `request.extensions().get::<Connection>()`, in axum the extractor
+//! `Extension<Connection>`. So a service finds the peer's address, the TLS session and the PROXY header, spawns tasks
+//! that end with the connection, and is notified of a drain.
+//!
+//! # A shutdown loses no request
+//!
+//! | a connection | in a drain |
+//! |---|---|
+//! | with a request in progress | the request is answered; on HTTP/1 the answer says `Connection: close` |
+//! | HTTP/1, quiet for more than 1 s | is closed at once |
+//! | HTTP/1, quiet for a shorter time | a request may be on its way: it is closed after 100 ms of quiet ([`Http::drain_patience`]). A request that comes in that time is answered with `Connection: close` |
+//! | HTTP/1, a part of a request's head has arrived | the rest is waited for |
+//! | HTTP/2 | gets GOAWAY and a PING. Streams opened before the client has answered the PING are served |
+//! | upgraded (WebSocket) | ends when the upgraded stream is dropped. The service is notified through the `Connection` in the extensions |
+//!
+//! Answers say `Connection: close`, and HTTP/2 gets GOAWAY, from the shutdown request on, so during a
+//! [lame duck](Server::lame_duck) too. The grace period bounds all of it. Requests that a client of HTTP/1 has pipelined
+//! behind an answer with `Connection: close` are not executed; RFC 9112 (9.3.2) has the client send them again.
+//!
+//! # Failures
+//!
+//! - A panic of the service is logged at error, and answers its request with 500. A panic of an answer's body, which has
+//!   begun, cuts that answer. Other requests of the connection continue, on HTTP/2 also those at the same time.
+//! - If the service returns an error, HTTP/1 ends the connection, and HTTP/2 resets the stream, as with hyper alone. It is
+//!   logged at warn. A service that wants an answer instead returns one.
+//! - Malformed requests are answered with 400, too large heads with 431, too long paths with 414, and a head that is not
+//!   complete within 10 s ([`Http::header_timeout`]) with 408. A body that exceeds [`Http::max_body`] is answered with
+//!   413. Each ends the connection, with one line at debug. HTTP/2 has its own error codes.
+//!
+//! # Limits
+//!
+//! A head has at most 64 KiB and 100 header fields, a connection of HTTP/2 at most 200 streams at a time, and an idle
+//! connection is closed after 75 s. Bodies are read only as fast as the service takes them, and have no limit unless
+//! [`Http::max_body`] sets one (extractors of axum have their own, 2 MiB).
+//! [`Server::idle_timeout`] and [`Server::write_timeout`] bound slow bodies. A client that shuts down its sending half
+//! after a request gets the answer ([`Http::half_close`]).
+
+mod answer;
+mod driver;
+mod error;
+mod io;
+mod progress;
+mod service;
+mod version;
+
+use crate::connection::Connection;
+use crate::run::end_reason::EndReason;
+use crate::server::{Serve, Server};
+use answer::WatchedService;
+use async_io::Timer as IoTimer;
+use driver::{Driver, End, Protocol};
+pub use error::Error;
+use futures_lite::{AsyncWriteExt as _, FutureExt as _};
+pub use http_body_util;
+use http_body_util::Limited;
+pub use hyper;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+pub use io::{Executor, Io, Timer};
+use progress::{Progress, WatchedIo};
+pub use service::{ByHyper, ByTower, HttpService};
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::time::Duration;
+use version::{Spoken, version};
+
+/// Serves one connection with the default settings of [`Http`], until the client leaves or the server drains.
+///
+/// Use it in a handler that does something before or after. [`Server::serve_http`] and [`Http::handler`] call it for each
+/// connection.
+///
+/// # Errors
+///
+/// [`Error`], which is either the peer's fault or the service's. A handler passes it on with `?`.
+///
+/// # Panics
+///
+/// It does not panic if the service does: see [the module](self#failures).
+///
+/// # Cancel safety
+///
+/// If the future is dropped, requests in progress are dropped, and the connection ends with its handler.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::http::{self, hyper::{Request, Response, body::Incoming, service::service_fn}};
+/// use ebbtide::{Connection, Listener, Server};
+/// use std::convert::Infallible;
+///
+/// async fn handler(conn: Connection) -> Result<(), http::Error> {
+///     let peer = conn.peer_addr().to_string();
+///     let service = service_fn(async |_: Request<Incoming>| {
+///         Ok::<_, Infallible>(Response::new(format!("hello {peer}")))
+///     });
+///     # let service = service_fn({
+///     #     let peer = peer.clone();
+///     #     move |_: Request<Incoming>| std::future::ready(Ok::<_, Infallible>(Response::new(format!("hello {peer}"))))
+///     # });
+///     http::serve_connection(conn, service).await
+/// }
+/// # async_std::task::block_on(async {
+/// # use async_std::{io, prelude::*};
+/// # let (listener, connector) = Listener::memory();
+/// # let mut client = connector.connect().await?;
+/// # client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+/// # let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+/// # let mut text = String::new();
+/// # client.read_to_string(&mut text).await?;
+/// # assert!(text.contains("hello"), "{text}");
+/// # assert_eq!(report.completed(), 1);
+/// # io::Result::Ok(()) }).unwrap();
+/// ```
+pub async fn serve_connection<S, M>(connection: Connection, service: S) -> Result<(), Error>
+where
+    S: HttpService<M, Incoming>,
+{
+    Http::new().serve_connection(connection, service).await
+}
+
+impl Server {
+    /// Serves HTTP/1.1 and HTTP/2 with a service of hyper's or tower's, such as axum's `Router` (feature `http`).
+    ///
+    /// It is `self.serve(Http::new().handler(service))`: [`http::Http`](crate::http::Http) has the settings, and
+    /// [`http`](crate::http) describes what a drain, a panic and a malformed request do. It returns as
+    /// [`serve`](Self::serve) does.
+    ///
+    /// # Errors
+    ///
+    /// As [`serve`](Self::serve).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`serve`](Self::serve): if the future is dropped, the server is closed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// use ebbtide::http::hyper::{Request, Response, body::Incoming, service::service_fn};
+    /// use ebbtide::{Listener, Server};
+    /// use std::convert::Infallible;
+    ///
+    /// let hello = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+    /// let server = Server::new(listener);
+    /// # let handle = server.handle();
+    /// # let client = async_std::task::spawn(async move {
+    /// #     let mut buf = [0; 1024];
+    /// #     let n = client.read(&mut buf).await.unwrap();
+    /// #     handle.shutdown();
+    /// #     String::from_utf8_lossy(&buf[..n]).into_owned()
+    /// # });
+    /// let report = server.serve_http(hello).await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # let text = client.await;
+    /// # assert!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "axum")]
+    #[doc(alias = "with_graceful_shutdown")]
+    #[doc(alias = "hyper")]
+    pub fn serve_http<S, M>(self, service: S) -> Serve
+    where
+        S: HttpService<M, Incoming>,
+        M: 'static,
+    {
+        self.serve(Http::new().handler(service))
+    }
+}
+
+/// How HTTP is served: a builder of settings.
+///
+/// `B` is the type of the requests' bodies: [`Incoming`], or [`Limited<Incoming>`](Limited) after
+/// [`max_body`](Self::max_body).
+///
+/// # Examples
+///
+/// ```
+/// # async_std::task::block_on(async {
+/// use ebbtide::http::{Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+/// use ebbtide::{Listener, Server};
+/// use std::convert::Infallible;
+/// use std::time::Duration;
+///
+/// let hello = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+/// let http = Http::new().header_timeout(Duration::from_secs(5)).keep_alive_timeout(Duration::from_secs(20));
+/// # let (listener, _connector) = Listener::memory();
+/// let (_, report) = Server::new(listener).scope(http.handler(hello), async |_| {}).await?;
+/// # std::io::Result::Ok(()) }).unwrap();
+/// ```
+pub struct Http<B = Incoming> {
+    settings: Settings,
+    body: PhantomData<fn() -> B>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Settings {
+    header_timeout: Option<Duration>,
+    keep_alive_timeout: Option<Duration>,
+    drain_patience: Duration,
+    only: Option<Only>,
+    max_head: usize,
+    max_headers: usize,
+    max_streams: u32,
+    max_body: Option<usize>,
+    half_close: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Only {
+    Http1,
+    Http2,
+}
+
+/// hyper reads a body of HTTP/1 through a buffer of this size, and buffers at most so much of an answer.
+const LEAST_BUFFER: usize = 64 * 1024;
+
+impl Http {
+    /// Makes the default settings.
+    ///
+    /// # Examples
+    ///
+    /// See [`Http`].
+    pub fn new() -> Self {
+        let settings = Settings {
+            header_timeout: Some(Duration::from_secs(10)),
+            keep_alive_timeout: Some(Duration::from_secs(75)),
+            drain_patience: Duration::from_millis(100),
+            only: None,
+            max_head: 64 * 1024,
+            max_headers: 100,
+            max_streams: 200,
+            max_body: None,
+            half_close: true,
+        };
+        Self { settings, body: PhantomData }
+    }
+
+    /// Limits the bodies of requests to `bytes`. No limit by default.
+    ///
+    /// A request whose `Content-Length` exceeds the limit is answered with 413, and the service is not called. If a body
+    /// of unknown length exceeds it, the service gets the error
+    /// [`LengthLimitError`](http_body_util::LengthLimitError). If the service returns that error, the answer is 413; axum's
+    /// extractors make the same answer of it.
+    ///
+    /// The service's requests then have the body [`Limited<Incoming>`](Limited), of the http-body-util crate. A service
+    /// that takes any body, such as axum's `Router`, needs no change.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// use ebbtide::http::http_body_util::{BodyExt, Limited};
+    /// use ebbtide::http::{Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+    /// use ebbtide::{BoxError, Listener, Server};
+    ///
+    /// let length = service_fn(async |request: Request<Limited<Incoming>>| {
+    ///     let body = request.into_body().collect().await?.to_bytes();
+    ///     Ok::<_, BoxError>(Response::new(body.len().to_string()))
+    /// });
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # let request = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    /// # client.write_all(request.as_bytes()).await?;
+    /// let handler = Http::new().max_body(4).handler(length);
+    /// # Server::new(listener).scope(handler, async |_| {}).await?;
+    /// # let mut text = String::new();
+    /// # client.read_to_string(&mut text).await?;
+    /// # assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "RequestBodyLimit")]
+    #[doc(alias = "MaxBytesReader")]
+    pub fn max_body(self, bytes: usize) -> Http<Limited<Incoming>> {
+        Http { settings: Settings { max_body: Some(bytes), ..self.settings }, body: PhantomData }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<B> Clone for Http<B> {
+    fn clone(&self) -> Self {
+        Self { ..*self }
+    }
+}
+
+impl<B> fmt::Debug for Http<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Http").field(&self.settings).finish()
+    }
+}
+
+/// Shows how a setting is made.
+macro_rules! setting_example {
+    ($code:literal) => {
+        concat!(
+            "# Examples\n\n```\nuse ebbtide::http::Http;\nuse std::time::Duration;\n\n",
+            "let http = Http::new().",
+            $code,
+            ";\n# let _ = (http, Duration::ZERO);\n```"
+        )
+    };
+}
+
+impl<B> Http<B> {
+    /// Sets how long a request's head may take, from its first byte to its last. Default: 10 s. `None`: no limit.
+    ///
+    /// A slower one is answered with 408. The time of a slow body is bounded by
+    /// [`Server::idle_timeout`](crate::Server::idle_timeout).
+    ///
+    #[doc = setting_example!("header_timeout(Duration::from_secs(5))")]
+    #[doc(alias = "header_read_timeout")]
+    #[doc(alias = "ReadHeaderTimeout")]
+    #[must_use]
+    pub fn header_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.settings.header_timeout = limit.into();
+        self
+    }
+
+    /// Sets how long a connection may stay open without a request. Default: 75 s, as in nginx. `None`: no limit.
+    ///
+    /// An idle connection of HTTP/1 is closed without an answer; one of HTTP/2 gets GOAWAY. A connection on which no
+    /// request has come yet is idle too.
+    ///
+    #[doc = setting_example!("keep_alive_timeout(Duration::from_secs(20))")]
+    #[doc(alias = "IdleTimeout")]
+    #[must_use]
+    pub fn keep_alive_timeout(mut self, limit: impl Into<Option<Duration>>) -> Self {
+        self.settings.keep_alive_timeout = limit.into();
+        self
+    }
+
+    /// Sets how long a connection of HTTP/1 must be quiet before a drain closes it, if a byte has passed on it within the
+    /// last second. Default: 100 ms.
+    ///
+    /// Choose more than the round trip of the clients and the time that a busy client takes between an answer and its next
+    /// request. Zero closes each idle connection at once, as hyper's own graceful shutdown does; under load that loses
+    /// requests.
+    ///
+    #[doc = setting_example!("drain_patience(Duration::from_millis(300))")]
+    #[must_use]
+    pub fn drain_patience(mut self, patience: Duration) -> Self {
+        self.settings.drain_patience = patience;
+        self
+    }
+
+    /// Serves only HTTP/1. A client of HTTP/2 is disconnected.
+    ///
+    #[doc = setting_example!("http1_only()")]
+    #[must_use]
+    pub fn http1_only(mut self) -> Self {
+        self.settings.only = Some(Only::Http1);
+        self
+    }
+
+    /// Serves only HTTP/2, with prior knowledge or over TLS. A client of HTTP/1 is disconnected.
+    ///
+    #[doc = setting_example!("http2_only()")]
+    #[must_use]
+    pub fn http2_only(mut self) -> Self {
+        self.settings.only = Some(Only::Http2);
+        self
+    }
+
+    /// Sets how many bytes a request's head may have: the request line and all header fields. Default: 64 KiB.
+    ///
+    /// A larger one is answered with 431.
+    ///
+    #[doc = setting_example!("max_head(16 * 1024)")]
+    #[doc(alias = "MaxHeaderBytes")]
+    #[doc(alias = "max_header_list_size")]
+    #[must_use]
+    pub fn max_head(mut self, bytes: usize) -> Self {
+        self.settings.max_head = bytes;
+        self
+    }
+
+    /// Sets how many header fields a request of HTTP/1 may have. Default: 100.
+    ///
+    /// A request with more is answered with 431.
+    ///
+    #[doc = setting_example!("max_headers(50)")]
+    #[must_use]
+    pub fn max_headers(mut self, fields: usize) -> Self {
+        self.settings.max_headers = fields;
+        self
+    }
+
+    /// Sets how many streams, which are requests, a connection of HTTP/2 may have at a time. Default: 200.
+    ///
+    /// More are refused with REFUSED_STREAM, and the client may send them again.
+    ///
+    #[doc = setting_example!("max_streams(50)")]
+    #[doc(alias = "max_concurrent_streams")]
+    #[must_use]
+    pub fn max_streams(mut self, streams: u32) -> Self {
+        self.settings.max_streams = streams;
+        self
+    }
+
+    /// Sets whether a client of HTTP/1 that shuts down its sending half still gets its answer. Default: true.
+    ///
+    /// Without it, EOF in the middle of a request drops the request's future. So a long wait ends when its client leaves,
+    /// and a client such as `nc -N` gets no answer.
+    ///
+    #[doc = setting_example!("half_close(false)")]
+    #[must_use]
+    pub fn half_close(mut self, allowed: bool) -> Self {
+        self.settings.half_close = allowed;
+        self
+    }
+
+    /// Makes a handler for [`Server::serve`](crate::Server::serve) and [`Server::scope`](crate::Server::scope), which
+    /// serves each connection with `service`.
+    ///
+    /// # Examples
+    ///
+    /// See [`Http`].
+    pub fn handler<S, M>(
+        &self,
+        service: S,
+    ) -> impl Fn(Connection) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Clone + Send + Sync + use<S, M, B>
+    where
+        S: HttpService<M, B>,
+        M: 'static,
+        B: RequestBody,
+    {
+        let (settings, service) = (self.settings, Arc::new(service));
+        move |connection| Box::pin(serve::<S, M, B>(connection, Arc::clone(&service), settings))
+    }
+
+    /// Serves one connection: see the function [`serve_connection`].
+    ///
+    /// # Errors
+    ///
+    /// As the function.
+    ///
+    /// # Cancel safety
+    ///
+    /// As the function.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::http::{self, Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+    /// use ebbtide::Connection;
+    /// use std::convert::Infallible;
+    ///
+    /// async fn handler(conn: Connection) -> Result<(), http::Error> {
+    ///     let hello = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+    ///     Http::new().http1_only().serve_connection(conn, hello).await
+    /// }
+    /// # let _ = handler;
+    /// ```
+    pub async fn serve_connection<S, M>(&self, connection: Connection, service: S) -> Result<(), Error>
+    where
+        S: HttpService<M, B>,
+        B: RequestBody,
+    {
+        serve::<S, M, B>(connection, Arc::new(service), self.settings).await
+    }
+}
+
+/// The body of a request: [`Incoming`], or [`Limited<Incoming>`](Limited) after [`Http::max_body`]. It is sealed.
+pub trait RequestBody: sealed::Sealed + Send + 'static {
+    #[doc(hidden)]
+    fn new(body: Incoming, limit: Option<usize>) -> Self;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Incoming {}
+    impl Sealed for super::Limited<super::Incoming> {}
+}
+
+impl RequestBody for Incoming {
+    fn new(body: Incoming, _limit: Option<usize>) -> Self {
+        body
+    }
+}
+
+impl RequestBody for Limited<Incoming> {
+    fn new(body: Incoming, limit: Option<usize>) -> Self {
+        Self::new(body, limit.unwrap_or(usize::MAX))
+    }
+}
+
+async fn serve<S, M, B>(connection: Connection, service: Arc<S>, settings: Settings) -> Result<(), Error>
+where
+    S: HttpService<M, B>,
+    B: RequestBody,
+{
+    let spoken = version(&connection, &settings).await.map_err(Error::broken)?;
+    let progress = Arc::new(Progress::new());
+    let io = WatchedIo::new(connection.clone(), Arc::clone(&progress));
+    let service = WatchedService::new(service, connection.clone(), Arc::clone(&progress), settings.max_body);
+    let end = match spoken {
+        Spoken::Http1 => {
+            let http = settings.http1().serve_connection(io, service).with_upgrades();
+            drive(http, &connection, &progress, &settings).await
+        }
+        Spoken::Http2 => {
+            let http = settings.http2(connection.clone()).serve_connection(io, service);
+            drive(http, &connection, &progress, &settings).await
+        }
+        Spoken::Nothing => End::Closed(Ok(())),
+        Spoken::SlowHead => End::SlowHead,
+    };
+    match end {
+        End::Closed(Ok(())) => {
+            // The upgraded stream keeps its side of the connection, and with it the connection.
+            progress.released.wait().await;
+            Ok(())
+        }
+        End::Closed(Err(error)) => Err(Error::new(error, &connection)),
+        End::SlowHead => {
+            answer_408(&connection).await;
+            Err(Error::slow_head(settings.header_timeout, &connection))
+        }
+    }
+}
+
+/// Runs hyper's future to its end, and drops it.
+async fn drive<P: Protocol>(http: P, connection: &Connection, progress: &Progress, settings: &Settings) -> End {
+    let mut http = pin!(http);
+    let mut driver = Driver::new(connection, progress, settings, P::IS_HTTP2);
+    poll_fn(|cx| driver.poll(http.as_mut(), cx)).await
+}
+
+/// Answers a request whose head is not complete. hyper only ends the connection.
+async fn answer_408(mut connection: &Connection) {
+    let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    let write = async { connection.write_all(answer).await };
+    let timeout = async {
+        IoTimer::after(Duration::from_secs(1)).await;
+        Ok(()) // a client that reads nothing gets no answer
+    };
+    if let Err(error) = write.or(timeout).await {
+        connection.record().note_given(error.kind(), EndReason::Disconnected);
+    }
+}
+
+impl Settings {
+    fn http1(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .header_read_timeout(None) // the driver's: its timer is set only if a head does not come in one piece
+            .half_close(self.half_close)
+            .max_headers(self.max_headers)
+            .max_header_size(self.max_head)
+            .max_buf_size(self.max_head.max(LEAST_BUFFER));
+        builder
+    }
+
+    fn http2(&self, connection: Connection) -> http2::Builder<Executor> {
+        let mut builder = http2::Builder::new(Executor::new(connection));
+        builder
+            .max_concurrent_streams(self.max_streams)
+            .max_header_list_size(u32::try_from(self.max_head).unwrap_or(u32::MAX))
+            .enable_connect_protocol();
+        builder
+    }
+}

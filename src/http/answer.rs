@@ -1,0 +1,288 @@
+//! One request's way through the service: [`WatchedService`], [`Answering`] and [`AnswerBody`]. The service's panics are
+//! caught here, and a shutdown is announced to the client here.
+
+use super::RequestBody;
+use super::progress::{InProgress, Progress};
+use super::service::HttpService;
+use crate::connection::Connection;
+use crate::panic::{self, Chain, DEEPEST, Payload};
+use crate::run::name::run_line;
+use crate::run::report::BoxError;
+use crate::text::explained;
+use http_body_util::LengthLimitError;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONNECTION, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode, Version};
+use pin_project_lite::pin_project;
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+/// The user's service, as hyper calls it for one connection.
+pub(super) struct WatchedService<S, M, B> {
+    service: Arc<S>,
+    connection: Connection,
+    progress: Arc<Progress>,
+    max_body: Option<usize>,
+    marker: PhantomData<fn(M, B)>,
+}
+
+impl<S, M, B> WatchedService<S, M, B> {
+    pub(super) fn new(
+        service: Arc<S>,
+        connection: Connection,
+        progress: Arc<Progress>,
+        max_body: Option<usize>,
+    ) -> Self {
+        Self { service, connection, progress, max_body, marker: PhantomData }
+    }
+}
+
+impl<S, M, B> hyper::service::Service<Request<Incoming>> for WatchedService<S, M, B>
+where
+    S: HttpService<M, B>,
+    B: RequestBody,
+{
+    type Response = Response<AnswerBody<S::Body>>;
+    type Error = BoxError;
+    type Future = Answering<S::Future>;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        let context = RequestContext {
+            connection: self.connection.clone(),
+            is_http2: request.version() >= Version::HTTP_2,
+            is_connect: request.method() == Method::CONNECT,
+            _in_progress: InProgress::new(&self.progress, !request.body().is_end_stream()),
+        };
+        let stage = if self.max_body.is_some_and(|max| request.body().size_hint().lower() > max as u64) {
+            Stage::TooLarge
+        } else {
+            request.extensions_mut().insert(self.connection.clone());
+            let request = request.map(|body| B::new(body, self.max_body));
+            match panic::catch(|| self.service.answer(request)) {
+                Ok(future) => Stage::Running { future },
+                Err(payload) => Stage::Panicked { payload },
+            }
+        };
+        Answering { stage, context: Some(context) }
+    }
+}
+
+/// A request that is being answered, until its answer is complete.
+#[derive(Debug)]
+struct RequestContext {
+    connection: Connection,
+    is_http2: bool,
+    is_connect: bool,
+    _in_progress: InProgress,
+}
+
+pin_project! {
+    /// Future of one answer.
+    pub(super) struct Answering<F> {
+        #[pin]
+        stage: Stage<F>,
+        // `None` once the answer has begun.
+        context: Option<RequestContext>,
+    }
+
+    impl<F> PinnedDrop for Answering<F> {
+        fn drop(this: Pin<&mut Self>) {
+            this.project().stage.end();
+        }
+    }
+}
+
+pin_project! {
+    #[project = StageProjected]
+    #[project_replace = StageReplaced]
+    enum Stage<F> {
+        Running { #[pin] future: F },
+        // The service panicked when it was called.
+        Panicked { payload: Payload },
+        // The request announces a body that is too large.
+        TooLarge,
+        Ended,
+    }
+}
+
+impl<F> Stage<F> {
+    /// Drops the service's future. If its destructor panics, the connection's other requests continue.
+    fn end(mut self: Pin<&mut Self>) {
+        panic::destroy(|| self.set(Self::Ended));
+    }
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    E: Into<BoxError>,
+{
+    type Output = Result<Response<AnswerBody<B>>, BoxError>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let result = match this.stage.as_mut().project() {
+            StageProjected::Running { future } => match panic::catch(|| future.poll(cx)) {
+                Ok(poll) => ready!(poll).map_err(Into::into),
+                Err(payload) => return Poll::Ready(Ok(answer_panic(this.stage, this.context, payload))),
+            },
+            _ => match this.stage.as_mut().project_replace(Stage::Ended) {
+                StageReplaced::Panicked { payload } => {
+                    return Poll::Ready(Ok(answer_panic(this.stage, this.context, payload)));
+                }
+                StageReplaced::TooLarge => Err(BoxError::from(TooLarge)),
+                _ => return Poll::Pending, // not reached: it is not polled again after it has ended
+            },
+        };
+        this.stage.end();
+        let Some(context) = this.context.take() else {
+            return Poll::Pending; // not reached, likewise
+        };
+        Poll::Ready(match result {
+            Ok(response) => Ok(context.finish(response.map(Some))),
+            Err(error) if is_too_large(error.as_ref()) => Ok(context.finish(too_large())),
+            Err(error) => {
+                // On HTTP/1 the connection ends with this error, and the end of its handler is logged.
+                if context.is_http2 {
+                    let what = panic::text(|| Chain(error.as_ref()).to_string());
+                    context.log(format_args!("the HTTP service failed, and the stream is reset: {what}"));
+                }
+                Err(error)
+            }
+        })
+    }
+}
+
+/// Logs a panic of the service, and makes the answer to its request.
+fn answer_panic<F, B>(
+    stage: Pin<&mut Stage<F>>,
+    context: &mut Option<RequestContext>,
+    payload: Payload,
+) -> Response<AnswerBody<B>> {
+    stage.end();
+    let context = context.take().expect("the answer has not begun");
+    context.log_panic("the HTTP service panicked, and its request is answered with 500", payload);
+    context.finish(empty(StatusCode::INTERNAL_SERVER_ERROR))
+}
+
+fn empty<B>(status: StatusCode) -> Response<Option<B>> {
+    let mut response = Response::new(None);
+    *response.status_mut() = status;
+    response
+}
+
+/// The connection ends after this answer: otherwise the rest of the body would have to be read first.
+fn too_large<B>() -> Response<Option<B>> {
+    let mut response = empty(StatusCode::PAYLOAD_TOO_LARGE);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Returns whether a limit for bodies is the cause of an error.
+fn is_too_large(error: &(dyn Error + 'static)) -> bool {
+    let found = panic::catch(|| {
+        std::iter::successors(Some(error), |error| (**error).source())
+            .take(DEEPEST)
+            .any(|error| error.is::<LengthLimitError>() || error.is::<TooLarge>())
+    });
+    found.unwrap_or_else(|payload| {
+        panic::discard(payload);
+        false
+    })
+}
+
+impl RequestContext {
+    /// Completes the answer's head.
+    fn finish<B>(self, mut response: Response<Option<B>>) -> Response<AnswerBody<B>> {
+        let status = response.status();
+        let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS || self.is_connect && status.is_success();
+        if !self.is_http2 && !is_upgrade && self.connection.is_leaving() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        response.map(|body| AnswerBody { body, context: self })
+    }
+
+    fn log(&self, what: std::fmt::Arguments<'_>) {
+        let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
+        let run = self.connection.server().run();
+        run_line!(warn, run, [connection = id, peer:% = peer], "the connection from {peer}: {what}");
+    }
+
+    fn log_panic(&self, what: &str, payload: Payload) {
+        let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
+        let (run, message) = (self.connection.server().run(), panic::message(&payload));
+        run_line!(error, run, [connection = id, peer:% = peer], "the connection from {peer}: {what}: {message}");
+        panic::discard(payload);
+    }
+}
+
+pin_project! {
+    /// The body of an answer. The request is in progress until the body is dropped.
+    pub(super) struct AnswerBody<B> {
+        // `None`: empty.
+        #[pin]
+        body: Option<B>,
+        context: RequestContext,
+    }
+
+    impl<B> PinnedDrop for AnswerBody<B> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut body = this.project().body;
+            panic::destroy(|| body.set(None));
+        }
+    }
+}
+
+impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
+    type Data = B::Data;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+        let mut this = self.project();
+        let Some(body) = this.body.as_mut().as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        match panic::catch(|| body.poll_frame(cx)) {
+            Ok(poll) => poll.map_err(Into::into),
+            Err(payload) => {
+                // The answer must not end as if it were complete.
+                this.context.log_panic("the body of an HTTP answer panicked, and the answer is cut", payload);
+                panic::destroy(|| this.body.set(None));
+                Poll::Ready(Some(Err(explained(io::ErrorKind::Other, "the answer's body panicked").into())))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let Some(body) = &self.body else { return true };
+        panic::catch(|| body.is_end_stream()).unwrap_or_else(|payload| {
+            panic::discard(payload);
+            false // the panic of the frame that is asked for next is logged
+        })
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let Some(body) = &self.body else { return SizeHint::with_exact(0) };
+        panic::catch(|| body.size_hint()).unwrap_or_else(|payload| {
+            panic::discard(payload);
+            SizeHint::new()
+        })
+    }
+}
+
+/// The request announces a body that exceeds [`Http::max_body`](super::Http::max_body).
+#[derive(Debug)]
+struct TooLarge;
+
+impl std::fmt::Display for TooLarge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the request's body is too large")
+    }
+}
+
+impl Error for TooLarge {}

@@ -1,0 +1,133 @@
+//! [`Error`]: why serving a connection's HTTP ended early, and whose fault it is.
+
+use crate::connection::Connection;
+use crate::panic::{Chain, DEEPEST};
+use crate::run::end_reason::EndReason;
+use crate::run::report::BoxError;
+use crate::text::{Escaped, explained};
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// The error of [`serve_connection`](super::serve_connection).
+///
+/// It is either the peer's fault ([`is_peer`](Self::is_peer)) or the service's. A handler that returns it is counted and
+/// logged accordingly: the peer's at debug, as [`disconnected`](crate::Report::disconnected); the service's as a warning,
+/// as [`failed`](crate::Report::failed).
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::http;
+///
+/// fn look(error: &http::Error) {
+///     match error.is_peer() {
+///         true => println!("the client: {error}"),
+///         false => eprintln!("a bug of ours: {error}"),
+///     }
+/// }
+/// # let _ = look;
+/// ```
+pub struct Error {
+    kind: Kind,
+    /// An `io::Error` if the peer is at fault: by its kind the connection's end is counted as the peer's.
+    source: BoxError,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The peer sent what is not HTTP, or exceeds a limit.
+    Malformed,
+    /// A head was not complete in time.
+    SlowHead,
+    /// The peer left, or the connection broke, in the middle of a request.
+    Disconnected,
+    /// The service returned an error, or an answer that cannot be sent, or its answer's body failed.
+    Service,
+}
+
+impl Error {
+    /// Sorts hyper's error. Notes a fault of the peer's in the connection's record.
+    pub(super) fn new(error: hyper::Error, connection: &Connection) -> Self {
+        if error.is_user() {
+            return Self { kind: Kind::Service, source: error.into() };
+        }
+        // hyper has no predicate for errors of its stream. They have an `io::Error` among their sources.
+        let broken =
+            std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| (**error).source())
+                .take(DEEPEST)
+                .find_map(|error| error.downcast_ref::<io::Error>())
+                .map(io::Error::kind);
+        let (kind, source) = match broken {
+            Some(kind) => (Kind::Disconnected, kind),
+            None if error.is_incomplete_message() => (Kind::Disconnected, io::ErrorKind::UnexpectedEof),
+            None => (Kind::Malformed, io::ErrorKind::InvalidData),
+        };
+        let reason = match kind {
+            Kind::Disconnected => EndReason::Disconnected,
+            _ => EndReason::BadInput,
+        };
+        connection.record().note_given(source, reason);
+        Self { kind, source: explained(source, Chain(&error)).into() }
+    }
+
+    /// Makes the error of a stream that broke before a request began.
+    pub(super) fn broken(error: io::Error) -> Self {
+        Self { kind: Kind::Disconnected, source: error.into() }
+    }
+
+    pub(super) fn slow_head(limit: Option<Duration>, connection: &Connection) -> Self {
+        connection.record().note_given(io::ErrorKind::TimedOut, EndReason::BadInput);
+        let limit = limit.unwrap_or_default();
+        let source = explained(io::ErrorKind::TimedOut, format_args!("its rest did not arrive within {limit:?}"));
+        Self { kind: Kind::SlowHead, source: source.into() }
+    }
+
+    /// Returns whether the peer is at fault: it sent what is not HTTP, exceeded a limit, was too slow, or left in the
+    /// middle of a request. Otherwise the service is: it returned an error, or an answer that cannot be sent.
+    ///
+    /// # Examples
+    ///
+    /// See [`Error`].
+    pub fn is_peer(&self) -> bool {
+        self.kind != Kind::Service
+    }
+
+    /// Returns whether a request's head was not complete within the
+    /// [`header_timeout`](super::Http::header_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use ebbtide::http;
+    /// let is_slow_loris = |error: &http::Error| error.is_timeout();
+    /// # let _ = is_slow_loris;
+    /// ```
+    pub fn is_timeout(&self) -> bool {
+        self.kind == Kind::SlowHead
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self.kind {
+            Kind::Malformed => "the peer sent what is not an HTTP request, or exceeds a limit",
+            Kind::SlowHead => "the peer sent only a part of a request's head",
+            Kind::Disconnected => "the peer left in the middle of a request",
+            Kind::Service => "the HTTP service failed",
+        })
+    }
+}
+
+/// The sentence of `Display` and the errors behind it, because `main` and `unwrap` print this text.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", Escaped(Chain(self)))
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(self.source.as_ref())
+    }
+}

@@ -1,0 +1,202 @@
+//! [`Io`], [`Timer`] and [`Executor`]: what hyper needs from a runtime, for those who call hyper themselves.
+
+use crate::connection::Connection;
+use crate::transport::with_scratch;
+use futures_io::{AsyncRead, AsyncWrite};
+use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+/// A [`Connection`] as hyper reads and writes it: hyper's `Read` and `Write`.
+///
+/// Writes are vectored, so hyper sends a head and a body without copying them together. Reads go through a buffer of
+/// the thread, so no buffer is zeroed for a read, and an idle connection has none.
+///
+/// [`serve_connection`](super::serve_connection) uses it. Use it yourself to call hyper directly, for example for a
+/// setting of hyper's that [`Http`](super::Http) does not have. What a drain needs is then yours to do.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::{BoxError, Connection, http};
+/// use http::hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+///
+/// async fn serve(conn: Connection) -> Result<(), BoxError> {
+///     let service = service_fn(async |_: Request<Incoming>| Ok::<_, BoxError>(Response::new("hello".to_owned())));
+///     let mut hyper = std::pin::pin!(http1::Builder::new().serve_connection(http::Io::new(conn.clone()), service));
+///     match conn.until_draining(hyper.as_mut()).await {
+///         Some(end) => Ok(end?),
+///         None => {
+///             hyper.as_mut().graceful_shutdown(); // loses a request that is on its way: `serve_connection` does not
+///             Ok(hyper.await?)
+///         }
+///     }
+/// }
+/// # async_std::task::block_on(async {
+/// # use async_std::{io, prelude::*};
+/// # use ebbtide::{Listener, Server};
+/// # let (listener, connector) = Listener::memory();
+/// # let mut client = connector.connect().await?;
+/// # client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+/// # let (_, report) = Server::new(listener).scope(serve, async |_| {}).await?;
+/// # let mut text = String::new();
+/// # client.read_to_string(&mut text).await?;
+/// # assert!(text.ends_with("\r\n\r\nhello"), "{text}");
+/// # io::Result::Ok(()) }).unwrap();
+/// ```
+#[derive(Debug)]
+pub struct Io {
+    connection: Connection,
+}
+
+impl Io {
+    /// Makes the adapter of a connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::{Connection, http};
+    ///
+    /// let adapt = |conn: Connection| http::Io::new(conn);
+    /// # let _ = adapt;
+    /// ```
+    pub fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    /// Returns the connection.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::http;
+    ///
+    /// let peer = |io: &http::Io| io.connection().peer_addr().to_string();
+    /// # let _ = peer;
+    /// ```
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl Io {
+    /// Reads at most as much as fits. The cursor says how much it was.
+    pub(super) fn poll_read_into(&mut self, cx: &mut Context<'_>, buf: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        // The buffer is not initialized. Without `unsafe` it can only be filled from another one.
+        with_scratch(|scratch| {
+            let len = buf.remaining().min(scratch.len());
+            let n = ready!(Pin::new(&mut self.connection).poll_read(cx, &mut scratch[..len]))?;
+            buf.put_slice(&scratch[..n]);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+impl Read for Io {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_into(cx, &mut buf)
+    }
+}
+
+impl Write for Io {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_close(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_write_vectored(cx, bufs)
+    }
+}
+
+/// hyper's timer, for timeouts of hyper's own. It works on every executor.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::http::{Timer, hyper::server::conn::http1};
+/// use std::time::Duration;
+///
+/// let mut builder = http1::Builder::new();
+/// builder.timer(Timer).header_read_timeout(Duration::from_secs(10));
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timer;
+
+impl hyper::rt::Timer for Timer {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Sleeping(async_io::Timer::after(duration)))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
+        Box::pin(Sleeping(async_io::Timer::at(deadline)))
+    }
+}
+
+struct Sleeping(async_io::Timer);
+
+impl Future for Sleeping {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.0).poll(cx).map(drop)
+    }
+}
+
+impl Sleep for Sleeping {}
+
+/// hyper's executor: what hyper spawns becomes a task of the connection, and ends with it.
+///
+/// hyper spawns one task for each stream of HTTP/2.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::{Connection, http};
+/// use http::hyper::server::conn::http2;
+///
+/// let builder = |conn: &Connection| http2::Builder::new(http::Executor::new(conn.clone()));
+/// # let _ = builder;
+/// ```
+#[derive(Clone, Debug)]
+pub struct Executor {
+    connection: Connection,
+}
+
+impl Executor {
+    /// Makes an executor for the tasks of this connection.
+    ///
+    /// # Examples
+    ///
+    /// See [`Executor`].
+    pub fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for Executor
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        drop(self.connection.spawn(future)); // it stays in the connection's group
+    }
+}

@@ -1,0 +1,97 @@
+//! [`version`]: whether a client speaks HTTP/1 or HTTP/2.
+
+use super::{Only, Settings};
+use crate::connection::Connection;
+use crate::transport::with_scratch;
+use async_io::Timer;
+use futures_lite::FutureExt as _;
+use std::future::poll_fn;
+use std::io;
+use std::task::ready;
+use std::time::Instant;
+
+/// The first bytes of every connection of HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The protocol of a connection, or why there is none.
+#[derive(Debug)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+    /// The connection ended, drained or was idle before a request began.
+    Nothing,
+    /// A part of the preface came, and its rest did not.
+    SlowHead,
+}
+
+/// Returns the protocol that the client speaks.
+///
+/// The TLS handshake has negotiated it (ALPN), or the first bytes show it. The bytes that this reads are read again.
+pub(super) async fn version(connection: &Connection, settings: &Settings) -> io::Result<Spoken> {
+    match settings.only {
+        Some(Only::Http1) => return Ok(Spoken::Http1),
+        Some(Only::Http2) => return Ok(Spoken::Http2),
+        None => {}
+    }
+    #[cfg(feature = "tls")]
+    match connection.tls().and_then(|tls| tls.alpn_protocol()) {
+        Some(b"h2") => return Ok(Spoken::Http2),
+        Some(b"http/1.1" | b"http/1.0") => return Ok(Spoken::Http1),
+        _ => {}
+    }
+    let mut first = FirstBytes { connection, bytes: Vec::new() };
+    let mut began = None;
+    loop {
+        let limit = if began.is_some() { settings.header_timeout } else { settings.keep_alive_timeout };
+        let due = limit.map(|limit| began.unwrap_or_else(Instant::now) + limit);
+        let read = async {
+            match began {
+                Some(_) => Some(first.read_more().await),
+                None => connection.until_draining(first.read_more()).await,
+            }
+        };
+        let timeout = async {
+            match due {
+                Some(due) => Timer::at(due).await,
+                None => std::future::pending().await,
+            };
+            None
+        };
+        match read.or(timeout).await.transpose()? {
+            None if began.is_some() => return Ok(Spoken::SlowHead),
+            None | Some(0) if first.bytes.is_empty() => return Ok(Spoken::Nothing),
+            _ if first.bytes.starts_with(PREFACE) => return Ok(Spoken::Http2),
+            Some(0) => return Ok(Spoken::Http1), // a part of the preface and EOF: hyper makes the error
+            _ if !PREFACE.starts_with(&first.bytes) => return Ok(Spoken::Http1),
+            _ => began = began.or_else(|| Some(Instant::now())),
+        }
+    }
+}
+
+/// Bytes that were read to look at them. The drop pushes them back, so that the next read finds them.
+struct FirstBytes<'a> {
+    connection: &'a Connection,
+    bytes: Vec<u8>,
+}
+
+impl FirstBytes<'_> {
+    /// Reads what has arrived, and returns its length.
+    async fn read_more(&mut self) -> io::Result<usize> {
+        let (transport, bytes) = (&self.connection.record().transport, &mut self.bytes);
+        poll_fn(|cx| {
+            with_scratch(|scratch| {
+                // Not through the connection, which would count these bytes twice.
+                let n = ready!(transport.poll_read(cx, scratch))?;
+                bytes.extend_from_slice(&scratch[..n]);
+                Ok(n).into()
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for FirstBytes<'_> {
+    fn drop(&mut self) {
+        self.connection.record().transport.push_back(&self.bytes);
+    }
+}

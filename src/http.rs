@@ -50,7 +50,8 @@
 //!
 //! Answers say `Connection: close`, and HTTP/2 gets GOAWAY, from the shutdown request on, so during a
 //! [lame duck](Server::lame_duck) too. The grace period bounds all of it. Requests that a client of HTTP/1 has pipelined
-//! behind an answer with `Connection: close` are not executed; RFC 9112 (9.3.2) has the client send them again.
+//! and that arrive behind an answer with `Connection: close` are not executed, and RFC 9112 (9.3.2) has the client send them again. Those
+//! that have arrived together are answered before one that says so.
 //!
 //! # Failures
 //!
@@ -79,7 +80,6 @@ mod service;
 mod version;
 
 use crate::connection::Connection;
-use crate::run::end_reason::EndReason;
 use crate::server::{Serve, Server};
 use answer::WatchedService;
 use async_io::Timer as IoTimer;
@@ -149,11 +149,14 @@ use version::{Spoken, version};
 /// # assert_eq!(report.completed(), 1);
 /// # io::Result::Ok(()) }).unwrap();
 /// ```
-pub async fn serve_connection<S, M>(connection: Connection, service: S) -> Result<(), Error>
+pub fn serve_connection<S, M>(
+    connection: Connection,
+    service: S,
+) -> impl Future<Output = Result<(), Error>> + Send + use<S, M>
 where
     S: HttpService<M, Incoming>,
 {
-    Http::new().serve_connection(connection, service).await
+    Http::new().serve_connection(connection, service)
 }
 
 impl Server {
@@ -499,12 +502,18 @@ impl<B> Http<B> {
     /// }
     /// # let _ = handler;
     /// ```
-    pub async fn serve_connection<S, M>(&self, connection: Connection, service: S) -> Result<(), Error>
+    pub fn serve_connection<S, M>(
+        &self,
+        connection: Connection,
+        service: S,
+    ) -> impl Future<Output = Result<(), Error>> + Send + use<S, M, B>
     where
         S: HttpService<M, B>,
         B: RequestBody,
     {
-        serve::<S, M, B>(connection, Arc::new(service), self.settings).await
+        // Not an async function: this says that the future is `Send`. If a caller's compiler has to find out, it fails
+        // for services whose error is `BoxError` ("implementation of `From` is not general enough").
+        serve::<S, M, B>(connection, Arc::new(service), self.settings)
     }
 }
 
@@ -538,32 +547,31 @@ where
     B: RequestBody,
 {
     let spoken = version(&connection, &settings).await.map_err(Error::broken)?;
-    let progress = Arc::new(Progress::new());
-    let io = WatchedIo::new(connection.clone(), Arc::clone(&progress));
-    let service = WatchedService::new(service, connection.clone(), Arc::clone(&progress), settings.max_body);
-    let end = match spoken {
-        Spoken::Http1 => {
-            let http = settings.http1().serve_connection(io, service).with_upgrades();
-            drive(http, &connection, &progress, &settings).await
-        }
-        Spoken::Http2 => {
-            let http = settings.http2(connection.clone()).serve_connection(io, service);
-            drive(http, &connection, &progress, &settings).await
-        }
-        Spoken::Nothing => End::Closed(Ok(())),
-        Spoken::SlowHead => End::SlowHead,
+    let is_http1 = match spoken {
+        Spoken::Http1 => true,
+        Spoken::Http2 => false,
+        Spoken::Nothing => return Ok(()),
+        Spoken::SlowHead => return Err(slow_head(&connection, &settings).await),
     };
-    match end {
-        End::Closed(Ok(())) => {
-            // The upgraded stream keeps its side of the connection, and with it the connection.
+    let progress = Arc::new(Progress::new());
+    let io = WatchedIo::new(connection.clone(), Arc::clone(&progress), is_http1);
+    let service = WatchedService::new(service, connection.clone(), Arc::clone(&progress), settings.max_body);
+    let end = if is_http1 {
+        let http = settings.http1().serve_connection(io, service).with_upgrades();
+        drive(http, &connection, &progress, &settings).await
+    } else {
+        let http = settings.http2(connection.clone()).serve_connection(io, service);
+        drive(http, &connection, &progress, &settings).await
+    };
+    match (end, progress.fault()) {
+        (End::Closed(Ok(())), None) => {
+            // An upgraded stream keeps its side of the connection, and with it the connection.
             progress.released.wait().await;
             Ok(())
         }
-        End::Closed(Err(error)) => Err(Error::new(error, &connection)),
-        End::SlowHead => {
-            answer_408(&connection).await;
-            Err(Error::slow_head(settings.header_timeout, &connection))
-        }
+        (End::Closed(_), Some(fault)) => Err(Error::refused(fault, &connection)),
+        (End::Closed(Err(error)), None) => Err(Error::new(error, &connection)),
+        (End::SlowHead, _) => Err(slow_head(&connection, &settings).await),
     }
 }
 
@@ -574,16 +582,17 @@ async fn drive<P: Protocol>(http: P, connection: &Connection, progress: &Progres
     poll_fn(|cx| driver.poll(http.as_mut(), cx)).await
 }
 
-/// Answers a request whose head is not complete. hyper only ends the connection.
-async fn answer_408(mut connection: &Connection) {
+/// Answers a request whose head is not complete with 408. hyper would only end the connection.
+async fn slow_head(mut connection: &Connection, settings: &Settings) -> Error {
     let answer = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     let write = async { connection.write_all(answer).await };
     let timeout = async {
         IoTimer::after(Duration::from_secs(1)).await;
         Ok(()) // a client that reads nothing gets no answer
     };
-    if let Err(error) = write.or(timeout).await {
-        connection.record().note_given(error.kind(), EndReason::Disconnected);
+    match write.or(timeout).await {
+        Ok(()) => Error::slow_head(settings.header_timeout, connection),
+        Err(error) => Error::broken(error),
     }
 }
 

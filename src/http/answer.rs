@@ -2,7 +2,7 @@
 //! caught here, and a shutdown is announced to the client here.
 
 use super::RequestBody;
-use super::progress::{InProgress, Progress};
+use super::progress::{Fault, InProgress, Progress};
 use super::service::HttpService;
 use crate::connection::Connection;
 use crate::panic::{self, Chain, DEEPEST, Payload};
@@ -13,6 +13,7 @@ use http_body_util::LengthLimitError;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
+use log::Level;
 use pin_project_lite::pin_project;
 use std::error::Error;
 use std::future::Future;
@@ -56,7 +57,7 @@ where
             connection: self.connection.clone(),
             is_http2: request.version() >= Version::HTTP_2,
             is_connect: request.method() == Method::CONNECT,
-            _in_progress: InProgress::new(&self.progress, !request.body().is_end_stream()),
+            in_progress: InProgress::new(&self.progress, request.body()),
         };
         let stage = if self.max_body.is_some_and(|max| request.body().size_hint().lower() > max as u64) {
             Stage::TooLarge
@@ -78,7 +79,7 @@ struct RequestContext {
     connection: Connection,
     is_http2: bool,
     is_connect: bool,
-    _in_progress: InProgress,
+    in_progress: InProgress,
 }
 
 pin_project! {
@@ -145,15 +146,19 @@ where
         };
         Poll::Ready(match result {
             Ok(response) => Ok(context.finish(response.map(Some))),
-            Err(error) if is_too_large(error.as_ref()) => Ok(context.finish(too_large())),
-            Err(error) => {
-                // On HTTP/1 the connection ends with this error, and the end of its handler is logged.
-                if context.is_http2 {
-                    let what = panic::text(|| Chain(error.as_ref()).to_string());
-                    context.log(format_args!("the HTTP service failed, and the stream is reset: {what}"));
+            Err(error) => match context.fault(error.as_ref()) {
+                Some(Fault::TooLarge) => Ok(context.refuse(Fault::TooLarge, StatusCode::PAYLOAD_TOO_LARGE)),
+                Some(Fault::BrokenBody) if !context.is_http2 => {
+                    Ok(context.refuse(Fault::BrokenBody, StatusCode::BAD_REQUEST))
                 }
-                Err(error)
-            }
+                fault => {
+                    // On HTTP/1 the connection ends with this error, and the end of its handler is logged.
+                    if context.is_http2 {
+                        context.log_reset(fault, error.as_ref());
+                    }
+                    Err(error)
+                }
+            },
         })
     }
 }
@@ -176,24 +181,9 @@ fn empty<B>(status: StatusCode) -> Response<Option<B>> {
     response
 }
 
-/// The connection ends after this answer: otherwise the rest of the body would have to be read first.
-fn too_large<B>() -> Response<Option<B>> {
-    let mut response = empty(StatusCode::PAYLOAD_TOO_LARGE);
-    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-/// Returns whether a limit for bodies is the cause of an error.
-fn is_too_large(error: &(dyn Error + 'static)) -> bool {
-    let found = panic::catch(|| {
-        std::iter::successors(Some(error), |error| (**error).source())
-            .take(DEEPEST)
-            .any(|error| error.is::<LengthLimitError>() || error.is::<TooLarge>())
-    });
-    found.unwrap_or_else(|payload| {
-        panic::discard(payload);
-        false
-    })
+/// Returns the errors of a chain of sources.
+fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (**error).source()).take(DEEPEST)
 }
 
 impl RequestContext {
@@ -201,22 +191,62 @@ impl RequestContext {
     fn finish<B>(self, mut response: Response<Option<B>>) -> Response<AnswerBody<B>> {
         let status = response.status();
         let is_upgrade = status == StatusCode::SWITCHING_PROTOCOLS || self.is_connect && status.is_success();
-        if !self.is_http2 && !is_upgrade && self.connection.is_leaving() {
+        // Requests that have arrived behind this one are answered first.
+        let is_last = self.connection.is_leaving() && !self.in_progress.progress().has_pipelined();
+        if !self.is_http2 && !is_upgrade && is_last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response.map(|body| AnswerBody { body, context: self })
     }
 
-    fn log(&self, what: std::fmt::Arguments<'_>) {
+    /// Returns the peer's fault that made the service return this error. `None`: it is the service's own.
+    fn fault(&self, error: &(dyn Error + 'static)) -> Option<Fault> {
+        let progress = self.in_progress.progress();
+        // An error of hyper's may also be that of another connection, such as a proxy's own.
+        let broken = |error: &(dyn Error + 'static)| match error.downcast_ref::<hyper::Error>() {
+            None => false,
+            Some(error) if self.is_http2 => !error.is_user(),
+            Some(_) if progress.is_cut() => true,
+            Some(error) => progress.may_be_broken() && chain(error).any(is_malformed),
+        };
+        let find = || {
+            if chain(error).any(|error| error.is::<LengthLimitError>() || error.is::<TooLarge>()) {
+                return Some(Fault::TooLarge);
+            }
+            chain(error).any(broken).then_some(Fault::BrokenBody)
+        };
+        panic::catch(find).unwrap_or_else(|payload| {
+            panic::discard(payload); // `Error::source` is user code
+            None
+        })
+    }
+
+    /// Answers a request that is at fault. The connection of HTTP/1 ends: otherwise the rest of the body would have to
+    /// be read first.
+    fn refuse<B>(self, fault: Fault, status: StatusCode) -> Response<AnswerBody<B>> {
+        let mut response = empty(status);
+        if !self.is_http2 {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            self.in_progress.progress().set_fault(fault);
+        }
+        self.finish(response)
+    }
+
+    fn log_reset(&self, fault: Option<Fault>, error: &(dyn Error + 'static)) {
         let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
-        let run = self.connection.server().run();
-        run_line!(warn, run, [connection = id, peer:% = peer], "the connection from {peer}: {what}");
+        let (run, what) = (self.connection.server().run(), panic::text(|| Chain(error).to_string()));
+        run_line!(
+            if fault.is_some() { Level::Debug } else { Level::Warn },
+            run,
+            [connection = id, peer:% = peer],
+            "connection {id} from {peer}: the HTTP service failed, and the stream is reset: {what}"
+        );
     }
 
     fn log_panic(&self, what: &str, payload: Payload) {
         let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
         let (run, message) = (self.connection.server().run(), panic::message(&payload));
-        run_line!(error, run, [connection = id, peer:% = peer], "the connection from {peer}: {what}: {message}");
+        run_line!(error, run, [connection = id, peer:% = peer], "connection {id} from {peer}: {what}: {message}");
         panic::discard(payload);
     }
 }
@@ -286,3 +316,10 @@ impl std::fmt::Display for TooLarge {
 }
 
 impl Error for TooLarge {}
+
+/// Returns whether this is hyper's error for a chunk that is malformed, or the end of a body that was cut off.
+fn is_malformed(error: &(dyn Error + 'static)) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    matches!(kind, Some(InvalidData | InvalidInput | UnexpectedEof))
+}

@@ -1,5 +1,6 @@
 //! [`Error`]: why serving a connection's HTTP ended early, and whose fault it is.
 
+use super::progress::Fault;
 use crate::connection::Connection;
 use crate::panic::{Chain, DEEPEST};
 use crate::run::end_reason::EndReason;
@@ -69,6 +70,16 @@ impl Error {
         };
         connection.record().note_given(source, reason);
         Self { kind, source: explained(source, Chain(&error)).into() }
+    }
+
+    /// Makes the error of a request that was answered with an error of the protocol.
+    pub(super) fn refused(fault: Fault, connection: &Connection) -> Self {
+        connection.record().note_given(io::ErrorKind::InvalidData, EndReason::BadInput);
+        let what = match fault {
+            Fault::TooLarge => "the body exceeds the limit (answered with 413)",
+            Fault::BrokenBody => "the body is malformed or was cut off (answered with 400)",
+        };
+        Self { kind: Kind::Malformed, source: explained(io::ErrorKind::InvalidData, what).into() }
     }
 
     /// Makes the error of a stream that broke before a request began.

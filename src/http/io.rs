@@ -83,21 +83,21 @@ impl Io {
 }
 
 impl Io {
-    /// Reads at most as much as fits. The cursor says how much it was.
-    pub(super) fn poll_read_into(&mut self, cx: &mut Context<'_>, buf: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        // The buffer is not initialized. Without `unsafe` it can only be filled from another one.
-        with_scratch(|scratch| {
-            let len = buf.remaining().min(scratch.len());
-            let n = ready!(Pin::new(&mut self.connection).poll_read(cx, &mut scratch[..len]))?;
-            buf.put_slice(&scratch[..n]);
-            Poll::Ready(Ok(()))
-        })
+    /// Reads, without hyper's buffer.
+    pub(super) fn poll_read_into(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.connection).poll_read(cx, buf)
     }
 }
 
 impl Read for Io {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_into(cx, &mut buf)
+        // hyper's buffer is not initialized. Without `unsafe` it can only be filled from another one.
+        with_scratch(|scratch| {
+            let len = buf.remaining().min(scratch.len());
+            let n = ready!(self.poll_read_into(cx, &mut scratch[..len]))?;
+            buf.put_slice(&scratch[..n]);
+            Poll::Ready(Ok(()))
+        })
     }
 }
 

@@ -1,14 +1,18 @@
-//! [`Progress`]: how far a connection's requests are. The connection's driver decides by it when to close.
+//! [`Progress`]: how far a connection's requests are. The connection's driver decides by it when to close. [`WatchedIo`]
+//! notes what is read and written.
 
 use super::io::Io;
 use crate::connection::Connection;
 use crate::sync::event::Event;
+use crate::transport::with_scratch;
+use hyper::body::Body;
 use hyper::rt::{Read, ReadBufCursor, Write};
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -22,7 +26,7 @@ pub(super) struct Progress {
     epoch: Instant,
     /// When the last byte passed, either way.
     last: AtomicU64,
-    /// When the first byte arrived that belongs to no request yet, plus one; 0: there is none.
+    /// When the first byte of a head arrived that is not complete, plus one; 0: there is none. Only for HTTP/1.
     head: AtomicU64,
     /// Requests whose answers are not complete.
     requests: AtomicUsize,
@@ -30,8 +34,28 @@ pub(super) struct Progress {
     served: AtomicBool,
     /// The last write did not take all bytes: the peer reads more slowly than we write.
     blocked: AtomicBool,
+    /// How many bytes of the request's body hyper has not read; [`UNKNOWN`] for a chunked body. Only for HTTP/1.
+    body_left: AtomicU64,
+    /// Bytes of further requests have arrived. Only for HTTP/1.
+    pipelined: AtomicBool,
+    /// EOF came in the middle of a body. Only for HTTP/1.
+    is_cut: AtomicBool,
+    /// Why the connection ends, if a request of HTTP/1 was answered with an error of the protocol.
+    fault: OnceLock<Fault>,
     /// hyper has dropped its side of the connection, or the upgraded stream was dropped.
     pub(super) released: Event,
+}
+
+/// The length of a chunked body.
+const UNKNOWN: u64 = u64::MAX;
+
+/// What a peer did wrong in a request that the service has seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The body exceeds the limit.
+    TooLarge,
+    /// The body is malformed or was cut off.
+    BrokenBody,
 }
 
 impl Progress {
@@ -43,6 +67,10 @@ impl Progress {
             requests: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
+            body_left: AtomicU64::new(0),
+            pipelined: AtomicBool::new(false),
+            is_cut: AtomicBool::new(false),
+            fault: OnceLock::new(),
             released: Event::default(),
         }
     }
@@ -60,7 +88,7 @@ impl Progress {
         self.at(self.last.load(Relaxed))
     }
 
-    /// When the first byte arrived that belongs to no request yet. So on HTTP/1 the rest of a head is missing.
+    /// When the first byte of a head arrived that is not complete. Only for HTTP/1.
     pub(super) fn head_began(&self) -> Option<Instant> {
         let head = self.head.load(Relaxed);
         (head > 0).then(|| self.at(head - 1))
@@ -76,12 +104,28 @@ impl Progress {
         self.served.load(Relaxed)
     }
 
-    fn note_read(&self) {
-        let now = self.now();
-        self.last.store(now, Relaxed);
-        if self.head.load(Relaxed) == 0 {
-            self.head.store(now + 1, Relaxed);
-        }
+    /// Returns whether bytes of further requests have arrived. Only for HTTP/1.
+    pub(super) fn has_pipelined(&self) -> bool {
+        self.pipelined.load(Relaxed)
+    }
+
+    /// Returns whether the request's body did not arrive as a whole: EOF came in it, or it is chunked and not read to
+    /// its end. Only for HTTP/1.
+    pub(super) fn may_be_broken(&self) -> bool {
+        self.is_cut.load(Relaxed) || self.body_left.load(Relaxed) == UNKNOWN
+    }
+
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut.load(Relaxed)
+    }
+
+    /// Notes why the connection ends after the answer that is being made.
+    pub(super) fn set_fault(&self, fault: Fault) {
+        let _ = self.fault.set(fault); // the first one ends the connection
+    }
+
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.fault.get().copied()
     }
 
     fn note_write(&self, is_pending: bool) {
@@ -96,46 +140,94 @@ impl Progress {
 
 /// A request whose answer is not complete.
 #[derive(Debug)]
-pub(super) struct InProgress {
-    progress: Arc<Progress>,
-    has_body: bool,
-}
+pub(super) struct InProgress(Arc<Progress>);
 
 impl InProgress {
     /// Counts a request, whose head is complete.
-    pub(super) fn new(progress: &Arc<Progress>, has_body: bool) -> Self {
+    pub(super) fn new(progress: &Arc<Progress>, body: &impl Body) -> Self {
         progress.requests.fetch_add(1, Relaxed);
         progress.head.store(0, Relaxed);
         progress.served.store(true, Relaxed);
-        Self { progress: Arc::clone(progress), has_body }
+        progress.body_left.store(body.size_hint().exact().unwrap_or(UNKNOWN), Relaxed);
+        Self(Arc::clone(progress))
+    }
+
+    pub(super) fn progress(&self) -> &Progress {
+        &self.0
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        // Bytes that arrived since the head are the body's, if there is one. Otherwise they begin the next request.
-        if self.has_body {
-            self.progress.head.store(0, Relaxed);
+        if self.0.requests.fetch_sub(1, Relaxed) == 1 && self.0.body_left.load(Relaxed) == UNKNOWN {
+            self.0.body_left.store(0, Relaxed);
         }
-        self.progress.requests.fetch_sub(1, Relaxed);
     }
 }
 
 /// The connection as hyper has it: [`Io`] that notes the progress.
+///
+/// On HTTP/1 one read does not go beyond the end of a head, or of a body of known length: the rest is kept for the next
+/// read. So it is known whether a part of another request has arrived. hyper would keep such bytes in a buffer of its
+/// own, which nothing can look into.
 #[derive(Debug)]
 pub(super) struct WatchedIo {
     io: Io,
     progress: Arc<Progress>,
+    is_http1: bool,
+    /// Bytes that have arrived behind those that hyper has read.
+    excess: VecDeque<u8>,
+    /// How much of the end of a head the last bytes are: see [`HeadEnd`].
+    head_end: HeadEnd,
 }
 
 impl WatchedIo {
-    pub(super) fn new(connection: Connection, progress: Arc<Progress>) -> Self {
-        Self { io: Io::new(connection), progress }
+    pub(super) fn new(connection: Connection, progress: Arc<Progress>, is_http1: bool) -> Self {
+        let (io, head_end) = (Io::new(connection), HeadEnd::default());
+        Self { io, progress, is_http1, excess: VecDeque::new(), head_end }
     }
 
     fn note_write<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         self.progress.note_write(poll.is_pending());
         poll
+    }
+
+    /// Returns how many of these bytes hyper may read now, and notes them as read.
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        let progress = &*self.progress;
+        let now = progress.now();
+        progress.last.store(now, Relaxed);
+        if !self.is_http1 {
+            return bytes.len();
+        }
+        match progress.body_left.load(Relaxed) {
+            0 => {
+                if progress.head.load(Relaxed) == 0 {
+                    progress.head.store(now + 1, Relaxed);
+                }
+                self.head_end.find(bytes).unwrap_or(bytes.len())
+            }
+            UNKNOWN => bytes.len(),
+            left => {
+                let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                progress.body_left.store(left - n as u64, Relaxed);
+                n
+            }
+        }
+    }
+
+    /// Reads what was kept back.
+    fn read_excess(&mut self, buf: &mut ReadBufCursor<'_>) {
+        let mut excess = std::mem::take(&mut self.excess);
+        let bytes = excess.make_contiguous();
+        let bytes = &bytes[..bytes.len().min(buf.remaining())];
+        let n = self.pass(bytes);
+        buf.put_slice(&bytes[..n]);
+        excess.drain(..n);
+        self.progress.pipelined.store(!excess.is_empty(), Relaxed);
+        if !excess.is_empty() {
+            self.excess = excess; // otherwise its memory is freed: an idle connection has none
+        }
     }
 }
 
@@ -147,12 +239,61 @@ impl Drop for WatchedIo {
 
 impl Read for WatchedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, mut buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
-        let before = buf.remaining();
-        ready!(self.io.poll_read_into(cx, &mut buf))?;
-        if buf.remaining() < before {
-            self.progress.note_read();
+        let this = &mut *self;
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        if !this.excess.is_empty() {
+            this.read_excess(&mut buf);
+            return Poll::Ready(Ok(()));
+        }
+        with_scratch(|scratch| {
+            let len = buf.remaining().min(scratch.len());
+            let n = ready!(this.io.poll_read_into(cx, &mut scratch[..len]))?;
+            if n == 0 && this.progress.body_left.load(Relaxed) > 0 {
+                this.progress.is_cut.store(true, Relaxed);
+            }
+            if n > 0 {
+                let passed = this.pass(&scratch[..n]);
+                buf.put_slice(&scratch[..passed]);
+                if passed < n {
+                    this.excess.extend(&scratch[passed..n]);
+                    this.progress.pipelined.store(true, Relaxed);
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+/// Finds the empty line that ends a head, in pieces: LF, then LF or CR LF.
+///
+/// It need not be exact. A head that is passed to hyper in two pieces is still one head.
+#[derive(Clone, Copy, Debug, Default)]
+struct HeadEnd {
+    /// The last byte was LF, or CR behind an LF.
+    is_line_start: bool,
+}
+
+impl HeadEnd {
+    /// Returns the index behind the empty line, if it is in these bytes.
+    fn find(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut start = 0;
+        loop {
+            if self.is_line_start {
+                match bytes[start..].first()? {
+                    b'\n' => {
+                        self.is_line_start = false;
+                        return Some(start + 1);
+                    }
+                    b'\r' => start += 1,
+                    _ => self.is_line_start = false,
+                }
+                continue;
+            }
+            start += bytes[start..].iter().position(|byte| *byte == b'\n')? + 1;
+            self.is_line_start = true;
+        }
     }
 }
 
@@ -181,5 +322,35 @@ impl Write for WatchedIo {
     ) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.note_write(poll)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the heads that `bytes` are cut into, if they arrive in pieces of `len`.
+    fn heads(bytes: &str, len: usize) -> Vec<String> {
+        let (mut head_end, mut heads, mut head) = (HeadEnd::default(), Vec::new(), String::new());
+        for mut piece in bytes.as_bytes().chunks(len) {
+            while let Some(n) = head_end.find(piece) {
+                head += std::str::from_utf8(&piece[..n]).unwrap();
+                heads.push(std::mem::take(&mut head));
+                piece = &piece[n..];
+            }
+            head += std::str::from_utf8(piece).unwrap();
+        }
+        heads.push(head);
+        heads
+    }
+
+    #[test]
+    fn heads_end_at_an_empty_line_whatever_the_pieces_are() {
+        for len in 1..40 {
+            assert_eq!(heads("A b\r\nc: d\r\n\r\nE f\r\n\r\nG", len), ["A b\r\nc: d\r\n\r\n", "E f\r\n\r\n", "G"]);
+            assert_eq!(heads("A\nb\n\nC\n\r\n", len), ["A\nb\n\n", "C\n\r\n", ""], "bare line feeds");
+            assert_eq!(heads("A\r\n\rb\n\n", len), ["A\r\n\rb\n\n", ""]);
+            assert_eq!(heads("no end", len), ["no end"]);
+        }
     }
 }

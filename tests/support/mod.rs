@@ -10,6 +10,8 @@ pub mod chosen;
 pub mod executor;
 pub mod files;
 pub mod gate;
+#[cfg(feature = "http")]
+pub mod http;
 #[cfg(target_os = "linux")]
 pub mod launcher;
 pub mod logs;

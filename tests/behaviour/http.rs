@@ -1,4 +1,5 @@
 //! HTTP: requests are answered as HTTP has it, and every wait and every size has a limit.
+#![cfg(feature = "http")]
 
 use crate::support::http::{HttpClient, get, paths};
 use crate::support::logs::remember;

@@ -18,8 +18,10 @@ mod group_join;
 mod group_panics;
 mod group_reentry;
 mod group_send_sync;
-#[cfg(feature = "http")]
 mod http;
+mod http2;
+mod http_drain;
+mod http_isolation;
 mod inherited_and_shared;
 mod inherited_sockets;
 mod ipv4_and_ipv6;

@@ -99,6 +99,12 @@ impl HttpClient {
 }
 
 impl HttpClient {
+    pub fn read_exactly(&mut self, len: usize) -> String {
+        let mut bytes = vec![0; len];
+        self.socket.read_exact(&mut bytes).unwrap();
+        String::from_utf8(bytes).unwrap()
+    }
+
     /// Reads until EOF or a reset.
     pub fn rest_lossy(&mut self) -> String {
         let mut rest = Vec::new();

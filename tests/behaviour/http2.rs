@@ -1,0 +1,230 @@
+//! HTTP/2: a drain sends GOAWAY and loses no request; streams are children of their connection.
+#![cfg(feature = "http")]
+
+use crate::support::http::paths;
+use crate::support::*;
+use async_std::task::{self, spawn_blocking};
+use ebbtide::http::hyper::body::Incoming;
+use ebbtide::http::hyper::service::service_fn;
+use ebbtide::http::hyper::{Request, Response};
+use ebbtide::http::{ByHyper, Http, HttpService};
+use ebbtide::{Address, Connection, Handle, Phase};
+use h2::client::SendRequest;
+use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+type Client = SendRequest<std::io::Cursor<Vec<u8>>>;
+
+/// Runs a client on a thread, with tokio's I/O for the h2 crate. It gets the connection, and a future of its end.
+async fn with_client<T: Send + 'static, Fut: Future<Output = T>>(
+    address: Address,
+    client: impl FnOnce(Client, tokio::task::JoinHandle<Result<(), h2::Error>>) -> Fut + Send + 'static,
+) -> T {
+    spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let socket = tokio::net::TcpStream::connect(address.socket_addr().unwrap()).await.unwrap();
+            let (send, connection) = h2::client::Builder::new().handshake(socket).await.unwrap();
+            let connection = tokio::spawn(connection);
+            client(send, connection).await
+        })
+    })
+    .await
+}
+
+/// Sends a request. `None`: the server has said that it is going away, so the request was not sent.
+async fn ask(client: &Client, path: &str) -> Option<Result<String, h2::Error>> {
+    let mut client = client.clone().ready().await.ok()?;
+    let request = Request::get(format!("http://a{path}")).body(()).unwrap();
+    let (answer, _) = client.send_request(request, true).ok()?;
+    let read = async {
+        let mut body = answer.await?.into_body();
+        let mut text = Vec::new();
+        while let Some(data) = body.data().await {
+            text.extend_from_slice(&data?);
+        }
+        Ok(String::from_utf8(text).unwrap())
+    };
+    Some(read.await)
+}
+
+#[test]
+fn no_request_of_busy_clients_of_http_2_is_lost() {
+    const CONNECTIONS: usize = 8;
+    const STREAMS: usize = 8;
+    test(async {
+        for lame_duck in [0, 50] {
+            let answered = Arc::<AtomicUsize>::default();
+            let server = bind().await.lame_duck(Duration::from_millis(lame_duck));
+            let address = server.local_addr().clone();
+            let clients: Vec<_> = (0..CONNECTIONS)
+                .map(|_| {
+                    let answered = Arc::clone(&answered);
+                    task::spawn(with_client(address.clone(), async move |client, connection| {
+                        let busy = |stream: usize| {
+                            let (client, answered) = (client.clone(), Arc::clone(&answered));
+                            tokio::spawn(async move {
+                                while let Some(answer) = ask(&client, &format!("/{stream}")).await {
+                                    let answer = answer.map_err(|error| error.to_string())?;
+                                    assert_eq!(answer, format!("/{stream}"));
+                                    answered.fetch_add(1, Ordering::SeqCst);
+                                }
+                                Ok::<_, String>(())
+                            })
+                        };
+                        let mut ends = Vec::new();
+                        for stream in (0..STREAMS).map(busy).collect::<Vec<_>>() {
+                            ends.push(stream.await.unwrap());
+                        }
+                        drop(client);
+                        connection.await.unwrap().unwrap();
+                        ends
+                    }))
+                })
+                .collect();
+            let body = async |_: Handle| {
+                while answered.load(Ordering::SeqCst) < 10 * CONNECTIONS * STREAMS {
+                    task::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let (_, report) = server.scope(Http::new().handler(paths()), body).await.unwrap();
+            let mut lost = Vec::new();
+            for client in clients {
+                lost.extend(client.await.into_iter().filter_map(Result::err));
+            }
+            assert_eq!((lost, report.completed()), (vec![], CONNECTIONS as u64), "{report}");
+        }
+    });
+}
+
+/// Waits for a drain in its requests below `/waits`, and for ever below `/stays`.
+async fn wait(request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+    let connection = request.extensions().get::<Connection>().unwrap();
+    match request.uri().path() {
+        "/waits" => connection.draining().await,
+        "/stays" => std::future::pending().await,
+        _ => {}
+    }
+    Ok(Response::new(request.uri().path().to_owned()))
+}
+
+/// Returns a service that [waits](wait), except for `/first`, and the number of its requests in progress.
+fn counted() -> (impl HttpService<ByHyper, Incoming>, Live) {
+    let live = Live::default();
+    let held = live.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let guard = (request.uri().path() != "/first").then(|| held.guard());
+        async move {
+            let answer = wait(request).await;
+            drop(guard);
+            answer
+        }
+    });
+    (service, live)
+}
+
+#[test]
+fn goaway_comes_with_the_request_for_a_shutdown_and_streams_in_progress_are_answered() {
+    test(async {
+        let server = bind().await.lame_duck(FOR_EVER).grace(None);
+        let (address, handle) = (server.local_addr().clone(), server.handle());
+        let (service, count) = counted();
+        let client = task::spawn(with_client(address, async move |client, connection| {
+            assert_eq!(ask(&client, "/first").await.unwrap().unwrap(), "/first");
+            let waiting = tokio::spawn({
+                let client = client.clone();
+                async move { ask(&client, "/waits").await.unwrap() }
+            });
+            while count.count() == 0 {
+                tokio::task::yield_now().await;
+            }
+            drop(handle.shutdown());
+            while ask(&client, "/late").await.is_some() {} // answered, until GOAWAY is there
+            assert_eq!(handle.phase(), Phase::LameDuck);
+            drop(handle.shutdown()); // skips the rest
+            let answer = waiting.await.unwrap().unwrap();
+            drop(client);
+            connection.await.unwrap().unwrap();
+            answer
+        }));
+        let report = server.serve_http(service).await.unwrap();
+        assert_eq!((client.await.as_str(), report.completed()), ("/waits", 1), "{report}");
+    });
+}
+
+#[test]
+fn a_client_that_does_not_answer_a_ping_holds_a_drain_for_a_moment_only() {
+    test(async {
+        let server = bind().await.grace(None);
+        let address = server.local_addr().clone();
+        let body = async |server: Handle| {
+            let mut client = connect(&address);
+            let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+            // HEADERS of stream 1, which end it: GET, http, `/`.
+            let headers = [0, 0, 3, 1, 5, 0, 0, 0, 1, 0x82, 0x86, 0x84];
+            client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+            client.write_all(&[&settings[..], &headers[..]].concat()).unwrap();
+            while server.counts().open() == 0 {
+                task::yield_now().await;
+            }
+            Ok(client)
+        };
+        let (mut client, report) = server.scope(Http::new().handler(paths()), body).await.unwrap();
+        let mut frames = Vec::new();
+        client.read_to_end(&mut frames).unwrap();
+        assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+        assert!(frames.windows(9).any(|frame| frame[3..9] == [7, 0, 0, 0, 0, 0]), "no GOAWAY: {frames:?}");
+    });
+}
+
+#[test]
+fn an_idle_connection_of_http_2_gets_goaway() {
+    test(async {
+        let server = bind().await;
+        let address = server.local_addr().clone();
+        let handler = Http::new().keep_alive_timeout(Duration::from_millis(50)).handler(paths());
+        let body = async |_: Handle| {
+            let client = with_client(address, async |client, connection| {
+                assert_eq!(ask(&client, "/a").await.unwrap().unwrap(), "/a");
+                connection.await.unwrap().unwrap(); // the server ends it
+                ask(&client, "/b").await.is_none()
+            });
+            Ok(client.await)
+        };
+        let (was_refused, report) = server.scope(handler, body).await.unwrap();
+        assert!(was_refused);
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn a_cancel_drops_the_streams_of_a_connection() {
+    test(async {
+        let server = bind().await;
+        let (address, handle) = (server.local_addr().clone(), server.handle());
+        let (service, live) = counted();
+        let count = live.clone();
+        let client = task::spawn(with_client(address, async move |client, _| {
+            let requests = (0..5).map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { ask(&client, "/stays").await.unwrap().is_err() })
+            });
+            let requests: Vec<_> = requests.collect();
+            while count.count() < 5 {
+                tokio::task::yield_now().await;
+            }
+            drop(handle.cancel());
+            let mut failed = 0;
+            for request in requests {
+                failed += usize::from(request.await.unwrap());
+            }
+            failed
+        }));
+        let report = server.serve_http(service).await.unwrap();
+        assert_eq!(live.count(), 0);
+        assert_eq!((client.await, report.cancelled()), (5, 1), "{report}");
+    });
+}

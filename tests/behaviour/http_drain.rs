@@ -1,0 +1,317 @@
+//! A drain of an HTTP server loses no request. A lost request is one that was written as a whole on a connection whose
+//! last answer did not say `Connection: close`, and that got no whole answer.
+#![cfg(feature = "http")]
+
+use crate::support::http::{HttpClient, get, paths};
+use crate::support::*;
+use async_std::task::{self, spawn_blocking};
+use ebbtide::http::Http;
+use ebbtide::http::hyper::body::{Body, Bytes, Frame, Incoming};
+use ebbtide::http::hyper::service::service_fn;
+use ebbtide::http::hyper::{Request, Response};
+use ebbtide::{Address, Connection, Handle, Phase, Report, Server};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How many busy clients there are.
+const CLIENTS: usize = 64;
+
+/// A body of five chunks, with a short pause before each.
+struct Chunks {
+    left: usize,
+    pause: async_io::Timer,
+}
+
+const PAUSE: Duration = Duration::from_millis(1);
+
+impl Body for Chunks {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        std::task::ready!(Future::poll(Pin::new(&mut self.pause), cx));
+        self.pause.set_after(PAUSE);
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"chunk")))))
+    }
+}
+
+/// Sends one request after the other, until an answer says `Connection: close`. Returns how many were answered.
+fn busy_client(address: &Address, n: usize, answered: &AtomicUsize) -> Result<usize, String> {
+    let mut client = HttpClient::new(address);
+    for count in 1.. {
+        let answer = client.ask(&get(&format!("/{n}"))).map_err(|error| format!("lost after {count}: {error}"))?;
+        assert_eq!(answer.status(), "200");
+        answered.fetch_add(1, Ordering::SeqCst);
+        if answer.says_close() {
+            assert_eq!(client.rest(), "");
+            return Ok(count);
+        }
+        if n % 2 == 0 {
+            std::thread::sleep(Duration::from_millis((count % 4) as u64)); // between two requests when it is closed
+        }
+    }
+    unreachable!()
+}
+
+/// Shuts the server down while 64 clients are busy. No request is lost.
+async fn loses_nothing<H, Fut>(server: Server, handler: H)
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: ebbtide::HandlerOutput> + Send + 'static,
+{
+    let answered = Arc::<AtomicUsize>::default();
+    let address = server.local_addr().clone();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|n| {
+            let (address, answered) = (address.clone(), Arc::clone(&answered));
+            std::thread::spawn(move || busy_client(&address, n, &answered))
+        })
+        .collect();
+    let body = async |_: Handle| {
+        while answered.load(Ordering::SeqCst) < 10 * CLIENTS {
+            task::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (_, report) = server.scope(handler, body).await.unwrap();
+    let ends: Vec<_> = spawn_blocking(move || clients.into_iter().map(|client| client.join().unwrap()).collect()).await;
+    let lost: Vec<_> = ends.iter().filter(|end| end.is_err()).collect();
+    assert!(lost.is_empty(), "{} of {CLIENTS}: {lost:?}; {report}", lost.len());
+    assert_eq!((report.accepted(), report.completed()), (CLIENTS as u64, CLIENTS as u64), "{report}");
+}
+
+#[test]
+fn no_request_of_busy_clients_is_lost_with_plain_answers() {
+    test(async {
+        for _ in 0..3 {
+            loses_nothing(bind().await, Http::new().handler(paths())).await;
+        }
+    });
+}
+
+#[test]
+fn no_request_of_busy_clients_is_lost_with_streaming_answers() {
+    test(async {
+        for _ in 0..3 {
+            let service = service_fn(async |_: Request<Incoming>| {
+                Ok::<_, Infallible>(Response::new(Chunks { left: 5, pause: async_io::Timer::after(PAUSE) }))
+            });
+            loses_nothing(bind().await, Http::new().handler(service)).await;
+        }
+    });
+}
+
+#[test]
+fn no_request_of_busy_clients_is_lost_with_a_lame_duck() {
+    test(async {
+        let server = bind().await.lame_duck(Duration::from_millis(50));
+        loses_nothing(server, Http::new().handler(paths())).await;
+    });
+}
+
+/// Serves while the client runs, which may shut the server down.
+async fn serving<H, Fut, T: Send + 'static>(
+    server: Server,
+    handler: H,
+    client: impl FnOnce(Address, Handle) -> T + Send + 'static,
+) -> (T, Report)
+where
+    H: Fn(Connection) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output: ebbtide::HandlerOutput> + Send + 'static,
+{
+    let (address, handle) = (server.local_addr().clone(), server.handle());
+    let client = spawn_blocking(move || client(address, handle));
+    let report = server.serve(handler).await.unwrap();
+    (client.await, report)
+}
+
+/// Waits until the server drains.
+fn draining(server: &Handle) {
+    drop(server.shutdown());
+    task::block_on(server.reached(Phase::Draining));
+}
+
+#[test]
+fn a_quiet_connection_is_closed_at_once_and_a_recent_one_after_the_patience() {
+    test(async {
+        let handler = Http::new().drain_patience(FOR_EVER).handler(paths());
+        let (_, report) = serving(bind().await.grace(None), handler, |address, server| {
+            let (mut quiet, mut recent) = (HttpClient::new(&address), HttpClient::new(&address));
+            quiet.ask(&get("/")).unwrap();
+            std::thread::sleep(Duration::from_millis(1100));
+            recent.ask(&get("/")).unwrap();
+            draining(&server);
+            assert_eq!(quiet.rest(), "");
+            let answer = recent.ask(&get("/late")).unwrap();
+            assert!(answer.says_close() && answer.body == "/late", "{answer:?}");
+            assert_eq!(recent.rest(), "");
+        })
+        .await;
+        assert_eq!((report.accepted(), report.completed()), (2, 2), "{report}");
+    });
+}
+
+#[test]
+fn a_recent_connection_is_closed_after_the_patience() {
+    test(async {
+        let handler = Http::new().drain_patience(Duration::from_millis(20)).handler(paths());
+        let (_, report) = serving(bind().await.grace(None), handler, |address, server| {
+            let mut client = HttpClient::new(&address);
+            client.ask(&get("/")).unwrap();
+            draining(&server);
+            assert_eq!(client.rest(), "");
+        })
+        .await;
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn half_a_head_is_waited_for() {
+    test(async {
+        for before in ["", "GET /before HTTP/1.1\r\nhost: a\r\n\r\n"] {
+            let handler = Http::new().drain_patience(Duration::ZERO).handler(paths());
+            let server = bind().await.grace(None).newcomer_time(Duration::ZERO);
+            let (_, report) = serving(server, handler, move |address, server| {
+                let mut client = HttpClient::new(&address);
+                client.send(&format!("{before}GET /half HTT")).unwrap(); // in one piece
+                match before {
+                    "" => {
+                        while server.connection_count() == 0 {
+                            std::thread::yield_now(); // a server that does not serve yet would be closed
+                        }
+                    }
+                    _ => assert_eq!(client.answer().unwrap().body, "/before"),
+                }
+                draining(&server);
+                std::thread::sleep(Duration::from_millis(100));
+                let answer = client.ask("P/1.1\r\nhost: a\r\n\r\n").unwrap();
+                assert!(answer.says_close() && answer.body == "/half", "{answer:?}");
+                assert_eq!(client.rest(), "");
+            })
+            .await;
+            assert_eq!(report.completed(), 1, "{report}");
+        }
+    });
+}
+
+#[test]
+fn a_request_in_progress_is_answered_and_the_answer_says_close() {
+    test(async {
+        let service = service_fn(async |request: Request<Incoming>| {
+            let connection = request.extensions().get::<Connection>().unwrap().clone();
+            if request.uri().path() == "/waits" {
+                connection.draining().await;
+            }
+            Ok::<_, Infallible>(Response::new(request.uri().path().to_owned()))
+        });
+        let (answers, report) =
+            serving(bind().await.count_bytes(true), Http::new().handler(service), |address, server| {
+                let mut client = HttpClient::new(&address);
+                // Pipelined: the others have arrived, so they are answered too.
+                client.send(&["/waits", "/second", "/third"].map(get).concat()).unwrap();
+                while !server.connections().iter().any(|connection| connection.bytes_read() > Some(0)) {
+                    std::thread::yield_now();
+                }
+                draining(&server);
+                let answers = [(); 3].map(|()| client.answer().unwrap());
+                assert_eq!(client.rest(), "");
+                answers.map(|answer| (answer.says_close(), answer.body))
+            })
+            .await;
+        let expected = [(false, "/waits"), (false, "/second"), (true, "/third")];
+        assert_eq!(answers.map(|(closes, body)| (closes, body.leak() as &str)), expected);
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+#[test]
+fn in_a_lame_duck_answers_say_close_and_new_clients_are_served() {
+    test(async {
+        let server = bind().await.lame_duck(FOR_EVER).grace(None);
+        let (_, report) = serving(server, Http::new().handler(paths()), |address, server| {
+            let (mut old, mut idle) = (HttpClient::new(&address), HttpClient::new(&address));
+            assert!(!old.ask(&get("/")).unwrap().says_close());
+            assert!(!idle.ask(&get("/")).unwrap().says_close());
+            drop(server.shutdown());
+            task::block_on(server.reached(Phase::LameDuck));
+            for client in [&mut old, &mut HttpClient::new(&address)] {
+                assert!(client.ask(&get("/")).unwrap().says_close());
+                assert_eq!(client.rest(), "");
+            }
+            assert!(idle.ask(&get("/")).unwrap().says_close(), "an idle connection stays open in a lame duck");
+            drop(server.shutdown()); // skips the rest of the lame duck
+        })
+        .await;
+        assert_eq!((report.accepted(), report.completed()), (3, 3), "{report}");
+    });
+}
+
+#[test]
+fn one_connection_is_drained_alone() {
+    test(async {
+        let (_, report) = serving(bind().await, Http::new().handler(paths()), |address, server| {
+            let (mut one, mut other) = (HttpClient::new(&address), HttpClient::new(&address));
+            one.ask(&get("/")).unwrap();
+            other.ask(&get("/")).unwrap();
+            let id = server.connections().iter().map(ebbtide::ConnectionInfo::id).min().unwrap();
+            assert!(server.drain_connection(id));
+            assert!(one.ask(&get("/")).unwrap().says_close());
+            assert_eq!(one.rest(), "");
+            assert!(!other.ask(&get("/")).unwrap().says_close());
+            drop(server.shutdown());
+        })
+        .await;
+        assert_eq!((report.accepted(), report.completed()), (2, 2), "{report}");
+    });
+}
+
+#[test]
+fn a_slow_reader_gets_its_whole_answer_in_a_drain() {
+    const LENGTH: usize = 16 << 20;
+    test(async {
+        let service = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("x".repeat(LENGTH))));
+        let handler = Http::new().drain_patience(Duration::ZERO).handler(service);
+        let (length, report) = serving(bind().await.grace(None).count_bytes(true), handler, |address, server| {
+            let mut client = HttpClient::new(&address);
+            client.send(&get("/")).unwrap();
+            while !server.connections().iter().any(|connection| connection.bytes_written() > Some(0)) {
+                std::thread::yield_now();
+            }
+            draining(&server);
+            std::thread::sleep(Duration::from_millis(100));
+            client.answer().unwrap().body.len()
+        })
+        .await;
+        assert_eq!((length, report.completed()), (LENGTH, 1), "{report}");
+    });
+}
+
+#[test]
+fn a_request_that_outlives_the_grace_is_cut() {
+    test(async {
+        let service = service_fn(async |_: Request<Incoming>| {
+            std::future::pending::<()>().await;
+            Ok::<_, Infallible>(Response::new(String::new()))
+        });
+        let server = bind().await.grace(Duration::from_millis(100)).count_bytes(true);
+        let (rest, report) = serving(server, Http::new().handler(service), |address, server| {
+            let mut client = HttpClient::new(&address);
+            client.send(&get("/")).unwrap();
+            while !server.connections().iter().any(|connection| connection.bytes_read() > Some(0)) {
+                std::thread::yield_now();
+            }
+            draining(&server);
+            client.rest_lossy()
+        })
+        .await;
+        assert_eq!((rest.as_str(), report.cancelled()), ("", 1), "{report}");
+    });
+}

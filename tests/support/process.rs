@@ -237,6 +237,11 @@ impl Process {
         writeln!(stdin, "{line}").unwrap_or_else(|error| panic!("its standard input is closed ({error}): {self}"));
     }
 
+    /// Closes the program's standard input: the program reads EOF.
+    pub fn close_stdin(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Waits for the line `Server listening on …`, and returns its port.
     pub fn port(&self) -> u16 {
         let line = self.wait_for(LISTENING);

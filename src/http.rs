@@ -23,8 +23,8 @@
 //! - [`serve_connection`] serves one connection, in a handler that does something before or after.
 //! - [`Io`], [`Timer`] and [`Executor`] are what hyper needs from a runtime, for those who call hyper themselves.
 //!
-//! No runtime of tokio is needed. Services that use tokio's timers or `tokio::spawn`, as `TimeoutLayer` of tower-http and
-//! `WebSocketUpgrade` of axum do, need [`Server::executor`].
+//! No runtime of tokio is needed. Services that use tokio's timers or `tokio::spawn`, as `TimeoutLayer` of tower-http
+//! and `WebSocketUpgrade` of axum do, need [`Server::executor`].
 //!
 //! # The protocol
 //!
@@ -49,19 +49,21 @@
 //! | upgraded (WebSocket) | ends when the upgraded stream is dropped. The service is notified through the `Connection` in the extensions |
 //!
 //! Answers say `Connection: close`, and HTTP/2 gets GOAWAY, from the shutdown request on, so during a
-//! [lame duck](Server::lame_duck) too. The grace period bounds all of it. Requests that a client of HTTP/1 has pipelined
-//! and that arrive behind an answer with `Connection: close` are not executed, and RFC 9112 (9.3.2) has the client send them again. Those
-//! that have arrived together are answered before one that says so.
+//! [lame duck](Server::lame_duck) too. The grace period bounds all of it.
+//!
+//! If a client of HTTP/1 pipelines requests, those that have arrived with the one that is answered are answered too,
+//! before an answer says `Connection: close`. Those that arrive later are not executed, and RFC 9112 (9.3.2) has the
+//! client send them again.
 //!
 //! # Failures
 //!
-//! - A panic of the service is logged at error, and answers its request with 500. A panic of an answer's body, which has
-//!   begun, cuts that answer. Other requests of the connection continue, on HTTP/2 also those at the same time.
-//! - If the service returns an error, HTTP/1 ends the connection, and HTTP/2 resets the stream, as with hyper alone. It is
-//!   logged at warn. A service that wants an answer instead returns one.
-//! - Malformed requests are answered with 400, too large heads with 431, too long paths with 414, and a head that is not
-//!   complete within 10 s ([`Http::header_timeout`]) with 408. A body that exceeds [`Http::max_body`] is answered with
-//!   413. Each ends the connection, with one line at debug. HTTP/2 has its own error codes.
+//! - A panic of the service is logged at error, and answers its request with 500. A panic of an answer's body, which
+//!   has begun, cuts that answer. Other requests of the connection continue, on HTTP/2 also those at the same time.
+//! - If the service returns an error, HTTP/1 ends the connection, and HTTP/2 resets the stream, as with hyper alone. It
+//!   is logged at warn. A service that wants an answer instead returns one.
+//! - Malformed requests are answered with 400, too large heads with 431, too long paths with 414, and a head that is
+//!   not complete within 10 s ([`Http::header_timeout`]) with 408. A body that exceeds [`Http::max_body`] is answered
+//!   with 413. Each ends the connection, with one line at debug. HTTP/2 has its own error codes.
 //!
 //! # Limits
 //!
@@ -104,8 +106,8 @@ use version::{Spoken, version};
 
 /// Serves one connection with the default settings of [`Http`], until the client leaves or the server drains.
 ///
-/// Use it in a handler that does something before or after. [`Server::serve_http`] and [`Http::handler`] call it for each
-/// connection.
+/// Use it in a handler that does something before or after. [`Server::serve_http`] and [`Http::handler`] call it for
+/// each connection.
 ///
 /// # Errors
 ///
@@ -127,15 +129,9 @@ use version::{Spoken, version};
 /// use std::convert::Infallible;
 ///
 /// async fn handler(conn: Connection) -> Result<(), http::Error> {
-///     let peer = conn.peer_addr().to_string();
-///     let service = service_fn(async |_: Request<Incoming>| {
-///         Ok::<_, Infallible>(Response::new(format!("hello {peer}")))
-///     });
-///     # let service = service_fn({
-///     #     let peer = peer.clone();
-///     #     move |_: Request<Incoming>| std::future::ready(Ok::<_, Infallible>(Response::new(format!("hello {peer}"))))
-///     # });
-///     http::serve_connection(conn, service).await
+///     println!("{} has connected", conn.peer_addr());
+///     let hello = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+///     http::serve_connection(conn, hello).await
 /// }
 /// # async_std::task::block_on(async {
 /// # use async_std::{io, prelude::*};
@@ -265,7 +261,10 @@ impl Http {
     ///
     /// # Examples
     ///
-    /// See [`Http`].
+    /// ```
+    /// let http = ebbtide::http::Http::new();
+    /// # let _ = http;
+    /// ```
     pub fn new() -> Self {
         let settings = Settings {
             header_timeout: Some(Duration::from_secs(10)),
@@ -465,7 +464,29 @@ impl<B> Http<B> {
     ///
     /// # Examples
     ///
-    /// See [`Http`].
+    /// A test of a service, without sockets:
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use async_std::{io, prelude::*};
+    /// use ebbtide::http::{Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+    /// use ebbtide::{Listener, Server};
+    /// use std::convert::Infallible;
+    ///
+    /// let hello = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+    /// let (listener, connector) = Listener::memory();
+    /// let (answer, _report) = Server::new(listener)
+    ///     .scope(Http::new().handler(hello), async |_| {
+    ///         let mut client = connector.connect().await?;
+    ///         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+    ///         let mut answer = String::new();
+    ///         client.read_to_string(&mut answer).await?;
+    ///         Ok(answer)
+    ///     })
+    ///     .await?;
+    /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"));
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
     pub fn handler<S, M>(
         &self,
         service: S,

@@ -41,6 +41,7 @@
 //! - [`Connection`]: what a handler gets. Messages ([`more`](Connection::more), [`lines`](Connection::lines),
 //!   [`frames`](Connection::frames)), drains, tasks.
 //! - [`Handle`]: stop a server, wait for it, look at it, from anywhere.
+//! - `http` (feature `http`): HTTP/1.1 and HTTP/2, for services of hyper and tower, such as axum's `Router`.
 //! - [`TaskGroup`] and [`TaskSet`]: the same ownership of tasks without a server.
 //! - [Coming from asyncio, tokio, trio or Go](#coming-from-asyncio): the names you know.
 //!
@@ -129,8 +130,9 @@
 //! | `JoinHandle::abort`, `JoinError` | [`JoinHandle::cancel`], [`JoinError`] |
 //! | `Framed<_, LinesCodec>`, `LengthDelimitedCodec` | [`Connection::lines`], [`Connection::frames`] |
 //! | `TcpStream::into_split` | [`Connection`] is `Clone`; [`Connection::close_write`] shuts down the writing half |
-//! | `axum::serve(…).with_graceful_shutdown(future)` | [`Server::shutdown_when`]`(future)`, with a deadline |
-//! | hyper-util's `GracefulShutdown` | every connection is watched already; [`Connection::eof_on_drain`] for libraries |
+//! | `axum::serve(listener, app)` | `server.serve_http(app)` (feature `http`) |
+//! | `.with_graceful_shutdown(future)` | [`Server::shutdown_when`]`(future)`, with a deadline; no request is lost |
+//! | hyper-util's `GracefulShutdown`, `auto::Builder` | the module `http`; [`Connection::eof_on_drain`] for other libraries |
 //! | `Semaphore` in the accept loop | [`Server::max_connections`], `max_connections_per_ip` |
 //! | `tokio::signal::ctrl_c` | [`signal::ctrl_c`], [`signal::termination`] |
 //! | `tokio::io::duplex` | [`MemoryStream::pair`], [`Listener::memory`] |
@@ -160,6 +162,7 @@
 //! | Go | here |
 //! |---|---|
 //! | `for { conn, err := ln.Accept(); go handle(conn) }` | [`Server::serve`]`(handle)` |
+//! | `http.Serve(ln, handler)`, `http.Server` | `server.serve_http(service)`, `http::Http` (feature `http`) |
 //! | `http.Server.Shutdown(ctx)` | [`Handle::shutdown_within`]; it waits for every connection, not only for idle ones |
 //! | `http.Server.Close()` | [`Handle::cancel`] |
 //! | `http.Server.RegisterOnShutdown(f)` | [`Handle::until_shutdown`], [`Handle::reached`] |
@@ -194,6 +197,7 @@
 //!
 //! - `async-std` (on by default): handlers run on async-std's executor.
 //! - `smol`: handlers run on smol's, if `async-std` is off. Then nothing of async-std is in the dependency tree.
+//! - `http`: the module `http` and `Server::serve_http`, HTTP/1.1 and HTTP/2 by hyper.
 //! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
 //! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name (Linux).

@@ -99,7 +99,11 @@ impl Error {
     ///
     /// # Examples
     ///
-    /// See [`Error`].
+    /// ```
+    /// # use ebbtide::http;
+    /// let is_bug = |error: &http::Error| !error.is_peer();
+    /// # let _ = is_bug;
+    /// ```
     pub fn is_peer(&self) -> bool {
         self.kind != Kind::Service
     }

@@ -21,17 +21,19 @@ use std::time::{Duration, Instant};
 /// # Examples
 ///
 /// ```
-/// use ebbtide::{BoxError, Connection, http};
-/// use http::hyper::{Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+/// use ebbtide::{Connection, http};
+/// use http::hyper::{self, Request, Response, body::Incoming, server::conn::http1, service::service_fn};
+/// use std::convert::Infallible;
 ///
-/// async fn serve(conn: Connection) -> Result<(), BoxError> {
-///     let service = service_fn(async |_: Request<Incoming>| Ok::<_, BoxError>(Response::new("hello".to_owned())));
-///     let mut hyper = std::pin::pin!(http1::Builder::new().serve_connection(http::Io::new(conn.clone()), service));
-///     match conn.until_draining(hyper.as_mut()).await {
-///         Some(end) => Ok(end?),
+/// async fn serve(conn: Connection) -> hyper::Result<()> {
+///     let service = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+///     let serving = http1::Builder::new().serve_connection(http::Io::new(conn.clone()), service);
+///     let mut serving = std::pin::pin!(serving);
+///     match conn.until_draining(serving.as_mut()).await {
+///         Some(end) => end,
 ///         None => {
-///             hyper.as_mut().graceful_shutdown(); // loses a request that is on its way: `serve_connection` does not
-///             Ok(hyper.await?)
+///             serving.as_mut().graceful_shutdown(); // loses a request that is on its way: `serve_connection` does not
+///             serving.await
 ///         }
 ///     }
 /// }
@@ -186,7 +188,12 @@ impl Executor {
     ///
     /// # Examples
     ///
-    /// See [`Executor`].
+    /// ```
+    /// use ebbtide::{Connection, http};
+    ///
+    /// let executor = |conn: &Connection| http::Executor::new(conn.clone());
+    /// # let _ = executor;
+    /// ```
     pub fn new(connection: Connection) -> Self {
         Self { connection }
     }

@@ -42,7 +42,8 @@ const UNTIL_SIGINT: Duration = Duration::from_secs(10);
 const FIXED_PORT: &str = "127.0.0.1:8888";
 
 /// The features of this crate, and whether this build has them.
-const FEATURES: [(&str, bool); 4] = [
+const FEATURES: [(&str, bool); 5] = [
+    ("http", cfg!(feature = "http")),
     ("smol", cfg!(feature = "smol")),
     ("tls", cfg!(feature = "tls")),
     ("proxy-protocol", cfg!(feature = "proxy-protocol")),

@@ -42,6 +42,7 @@ const SERVERS: &[&str] = &[
     "limits",
     "lame_duck",
     "goodbye",
+    "kv",
     "proxy",
     "inside_tokio",
     #[cfg(feature = "smol")]

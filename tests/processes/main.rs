@@ -13,6 +13,7 @@ mod missing_addresses;
 mod panicking_waker;
 mod pasted;
 mod peer_credentials;
+mod redis;
 mod restart_under_load;
 mod second_panics;
 mod signals;

@@ -209,6 +209,9 @@ impl Server {
     }
 }
 
+/// Future that serves one connection: what the handler of [`Http::handler`] returns.
+pub type Serving = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
+
 /// How HTTP is served: a builder of settings.
 ///
 /// `B` is the type of the requests' bodies: [`Incoming`], or [`Limited<Incoming>`](Limited) after
@@ -282,10 +285,10 @@ impl Http {
 
     /// Limits the bodies of requests to `bytes`. No limit by default.
     ///
-    /// A request whose `Content-Length` exceeds the limit is answered with 413, and the service is not called. If a body
-    /// of unknown length exceeds it, the service gets the error
-    /// [`LengthLimitError`](http_body_util::LengthLimitError). If the service returns that error, the answer is 413; axum's
-    /// extractors make the same answer of it.
+    /// A request whose `Content-Length` exceeds the limit is answered with 413, and the service is not called. If a
+    /// body of unknown length exceeds it, the service gets the error
+    /// [`LengthLimitError`](http_body_util::LengthLimitError). If the service returns that error, the answer is 413;
+    /// axum's extractors make the same answer of it.
     ///
     /// The service's requests then have the body [`Limited<Incoming>`](Limited), of the http-body-util crate. A service
     /// that takes any body, such as axum's `Router`, needs no change.
@@ -379,12 +382,12 @@ impl<B> Http<B> {
         self
     }
 
-    /// Sets how long a connection of HTTP/1 must be quiet before a drain closes it, if a byte has passed on it within the
-    /// last second. Default: 100 ms.
+    /// Sets how long a connection of HTTP/1 must be quiet before a drain closes it, if a byte has passed on it within
+    /// the last second. Default: 100 ms.
     ///
-    /// Choose more than the round trip of the clients and the time that a busy client takes between an answer and its next
-    /// request. Zero closes each idle connection at once, as hyper's own graceful shutdown does; under load that loses
-    /// requests.
+    /// Choose more than the round trip of the clients and the time that a busy client takes between an answer and its
+    /// next request. Zero closes each idle connection at once, as hyper's own graceful shutdown does; under load that
+    /// loses requests.
     ///
     #[doc = setting_example!("drain_patience(Duration::from_millis(300))")]
     #[must_use]
@@ -449,8 +452,8 @@ impl<B> Http<B> {
 
     /// Sets whether a client of HTTP/1 that shuts down its sending half still gets its answer. Default: true.
     ///
-    /// Without it, EOF in the middle of a request drops the request's future. So a long wait ends when its client leaves,
-    /// and a client such as `nc -N` gets no answer.
+    /// Without it, EOF in the middle of a request drops the request's future. So a long wait ends when its client
+    /// leaves, and a client such as `nc -N` gets no answer.
     ///
     #[doc = setting_example!("half_close(false)")]
     #[must_use]
@@ -487,10 +490,7 @@ impl<B> Http<B> {
     /// assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nhello"));
     /// # io::Result::Ok(()) }).unwrap();
     /// ```
-    pub fn handler<S, M>(
-        &self,
-        service: S,
-    ) -> impl Fn(Connection) -> Pin<Box<dyn Future<Output = Result<(), Error>> + Send>> + Clone + Send + Sync + use<S, M, B>
+    pub fn handler<S, M>(&self, service: S) -> impl Fn(Connection) -> Serving + Clone + Send + Sync + use<S, M, B>
     where
         S: HttpService<M, B>,
         M: 'static,

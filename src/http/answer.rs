@@ -1,5 +1,5 @@
-//! One request's way through the service: [`WatchedService`], [`Answering`] and [`AnswerBody`]. The service's panics are
-//! caught here, and a shutdown is announced to the client here.
+//! One request's way through the service: [`WatchedService`], [`Answering`] and [`AnswerBody`]. The service's panics
+//! are caught here, and a shutdown is announced to the client here.
 
 use super::RequestBody;
 use super::progress::{Fault, InProgress, Progress};

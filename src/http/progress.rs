@@ -1,5 +1,5 @@
-//! [`Progress`]: how far a connection's requests are. The connection's driver decides by it when to close. [`WatchedIo`]
-//! notes what is read and written.
+//! [`Progress`]: how far a connection's requests are. The connection's driver decides by it when to close.
+//! [`WatchedIo`] notes what is read and written.
 
 use super::io::Io;
 use crate::connection::Connection;

@@ -22,6 +22,7 @@ mod http;
 mod http2;
 mod http_drain;
 mod http_isolation;
+mod http_random;
 mod inherited_and_shared;
 mod inherited_sockets;
 mod ipv4_and_ipv6;

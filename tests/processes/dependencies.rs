@@ -1,6 +1,6 @@
 //! What each feature brings into a user's dependency tree. Only in a build with all of them: `cargo tree` works offline
 //! here, and needs the packages of each feature.
-#![cfg(all(feature = "smol", feature = "tls", feature = "systemd", feature = "proxy-protocol"))]
+#![cfg(all(feature = "smol", feature = "http", feature = "tls", feature = "systemd", feature = "proxy-protocol"))]
 
 use std::env;
 use std::process::Command;
@@ -24,11 +24,13 @@ fn has(names: &[String], package: &str) -> bool {
 
 #[test]
 fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
-    for features in ["", "smol", "smol,tls,systemd,proxy-protocol"] {
+    for features in ["", "smol", "smol,http,tls,systemd,proxy-protocol"] {
         let names = packages(features);
         let unwanted: Vec<_> = names.iter().filter(|name| name.starts_with("async-std")).collect();
         assert_eq!(unwanted, [""; 0], "features `{features}`");
-        assert!(!has(&names, "async-global-executor") && !has(&names, "tokio"), "features `{features}`: {names:?}");
+        assert!(!has(&names, "async-global-executor"), "features `{features}`: {names:?}");
+        // hyper uses tokio's channels and traits. `examples/apps` tests that nothing of its runtime is built.
+        assert_eq!(has(&names, "tokio"), features.contains("http"), "features `{features}`: {names:?}");
         assert_eq!(has(&names, "smol"), features.contains("smol"), "features `{features}`");
     }
     assert!(has(&packages("async-std"), "async-std"));
@@ -37,7 +39,9 @@ fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
 #[test]
 fn an_optional_part_brings_its_packages_only_with_its_feature() {
     let plain = packages("async-std");
-    for (feature, package) in [("tls", "rustls"), ("systemd", "sd-listen-fds"), ("proxy-protocol", "ppp")] {
+    for (feature, package) in
+        [("http", "hyper"), ("tls", "rustls"), ("systemd", "sd-listen-fds"), ("proxy-protocol", "ppp")]
+    {
         assert!(!has(&plain, package), "{package}");
         if feature != "systemd" || cfg!(target_os = "linux") {
             assert!(has(&packages(&format!("async-std,{feature}")), package), "{package}");

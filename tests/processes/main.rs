@@ -8,6 +8,7 @@ mod examples;
 mod fork;
 mod hand_over;
 mod haproxy;
+mod http_clients;
 mod large_futures;
 mod missing_addresses;
 mod panicking_waker;

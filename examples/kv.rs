@@ -61,9 +61,9 @@ async fn client(conn: Connection, map: Arc<Map>) -> io::Result<()> {
             Ok(Some(words)) => output.write_all(&reply(&words, &map)).await?,
             Ok(None) => return output.flush().await,
             Err(error) if error.kind() == InvalidData => {
-                conn.label(format!("not RESP: {error}")); // for the log: to return the error would blame this program
                 output.write_all(format!("-ERR Protocol error: {error}\r\n").as_bytes()).await?;
-                return output.flush().await;
+                output.flush().await?;
+                return Err(conn.bad_input(format_args!("not RESP: {error}"))); // the client's fault, not this program's
             }
             Err(error) => return Err(error),
         }

@@ -9,11 +9,47 @@ use crate::sync::coop;
 use crate::text::explained;
 use crate::transport::Transport;
 use futures_io::{AsyncRead, AsyncWrite};
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 impl Connection {
+    /// Makes the error of a peer that has sent what is not valid. It has the kind `InvalidData`, and this text.
+    ///
+    /// If the handler returns it, the connection's end is the peer's fault: it is logged at debug, and counted as
+    /// [`BadInput`](EndReason::BadInput), one of the reasons of [`disconnected`](crate::Report::disconnected). It is
+    /// for handlers with a parser of their own; [`lines`](Self::lines), [`frames`](Self::frames) and HTTP do the same.
+    ///
+    /// The error is recognised by its kind. So after this call any error of this kind that the handler returns is the
+    /// peer's fault.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// # use ebbtide::{Connection, Listener, Server};
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"?").await?;
+    /// let handler = async |mut conn: Connection| {
+    ///     let mut version = [0];
+    ///     conn.read_exact(&mut version).await?;
+    ///     match version {
+    ///         [1] => conn.write_all(b"welcome").await,
+    ///         [other] => Err(conn.bad_input(format_args!("version {other} instead of 1"))),
+    ///     }
+    /// };
+    /// let (_, report) = Server::new(listener).scope(handler, async |_| {}).await?;
+    /// assert_eq!((report.disconnected(), report.failed()), (1, 0));
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn bad_input(&self, why: impl fmt::Display) -> io::Error {
+        self.record.note_given(io::ErrorKind::InvalidData, EndReason::BadInput);
+        explained(io::ErrorKind::InvalidData, why)
+    }
+
     pub(super) fn poll_half_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.record.has_ended() {
             return Poll::Ready(Ok(()));

@@ -48,8 +48,8 @@ pub enum EndReason {
     /// kind of their own.
     Disconnected,
     /// The handler returned an error of its [`Lines`](crate::Lines) or [`Frames`](crate::Frames), because the input was
-    /// too long or was not UTF-8; or one of HTTP (feature `http`), because a request was malformed, too large or too
-    /// slow.
+    /// too long or was not UTF-8; one of [`Connection::bad_input`](crate::Connection::bad_input); or one of HTTP
+    /// (feature `http`), because a request was malformed, too large or too slow.
     BadInput,
     /// No byte passed either way for as long as the [`idle_timeout`](crate::Server::idle_timeout).
     IdleTimeout,

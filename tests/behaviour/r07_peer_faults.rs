@@ -215,3 +215,28 @@ fn r07_the_eof_that_a_drain_gives_is_not_the_handlers_fault() {
         let _ = client.shutdown(Shutdown::Both);
     });
 }
+
+/// A parser of the handler's own says which input is not valid.
+#[test]
+fn r07_bad_input_that_a_handler_finds_is_the_peers_fault() {
+    test(async {
+        let logs = logs::remember();
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        let peer = client.local_addr().unwrap();
+        let handler = async |mut conn: Connection| {
+            conn.read_exact(&mut [0]).await?;
+            io::Result::Err(io::Error::other(conn.bad_input("no such\nversion"))) // wrapped by a library
+        };
+        let body = async |server: Handle| {
+            client.write_all(b"?")?;
+            until(|| server.counts().ended(EndReason::BadInput) == 1).await;
+            Ok(())
+        };
+        let ((), report) = server.scope(handler, body).await.unwrap();
+        assert_eq!((report.disconnected(), report.failed()), (1, 0), "{report}");
+        let lines = logs.lines_with(&format!("peer={peer}"));
+        assert!(lines.iter().any(|(_, line)| line.contains(r"no such\nversion")), "{lines:?}");
+        assert!(lines.iter().all(|(level, _)| *level >= Level::Debug), "{lines:?}");
+    });
+}

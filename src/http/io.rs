@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 /// A [`Connection`] as hyper reads and writes it: hyper's `Read` and `Write`.
 ///
-/// Writes are vectored, so hyper sends a head and a body without copying them together. Reads go through a buffer of
-/// the thread, so no buffer is zeroed for a read, and an idle connection has none.
+/// Writes are vectored, so hyper sends a head and a large body without copying them together. Reads go through a buffer
+/// of the thread, so no buffer is zeroed for a read, and an idle connection has none.
 ///
 /// [`serve_connection`](super::serve_connection) uses it. Use it yourself to call hyper directly, for example for a
 /// setting of hyper's that [`Http`](super::Http) does not have. What a drain needs is then yours to do.
@@ -125,8 +125,29 @@ impl Write for Io {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.connection).poll_write_vectored(cx, bufs)
+        let mut connection = Pin::new(&mut self.connection);
+        if let [buf] = bufs {
+            return connection.poll_write(cx, buf);
+        }
+        let mut joined = [0; SMALL];
+        match join(bufs, &mut joined) {
+            Some(len) => connection.poll_write(cx, &joined[..len]),
+            None => connection.as_mut().poll_write_vectored(cx, bufs),
+        }
     }
+}
+
+/// Up to this length the parts of an answer are copied together: `send` of one buffer costs less than `writev` of two.
+const SMALL: usize = 1024;
+
+/// Copies the buffers into `joined` one after the other. Returns their length, or `None` if they do not fit.
+fn join(bufs: &[IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
+    let mut len = 0;
+    for buf in bufs {
+        joined.get_mut(len..len + buf.len())?.copy_from_slice(buf);
+        len += buf.len();
+    }
+    Some(len)
 }
 
 /// hyper's timer, for timeouts of hyper's own. It works on every executor.
@@ -205,5 +226,20 @@ where
 {
     fn execute(&self, future: F) {
         drop(self.connection.spawn(future)); // it stays in the connection's group
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn small_parts_are_joined_and_large_ones_are_not() {
+        let (mut joined, large) = ([0; SMALL], [7; SMALL]);
+        let slices = |parts: [&'static [u8]; 3]| parts.map(IoSlice::new);
+        assert_eq!(join(&slices([b"head", b"", b"body"]), &mut joined), Some(8));
+        assert_eq!(&joined[..8], b"headbody");
+        assert_eq!(join(&[IoSlice::new(&large), IoSlice::new(&[])], &mut joined), Some(SMALL));
+        assert_eq!(join(&[IoSlice::new(b"a"), IoSlice::new(&large)], &mut joined), None);
     }
 }

@@ -1,10 +1,13 @@
 //! The load generator: a process of its own with one thread and a plain epoll loop.
 //!
-//! `messages` sends messages, `churn` opens and closes connections, `hold` keeps idle connections open.
+//! `messages` sends messages, `http` requests; `churn` opens and closes connections, `hold` keeps idle ones open.
+//! `lost` counts what a shutdown loses; it is a thread of the program `lost_requests`.
 
 mod churn;
 mod conn;
 mod hold;
+mod http;
+pub(crate) mod lost;
 mod messages;
 mod poll;
 
@@ -15,8 +18,21 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-pub(crate) const OPTIONS: &[&str] =
-    &["cores", "pid", "connections", "active", "message", "warm-up", "time", "rate", "count", "at-a-time", "beside"];
+pub(crate) const OPTIONS: &[&str] = &[
+    "cores",
+    "pid",
+    "connections",
+    "active",
+    "message",
+    "warm-up",
+    "time",
+    "rate",
+    "count",
+    "at-a-time",
+    "beside",
+    "http",
+    "streams",
+];
 pub(crate) const FLAGS: &[&str] = &["spin", "reset", "close", "keep"];
 
 /// Safety net: the longest time to wait for a server. A longer wait is a bug.
@@ -117,6 +133,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     let measured = match kind {
         "echo" => messages::run(address, &subject, &messages::Plan::parse(args)?),
         "churn" => churn::run(address, &subject, &churn::Plan::parse(args)?),
+        "http" => http::run(address, &subject, &http::Plan::parse(args)?),
         "hold" => hold::run(address, &hold::Plan::parse(args)?),
         other => return Err(format!("there is no load `{other}`")),
     };

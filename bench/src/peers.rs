@@ -6,11 +6,13 @@ mod async_std;
 mod ebbtide;
 mod epoll;
 pub(crate) mod foreign;
+mod http;
 mod smol;
 mod tokio;
 
 use crate::args::Args;
 use crate::control::{Control, Heap};
+use crate::http::{Answer, Version};
 use crate::kernel;
 use ::socket2::{Domain, Socket, Type};
 use std::io;
@@ -37,12 +39,14 @@ pub(crate) enum Peer {
     Smol,
     AsyncIo,
     Epoll,
+    /// async-std's web framework; only a server of HTTP/1.
+    Tide,
     Asyncio,
     Go,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Ebbtide,
         Self::EbbtideUntil,
         Self::EbbtideOnTokio,
@@ -53,6 +57,7 @@ impl Peer {
         Self::Smol,
         Self::AsyncIo,
         Self::Epoll,
+        Self::Tide,
         Self::Asyncio,
         Self::Go,
     ];
@@ -69,6 +74,7 @@ impl Peer {
             Self::Smol => "smol",
             Self::AsyncIo => "async-io",
             Self::Epoll => "epoll",
+            Self::Tide => "tide",
             Self::Asyncio => "asyncio",
             Self::Go => "go",
         }
@@ -113,7 +119,7 @@ impl Peer {
     /// Returns the environment variable that sets the number of threads of its executor.
     fn variable(self) -> Option<&'static str> {
         match self {
-            Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd => Some("ASYNC_STD_THREAD_COUNT"),
+            Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd | Self::Tide => Some("ASYNC_STD_THREAD_COUNT"),
             Self::EbbtideOnSmol | Self::Smol | Self::AsyncIo => Some("SMOL_THREADS"),
             Self::Go => Some("GOMAXPROCS"),
             Self::EbbtideOnTokio | Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
@@ -141,6 +147,9 @@ pub(crate) fn build(peers: &[Peer], counted: bool) -> io::Result<()> {
     if counted { foreign::build_twin(foreign::COUNTED, &[]) } else { Ok(()) }
 }
 
+pub(crate) const OPTIONS: &[&str] = &["threads", "buffer", "cores", "http"];
+pub(crate) const FLAGS: &[&str] = &["controlled", "streaming"];
+
 /// Runs `serve PEER`: listens, prints its address, and serves until it is stopped.
 pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     let peer: Peer = args.word(1, "the peer")?.parse()?;
@@ -149,6 +158,11 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     let buffer: usize = args.value_or("buffer", 1024)?;
     prepare(peer, threads, args)?;
     let control = || Control::start(args.flag("controlled"), heap);
+    let failed = |error| format!("{} could not serve: {error}", peer.name());
+    let answer = Answer { streaming: args.flag("streaming") };
+    if let Some(version) = args.value::<Version>("http")? {
+        return http::serve(peer, version, answer, threads, &control()).map_err(failed);
+    }
     let served = match peer {
         Peer::Ebbtide => ebbtide::on_async_std(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
         Peer::EbbtideUntil => ebbtide::on_async_std(move |conn| ebbtide::echo_until_draining(conn, buffer), &control()),
@@ -160,9 +174,10 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
         Peer::AsyncIo => async_io::serve(buffer, &control()),
         Peer::Epoll => epoll::serve(threads, buffer, &control()),
         Peer::JoinSet => return Err("a `JoinSet` is not a server".to_owned()),
+        Peer::Tide => return Err("tide serves only HTTP".to_owned()),
         Peer::Asyncio | Peer::Go => foreign::serve(peer, buffer, args.flag("controlled")),
     };
-    served.map_err(|error| format!("{} could not serve: {error}", peer.name()))
+    served.map_err(failed)
 }
 
 /// Sets the cores, the limit of open files and the number of threads, before the first thread is started. Fails if

@@ -42,6 +42,7 @@ fn colour(peer: Peer) -> &'static str {
         Peer::Smol => "#56b4e9",
         Peer::AsyncIo => "#f0e442",
         Peer::Epoll => "#666666",
+        Peer::Tide => "#8c564b",
         Peer::Asyncio => "#e69f00",
         Peer::Go => "#cc79a7",
     }

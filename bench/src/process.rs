@@ -100,13 +100,18 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn start(program: &PathBuf, peer: Peer, threads: usize, buffer: usize) -> Result<Self, String> {
+    /// Starts a server. `what` is the part of its command line that says what it serves.
+    pub(crate) fn start(program: &PathBuf, peer: Peer, threads: usize, what: &str) -> Result<Self, String> {
         let cores = list(&Places::here(threads).server);
-        let args = format!("serve {} --controlled --threads {threads} --buffer {buffer} --cores {cores}", peer.name());
-        let args: Vec<String> = args.split(' ').map(str::to_owned).collect();
+        let args = format!("serve {} --controlled --threads {threads} {what} --cores {cores}", peer.name());
+        let args: Vec<String> = args.split_whitespace().map(str::to_owned).collect();
         let mut process = Piped::start(program, &args)?;
         let address = process.expect("listening").map_err(|error| format!("{}: {error}", peer.name()))?;
         Ok(Self { process, address })
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        &self.address
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -102,14 +102,26 @@ impl Run {
                     let spin = if Places::here(threads).shared() { "" } else { "--spin" };
                     what += &format!(" --rate {rate} {spin}");
                 }
-                let server = self.serve(peer, buffer)?;
+                let server = self.serve(peer, &format!("--buffer {buffer}"))?;
                 all_of(connections, Load::start(&server, threads, &what)?.finish()?)
             }
             Kind::Churn { reset, beside } => {
                 let count = 6000 / effort.divide;
                 let reset = if reset { "--reset" } else { "" };
-                let server = self.serve(peer, 1024)?;
+                let server = self.serve(peer, "--buffer 1024")?;
                 let what = format!("churn --count {count} --beside {} {reset}", few(beside));
+                all_of(count, Load::start(&server, threads, &what)?.finish()?)
+            }
+            Kind::Http { version, connections, streams } => {
+                let server = self.serve(peer, &format!("--http {version}"))?;
+                let mut what = format!("http --http {version} --connections {connections} --streams {streams}");
+                what += &format!(" --time {} --warm-up {}", effort.time_ms, effort.warm_up_ms);
+                all_of(connections, Load::start(&server, threads, &what)?.finish()?)
+            }
+            Kind::HttpChurn { version } => {
+                let count = 6000 / effort.divide;
+                let server = self.serve(peer, &format!("--http {version}"))?;
+                let what = format!("churn --http {version} --count {count}");
                 all_of(count, Load::start(&server, threads, &what)?.finish()?)
             }
             Kind::Memory { connections } => self.memory(peer, few(connections)),
@@ -123,14 +135,14 @@ impl Run {
         }
     }
 
-    fn serve(&self, peer: Peer, buffer: usize) -> Result<Server, String> {
-        Server::start(&process::program(peer)?, peer, self.threads, buffer)
+    fn serve(&self, peer: Peer, what: &str) -> Result<Server, String> {
+        Server::start(&process::program(peer)?, peer, self.threads, what)
     }
 
     /// Measures the growth by so many connections, after a hundred others: then the server has what it needs only once.
     fn memory(&self, peer: Peer, connections: usize) -> Result<Measured, String> {
         let program = foreign::twin(foreign::COUNTED).map_err(|error| error.to_string())?;
-        let mut server = Server::start(&program, peer, self.threads, 1024)?;
+        let mut server = Server::start(&program, peer, self.threads, "--buffer 1024")?;
         let look = |server: &mut Server| -> Result<(u64, u64), String> {
             let counts = !matches!(peer, Peer::Go | Peer::Asyncio);
             Ok((if counts { server.heap()? } else { 0 }, server.memory("VmRSS")?))
@@ -155,7 +167,7 @@ impl Run {
 
     /// Measures from the request until the server reports that it is closed. Every client must see EOF.
     fn stop(&self, peer: Peer, how: &str, clients_close: bool, connections: usize) -> Result<Measured, String> {
-        let mut server = self.serve(peer, 1024)?;
+        let mut server = self.serve(peer, "--buffer 1024")?;
         let close = if clients_close { "--close" } else { "" };
         let mut load = Load::start(&server, self.threads, &format!("hold --connections {connections} {close}"))?;
         load.ready()?;

@@ -64,9 +64,12 @@ impl Suite {
             return Err(format!("there is no workload `{name}`; `--list` names them"));
         }
         let chosen = |workload: &Workload| only.as_ref().is_none_or(|only| only.contains(&workload.name));
+        let workloads: Vec<Workload> = known.into_iter().filter(chosen).collect();
+        // Not those of other workloads: some are built first.
+        let takes_part = |peer: &Peer| workloads.iter().any(|workload| workload.peers.contains(peer));
         Ok(Self {
-            peers: wanted.into_iter().filter(|peer| peer.is_here()).collect(),
-            workloads: known.into_iter().filter(chosen).collect(),
+            peers: wanted.into_iter().filter(|peer| peer.is_here() && takes_part(peer)).collect(),
+            workloads,
             threads: args.list("threads")?,
             effort,
             short,

@@ -38,7 +38,11 @@ impl Kind {
     /// Returns the measure that the columns with ratios compare.
     pub(crate) fn measure(self) -> Measure {
         match self {
-            Self::Echo { .. } | Self::Churn { .. } | Self::Children { .. } => Measure::Cpu,
+            Self::Echo { .. }
+            | Self::Churn { .. }
+            | Self::Http { .. }
+            | Self::HttpChurn { .. }
+            | Self::Children { .. } => Measure::Cpu,
             Self::Memory { .. } => Measure::Heap,
             Self::Stop { .. } => Measure::Wall,
             Self::StopIdle => Measure::P99,
@@ -130,7 +134,10 @@ impl Results {
 
     /// Returns the reasons to doubt these results.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        let closed_loop = matches!(self.workload.kind, Kind::Echo { rate: None, .. } | Kind::Churn { .. });
+        let closed_loop = matches!(
+            self.workload.kind,
+            Kind::Echo { rate: None, .. } | Kind::Churn { .. } | Kind::Http { .. } | Kind::HttpChurn { .. }
+        );
         let saturated = |measured: &Measured| {
             closed_loop
                 && share(measured.load_ns, measured) > 0.95

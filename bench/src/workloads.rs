@@ -1,8 +1,9 @@
 //! The workloads: what each does, which peers take part, and the marks that ebbtide must reach.
 
+use crate::http::Version;
 use crate::peers::Peer::{
     self, AsyncIo, AsyncStd, Asyncio, Ebbtide, EbbtideOnSmol, EbbtideOnTokio, EbbtideUntil, Epoll, Go, JoinSet, Smol,
-    Tokio,
+    Tide, Tokio,
 };
 
 /// Work of a workload.
@@ -12,6 +13,10 @@ pub(crate) enum Kind {
     Echo { connections: usize, active: usize, message: usize, buffer: usize, rate: Option<Rate> },
     /// Short connections with one byte each way, `beside` others that are idle.
     Churn { reset: bool, beside: usize },
+    /// HTTP requests over open connections; each stream sends the next when the last is answered.
+    Http { version: Version, connections: usize, streams: usize },
+    /// Connections with one HTTP request each.
+    HttpChurn { version: Version },
     /// Memory of idle connections.
     Memory { connections: usize },
     /// Stop of a server with so many idle connections: from the request until it is closed.
@@ -75,6 +80,9 @@ const EXECUTORS: &[Peer] =
 const JUDGED: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, Epoll];
 /// The same and the platform's floor: for workloads in which every message is waited for.
 const WAITING: &[Peer] = &[Ebbtide, EbbtideUntil, Tokio, AsyncStd, AsyncIo, Epoll];
+/// The servers of HTTP/2, and those of HTTP/1.
+const HTTP2: &[Peer] = &[Ebbtide, Tokio, AsyncStd];
+const HTTP1: &[Peer] = &[Ebbtide, Tokio, AsyncStd, Tide];
 /// The servers that can be stopped.
 const STOPPED: &[Peer] = &[Ebbtide, Tokio];
 /// The task groups.
@@ -108,6 +116,7 @@ pub(crate) fn all() -> Vec<Workload> {
     all.push(stop_idle());
     all.extend([false, true].map(children));
     all.extend(sparse());
+    all.extend(http());
     all
 }
 
@@ -227,6 +236,23 @@ fn sparse() -> [Workload; 3] {
         one("1%-of-10000-active", echo(10_000, 100, 64, 1024, None), JUDGED),
         one("10000-once-a-second", echo(10_000, 10_000, 64, 1024, Some(Rate::Fixed(10_000.0))), WAITING),
         one("one-busy-beside-999", echo(1000, 1, 64, 1024, None), WAITING),
+    ]
+}
+
+fn http() -> [Workload; 4] {
+    let one = |name: &str, kind, peers| Workload {
+        name: name.to_owned(),
+        kind,
+        peers,
+        threads: ONE,
+        targets: vec![target(Measure::Cpu, AsyncStd, 1.00, None)],
+    };
+    let (http1, http2) = (Version::Http1, Version::Http2);
+    [
+        one("http1x64", Kind::Http { version: http1, connections: 64, streams: 1 }, HTTP1),
+        one("http1-close", Kind::HttpChurn { version: http1 }, HTTP1),
+        one("http2x8x16", Kind::Http { version: http2, connections: 8, streams: 16 }, HTTP2),
+        one("http2-close", Kind::HttpChurn { version: http2 }, HTTP2),
     ]
 }
 

@@ -1,10 +1,12 @@
-//! Short connections: connect, one byte each way, and a close by FIN or by RST.
+//! Short connections: connect, one byte each way, and a close by FIN or by RST; or one HTTP request.
 
 use super::conn::Conn;
+use super::http;
 use super::messages::Messages;
 use super::poll::Poll;
 use super::{End, NET, Subject, in_time};
 use crate::args::Args;
+use crate::http::{Answer, Version};
 use crate::measured::{Measured, short_nanos};
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::set_socket_linger;
@@ -22,6 +24,8 @@ pub(super) struct Plan {
     reset: bool,
     /// How many other connections are idle all the time.
     beside: usize,
+    /// A request of HTTP in place of the byte.
+    http: Option<Version>,
 }
 
 impl Plan {
@@ -31,15 +35,23 @@ impl Plan {
             at_a_time: args.value_or("at-a-time", 64)?,
             reset: args.flag("reset"),
             beside: args.value_or("beside", 0)?,
+            http: args.value("http")?,
         };
-        if plan.at_a_time > 0 { Ok(plan) } else { Err("`--at-a-time` must be at least 1".to_owned()) }
+        match plan {
+            Self { at_a_time: 0, .. } => Err("`--at-a-time` must be at least 1".to_owned()),
+            Self { http: Some(_), reset: true, .. } | Self { http: Some(_), beside: 1.., .. } => {
+                Err("`--http` goes with neither `--reset` nor `--beside`".to_owned())
+            }
+            plan => Ok(plan),
+        }
     }
 }
 
 pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Result<Measured> {
     let beside = Messages::connect(address, plan.beside)?;
     let sockets = subject.open_sockets()?;
-    let mut churn = Churn { address, plan: *plan, poll: Poll::new()?, slots: Vec::new(), latencies: Vec::new() };
+    let (poll, buf) = (Poll::new()?, vec![0; http::BUFFER]);
+    let mut churn = Churn { address, plan: *plan, poll, slots: Vec::new(), latencies: Vec::new(), buf };
     churn.go(plan.count / 8)?;
     subject.wait_until_closed(sockets)?;
     churn.latencies.clear();
@@ -65,16 +77,23 @@ struct Churn {
     slots: Vec<Slot>,
     /// How long each connection took, in nanoseconds.
     latencies: Vec<u32>,
+    /// The buffer for received answers.
+    buf: Vec<u8>,
 }
 
 /// One of the connections that are open at the same time.
 struct Slot {
-    stream: Option<TcpStream>,
+    visit: Option<Visit>,
     since: Instant,
-    /// The byte that was sent, and has to come back.
-    byte: u8,
-    /// The byte is back, and the write side is shut down.
+    /// The answer is back, and the write side is shut down.
     ending: bool,
+}
+
+/// What a short connection does.
+enum Visit {
+    /// Sends a byte, which has to come back.
+    Byte(TcpStream, u8),
+    Http(Box<http::Conn>, Version),
 }
 
 impl Churn {
@@ -83,7 +102,7 @@ impl Churn {
         let mut opened = self.plan.at_a_time.min(count);
         self.slots.clear();
         for index in 0..opened {
-            self.slots.push(open(self.address, &self.poll, index, index as u8)?);
+            self.slots.push(self.open(index, index as u8)?);
         }
         let mut ended = 0;
         while ended < count {
@@ -91,12 +110,12 @@ impl Churn {
             in_time(net)?;
             for (index, _) in self.poll.events() {
                 let slot = &mut self.slots[index];
-                if !slot.goes_on(self.plan.reset)? {
-                    slot.stream = None;
+                if !slot.goes_on(self.plan.reset, &mut self.buf)? {
+                    slot.visit = None;
                     self.latencies.push(short_nanos(slot.since.elapsed()));
                     ended += 1;
                     if opened < count {
-                        *slot = open(self.address, &self.poll, index, opened as u8)?;
+                        self.slots[index] = self.open(index, opened as u8)?;
                         opened += 1;
                     }
                 }
@@ -104,37 +123,71 @@ impl Churn {
         }
         Ok(())
     }
-}
 
-fn open(address: SocketAddr, poll: &Poll, index: usize, byte: u8) -> io::Result<Slot> {
-    let since = Instant::now();
-    // The loopback interface answers at once, so this does not block.
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(&[byte])?;
-    stream.set_nonblocking(true)?;
-    poll.add(&stream, index, EventFlags::IN | EventFlags::ET)?;
-    Ok(Slot { stream: Some(stream), since, byte, ending: false })
+    fn open(&self, index: usize, byte: u8) -> io::Result<Slot> {
+        let since = Instant::now();
+        let visit = match self.plan.http {
+            None => {
+                // The loopback interface answers at once, so this does not block.
+                let mut stream = TcpStream::connect(self.address)?;
+                stream.write_all(&[byte])?;
+                stream.set_nonblocking(true)?;
+                self.poll.add(&stream, index, EventFlags::IN | EventFlags::ET)?;
+                Visit::Byte(stream, byte)
+            }
+            Some(version) => {
+                let mut conn = http::Conn::open(self.address, version, Answer { streaming: false }, true)?;
+                conn.request(since);
+                conn.send()?;
+                self.poll.add(&conn.stream, index, EventFlags::IN | EventFlags::ET)?;
+                Visit::Http(Box::new(conn), version)
+            }
+        };
+        Ok(Slot { visit: Some(visit), since, ending: false })
+    }
 }
 
 impl Slot {
     /// Reads and closes as far as possible. Returns false when the connection has ended as it should.
-    fn goes_on(&mut self, reset: bool) -> io::Result<bool> {
-        let Some(mut stream) = self.stream.as_ref() else { return Ok(true) };
-        let mut buf = [0; 8];
-        loop {
-            match stream.read(&mut buf) {
-                Ok(0) if self.ending => return Ok(false),
-                Ok(1) if !self.ending && buf[0] == self.byte => {}
-                Ok(n) => return Err(io::Error::other(format!("{n} bytes where one was sent"))),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
-                Err(error) => return Err(error),
-            }
-            self.ending = true;
-            if reset {
-                set_socket_linger(stream, Some(Duration::ZERO))?;
-                return Ok(false);
-            }
-            stream.shutdown(Shutdown::Write)?;
+    fn goes_on(&mut self, reset: bool, buf: &mut [u8]) -> io::Result<bool> {
+        match &mut self.visit {
+            None => Ok(true),
+            Some(Visit::Byte(stream, byte)) => byte_goes_on(stream, *byte, &mut self.ending, reset),
+            Some(Visit::Http(conn, version)) => http_goes_on(conn, *version, &mut self.ending, buf),
         }
     }
+}
+
+fn byte_goes_on(mut stream: &TcpStream, byte: u8, ending: &mut bool, reset: bool) -> io::Result<bool> {
+    let mut buf = [0; 8];
+    loop {
+        match stream.read(&mut buf) {
+            Ok(0) if *ending => return Ok(false),
+            Ok(1) if !*ending && buf[0] == byte => {}
+            Ok(n) => return Err(io::Error::other(format!("{n} bytes where one was sent"))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        *ending = true;
+        if reset {
+            set_socket_linger(stream, Some(Duration::ZERO))?;
+            return Ok(false);
+        }
+        stream.shutdown(Shutdown::Write)?;
+    }
+}
+
+/// The server closes a connection of HTTP/1, as its request asks for. The client closes one of HTTP/2.
+fn http_goes_on(conn: &mut http::Conn, version: Version, ending: &mut bool, buf: &mut [u8]) -> io::Result<bool> {
+    let mut answered = Vec::new();
+    let open = conn.receive(buf, &mut answered)?;
+    *ending |= !answered.is_empty();
+    if !open {
+        return if *ending { Ok(false) } else { Err(ErrorKind::UnexpectedEof.into()) };
+    }
+    conn.send()?;
+    if !answered.is_empty() && version == Version::Http2 {
+        conn.stream.shutdown(Shutdown::Write)?;
+    }
+    Ok(true)
 }

@@ -78,10 +78,15 @@ impl Conn {
         }
     }
 
-    /// Returns whether the connection is open and has no more bytes: neither data nor EOF has arrived.
+    /// Returns whether the connection stands: see [`stands`].
     pub(super) fn stands(&self) -> bool {
-        matches!((&self.stream).read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+        stands(&self.stream)
     }
+}
+
+/// Returns whether a connection is open and has no more bytes: neither data nor EOF has arrived.
+pub(super) fn stands(mut stream: &TcpStream) -> bool {
+    matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use crate::control::{Control, How, Stop};
 use async_std::{io, prelude::*, task};
-use ebbtide::{Connection, Report, Server};
+use ebbtide::{Connection, Handle, Report, Serve, Server};
 use futures_lite::future;
 use tokio::runtime::Builder;
 
@@ -48,7 +48,12 @@ where
 {
     control.listening(server.local_addr());
     let handle = server.handle();
-    let mut serving = Box::pin(server.serve(handler));
+    until_stopped(server.serve(handler), handle, control).await
+}
+
+/// Serves until `control` has the server stopped.
+pub(super) async fn until_stopped(serving: Serve, handle: Handle, control: &Control) -> io::Result<()> {
+    let mut serving = Box::pin(serving);
     let by_itself = async { Err((&mut serving).await) };
     let stop = match future::or(by_itself, async { Ok(control.stop().await) }).await {
         Ok(stop) => stop,

@@ -6,6 +6,7 @@ use crate::load::lost::{self, Tally};
 use crate::peers::Peer;
 use crate::process::Server;
 use std::net::SocketAddr;
+use std::sync::mpsc;
 use std::time::Duration;
 
 pub(crate) const OPTIONS: &[&str] = &["connections", "runs", "time"];
@@ -22,7 +23,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     let connections = args.value_or("connections", 64)?;
     let runs = args.value_or("runs", 10)?;
     let time = Duration::from_millis(args.value_or("time", 300)?);
-    println!("{connections} connections; shutdown after {} ms", time.as_millis());
+    println!("{connections} connections; shutdown {} ms after each has had an answer", time.as_millis());
     println!(
         "{:8} {:5} {:9} {:>4} {:>9} {:>6} {:>5}",
         "server", "HTTP", "answers", "run", "answered", "unsent", "lost"
@@ -63,7 +64,13 @@ fn once(
     let mut server = Server::start(&program, peer, 1, &format!("--http {version} {streaming}"))?;
     let address: SocketAddr = server.address().parse().map_err(|_| "the address is not `IP:PORT`")?;
     std::thread::scope(|scope| {
-        let clients = scope.spawn(|| lost::run(address, version, answer, connections, streams));
+        let (sender, busy) = mpsc::channel();
+        let clients = scope.spawn(move || {
+            let is_busy = || sender.send(()).expect("the receiver waits");
+            lost::run(address, version, answer, connections, streams, is_busy)
+        });
+        // An error: the clients have failed, and say why below.
+        let _ = busy.recv();
         std::thread::sleep(time);
         let stopped = server.stop("shutdown").map_err(|error| format!("{}: {error}", peer.name()));
         let tally = clients.join().map_err(|_| "the clients panicked")?;

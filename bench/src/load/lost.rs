@@ -24,13 +24,15 @@ pub(crate) struct Tally {
 }
 
 /// Sends requests over `connections` connections until the server has ended all of them: on each connection `streams`
-/// at a time, and none after the server has announced its end. No connection is opened again.
+/// at a time, and none after the server has announced its end. No connection is opened again. Calls `busy` when each
+/// connection has had an answer.
 pub(crate) fn run(
     address: SocketAddr,
     version: Version,
     answer: Answer,
     connections: usize,
     streams: usize,
+    busy: impl FnOnce(),
 ) -> io::Result<Tally> {
     let (mut poll, mut tally) = (Poll::new()?, Tally::default());
     let mut conns = Vec::with_capacity(connections);
@@ -42,11 +44,15 @@ pub(crate) fn run(
         poll.add(&conn.stream, index, EventFlags::IN | EventFlags::ET)?;
         conns.push(Some(conn));
     }
+    let (mut busy, mut silent) = (Some(busy), vec![true; connections]);
     let (mut buf, mut answered, mut open) = (vec![0; BUFFER], Vec::new(), connections);
     let net = Instant::now() + NET;
     while open > 0 {
         poll.wait(net)?;
         in_time(net)?;
+        if let Some(busy) = busy.take_if(|_| !silent.contains(&true)) {
+            busy();
+        }
         for (index, _) in poll.events() {
             let Some(conn) = &mut conns[index] else { continue };
             // A reset is an end as any other here; an answer that is not as it should be is an error.
@@ -55,6 +61,7 @@ pub(crate) fn run(
                 result => result.unwrap_or(false),
             };
             tally.answered += answered.len();
+            silent[index] &= answered.is_empty();
             let lost = conn.under_way(); // before further requests, of which the server can know nothing
             let more = if conn.is_ending() { 0 } else { answered.len() };
             answered.clear();

@@ -159,7 +159,9 @@ impl Client {
             Self::Tcp(socket) => socket.read_to_end(&mut rest),
             #[cfg(unix)]
             Self::Unix(socket) => socket.read_to_end(&mut rest),
-            Self::Memory(stream) => task::block_on(async { stream.read_to_end(&mut rest).timeout(NET).await.unwrap() }),
+            Self::Memory(stream) => {
+                task::block_on(async_std::future::timeout(NET, stream.read_to_end(&mut rest))).unwrap()
+            }
         };
         match result {
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
@@ -182,11 +184,3 @@ impl Client {
         }
     }
 }
-
-trait Timeout: Future + Sized {
-    fn timeout(self, limit: Duration) -> impl Future<Output = Result<Self::Output, async_std::future::TimeoutError>> {
-        async_std::future::timeout(limit, self)
-    }
-}
-
-impl<F: Future> Timeout for F {}

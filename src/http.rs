@@ -43,7 +43,7 @@
 //! |---|---|
 //! | with a request in progress | the request is answered; on HTTP/1 the answer says `Connection: close` |
 //! | HTTP/1, quiet for more than 1 s | is closed at once |
-//! | HTTP/1, quiet for a shorter time | a request may be on its way: it is closed after 100 ms of quiet ([`Http::drain_patience`]). A request that comes in that time is answered with `Connection: close` |
+//! | HTTP/1, quiet for a shorter time | a request may be on its way: it is closed after 100 ms of quiet ([`Http::drain_patience`]), or twice the time that this client has lately taken between an answer and its next request. A request that comes in that time is answered with `Connection: close` |
 //! | HTTP/1, a part of a request's head has arrived | the rest is waited for |
 //! | HTTP/2 | gets GOAWAY and a PING. Streams opened before the client has answered the PING are served |
 //! | upgraded (WebSocket) | ends when the upgraded stream is dropped. The service is notified through the `Connection` in the extensions |
@@ -385,9 +385,9 @@ impl<B> Http<B> {
     /// Sets how long a connection of HTTP/1 must be quiet before a drain closes it, if a byte has passed on it within
     /// the last second. Default: 100 ms.
     ///
-    /// Choose more than the round trip of the clients and the time that a busy client takes between an answer and its
-    /// next request. Zero closes each idle connection at once, as hyper's own graceful shutdown does; under load that
-    /// loses requests.
+    /// It is longer for a client that has lately taken longer between an answer and its next request, for example
+    /// because it is far away: twice that time, so at most 2 s. Zero closes each idle connection at once, as hyper's
+    /// own graceful shutdown does; under load that loses requests.
     ///
     #[doc = setting_example!("drain_patience(Duration::from_millis(300))")]
     #[must_use]

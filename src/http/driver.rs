@@ -10,7 +10,7 @@
 //! and refuses only streams that were opened after that.
 
 use super::Settings;
-use super::progress::Progress;
+use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};
 use crate::sync::event::EventListener;
 use async_io::Timer;
@@ -21,9 +21,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-
-/// A connection that has been quiet for so long is closed at once: most likely no request is on its way.
-const RECENT: Duration = Duration::from_secs(1);
 
 /// How long a connection that is being closed may be silent. A client of HTTP/2 has to answer a PING in that time.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -125,6 +122,12 @@ impl<'a> Driver<'a> {
             if let Poll::Ready(end) = http.as_mut().poll(cx) {
                 return Poll::Ready(End::Closed(end));
             }
+            if self.progress.take_unseen_head() {
+                // hyper 1.12 may read the next request in the moment in which it has sent the end of a streamed answer
+                // (`poll_loop` in its h1/dispatch.rs returns without a look at `wants_read_again`). Then nothing wakes
+                // it, so it is polled again: it finds the request, or waits for the rest of the head.
+                continue;
+            }
             self.poll_leaving(cx);
             let Some((due, act)) = self.plan::<P>() else { return Poll::Pending };
             if due > Instant::now() {
@@ -186,7 +189,7 @@ impl<'a> Driver<'a> {
         }
         let close = match self.leaving {
             Some(leaving) if leaving.duration_since(last) > RECENT => leaving,
-            Some(leaving) => last.max(leaving) + self.settings.drain_patience,
+            Some(leaving) => last.max(leaving) + self.progress.patience(self.settings.drain_patience),
             None => last + self.settings.keep_alive_timeout?,
         };
         Some((close, Act::Close))

@@ -28,6 +28,10 @@ pub(super) struct Progress {
     last: AtomicU64,
     /// When the first byte of a head arrived that is not complete, plus one; 0: there is none. Only for HTTP/1.
     head: AtomicU64,
+    /// hyper has read bytes of a head since this was last asked for. Only for HTTP/1.
+    head_read: AtomicBool,
+    /// How long the client takes between an answer and its next request, in nanoseconds. It includes a round trip.
+    gap: AtomicU64,
     /// Requests whose answers are not complete.
     requests: AtomicUsize,
     /// A request has come.
@@ -45,6 +49,9 @@ pub(super) struct Progress {
     /// hyper has dropped its side of the connection, or the upgraded stream was dropped.
     pub(super) released: Event,
 }
+
+/// A connection that has been quiet for so long is not busy: most likely no request is on its way.
+pub(super) const RECENT: Duration = Duration::from_secs(1);
 
 /// The length of a chunked body.
 const UNKNOWN: u64 = u64::MAX;
@@ -64,6 +71,8 @@ impl Progress {
             epoch: Instant::now(),
             last: AtomicU64::new(0),
             head: AtomicU64::new(0),
+            head_read: AtomicBool::new(false),
+            gap: AtomicU64::new(0),
             requests: AtomicUsize::new(0),
             served: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
@@ -92,6 +101,32 @@ impl Progress {
     pub(super) fn head_began(&self) -> Option<Instant> {
         let head = self.head.load(Relaxed);
         (head > 0).then(|| self.at(head - 1))
+    }
+
+    /// Returns whether hyper has read bytes of a head since this was last asked for, and the head is not complete as
+    /// far as hyper has looked. Only for HTTP/1.
+    pub(super) fn take_unseen_head(&self) -> bool {
+        self.head_read.load(Relaxed) && self.head_read.swap(false, Relaxed) && self.head_began().is_some()
+    }
+
+    /// Returns how long the connection must be quiet before it may be closed, for the patience that is set.
+    ///
+    /// A request of a busy client is on its way for the time that the client usually takes. Twice that time, because it
+    /// varies.
+    pub(super) fn patience(&self, set: Duration) -> Duration {
+        match set {
+            Duration::ZERO => set,
+            set => set.max(2 * Duration::from_nanos(self.gap.load(Relaxed))),
+        }
+    }
+
+    /// Notes the time between an answer and the next request. An idle client says nothing about a busy one. A longer
+    /// time counts at once, and is forgotten by and by.
+    fn note_gap(&self, gap: u64) {
+        if Duration::from_nanos(gap) <= RECENT {
+            let before = self.gap.load(Relaxed);
+            self.gap.store(gap.max(before - before / 8), Relaxed);
+        }
     }
 
     /// Returns whether an answer is not complete, or not written.
@@ -196,14 +231,18 @@ impl WatchedIo {
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let progress = &*self.progress;
         let now = progress.now();
-        progress.last.store(now, Relaxed);
+        let last = progress.last.swap(now, Relaxed);
         if !self.is_http1 {
             return bytes.len();
         }
         match progress.body_left.load(Relaxed) {
             0 => {
+                progress.head_read.store(true, Relaxed);
                 if progress.head.load(Relaxed) == 0 {
                     progress.head.store(now + 1, Relaxed);
+                    if progress.has_served() {
+                        progress.note_gap(now.saturating_sub(last));
+                    }
                 }
                 self.head_end.find(bytes).unwrap_or(bytes.len())
             }
@@ -342,6 +381,23 @@ mod tests {
         }
         heads.push(head);
         heads
+    }
+
+    #[test]
+    fn the_patience_is_twice_the_time_that_the_client_takes_if_that_is_more() {
+        let (progress, set) = (Progress::new(), Duration::from_millis(100));
+        let note = |millis: u64| progress.note_gap(millis * 1_000_000);
+        assert_eq!(progress.patience(set), set);
+        note(20);
+        assert_eq!(progress.patience(set), set);
+        note(150); // a client that is far away
+        assert_eq!(progress.patience(set), Duration::from_millis(300));
+        note(5000); // a client that was idle
+        assert_eq!(progress.patience(set), Duration::from_millis(300));
+        (0..20).for_each(|_| note(1));
+        assert_eq!(progress.patience(set), set, "it is forgotten");
+        note(400);
+        assert_eq!(progress.patience(Duration::ZERO), Duration::ZERO, "no patience is wanted");
     }
 
     #[test]

@@ -17,6 +17,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+/// Longer than the scheduler keeps a client waiting on a busy machine. Clients that are busy do not use it up.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many busy clients there are.
 const CLIENTS: usize = 64;
 
@@ -91,7 +94,7 @@ where
 fn no_request_of_busy_clients_is_lost_with_plain_answers() {
     test(async {
         for _ in 0..3 {
-            loses_nothing(bind().await, Http::new().handler(paths())).await;
+            loses_nothing(bind().await, Http::new().drain_patience(PATIENCE).handler(paths())).await;
         }
     });
 }
@@ -103,7 +106,7 @@ fn no_request_of_busy_clients_is_lost_with_streaming_answers() {
             let service = service_fn(async |_: Request<Incoming>| {
                 Ok::<_, Infallible>(Response::new(Chunks { left: 5, pause: async_io::Timer::after(PAUSE) }))
             });
-            loses_nothing(bind().await, Http::new().handler(service)).await;
+            loses_nothing(bind().await, Http::new().drain_patience(PATIENCE).handler(service)).await;
         }
     });
 }
@@ -112,7 +115,7 @@ fn no_request_of_busy_clients_is_lost_with_streaming_answers() {
 fn no_request_of_busy_clients_is_lost_with_a_lame_duck() {
     test(async {
         let server = bind().await.lame_duck(Duration::from_millis(50));
-        loses_nothing(server, Http::new().handler(paths())).await;
+        loses_nothing(server, Http::new().drain_patience(PATIENCE).handler(paths())).await;
     });
 }
 

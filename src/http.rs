@@ -22,6 +22,7 @@
 //! - [`Http`] has the settings. [`Http::handler`] makes a handler for [`Server::serve`] and [`Server::scope`].
 //! - [`serve_connection`] serves one connection, in a handler that does something before or after.
 //! - [`Io`], [`Timer`] and [`Executor`] are what hyper needs from a runtime, for those who call hyper themselves.
+//! - [`UpgradedIo`] adapts an upgraded stream to futures-io, for libraries such as async-tungstenite.
 //!
 //! No runtime of tokio is needed. Services that use tokio's timers or `tokio::spawn`, as `TimeoutLayer` of tower-http
 //! and `WebSocketUpgrade` of axum do, need [`Server::executor`].
@@ -93,7 +94,7 @@ use http_body_util::Limited;
 pub use hyper;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-pub use io::{Executor, Io, Timer};
+pub use io::{Executor, Io, Timer, UpgradedIo};
 use progress::{Progress, WatchedIo};
 pub use service::{ByHyper, ByTower, HttpService};
 use std::fmt;

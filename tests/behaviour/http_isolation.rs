@@ -6,17 +6,15 @@ use crate::support::logs::remember;
 use crate::support::*;
 use async_std::task::{self, spawn_blocking};
 use ebbtide::http::hyper::body::{Body, Bytes, Frame, Incoming};
-use ebbtide::http::hyper::rt::{Read, ReadBuf, Write};
 use ebbtide::http::hyper::service::service_fn;
-use ebbtide::http::hyper::upgrade::Upgraded;
 use ebbtide::http::hyper::{self, Request, Response, StatusCode};
-use ebbtide::http::{ByHyper, Http, HttpService};
+use ebbtide::http::{ByHyper, Http, HttpService, UpgradedIo};
 use ebbtide::{Address, BoxError, Connection, Handle, Report};
+use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use log::Level;
-use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Serves while the client runs, which may shut the server down.
@@ -228,22 +226,6 @@ fn r07_a_panicking_request_of_http_2_ends_its_stream_and_no_other() {
     });
 }
 
-/// Reads what has arrived on an upgraded connection.
-async fn read(stream: &mut Upgraded) -> io::Result<Vec<u8>> {
-    let mut buf = [0; 100];
-    poll_fn(|cx| {
-        let mut buf = ReadBuf::new(&mut buf);
-        ready!(Pin::new(&mut *stream).poll_read(cx, buf.unfilled()))?;
-        Poll::Ready(Ok(buf.filled().to_vec()))
-    })
-    .await
-}
-
-async fn write(stream: &mut Upgraded, bytes: &[u8]) {
-    let n = poll_fn(|cx| Pin::new(&mut *stream).poll_write(cx, bytes)).await.unwrap();
-    assert_eq!(n, bytes.len());
-}
-
 /// Upgrades, echoes once, and says goodbye in a drain; or, for `/stays`, ignores the drain.
 fn upgrading() -> impl HttpService<ByHyper, Incoming> {
     service_fn(async |mut request: Request<Incoming>| {
@@ -251,14 +233,19 @@ fn upgrading() -> impl HttpService<ByHyper, Incoming> {
         let stays = request.uri().path() == "/stays";
         let upgrade = hyper::upgrade::on(&mut request);
         connection.clone().spawn(async move {
-            let mut stream = upgrade.await.unwrap();
-            let bytes = read(&mut stream).await.unwrap();
-            write(&mut stream, &bytes).await;
+            let mut stream = UpgradedIo::new(upgrade.await.unwrap());
+            let mut buf = [0; 100];
+            let n = stream.read(&mut buf).await.unwrap();
+            stream.write_all(&buf[..n]).await.unwrap();
             if stays {
                 std::future::pending::<()>().await;
             }
             connection.draining().await;
-            write(&mut stream, b"goodbye").await;
+            let goodbye = [IoSlice::new(b"good"), IoSlice::new(b"bye")];
+            assert_eq!(stream.write_vectored(&goodbye).await.unwrap(), 7, "both slices in one write");
+            stream.flush().await.unwrap();
+            stream.close().await.unwrap(); // only this direction
+            assert_eq!(stream.read(&mut buf).await.unwrap(), 1, "what the client sends afterwards");
         });
         let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "echo");
         Ok::<_, BoxError>(response.body(String::new())?)
@@ -278,10 +265,12 @@ fn an_upgraded_connection_is_open_until_its_stream_is_dropped_and_is_notified_of
             assert_eq!(client.read_exactly(5), "hello");
             assert_eq!(server.connection_count(), 1);
             server.shutdown();
+            assert_eq!(client.read_exactly(7), "goodbye");
+            client.send("!").unwrap();
             client.rest()
         })
         .await;
-        assert_eq!((rest.as_str(), report.completed()), ("goodbye", 1), "{report}");
+        assert_eq!((rest.as_str(), report.completed()), ("", 1), "{report}");
     });
 }
 

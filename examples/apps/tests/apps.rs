@@ -10,14 +10,15 @@ mod process;
 use nix::sys::signal::Signal;
 use process::{ANY_PORT, Ended, Process};
 use std::process::Command;
-#[cfg(feature = "tokio")]
 use std::{net::TcpStream, time::Duration};
+use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 const AXUM: &str = env!("CARGO_BIN_EXE_axum");
+const CHAT: &str = env!("CARGO_BIN_EXE_chat");
 #[cfg(feature = "tokio")]
 const AXUM_ON_TOKIO: &str = env!("CARGO_BIN_EXE_axum_on_tokio");
 
-/// The applications that this build has.
+/// The applications of axum that this build has.
 #[cfg(not(feature = "tokio"))]
 const ALL: [&str; 1] = [AXUM];
 #[cfg(feature = "tokio")]
@@ -243,11 +244,11 @@ fn on_tokio_a_request_that_takes_too_long_is_answered_with_504() {
     }
 }
 
-#[cfg(feature = "tokio")]
-fn web_socket(app: &App) -> tungstenite::WebSocket<TcpStream> {
+/// Connects a client of WebSockets, and waits until it is sent what it says.
+fn web_socket(app: &App, path: &str) -> tungstenite::WebSocket<TcpStream> {
     let stream = TcpStream::connect(app.url.trim_start_matches("http://")).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let url = format!("{}/echo", app.url.replace("http://", "ws://"));
+    let url = format!("{}{path}", app.url.replace("http://", "ws://"));
     let (mut socket, answer) = tungstenite::client(url, stream).expect("the handshake succeeds");
     assert_eq!(answer.status(), 101);
     socket.send("hello".into()).unwrap();
@@ -258,18 +259,15 @@ fn web_socket(app: &App) -> tungstenite::WebSocket<TcpStream> {
 #[cfg(feature = "tokio")]
 #[test]
 fn on_tokio_a_web_socket_gets_its_echo_and_at_the_drain_a_close_frame() {
-    use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
     let app = App::start(AXUM_ON_TOKIO);
-    let mut socket = web_socket(&app);
-    let mut other = web_socket(&app);
+    let mut socket = web_socket(&app, "/echo");
+    let mut other = web_socket(&app, "/echo");
     other.close(None).unwrap(); // a client that leaves by itself
     while other.read().is_ok() {}
     drop(other);
 
     app.process.send(Signal::SIGTERM);
-    let away = CloseFrame { code: CloseCode::Away, reason: "the server shuts down".into() };
-    assert_eq!(socket.read().unwrap(), tungstenite::Message::Close(Some(away)));
-    assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
+    assert_is_told(&mut socket);
     app.assert_reports("2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled");
 }
 
@@ -277,9 +275,74 @@ fn on_tokio_a_web_socket_gets_its_echo_and_at_the_drain_a_close_frame() {
 #[test]
 fn on_tokio_a_web_socket_whose_client_is_silent_ends_with_the_grace_period() {
     let app = App::start(AXUM_ON_TOKIO);
-    let _silent = web_socket(&app);
+    let _silent = web_socket(&app, "/echo");
     app.terminate();
     app.assert_reports("1 accepted, 0 completed, 0 failed, 0 panicked, 1 cancelled");
+}
+
+/// Waits for the Close frame of a drain, and for the end of the connection.
+#[track_caller]
+fn assert_is_told(socket: &mut tungstenite::WebSocket<TcpStream>) {
+    let away = CloseFrame { code: CloseCode::Away, reason: "the server shuts down".into() };
+    assert_eq!(socket.read().unwrap(), tungstenite::Message::Close(Some(away)));
+    assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
+}
+
+#[test]
+fn chat_sends_what_a_member_says_to_its_room_and_tells_all_members_of_the_drain() {
+    let app = App::start(CHAT);
+    let mut tea = web_socket(&app, "/room/tea");
+    let mut coffee = web_socket(&app, "/room/coffee");
+    let mut other = web_socket(&app, "/room/tea");
+    assert_eq!(tea.read().unwrap(), "hello".into());
+    other.send("with <b>milk</b>".into()).unwrap();
+    for member in [&mut tea, &mut other] {
+        assert_eq!(member.read().unwrap(), "with <b>milk</b>".into());
+    }
+    other.close(None).unwrap(); // a member that leaves by itself
+    while other.read().is_ok() {}
+    tea.send("alone".into()).unwrap();
+    assert_eq!(tea.read().unwrap(), "alone".into());
+
+    // One that sends too much is disconnected, and the others are not.
+    let mut greedy = web_socket(&app, "/room/tea");
+    assert_eq!(tea.read().unwrap(), "hello".into());
+    greedy.send("x".repeat(17 * 1024).into()).unwrap();
+    assert_eq!(greedy.read().unwrap(), tungstenite::Message::Close(None));
+
+    app.process.send(Signal::SIGTERM);
+    assert_is_told(&mut tea);
+    assert_is_told(&mut coffee); // it was sent nothing of the other room
+    app.assert_reports("4 accepted, 4 completed, 0 failed, 0 panicked, 0 cancelled");
+}
+
+#[test]
+fn chat_sends_its_page_to_those_that_do_not_ask_for_a_web_socket() {
+    if has_curl() {
+        let app = App::start(CHAT);
+        let page = app.get("/room/tea", &[]);
+        page.assert(
+            "HTTP/1.1 200",
+            &["content-type: text/html; charset=utf-8"],
+            include_str!("../src/bin/chat.html").trim_end(),
+        );
+        app.get("/", &[]).assert("HTTP/1.1 303", &["location: /room/lobby"], "");
+        app.process.send(Signal::SIGTERM);
+        app.assert_reports("2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled");
+    }
+}
+
+#[test]
+fn chat_prints_what_its_header_shows() {
+    let app = App::start(CHAT);
+    let clients = ["tea", "coffee"].map(|room| {
+        let mut socket = web_socket(&app, &format!("/room/{room}"));
+        std::thread::spawn(move || while socket.read().is_ok() {})
+    });
+    app.assert_prints(include_str!("../src/bin/chat.rs"));
+    for client in clients {
+        client.join().unwrap();
+    }
 }
 
 #[test]
@@ -298,7 +361,7 @@ fn axum_on_tokio_prints_what_its_header_shows() {
     if has_curl() {
         let app = App::start(AXUM_ON_TOKIO);
         app.get("/slow/10", &[]).assert("HTTP/1.1 504", &[], "");
-        let mut socket = web_socket(&app);
+        let mut socket = web_socket(&app, "/echo");
         let curl = app.curl("/ticks", &[]);
         curl.wait_for("data: tick 1");
         let client = std::thread::spawn(move || while socket.read().is_ok() {});
@@ -319,9 +382,11 @@ fn output(source: &str) -> String {
 #[test]
 fn the_readme_shows_each_application_and_what_it_prints() {
     let readme = include_str!("../../README.md");
-    for (name, source) in
-        [("axum", include_str!("../src/bin/axum.rs")), ("axum_on_tokio", include_str!("../src/bin/axum_on_tokio.rs"))]
-    {
+    for (name, source) in [
+        ("axum", include_str!("../src/bin/axum.rs")),
+        ("axum_on_tokio", include_str!("../src/bin/axum_on_tokio.rs")),
+        ("chat", include_str!("../src/bin/chat.rs")),
+    ] {
         let (_, section) = readme.split_once(&format!("\n### {name}\n")).expect("it has a section");
         let section = section.split("\n## ").next().unwrap().split("\n### ").next().unwrap();
         assert!(section.contains(&format!("```text\n{}```", output(source))), "the output in the section `{name}`");

@@ -288,6 +288,7 @@ fn assert_is_told(socket: &mut tungstenite::WebSocket<TcpStream>) {
     assert!(matches!(socket.read(), Err(tungstenite::Error::ConnectionClosed)));
 }
 
+/// The test `browser` uses its page.
 #[test]
 fn chat_sends_what_a_member_says_to_its_room_and_tells_all_members_of_the_drain() {
     let app = App::start(CHAT);

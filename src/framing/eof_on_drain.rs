@@ -21,7 +21,8 @@ impl Connection {
     /// Any byte that is written counts as the answer to all that was read. So with pipelined requests, or with an
     /// answer in parts, reads may return EOF while the rest of the answer is still to be written. Code that then
     /// half-closes, and continues to write what arrives, loses nothing: the two copies of a proxy do so
-    /// (`examples/proxy.rs`).
+    /// (`examples/proxy.rs`). The `100 Continue` of HTTP/1.1 is an answer, too: in a drain, EOF cuts the body that
+    /// follows it. Use [`more`](Self::more) before each request instead.
     ///
     /// # When not to use it
     ///

@@ -9,12 +9,14 @@ mod process;
 
 use nix::sys::signal::Signal;
 use process::{ANY_PORT, Ended, Process};
+use std::io::{Read, Write};
 use std::process::Command;
 use std::{net::TcpStream, time::Duration};
 use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 
 const AXUM: &str = env!("CARGO_BIN_EXE_axum");
 const CHAT: &str = env!("CARGO_BIN_EXE_chat");
+const TIDE: &str = env!("CARGO_BIN_EXE_tide_app");
 #[cfg(feature = "tokio")]
 const AXUM_ON_TOKIO: &str = env!("CARGO_BIN_EXE_axum_on_tokio");
 
@@ -346,6 +348,78 @@ fn chat_prints_what_its_header_shows() {
     }
 }
 
+const ORDER: &str = r#"{"name":"Chashu","legs":4}"#;
+const ORDERED: &str = "Hello, Chashu! I've put in an order for 4 shoes";
+
+#[test]
+fn tide_answers_several_requests_on_one_connection() {
+    if has_curl() {
+        let app = App::start(TIDE);
+        let first = format!("{}/slow/0", app.url);
+        let both = app.curl("/slow/0", &[&first]).wait();
+        assert_eq!(both.stdout.iter().filter(|line| *line == "slow").count(), 2, "{both:?}");
+        app.get("/orders/shoes", &["--header", JSON, "--data", ORDER]).assert("HTTP/1.1 200", &[], ORDERED);
+        app.get("/nothing", &[]).assert("HTTP/1.1 404", &["content-length: 0"], "");
+        app.process.send(Signal::SIGTERM);
+        app.assert_reports("3 accepted, 3 completed, 0 failed, 0 panicked, 0 cancelled");
+    }
+}
+
+#[test]
+fn tide_answers_a_request_in_progress_at_sigterm() {
+    if has_curl() {
+        let app = App::start(TIDE);
+        let idle = TcpStream::connect(app.url.trim_start_matches("http://")).unwrap();
+        // The handler waits for the body, and async-h1 sends `100 Continue`.
+        let expect = ["--header", "expect: 100-continue", "--request", "POST", "--header", JSON, "--upload-file", "-"];
+        let mut curl = app.curl("/orders/shoes", &expect);
+        app.process.wait_for("Request received");
+        app.process.send(Signal::SIGTERM);
+        assert_eq!((&idle).read(&mut [0]).unwrap(), 0, "the drain closes idle connections");
+        curl.say(ORDER);
+        curl.close_stdin();
+        Answer::new(curl.wait()).assert("HTTP/1.1 200", &["connection: close"], ORDERED);
+        app.assert_reports("2 accepted, 2 completed, 0 failed, 0 panicked, 0 cancelled");
+    }
+}
+
+/// What the header of `tide_app` says of async-h1. If it fails, a new version has corrected a fault: change the header.
+#[test]
+fn tide_has_the_faults_of_async_h1() {
+    let app = App::start(TIDE);
+    let connect = |bytes: &str| {
+        let mut stream = TcpStream::connect(app.url.trim_start_matches("http://")).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        stream.write_all(bytes.as_bytes()).unwrap();
+        stream
+    };
+    let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(8 * 1024));
+    for malformed in ["garbage\r\n\r\n", "GET / HTTP/1.0\r\nhost: a\r\n\r\n", "GET / HTTP/1.1\r\n\r\n", &long] {
+        assert_eq!(connect(malformed).read(&mut [0]).unwrap(), 0, "{malformed}");
+    }
+    let request = "GET /slow/0 HTTP/1.1\r\nhost: a\r\n\r\n";
+    let mut pipelined = connect(&format!("{request}{request}"));
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"slow\n") {
+        let mut buf = [0; 1024];
+        let n = pipelined.read(&mut buf).unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&answer));
+        answer.extend_from_slice(&buf[..n]);
+    }
+    app.process.send(Signal::SIGTERM);
+    assert_eq!(pipelined.read(&mut [0]).unwrap(), 0, "the second request is lost: the drain closes an idle connection");
+    app.assert_reports("5 accepted, 1 completed, 4 failed, 0 panicked, 0 cancelled");
+}
+
+#[test]
+fn tide_app_prints_what_its_header_shows() {
+    if has_curl() {
+        let app = App::start(TIDE);
+        app.get("/orders/shoes", &["--header", JSON, "--data", ORDER]);
+        app.assert_prints(include_str!("../src/bin/tide_app.rs"));
+    }
+}
+
 #[test]
 fn axum_prints_what_its_header_shows() {
     if has_curl() {
@@ -387,6 +461,7 @@ fn the_readme_shows_each_application_and_what_it_prints() {
         ("axum", include_str!("../src/bin/axum.rs")),
         ("axum_on_tokio", include_str!("../src/bin/axum_on_tokio.rs")),
         ("chat", include_str!("../src/bin/chat.rs")),
+        ("tide_app", include_str!("../src/bin/tide_app.rs")),
     ] {
         let (_, section) = readme.split_once(&format!("\n### {name}\n")).expect("it has a section");
         let section = section.split("\n## ").next().unwrap().split("\n### ").next().unwrap();

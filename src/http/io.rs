@@ -206,7 +206,14 @@ impl UpgradedIo {
     ///
     /// # Examples
     ///
-    /// See [`UpgradedIo`].
+    /// ```
+    /// use ebbtide::http::{UpgradedIo, hyper::{self, Request, body::Incoming, upgrade}};
+    ///
+    /// async fn upgraded(mut request: Request<Incoming>) -> hyper::Result<UpgradedIo> {
+    ///     Ok(UpgradedIo::new(upgrade::on(&mut request).await?))
+    /// }
+    /// # let _ = upgraded;
+    /// ```
     pub fn new(upgraded: Upgraded) -> Self {
         Self { upgraded }
     }

@@ -80,6 +80,7 @@ mod error;
 mod io;
 mod progress;
 mod service;
+mod upgraded;
 mod version;
 
 use crate::connection::Connection;
@@ -94,7 +95,7 @@ use http_body_util::Limited;
 pub use hyper;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-pub use io::{Executor, Io, Timer, UpgradedIo};
+pub use io::{Executor, Io, Timer};
 use progress::{Progress, WatchedIo};
 pub use service::{ByHyper, ByTower, HttpService};
 use std::fmt;
@@ -103,6 +104,7 @@ use std::marker::PhantomData;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
+pub use upgraded::UpgradedIo;
 use version::{Spoken, version};
 
 /// Serves one connection with the default settings of [`Http`], until the client leaves or the server drains.

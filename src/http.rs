@@ -262,6 +262,9 @@ enum Only {
 /// hyper reads a body of HTTP/1 through a buffer of this size, and buffers at most so much of an answer.
 const LEAST_BUFFER: usize = 64 * 1024;
 
+/// A `HeaderMap` panics if it is to have room for more.
+const MOST_HEADERS: usize = 24 * 1024;
+
 impl Http {
     /// Makes the default settings.
     ///
@@ -626,7 +629,7 @@ impl Settings {
         builder
             .header_read_timeout(None) // the driver's: its timer is set only if a head does not come in one piece
             .half_close(self.half_close)
-            .max_headers(self.max_headers)
+            .max_headers(self.max_headers.min(MOST_HEADERS))
             .max_header_size(self.max_head)
             .max_buf_size(self.max_head.max(LEAST_BUFFER));
         builder

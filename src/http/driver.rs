@@ -185,12 +185,12 @@ impl<'a> Driver<'a> {
             return None;
         }
         if let (false, Some(began)) = (P::IS_HTTP2, self.progress.head_began()) {
-            return Some((began + self.settings.header_timeout?, Act::EndSlowHead));
+            return Some((began.checked_add(self.settings.header_timeout?)?, Act::EndSlowHead));
         }
         let close = match self.leaving {
             Some(leaving) if leaving.duration_since(last) > RECENT => leaving,
-            Some(leaving) => last.max(leaving) + self.progress.patience(self.settings.drain_patience),
-            None => last + self.settings.keep_alive_timeout?,
+            Some(leaving) => last.max(leaving).checked_add(self.progress.patience(self.settings.drain_patience))?,
+            None => last.checked_add(self.settings.keep_alive_timeout?)?,
         };
         Some((close, Act::Close))
     }

@@ -43,7 +43,7 @@ pub(super) async fn version(connection: &Connection, settings: &Settings) -> io:
     let mut began = None;
     loop {
         let limit = if began.is_some() { settings.header_timeout } else { settings.keep_alive_timeout };
-        let due = limit.map(|limit| began.unwrap_or_else(Instant::now) + limit);
+        let due = limit.and_then(|limit| began.unwrap_or_else(Instant::now).checked_add(limit));
         let read = async {
             match began {
                 Some(_) => Some(first.read_more().await),

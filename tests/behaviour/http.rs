@@ -214,6 +214,28 @@ fn a_head_that_is_not_complete_in_time_is_answered_with_408() {
     });
 }
 
+#[test]
+fn limits_of_any_size_are_limits() {
+    test(async {
+        let max = Duration::MAX;
+        let http = Http::new().header_timeout(max).keep_alive_timeout(max).drain_patience(max);
+        for http in [http.clone(), http.http1_only()] {
+            let (body, report) = serving(http.max_head(usize::MAX).handler(paths()), |address| {
+                let mut client = HttpClient::new(&address);
+                client.send("GET /a HTT").unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+                client.ask("P/1.1\r\nhost: a\r\n\r\n").unwrap().body
+            })
+            .await;
+            assert_eq!((body.as_str(), report.completed()), ("/a", 1), "{report}");
+        }
+        // More fields than a map of hyper's can have.
+        let many = format!("GET / HTTP/1.1\r\nhost: a\r\n{}\r\n", "x:y\r\n".repeat(40_000));
+        let answer = refused(Http::new().max_head(1 << 20).max_headers(usize::MAX), many).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer:?}");
+    });
+}
+
 /// The limit is for heads: neither a slow answer nor a slow body counts.
 #[test]
 fn the_time_of_a_head_is_not_that_of_a_body_or_an_answer() {

@@ -40,8 +40,8 @@ pub(super) struct Progress {
     blocked: AtomicBool,
     /// How many bytes of the request's body hyper has not read; [`UNKNOWN`] for a chunked body. Only for HTTP/1.
     body_left: AtomicU64,
-    /// Bytes of further requests have arrived. Only for HTTP/1.
-    pipelined: AtomicBool,
+    /// How many bytes have arrived that hyper has not read, without empty lines at their end. Only for HTTP/1.
+    unread: AtomicU64,
     /// EOF came in the middle of a body. Only for HTTP/1.
     is_cut: AtomicBool,
     /// Why the connection ends, if a request of HTTP/1 was answered with an error of the protocol.
@@ -77,7 +77,7 @@ impl Progress {
             served: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
-            pipelined: AtomicBool::new(false),
+            unread: AtomicU64::new(0),
             is_cut: AtomicBool::new(false),
             fault: OnceLock::new(),
             released: Event::default(),
@@ -103,10 +103,10 @@ impl Progress {
         (head > 0).then(|| self.at(head - 1))
     }
 
-    /// Returns whether hyper has read bytes of a head since this was last asked for, and the head is not complete as
-    /// far as hyper has looked. Only for HTTP/1.
+    /// Returns whether hyper has read bytes of a head since this was last asked for, and no request has begun by them.
+    /// Only for HTTP/1.
     pub(super) fn take_unseen_head(&self) -> bool {
-        self.head_read.load(Relaxed) && self.head_read.swap(false, Relaxed) && self.head_began().is_some()
+        self.head_read.load(Relaxed) && self.head_read.swap(false, Relaxed)
     }
 
     /// Returns how long the connection must be quiet before it may be closed, for the patience that is set.
@@ -141,7 +141,7 @@ impl Progress {
 
     /// Returns whether bytes of further requests have arrived. Only for HTTP/1.
     pub(super) fn has_pipelined(&self) -> bool {
-        self.pipelined.load(Relaxed)
+        self.unread.load(Relaxed) > self.body_left.load(Relaxed) // the service may leave a body unread
     }
 
     /// Returns whether the request's body did not arrive as a whole: EOF came in it, or it is chunked and not read to
@@ -163,6 +163,11 @@ impl Progress {
         self.fault.get().copied()
     }
 
+    fn note_unread(&self, bytes: &[u8]) {
+        let len = bytes.iter().rposition(|byte| !is_end_of_line(*byte)).map_or(0, |last| last + 1);
+        self.unread.store(len as u64, Relaxed);
+    }
+
     fn note_write(&self, is_pending: bool) {
         if !is_pending {
             self.last.store(self.now(), Relaxed);
@@ -182,6 +187,7 @@ impl InProgress {
     pub(super) fn new(progress: &Arc<Progress>, body: &impl Body) -> Self {
         progress.requests.fetch_add(1, Relaxed);
         progress.head.store(0, Relaxed);
+        progress.head_read.store(false, Relaxed);
         progress.served.store(true, Relaxed);
         progress.body_left.store(body.size_hint().exact().unwrap_or(UNKNOWN), Relaxed);
         Self(Arc::clone(progress))
@@ -230,12 +236,20 @@ impl WatchedIo {
     /// Returns how many of these bytes hyper may read now, and notes them as read.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let progress = &*self.progress;
-        let now = progress.now();
+        let (now, body_left) = (progress.now(), progress.body_left.load(Relaxed));
+        if self.is_http1
+            && body_left == 0
+            && progress.head.load(Relaxed) == 0
+            && bytes.iter().copied().all(is_end_of_line)
+        {
+            progress.head_read.store(true, Relaxed);
+            return bytes.len(); // the connection is as idle as before
+        }
         let last = progress.last.swap(now, Relaxed);
         if !self.is_http1 {
             return bytes.len();
         }
-        match progress.body_left.load(Relaxed) {
+        match body_left {
             0 => {
                 progress.head_read.store(true, Relaxed);
                 if progress.head.load(Relaxed) == 0 {
@@ -263,7 +277,7 @@ impl WatchedIo {
         let n = self.pass(bytes);
         buf.put_slice(&bytes[..n]);
         excess.drain(..n);
-        self.progress.pipelined.store(!excess.is_empty(), Relaxed);
+        self.progress.note_unread(excess.make_contiguous());
         if !excess.is_empty() {
             self.excess = excess; // otherwise its memory is freed: an idle connection has none
         }
@@ -297,12 +311,17 @@ impl Read for WatchedIo {
                 buf.put_slice(&scratch[..passed]);
                 if passed < n {
                     this.excess.extend(&scratch[passed..n]);
-                    this.progress.pipelined.store(true, Relaxed);
+                    this.progress.note_unread(&scratch[passed..n]);
                 }
             }
             Poll::Ready(Ok(()))
         })
     }
+}
+
+/// Before a request, ends of lines belong to none: some clients send an empty line behind a body.
+fn is_end_of_line(byte: u8) -> bool {
+    matches!(byte, b'\r' | b'\n')
 }
 
 /// Finds the empty line that ends a head, in pieces: LF, then LF or CR LF.

@@ -214,6 +214,27 @@ fn a_head_that_is_not_complete_in_time_is_answered_with_408() {
     });
 }
 
+/// Some clients send one behind a body. A server ignores it (RFC 9112, 2.2).
+#[test]
+fn an_empty_line_before_a_request_does_not_begin_its_head() {
+    test(async {
+        let handler = Http::new().header_timeout(Duration::from_millis(50)).handler(paths());
+        let (bodies, report) = serving(handler, |address| {
+            let mut client = HttpClient::new(&address);
+            [(); 3].map(|()| {
+                client.send("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello\r\n").unwrap();
+                let answer = client.answer().unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+                client.send("\r\n").unwrap();
+                std::thread::sleep(Duration::from_millis(200));
+                answer.body
+            })
+        })
+        .await;
+        assert_eq!((bodies, report.completed()), (["/a"; 3].map(String::from), 1), "{report}");
+    });
+}
+
 #[test]
 fn limits_of_any_size_are_limits() {
     test(async {

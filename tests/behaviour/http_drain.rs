@@ -206,6 +206,55 @@ fn half_a_head_is_waited_for() {
 }
 
 #[test]
+fn an_empty_line_behind_a_request_is_not_waited_for() {
+    test(async {
+        let server = bind().await.grace(None).newcomer_time(Duration::ZERO);
+        let handler = Http::new().header_timeout(None).drain_patience(Duration::ZERO).handler(paths());
+        let (_, report) = serving(server, handler, |address, server| {
+            let mut client = HttpClient::new(&address);
+            client.ask("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello\r\n").unwrap();
+            draining(&server);
+            assert_eq!(client.rest(), "");
+        })
+        .await;
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+/// Only a further request is answered first.
+#[test]
+fn neither_an_unread_body_nor_an_empty_line_keeps_an_answer_from_saying_close() {
+    test(async {
+        let service = service_fn(async |request: Request<Incoming>| {
+            request.extensions().get::<Connection>().unwrap().draining().await;
+            Ok::<_, Infallible>(Response::new(request.uri().path().to_owned()))
+        });
+        let handler = Http::new().handler(service);
+        let (_, report) = serving(bind().await.count_bytes(true), handler, |address, server| {
+            let mut clients = Vec::new();
+            for body in
+                ["content-length: 5\r\n\r\nhello\r\n", "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"]
+            {
+                let mut client = HttpClient::new(&address);
+                client.send(&format!("POST / HTTP/1.1\r\nhost: a\r\n{body}")).unwrap();
+                clients.push(client);
+            }
+            while server.connections().iter().filter(|connection| connection.bytes_read() > Some(0)).count() < 2 {
+                std::thread::yield_now();
+            }
+            draining(&server);
+            for mut client in clients {
+                let answer = client.answer().unwrap();
+                assert!(answer.says_close(), "{answer:?}");
+                assert_eq!(client.rest(), "");
+            }
+        })
+        .await;
+        assert_eq!(report.completed(), 2, "{report}");
+    });
+}
+
+#[test]
 fn a_request_in_progress_is_answered_and_the_answer_says_close() {
     test(async {
         let service = service_fn(async |request: Request<Incoming>| {

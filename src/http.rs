@@ -95,6 +95,7 @@ use http_body_util::Limited;
 pub use hyper;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
+use io::StreamExecutor;
 pub use io::{Executor, Io, Timer};
 use progress::{Progress, WatchedIo};
 pub use service::{ByHyper, ByTower, HttpService};
@@ -580,14 +581,14 @@ where
         Spoken::Nothing => return Ok(()),
         Spoken::SlowHead => return Err(slow_head(&connection, &settings).await),
     };
-    let progress = Arc::new(Progress::new());
-    let io = WatchedIo::new(connection.clone(), Arc::clone(&progress), is_http1);
+    let progress = Arc::new(Progress::new(is_http1));
+    let io = WatchedIo::new(connection.clone(), Arc::clone(&progress));
     let service = WatchedService::new(service, connection.clone(), Arc::clone(&progress), settings.max_body);
     let end = if is_http1 {
         let http = settings.http1().serve_connection(io, service).with_upgrades();
         drive(http, &connection, &progress, &settings).await
     } else {
-        let http = settings.http2(connection.clone()).serve_connection(io, service);
+        let http = settings.http2(connection.clone(), Arc::clone(&progress)).serve_connection(io, service);
         drive(http, &connection, &progress, &settings).await
     };
     match (end, progress.fault()) {
@@ -635,8 +636,8 @@ impl Settings {
         builder
     }
 
-    fn http2(&self, connection: Connection) -> http2::Builder<Executor> {
-        let mut builder = http2::Builder::new(Executor::new(connection));
+    fn http2(&self, connection: Connection, progress: Arc<Progress>) -> http2::Builder<StreamExecutor> {
+        let mut builder = http2::Builder::new(StreamExecutor::new(connection, progress));
         builder
             .max_concurrent_streams(self.max_streams)
             .max_header_list_size(u32::try_from(self.max_head).unwrap_or(u32::MAX))

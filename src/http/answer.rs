@@ -10,14 +10,14 @@ use crate::run::name::run_line;
 use crate::run::report::BoxError;
 use crate::text::explained;
 use http_body_util::LengthLimitError;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Buf, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{CONNECTION, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use log::Level;
 use pin_project_lite::pin_project;
 use std::error::Error;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -232,6 +232,11 @@ impl RequestContext {
         self.finish(response)
     }
 
+    fn chunk<D: Buf>(&self, data: D) -> Chunk<D> {
+        let is_held = self.is_http2 && data.has_remaining();
+        Chunk { data, in_progress: is_held.then(|| InProgress::part(self.in_progress.progress())) }
+    }
+
     fn log_reset(&self, fault: Option<Fault>, error: &(dyn Error + 'static)) {
         let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
         let (run, what) = (self.connection.server().run(), panic::text(|| Chain(error).to_string()));
@@ -269,16 +274,19 @@ pin_project! {
 }
 
 impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
-    type Data = B::Data;
+    type Data = Chunk<B::Data>;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, BoxError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, BoxError>>> {
         let mut this = self.project();
         let Some(body) = this.body.as_mut().as_pin_mut() else {
             return Poll::Ready(None);
         };
         match panic::catch(|| body.poll_frame(cx)) {
-            Ok(poll) => poll.map_err(Into::into),
+            Ok(poll) => {
+                let context = &*this.context;
+                poll.map_ok(|frame| frame.map_data(|data| context.chunk(data))).map_err(Into::into)
+            }
             Err(payload) => {
                 // The answer must not end as if it were complete.
                 this.context.log_panic("the body of an HTTP answer panicked, and the answer is cut", payload);
@@ -302,6 +310,46 @@ impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
             panic::discard(payload);
             SizeHint::new()
         })
+    }
+}
+
+/// Bytes of an answer. On HTTP/2 the request is in progress until they are sent: h2 takes a chunk as a whole, and sends it
+/// as the client's window allows. By then the body may have been dropped.
+pub(super) struct Chunk<D> {
+    data: D,
+    in_progress: Option<InProgress>,
+}
+
+impl<D: Buf> Chunk<D> {
+    fn end_if_sent(&mut self) {
+        if !self.data.has_remaining() {
+            self.in_progress = None; // h2 keeps the last chunk for a while
+        }
+    }
+}
+
+impl<D: Buf> Buf for Chunk<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, dst: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(dst)
+    }
+
+    fn advance(&mut self, cnt: usize) {
+        self.data.advance(cnt);
+        self.end_if_sent();
+    }
+
+    fn copy_to_bytes(&mut self, len: usize) -> Bytes {
+        let bytes = self.data.copy_to_bytes(len);
+        self.end_if_sent();
+        bytes
     }
 }
 

@@ -118,6 +118,9 @@ impl<'a> Driver<'a> {
     }
 
     pub(super) fn poll<P: Protocol>(&mut self, mut http: Pin<&mut P>, cx: &mut Context<'_>) -> Poll<End> {
+        if P::IS_HTTP2 {
+            self.progress.released.set_primary(cx.waker()); // before it is looked whether requests are in progress
+        }
         loop {
             if let Poll::Ready(end) = http.as_mut().poll(cx) {
                 return Poll::Ready(End::Closed(end));

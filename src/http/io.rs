@@ -1,12 +1,15 @@
 //! [`Io`], [`Timer`] and [`Executor`]: what hyper needs from a runtime, for those who call hyper themselves.
 
+use super::progress::{InProgress, Progress};
 use crate::connection::Connection;
 use crate::transport::with_scratch;
 use futures_io::{AsyncRead, AsyncWrite};
 use hyper::rt::{Read, ReadBufCursor, Sleep, Write};
+use pin_project_lite::pin_project;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -217,6 +220,45 @@ impl Executor {
     /// ```
     pub fn new(connection: Connection) -> Self {
         Self { connection }
+    }
+}
+
+/// [`Executor`] whose tasks count as requests in progress: they end with a stream of HTTP/2, also with an upgraded one.
+#[derive(Clone, Debug)]
+pub(super) struct StreamExecutor {
+    executor: Executor,
+    progress: Arc<Progress>,
+}
+
+impl StreamExecutor {
+    pub(super) fn new(connection: Connection, progress: Arc<Progress>) -> Self {
+        Self { executor: Executor::new(connection), progress }
+    }
+}
+
+impl<F> hyper::rt::Executor<F> for StreamExecutor
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        let in_progress = InProgress::part(&self.progress);
+        self.executor.execute(StreamTask { future, in_progress });
+    }
+}
+
+pin_project! {
+    struct StreamTask<F> {
+        #[pin]
+        future: F,
+        in_progress: InProgress,
+    }
+}
+
+impl<F: Future> Future for StreamTask<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
     }
 }
 

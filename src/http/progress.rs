@@ -18,10 +18,11 @@ use std::time::{Duration, Instant};
 
 /// How far a connection's requests are.
 ///
-/// The connection's task writes all of it, except that a stream of HTTP/2 ends its request in a task of its own. That
-/// task wakes the connection's task, which has to send the stream's last frame. So relaxed atomics are enough.
+/// The connection's task writes all of it, except that a stream of HTTP/2 ends its request in a task of its own, which
+/// then wakes the connection's task. So relaxed atomics are enough.
 #[derive(Debug)]
 pub(super) struct Progress {
+    is_http1: bool,
     /// The points in time below are counted from here, in nanoseconds.
     epoch: Instant,
     /// When the last byte passed, either way.
@@ -32,7 +33,7 @@ pub(super) struct Progress {
     head_read: AtomicBool,
     /// How long the client takes between an answer and its next request, in nanoseconds. It includes a round trip.
     gap: AtomicU64,
-    /// Requests whose answers are not complete.
+    /// Requests whose answers are not complete, and on HTTP/2 tasks of streams and chunks of answers that are not sent.
     requests: AtomicUsize,
     /// A request has come.
     served: AtomicBool,
@@ -46,7 +47,8 @@ pub(super) struct Progress {
     is_cut: AtomicBool,
     /// Why the connection ends, if a request of HTTP/1 was answered with an error of the protocol.
     fault: OnceLock<Fault>,
-    /// hyper has dropped its side of the connection, or the upgraded stream was dropped.
+    /// hyper has dropped its side of the connection, or the upgraded stream was dropped. Its primary task is the
+    /// connection's, which is woken when the last request has ended.
     pub(super) released: Event,
 }
 
@@ -66,8 +68,9 @@ pub(super) enum Fault {
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(is_http1: bool) -> Self {
         Self {
+            is_http1,
             epoch: Instant::now(),
             last: AtomicU64::new(0),
             head: AtomicU64::new(0),
@@ -183,25 +186,36 @@ impl Progress {
 pub(super) struct InProgress(Arc<Progress>);
 
 impl InProgress {
+    /// Counts a part of a request that goes on after its answer was made: a task, or a chunk.
+    pub(super) fn part(progress: &Arc<Progress>) -> Self {
+        progress.requests.fetch_add(1, Relaxed);
+        Self(Arc::clone(progress))
+    }
+
     /// Counts a request, whose head is complete.
     pub(super) fn new(progress: &Arc<Progress>, body: &impl Body) -> Self {
-        progress.requests.fetch_add(1, Relaxed);
         progress.head.store(0, Relaxed);
         progress.head_read.store(false, Relaxed);
         progress.served.store(true, Relaxed);
         progress.body_left.store(body.size_hint().exact().unwrap_or(UNKNOWN), Relaxed);
-        Self(Arc::clone(progress))
+        Self::part(progress)
     }
 
-    pub(super) fn progress(&self) -> &Progress {
+    pub(super) fn progress(&self) -> &Arc<Progress> {
         &self.0
     }
 }
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Relaxed) == 1 && self.0.body_left.load(Relaxed) == UNKNOWN {
+        if self.0.requests.fetch_sub(1, Relaxed) > 1 {
+            return;
+        }
+        if self.0.body_left.load(Relaxed) == UNKNOWN {
             self.0.body_left.store(0, Relaxed);
+        }
+        if !self.0.is_http1 {
+            self.0.released.wake_primary();
         }
     }
 }
@@ -215,7 +229,6 @@ impl Drop for InProgress {
 pub(super) struct WatchedIo {
     io: Io,
     progress: Arc<Progress>,
-    is_http1: bool,
     /// Bytes that have arrived behind those that hyper has read.
     excess: VecDeque<u8>,
     /// How much of the end of a head the last bytes are: see [`HeadEnd`].
@@ -223,9 +236,9 @@ pub(super) struct WatchedIo {
 }
 
 impl WatchedIo {
-    pub(super) fn new(connection: Connection, progress: Arc<Progress>, is_http1: bool) -> Self {
+    pub(super) fn new(connection: Connection, progress: Arc<Progress>) -> Self {
         let (io, head_end) = (Io::new(connection), HeadEnd::default());
-        Self { io, progress, is_http1, excess: VecDeque::new(), head_end }
+        Self { io, progress, excess: VecDeque::new(), head_end }
     }
 
     fn note_write<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -237,7 +250,7 @@ impl WatchedIo {
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let progress = &*self.progress;
         let (now, body_left) = (progress.now(), progress.body_left.load(Relaxed));
-        if self.is_http1
+        if progress.is_http1
             && body_left == 0
             && progress.head.load(Relaxed) == 0
             && bytes.iter().copied().all(is_end_of_line)
@@ -246,7 +259,7 @@ impl WatchedIo {
             return bytes.len(); // the connection is as idle as before
         }
         let last = progress.last.swap(now, Relaxed);
-        if !self.is_http1 {
+        if !progress.is_http1 {
             return bytes.len();
         }
         match body_left {

@@ -4,19 +4,24 @@
 use crate::support::http::paths;
 use crate::support::*;
 use async_std::task::{self, spawn_blocking};
-use ebbtide::http::hyper::body::Incoming;
+use ebbtide::http::hyper;
+use ebbtide::http::hyper::body::{Body, Bytes, Frame, Incoming};
+use ebbtide::http::hyper::rt::{Read as _, ReadBuf, Write as _};
 use ebbtide::http::hyper::service::service_fn;
 use ebbtide::http::hyper::{Request, Response};
 use ebbtide::http::{ByHyper, Http, HttpService};
 use ebbtide::{Address, Connection, Handle, Phase};
 use h2::client::SendRequest;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{Read as _, Write as _};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-type Client = SendRequest<std::io::Cursor<Vec<u8>>>;
+type Client = SendRequest<Bytes>;
 
 /// Runs a client on a thread, with tokio's I/O for the h2 crate. It gets the connection, and a future of its end.
 async fn with_client<T: Send + 'static, Fut: Future<Output = T>>(
@@ -226,5 +231,127 @@ fn a_cancel_drops_the_streams_of_a_connection() {
         let report = server.serve_http(service).await.unwrap();
         assert_eq!(live.count(), 0);
         assert_eq!((client.await, report.cancelled()), (5, 1), "{report}");
+    });
+}
+
+/// Opens a stream, whose answer is not read yet. The client's window is the default one, 65,535 bytes.
+async fn begin(client: &Client, request: Request<()>, ends: bool) -> (Response<h2::RecvStream>, h2::SendStream<Bytes>) {
+    let (answer, send) = client.clone().ready().await.unwrap().send_request(request, ends).unwrap();
+    (answer.await.unwrap(), send)
+}
+
+/// h2 takes a chunk as a whole, and sends it as the client's window allows.
+#[test]
+fn a_slow_reader_of_http_2_gets_its_whole_answer_in_a_drain() {
+    const LENGTH: usize = 1 << 20;
+    test(async {
+        let service = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("x".repeat(LENGTH))));
+        let server = bind().await.grace(None);
+        let (address, handle) = (server.local_addr().clone(), server.handle());
+        let client = task::spawn(with_client(address, async move |client, _| {
+            let request = Request::get("http://a/").body(()).unwrap();
+            let (answer, _) = begin(&client, request, true).await;
+            let (mut body, mut length) = (answer.into_body(), 0);
+            drop(handle.shutdown());
+            task::sleep(Duration::from_millis(2500)).await; // longer than an idle connection has for its end
+            while let Some(data) = body.data().await {
+                let n = data.unwrap().len();
+                length += n;
+                body.flow_control().release_capacity(n).unwrap();
+            }
+            length
+        }));
+        let report = server.serve_http(service).await.unwrap();
+        assert_eq!((client.await, report.completed()), (LENGTH, 1), "{report}");
+    });
+}
+
+/// A body of one frame, whose destructor takes a while.
+struct SlowToDrop(Option<Bytes>);
+
+impl Body for SlowToDrop {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.take().map(|data| Ok(Frame::data(data))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Drop for SlowToDrop {
+    fn drop(&mut self) {
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// The answer's last frame is sent before its body is dropped, on another thread.
+#[test]
+fn a_connection_is_idle_once_the_body_of_its_last_answer_is_dropped() {
+    test(async {
+        let service = service_fn(async |_: Request<Incoming>| {
+            Ok::<_, Infallible>(Response::new(SlowToDrop(Some(Bytes::from_static(b"slow")))))
+        });
+        let server = bind().await;
+        let address = server.local_addr().clone();
+        let handler = Http::new().keep_alive_timeout(Duration::from_millis(10)).handler(service);
+        let body = async |_: Handle| {
+            let client = with_client(address, async |client, connection| {
+                assert_eq!(ask(&client, "/").await.unwrap().unwrap(), "slow");
+                connection.await.unwrap().unwrap(); // the server ends it
+            });
+            Ok(client.await)
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}
+
+/// Answers CONNECT with an echo, which is a task of the connection.
+async fn echo_upgraded(mut request: Request<Incoming>) -> Result<Response<String>, Infallible> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    let connection = request.extensions().get::<Connection>().unwrap().clone();
+    drop(connection.clone().spawn(async move {
+        let mut stream = pin!(upgrade.await.unwrap());
+        let mut buf = [0; 16];
+        loop {
+            let mut buf = ReadBuf::new(&mut buf);
+            poll_fn(|cx| stream.as_mut().poll_read(cx, buf.unfilled())).await.unwrap();
+            if buf.filled().is_empty() {
+                break;
+            }
+            poll_fn(|cx| stream.as_mut().poll_write(cx, buf.filled())).await.unwrap();
+        }
+    }));
+    Ok(Response::new(String::new()))
+}
+
+#[test]
+fn an_upgraded_stream_of_http_2_keeps_its_connection_open() {
+    test(async {
+        let server = bind().await.grace(None);
+        let (address, handle) = (server.local_addr().clone(), server.handle());
+        let client = task::spawn(with_client(address, async move |client, _| {
+            let (answer, mut send) = begin(&client, Request::connect("a:80").body(()).unwrap(), false).await;
+            let mut receive = answer.into_body();
+            for word in ["idle", "draining"] {
+                task::sleep(Duration::from_millis(1500)).await;
+                send.send_data(word.into(), false).unwrap();
+                let echo = receive.data().await.expect(word).expect(word);
+                assert_eq!(echo, word);
+                drop(handle.shutdown());
+            }
+            send.send_data(Bytes::new(), true).unwrap();
+            while let Some(data) = receive.data().await {
+                assert_eq!(data.unwrap(), "");
+            }
+        }));
+        let handler = Http::new().keep_alive_timeout(Duration::from_millis(50)).handler(service_fn(echo_upgraded));
+        let report = server.serve(handler).await.unwrap();
+        client.await;
+        assert_eq!(report.completed(), 1, "{report}");
     });
 }

@@ -76,6 +76,7 @@
 
 mod answer;
 mod driver;
+mod ends;
 mod error;
 mod io;
 mod progress;

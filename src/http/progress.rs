@@ -1,6 +1,7 @@
 //! [`Progress`]: how far a connection's requests are. The connection's driver decides by it when to close.
 //! [`WatchedIo`] notes what is read and written.
 
+use super::ends::{ChunkedEnd, HeadEnd};
 use super::io::Io;
 use crate::connection::Connection;
 use crate::sync::event::Event;
@@ -41,6 +42,8 @@ pub(super) struct Progress {
     blocked: AtomicBool,
     /// How many bytes of the request's body hyper has not read; [`UNKNOWN`] for a chunked body. Only for HTTP/1.
     body_left: AtomicU64,
+    /// The request's body is chunked. Only for HTTP/1.
+    is_chunked: AtomicBool,
     /// How many bytes have arrived that hyper has not read, without empty lines at their end. Only for HTTP/1.
     unread: AtomicU64,
     /// EOF came in the middle of a body. Only for HTTP/1.
@@ -80,6 +83,7 @@ impl Progress {
             served: AtomicBool::new(false),
             blocked: AtomicBool::new(false),
             body_left: AtomicU64::new(0),
+            is_chunked: AtomicBool::new(false),
             unread: AtomicU64::new(0),
             is_cut: AtomicBool::new(false),
             fault: OnceLock::new(),
@@ -132,9 +136,10 @@ impl Progress {
         }
     }
 
-    /// Returns whether an answer is not complete, or not written.
+    /// Returns whether an answer is not complete, or not written, or a request's body has not arrived as a whole: the
+    /// service may read it after the answer.
     pub(super) fn is_busy(&self) -> bool {
-        self.requests.load(Relaxed) > 0 || self.blocked.load(Relaxed)
+        self.requests.load(Relaxed) > 0 || self.blocked.load(Relaxed) || self.body_left.load(Relaxed) > 0
     }
 
     /// Returns whether a request has come.
@@ -147,10 +152,9 @@ impl Progress {
         self.unread.load(Relaxed) > self.body_left.load(Relaxed) // the service may leave a body unread
     }
 
-    /// Returns whether the request's body did not arrive as a whole: EOF came in it, or it is chunked and not read to
-    /// its end. Only for HTTP/1.
+    /// Returns whether the request's body may be malformed: EOF came in it, or it is chunked. Only for HTTP/1.
     pub(super) fn may_be_broken(&self) -> bool {
-        self.is_cut.load(Relaxed) || self.body_left.load(Relaxed) == UNKNOWN
+        self.is_cut.load(Relaxed) || self.is_chunked.load(Relaxed)
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -197,7 +201,11 @@ impl InProgress {
         progress.head.store(0, Relaxed);
         progress.head_read.store(false, Relaxed);
         progress.served.store(true, Relaxed);
-        progress.body_left.store(body.size_hint().exact().unwrap_or(UNKNOWN), Relaxed);
+        if progress.is_http1 {
+            let length = body.size_hint().exact();
+            progress.body_left.store(length.unwrap_or(UNKNOWN), Relaxed);
+            progress.is_chunked.store(length.is_none(), Relaxed);
+        }
         Self::part(progress)
     }
 
@@ -208,13 +216,7 @@ impl InProgress {
 
 impl Drop for InProgress {
     fn drop(&mut self) {
-        if self.0.requests.fetch_sub(1, Relaxed) > 1 {
-            return;
-        }
-        if self.0.body_left.load(Relaxed) == UNKNOWN {
-            self.0.body_left.store(0, Relaxed);
-        }
-        if !self.0.is_http1 {
+        if self.0.requests.fetch_sub(1, Relaxed) == 1 && !self.0.is_http1 {
             self.0.released.wake_primary();
         }
     }
@@ -222,7 +224,7 @@ impl Drop for InProgress {
 
 /// The connection as hyper has it: [`Io`] that notes the progress.
 ///
-/// On HTTP/1 one read does not go beyond the end of a head, or of a body of known length: the rest is kept for the next
+/// On HTTP/1 one read does not go beyond the end of a head or a body: the rest is kept for the next
 /// read. So it is known whether a part of another request has arrived. hyper would keep such bytes in a buffer of its
 /// own, which nothing can look into.
 #[derive(Debug)]
@@ -233,12 +235,14 @@ pub(super) struct WatchedIo {
     excess: VecDeque<u8>,
     /// How much of the end of a head the last bytes are: see [`HeadEnd`].
     head_end: HeadEnd,
+    /// How far the request's body is, if it is chunked.
+    chunked_end: ChunkedEnd,
 }
 
 impl WatchedIo {
     pub(super) fn new(connection: Connection, progress: Arc<Progress>) -> Self {
-        let (io, head_end) = (Io::new(connection), HeadEnd::default());
-        Self { io, progress, excess: VecDeque::new(), head_end }
+        let (head_end, chunked_end) = (HeadEnd::default(), ChunkedEnd::default());
+        Self { io: Io::new(connection), progress, excess: VecDeque::new(), head_end, chunked_end }
     }
 
     fn note_write<T>(&self, poll: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -249,23 +253,18 @@ impl WatchedIo {
     /// Returns how many of these bytes hyper may read now, and notes them as read.
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let progress = &*self.progress;
-        let (now, body_left) = (progress.now(), progress.body_left.load(Relaxed));
-        if progress.is_http1
-            && body_left == 0
-            && progress.head.load(Relaxed) == 0
-            && bytes.iter().copied().all(is_end_of_line)
-        {
-            progress.head_read.store(true, Relaxed);
-            return bytes.len(); // the connection is as idle as before
-        }
+        let now = progress.now();
         let last = progress.last.swap(now, Relaxed);
         if !progress.is_http1 {
             return bytes.len();
         }
-        match body_left {
+        match progress.body_left.load(Relaxed) {
             0 => {
                 progress.head_read.store(true, Relaxed);
                 if progress.head.load(Relaxed) == 0 {
+                    if bytes.iter().copied().all(is_end_of_line) {
+                        return bytes.len();
+                    }
                     progress.head.store(now + 1, Relaxed);
                     if progress.has_served() {
                         progress.note_gap(now.saturating_sub(last));
@@ -273,7 +272,13 @@ impl WatchedIo {
                 }
                 self.head_end.find(bytes).unwrap_or(bytes.len())
             }
-            UNKNOWN => bytes.len(),
+            UNKNOWN => match self.chunked_end.find(bytes) {
+                Some(end) => {
+                    progress.body_left.store(0, Relaxed);
+                    end
+                }
+                None => bytes.len(),
+            },
             left => {
                 let n = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
                 progress.body_left.store(left - n as u64, Relaxed);
@@ -337,37 +342,6 @@ fn is_end_of_line(byte: u8) -> bool {
     matches!(byte, b'\r' | b'\n')
 }
 
-/// Finds the empty line that ends a head, in pieces: LF, then LF or CR LF.
-///
-/// It need not be exact. A head that is passed to hyper in two pieces is still one head.
-#[derive(Clone, Copy, Debug, Default)]
-struct HeadEnd {
-    /// The last byte was LF, or CR behind an LF.
-    is_line_start: bool,
-}
-
-impl HeadEnd {
-    /// Returns the index behind the empty line, if it is in these bytes.
-    fn find(&mut self, bytes: &[u8]) -> Option<usize> {
-        let mut start = 0;
-        loop {
-            if self.is_line_start {
-                match bytes[start..].first()? {
-                    b'\n' => {
-                        self.is_line_start = false;
-                        return Some(start + 1);
-                    }
-                    b'\r' => start += 1,
-                    _ => self.is_line_start = false,
-                }
-                continue;
-            }
-            start += bytes[start..].iter().position(|byte| *byte == b'\n')? + 1;
-            self.is_line_start = true;
-        }
-    }
-}
-
 impl Write for WatchedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let poll = Pin::new(&mut self.io).poll_write(cx, buf);
@@ -400,21 +374,6 @@ impl Write for WatchedIo {
 mod tests {
     use super::*;
 
-    /// Returns the heads that `bytes` are cut into, if they arrive in pieces of `len`.
-    fn heads(bytes: &str, len: usize) -> Vec<String> {
-        let (mut head_end, mut heads, mut head) = (HeadEnd::default(), Vec::new(), String::new());
-        for mut piece in bytes.as_bytes().chunks(len) {
-            while let Some(n) = head_end.find(piece) {
-                head += std::str::from_utf8(&piece[..n]).unwrap();
-                heads.push(std::mem::take(&mut head));
-                piece = &piece[n..];
-            }
-            head += std::str::from_utf8(piece).unwrap();
-        }
-        heads.push(head);
-        heads
-    }
-
     #[test]
     fn the_patience_is_twice_the_time_that_the_client_takes_if_that_is_more() {
         let (progress, set) = (Progress::new(), Duration::from_millis(100));
@@ -430,15 +389,5 @@ mod tests {
         assert_eq!(progress.patience(set), set, "it is forgotten");
         note(400);
         assert_eq!(progress.patience(Duration::ZERO), Duration::ZERO, "no patience is wanted");
-    }
-
-    #[test]
-    fn heads_end_at_an_empty_line_whatever_the_pieces_are() {
-        for len in 1..40 {
-            assert_eq!(heads("A b\r\nc: d\r\n\r\nE f\r\n\r\nG", len), ["A b\r\nc: d\r\n\r\n", "E f\r\n\r\n", "G"]);
-            assert_eq!(heads("A\nb\n\nC\n\r\n", len), ["A\nb\n\n", "C\n\r\n", ""], "bare line feeds");
-            assert_eq!(heads("A\r\n\rb\n\n", len), ["A\r\n\rb\n\n", ""]);
-            assert_eq!(heads("no end", len), ["no end"]);
-        }
     }
 }

@@ -214,6 +214,34 @@ fn a_head_that_is_not_complete_in_time_is_answered_with_408() {
     });
 }
 
+#[test]
+fn a_body_may_be_read_after_the_answer() {
+    test(async {
+        let (sent, lengths) = async_std::channel::unbounded();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (connection, sent) = (request.extensions().get::<Connection>().unwrap().clone(), sent.clone());
+            let read = connection.clone().spawn(async move {
+                let body = request.into_body().collect().await.map(|body| body.to_bytes().len());
+                sent.send(body.map_err(|error| error.to_string())).await.unwrap();
+            });
+            drop(read);
+            std::future::ready(Ok::<_, Infallible>(Response::new("accepted".to_owned())))
+        });
+        let short = Duration::from_millis(50);
+        let handler = Http::new().header_timeout(short).keep_alive_timeout(short).handler(service);
+        let (_, report) = serving(handler, |address| {
+            let mut client = HttpClient::new(&address);
+            let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+            assert_eq!(client.ask(&format!("{head}5\r\nhello\r\n")).unwrap().body, "accepted");
+            std::thread::sleep(Duration::from_millis(1500)); // longer than an idle connection has for its end
+            client.send("5\r\nworld\r\n0\r\n\r\n").unwrap();
+            assert_eq!(client.rest(), "", "it is idle now");
+        })
+        .await;
+        assert_eq!((lengths.recv().await.unwrap(), report.completed()), (Ok(10), 1), "{report}");
+    });
+}
+
 /// Some clients send one behind a body. A server ignores it (RFC 9112, 2.2).
 #[test]
 fn an_empty_line_before_a_request_does_not_begin_its_head() {

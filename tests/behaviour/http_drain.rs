@@ -6,10 +6,11 @@ use crate::support::http::{HttpClient, get, paths};
 use crate::support::*;
 use async_std::task::{self, spawn_blocking};
 use ebbtide::http::Http;
+use ebbtide::http::http_body_util::BodyExt;
 use ebbtide::http::hyper::body::{Body, Bytes, Frame, Incoming};
 use ebbtide::http::hyper::service::service_fn;
 use ebbtide::http::hyper::{Request, Response};
-use ebbtide::{Address, Connection, Handle, Phase, Report, Server};
+use ebbtide::{Address, BoxError, Connection, Handle, Phase, Report, Server};
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -202,6 +203,31 @@ fn half_a_head_is_waited_for() {
             .await;
             assert_eq!(report.completed(), 1, "{report}");
         }
+    });
+}
+
+#[test]
+fn what_has_arrived_behind_a_chunked_body_is_waited_for_too() {
+    test(async {
+        let service = service_fn(async |request: Request<Incoming>| {
+            let path = request.uri().path().to_owned();
+            request.into_body().collect().await?;
+            Ok::<_, BoxError>(Response::new(path))
+        });
+        let handler = Http::new().drain_patience(Duration::ZERO).handler(service);
+        let (_, report) = serving(bind().await.grace(None), handler, |address, server| {
+            let mut client = HttpClient::new(&address);
+            let upload =
+                "POST /upload HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+            client.send(&format!("{upload}GET /half HTT")).unwrap(); // in one piece
+            assert_eq!(client.answer().unwrap().body, "/upload");
+            draining(&server);
+            std::thread::sleep(Duration::from_millis(100));
+            let answer = client.ask("P/1.1\r\nhost: a\r\n\r\n").unwrap();
+            assert!(answer.says_close() && answer.body == "/half", "{answer:?}");
+        })
+        .await;
+        assert_eq!(report.completed(), 1, "{report}");
     });
 }
 

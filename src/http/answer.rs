@@ -313,8 +313,8 @@ impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
     }
 }
 
-/// Bytes of an answer. On HTTP/2 the request is in progress until they are sent: h2 takes a chunk as a whole, and sends it
-/// as the client's window allows. By then the body may have been dropped.
+/// Bytes of an answer. On HTTP/2 the request is in progress until they are sent: h2 takes a chunk as a whole, and sends
+/// it as the client's window allows. By then the body may have been dropped.
 pub(super) struct Chunk<D> {
     data: D,
     in_progress: Option<InProgress>,

@@ -205,7 +205,7 @@ impl RequestContext {
         // An error of hyper's may also be that of another connection, such as a proxy's own.
         let broken = |error: &(dyn Error + 'static)| match error.downcast_ref::<hyper::Error>() {
             None => false,
-            Some(error) if self.is_http2 => !error.is_user(),
+            Some(error) if self.is_http2 => is_of_stream(error),
             Some(_) if progress.is_cut() => true,
             Some(error) => progress.may_be_broken() && chain(error).any(is_malformed),
         };
@@ -370,4 +370,11 @@ fn is_malformed(error: &(dyn Error + 'static)) -> bool {
     use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
     let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
     matches!(kind, Some(InvalidData | InvalidInput | UnexpectedEof))
+}
+
+/// Returns whether hyper's error may be that of a stream of HTTP/2. Those that remain come from hyper's clients and from
+/// HTTP/1: a proxy's own connection has failed.
+fn is_of_stream(error: &hyper::Error) -> bool {
+    let is_other = error.is_user() || error.is_parse() || error.is_incomplete_message();
+    !(is_other || error.is_canceled() || error.is_closed() || error.is_timeout())
 }

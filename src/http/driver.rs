@@ -10,6 +10,7 @@
 //! and refuses only streams that were opened after that.
 
 use super::Settings;
+use super::error::stream_error;
 use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};
 use crate::sync::event::EventListener;
@@ -123,7 +124,12 @@ impl<'a> Driver<'a> {
         }
         loop {
             if let Poll::Ready(end) = http.as_mut().poll(cx) {
-                return Poll::Ready(End::Closed(end));
+                let is_idle = !self.progress.is_busy() && self.progress.head_began().is_none();
+                return Poll::Ready(End::Closed(match end {
+                    // A peer that leaves between two requests has lost nothing, however it leaves.
+                    Err(error) if is_idle && !error.is_user() && stream_error(&error).is_some() => Ok(()),
+                    end => end,
+                }));
             }
             if self.progress.take_unseen_head() {
                 // hyper 1.12 may read the next request in the moment in which it has sent the end of a streamed answer

@@ -53,13 +53,7 @@ impl Error {
         if error.is_user() {
             return Self { kind: Kind::Service, source: error.into() };
         }
-        // hyper has no predicate for errors of its stream. They have an `io::Error` among their sources.
-        let broken =
-            std::iter::successors(Some(&error as &(dyn std::error::Error + 'static)), |error| (**error).source())
-                .take(DEEPEST)
-                .find_map(|error| error.downcast_ref::<io::Error>())
-                .map(io::Error::kind);
-        let (kind, source) = match broken {
+        let (kind, source) = match stream_error(&error) {
             Some(kind) => (Kind::Disconnected, kind),
             None if error.is_incomplete_message() => (Kind::Disconnected, io::ErrorKind::UnexpectedEof),
             None => (Kind::Malformed, io::ErrorKind::InvalidData),
@@ -145,4 +139,13 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(self.source.as_ref())
     }
+}
+
+/// Returns the kind of the error of the stream that ended hyper's work; `None` if it is not one.
+pub(super) fn stream_error(error: &hyper::Error) -> Option<io::ErrorKind> {
+    // hyper has no predicate for this. Such an error has an `io::Error` among its sources.
+    std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| (**error).source())
+        .take(DEEPEST)
+        .find_map(|error| error.downcast_ref::<io::Error>())
+        .map(io::Error::kind)
 }

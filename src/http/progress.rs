@@ -179,8 +179,12 @@ impl Progress {
         if !is_pending {
             self.last.store(self.now(), Relaxed);
         }
-        if self.blocked.load(Relaxed) != is_pending {
-            self.blocked.store(is_pending, Relaxed);
+        self.note_blocked(is_pending);
+    }
+
+    fn note_blocked(&self, is_blocked: bool) {
+        if self.blocked.load(Relaxed) != is_blocked {
+            self.blocked.store(is_blocked, Relaxed);
         }
     }
 }
@@ -224,9 +228,9 @@ impl Drop for InProgress {
 
 /// The connection as hyper has it: [`Io`] that notes the progress.
 ///
-/// On HTTP/1 one read does not go beyond the end of a head or a body: the rest is kept for the next
-/// read. So it is known whether a part of another request has arrived. hyper would keep such bytes in a buffer of its
-/// own, which nothing can look into.
+/// On HTTP/1 one read does not go beyond the end of a head or a body: the rest is kept for the next read. So it is
+/// known whether a part of another request has arrived. hyper would keep such bytes in a buffer of its own, which
+/// nothing can look into.
 #[derive(Debug)]
 pub(super) struct WatchedIo {
     io: Io,
@@ -349,7 +353,9 @@ impl Write for WatchedIo {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let poll = Pin::new(&mut self.io).poll_flush(cx);
+        self.progress.note_blocked(poll.is_pending()); // TLS has a buffer of its own
+        poll
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -376,7 +382,7 @@ mod tests {
 
     #[test]
     fn the_patience_is_twice_the_time_that_the_client_takes_if_that_is_more() {
-        let (progress, set) = (Progress::new(), Duration::from_millis(100));
+        let (progress, set) = (Progress::new(true), Duration::from_millis(100));
         let note = |millis: u64| progress.note_gap(millis * 1_000_000);
         assert_eq!(progress.patience(set), set);
         note(20);

@@ -1,7 +1,7 @@
 //! One request's way through the service: [`WatchedService`], [`Answering`] and [`AnswerBody`]. The service's panics
 //! are caught here, and a shutdown is announced to the client here.
 
-use super::RequestBody;
+use super::builder::RequestBody;
 use super::progress::{Fault, InProgress, Progress};
 use super::service::HttpService;
 use crate::connection::Connection;

@@ -9,7 +9,7 @@
 //! about one request for each connection.) HTTP/2 has GOAWAY: the server announces the end, asks for a PING's answer,
 //! and refuses only streams that were opened after that.
 
-use super::Settings;
+use super::builder::Settings;
 use super::error::stream_error;
 use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};

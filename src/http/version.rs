@@ -1,6 +1,6 @@
 //! [`version`]: whether a client speaks HTTP/1 or HTTP/2.
 
-use super::{Only, Settings};
+use super::builder::{Only, Settings};
 use crate::connection::Connection;
 use crate::transport::with_scratch;
 use async_io::Timer;

@@ -132,7 +132,8 @@
 //! | `TcpStream::into_split` | [`Connection`] is `Clone`; [`Connection::close_write`] shuts down the writing half |
 //! | `axum::serve(listener, app)` | `server.serve_http(app)` (feature `http`) |
 //! | `.with_graceful_shutdown(future)` | [`Server::shutdown_when`]`(future)`, with a deadline; no request is lost |
-//! | hyper-util's `GracefulShutdown`, `auto::Builder` | the module `http`; [`Connection::eof_on_drain`] for other libraries |
+//! | `ConnectInfo<SocketAddr>` | `Extension<Connection>`, and its [`peer_addr`](Connection::peer_addr); `ConnectInfo` is not set |
+//! | hyper-util's `GracefulShutdown`, `auto::Builder` | the module `http`; for another HTTP library, [`Connection::more`] before each request |
 //! | `Semaphore` in the accept loop | [`Server::max_connections`], `max_connections_per_ip` |
 //! | `tokio::signal::ctrl_c` | [`signal::ctrl_c`], [`signal::termination`] |
 //! | `tokio::io::duplex` | [`MemoryStream::pair`], [`Listener::memory`] |
@@ -163,13 +164,16 @@
 //! |---|---|
 //! | `for { conn, err := ln.Accept(); go handle(conn) }` | [`Server::serve`]`(handle)` |
 //! | `http.Serve(ln, handler)`, `http.Server` | `server.serve_http(service)`, `http::Http` (feature `http`) |
-//! | `http.Server.Shutdown(ctx)` | [`Handle::shutdown_within`]; it waits for every connection, not only for idle ones |
+//! | `http.Server.Shutdown(ctx)` | [`Handle::shutdown_within`]; it also waits for upgraded connections |
 //! | `http.Server.Close()` | [`Handle::cancel`] |
 //! | `http.Server.RegisterOnShutdown(f)` | [`Handle::until_shutdown`], [`Handle::reached`] |
 //! | `http.Server.ConnState` | [`Server::on_event`], [`Handle::connections`] |
 //! | `ctx.Done()` in a handler | [`Connection::until_draining`], [`Connection::draining`] |
 //! | `sync.WaitGroup`, `errgroup.Group` with `SetLimit` | [`TaskGroup`]; [`TaskSet`] with [`TaskSet::limit`] |
-//! | `conn.SetReadDeadline`, `ReadHeaderTimeout`, `IdleTimeout` | [`Server::first_byte_timeout`], [`Server::idle_timeout`], [`Server::write_timeout`] |
+//! | `conn.SetReadDeadline`, `SetWriteDeadline` | [`Server::first_byte_timeout`], [`Server::idle_timeout`], [`Server::write_timeout`] |
+//! | `ReadHeaderTimeout`, `IdleTimeout`, `MaxHeaderBytes` | `header_timeout`, `keep_alive_timeout` and `max_head` of `http::Http` |
+//! | `http.MaxBytesReader` | `http::Http::max_body` |
+//! | `http.Hijacker` | hyper's `upgrade::on`, and `http::UpgradedIo` |
 //! | `netutil.LimitListener` | [`Server::max_connections`] |
 //! | `signal.NotifyContext` | [`signal::termination`] and [`Server::shutdown_on`] |
 //! | `net.Pipe()` | [`MemoryStream::pair`] |

@@ -24,9 +24,10 @@ use std::time::Instant;
 /// |---|---|---|
 /// | messages, with `read` or `read_exact` | [`more`](Connection::more) before each | false between two messages |
 /// | lines, or frames with their length before them | [`lines`](Connection::lines), [`frames`](Connection::frames) | `None` between two; half a line or frame is waited for, except within `until_draining` |
-/// | through code that does not handle drains: `io::copy`, an HTTP or WebSocket library, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF if nothing has arrived and no answer is due |
+/// | through code that does not handle drains: `io::copy`, a codec | [`eof_on_drain`](Connection::eof_on_drain) | EOF if nothing has arrived and no answer is due |
 /// | once, with `read`, or waits for something else | [`until_draining`](Connection::until_draining) | `None`; the future that was pending is dropped |
 /// | in a `select` or a `race` of its own | [`draining`](Connection::draining) | it is ready |
+/// | HTTP | the module `http` (feature `http`) | requests in progress are answered |
 ///
 /// A newcomer is a connection from which the handler has read no byte yet. Its handler is notified later: by its first
 /// read, or at the end of the [newcomer time](crate::Server::newcomer_time). So the first request of a client that has

@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 impl Connection {
-    /// Returns a view of the connection for code that reads until EOF and does not handle drains, such as `io::copy`,
-    /// or an HTTP or WebSocket library.
+    /// Returns a view of the connection for code that reads until EOF and does not handle drains, such as `io::copy` or
+    /// a codec.
     ///
     /// A read of the view returns EOF if three things are true: the drain has begun, no bytes have arrived, and no byte
     /// was read since the last write. So in a drain the code does what it does at the end of input. While a request has
@@ -21,8 +21,7 @@ impl Connection {
     /// Any byte that is written counts as the answer to all that was read. So with pipelined requests, or with an
     /// answer in parts, reads may return EOF while the rest of the answer is still to be written. Code that then
     /// half-closes, and continues to write what arrives, loses nothing: the two copies of a proxy do so
-    /// (`examples/proxy.rs`). The `100 Continue` of HTTP/1.1 is an answer, too: in a drain, EOF cuts the body that
-    /// follows it. Use [`more`](Self::more) before each request instead.
+    /// (`examples/proxy.rs`).
     ///
     /// # When not to use it
     ///
@@ -30,6 +29,8 @@ impl Connection {
     ///   never end by themselves. Use [`more`](Self::more).
     /// - For code that writes whatever it reads, such as a feed, if half a message matters. EOF may come in the middle
     ///   of a message.
+    /// - For HTTP. The `100 Continue` of HTTP/1.1 counts as an answer, so in a drain EOF cuts the body that follows it.
+    ///   Use the module `http` (feature `http`), or [`more`](Self::more) before each request.
     ///
     /// # Examples
     ///

@@ -18,25 +18,36 @@
 //! }
 //! ```
 //!
-//! - [`Server::serve_http`] serves one service on all listeners.
-//! - [`Http`] has the settings. [`Http::handler`] makes a handler for [`Server::serve`] and [`Server::scope`].
+//! - [`Server::serve_http`] serves one service on all listeners, with the default settings.
+//! - [`Http`] has the settings. [`Http::handler`] makes a handler for [`Server::serve`] and [`Server::scope`]:
+//!   `server.serve(Http::new().max_body(1 << 20).handler(app))`.
 //! - [`serve_connection`] serves one connection, in a handler that does something before or after.
-//! - [`Io`], [`Timer`] and [`Executor`] are what hyper needs from a runtime, for those who call hyper themselves.
+//! - [`Io`], [`Timer`] and [`Executor`] are what hyper needs from a runtime, for programs that call hyper directly.
 //! - [`UpgradedIo`] adapts an upgraded stream to futures-io, for libraries such as async-tungstenite.
 //!
-//! No runtime of tokio is needed. Services that use tokio's timers or `tokio::spawn`, as `TimeoutLayer` of tower-http
+//! A server stops as every server does, by [`Server::shutdown_on`], [`Handle::shutdown`](crate::Handle::shutdown) or
+//! the end of a scope. [`Listener::memory`](crate::Listener::memory) tests a service without sockets: [`Http::handler`]
+//! has an example.
+//!
+//! tokio's runtime is not needed. Services that use tokio's timers or `tokio::spawn`, as `TimeoutLayer` of tower-http
 //! and `WebSocketUpgrade` of axum do, need [`Server::executor`].
 //!
 //! # The protocol
 //!
-//! Over TLS, ALPN negotiates it: `Tls::files(&cert, &key).alpn(["h2", "http/1.1"])`. Without ALPN, and without TLS, the
-//! first bytes show it (HTTP/2 with prior knowledge). [`Http::http1_only`] and [`Http::http2_only`] fix it.
+//! Over TLS, ALPN negotiates it: `Tls::files(&cert, &key).alpn(["h2", "http/1.1"]).load()?` makes the settings for
+//! [`ListenOptions`](crate::ListenOptions)`::tls`. Browsers speak HTTP/2 only in this way. Without ALPN or TLS, the
+//! first bytes show the protocol (HTTP/2 with prior knowledge). [`Http::http1_only`] and [`Http::http2_only`] fix it.
 //!
 //! # A request
 //!
-//! Its extensions have the [`Connection`]: `request.extensions().get::<Connection>()`, in axum the extractor
-//! `Extension<Connection>`. So a service finds the peer's address, the TLS session and the PROXY header, spawns tasks
-//! that end with the connection, and is notified of a drain.
+//! The [`Connection`] is in its extensions: `request.extensions().get::<Connection>()`, in axum the extractor
+//! `Extension<Connection>`. From it a service gets the peer's address ([`Connection::peer_addr`]; axum's `ConnectInfo`
+//! is not set), the TLS session and the PROXY header. It can spawn tasks that end with the connection, and wait for a
+//! drain. It must not read or write the connection itself, because hyper does.
+//!
+//! Behind a reverse proxy the peer is the proxy. With the PROXY protocol (feature `proxy-protocol`),
+//! [`peer_addr`](Connection::peer_addr) is the client's address. Header fields such as `X-Forwarded-For` are passed to
+//! the service as they are.
 //!
 //! # A shutdown loses no request
 //!
@@ -44,35 +55,56 @@
 //! |---|---|
 //! | with a request in progress | the request is answered; on HTTP/1 the answer says `Connection: close` |
 //! | HTTP/1, quiet for more than 1 s | is closed at once |
-//! | HTTP/1, quiet for a shorter time | a request may be on its way: it is closed after 100 ms of quiet ([`Http::drain_patience`]), or twice the time that this client has lately taken between an answer and its next request. A request that comes in that time is answered with `Connection: close` |
-//! | HTTP/1, a part of a request's head has arrived | the rest is waited for |
-//! | HTTP/2 | gets GOAWAY and a PING. Streams opened before the client has answered the PING are served |
-//! | upgraded (WebSocket) | ends when the upgraded stream is dropped. The service is notified through the `Connection` in the extensions |
+//! | HTTP/1, quiet for a shorter time | a request may be on its way. The connection is closed after 100 ms of quiet ([`Http::drain_patience`]), or after twice the time that this client has lately taken between an answer and its next request, whichever is longer. A request that comes in that time is answered with `Connection: close` |
+//! | HTTP/1, a part of a request's head has arrived | the rest is waited for, up to the [`header_timeout`](Http::header_timeout) |
+//! | HTTP/2 | gets GOAWAY and a PING. Streams opened before the client has answered the PING are served. Without a stream in progress, a client that is silent for 1 s after it is disconnected |
+//! | upgraded (WebSocket) | stays open until the upgraded stream is dropped. The service is notified by [`until_draining`](Connection::until_draining) or [`draining`](Connection::draining) of the `Connection` in the extensions |
 //!
-//! Answers say `Connection: close`, and HTTP/2 gets GOAWAY, from the shutdown request on, so during a
-//! [lame duck](Server::lame_duck) too. The grace period bounds all of it.
+//! The grace period bounds all of it.
+//!
+//! Answers say `Connection: close`, and HTTP/2 gets GOAWAY, from the shutdown request on, so in a
+//! [lame duck](Server::lame_duck) too. An idle connection of HTTP/1 stays open in a lame duck, up to its
+//! [`keep_alive_timeout`](Http::keep_alive_timeout). The answer to an upgrade (101, or the success of CONNECT) does not
+//! say `close`.
 //!
 //! If a client of HTTP/1 pipelines requests, those that have arrived with the one that is answered are answered too,
-//! before an answer says `Connection: close`. Those that arrive later are not executed, and RFC 9112 (9.3.2) has the
-//! client send them again.
+//! before an answer says `Connection: close`. Those that arrive later are not executed; a client should send them again
+//! on another connection (RFC 9112, 9.3.2).
+//!
+//! One race remains, as for every server of HTTP/1: a client that was quiet for more than 1 s may send a request at the
+//! moment at which its connection is closed. Such a request is not executed either.
 //!
 //! # Failures
 //!
-//! - A panic of the service is logged at error, and answers its request with 500. A panic of an answer's body, which
-//!   has begun, cuts that answer. Other requests of the connection continue, on HTTP/2 also those at the same time.
-//! - If the service returns an error, HTTP/1 ends the connection, and HTTP/2 resets the stream, as with hyper alone. It
-//!   is logged at warn. A service that wants an answer instead returns one.
-//! - Malformed requests are answered with 400, too large heads with 431, too long paths with 414, and a head that is
-//!   not complete within 10 s ([`Http::header_timeout`]) with 408. A body that exceeds [`Http::max_body`] is answered
-//!   with 413. Each ends the connection, with one line at debug. HTTP/2 has its own error codes.
+//! - **The service panics.** The request is answered with 500, and the connection continues. One line at error. The
+//!   report does not count it: [`panicked`](crate::Report::panicked) counts handlers.
+//! - **The body of an answer panics or fails.** The answer is cut, because its head has been sent. HTTP/1 ends the
+//!   connection, which is counted as [`failed`](crate::Report::failed), with one line at warn; HTTP/2 resets the
+//!   stream. A panic is also one line at error.
+//! - **The service returns an error.** HTTP/1 ends the connection, which is counted as `failed`; HTTP/2 resets the
+//!   stream. One line at warn. To answer with a status instead, return a response.
+//! - **The request is at fault.** On HTTP/1 a malformed request is answered with 400, a head that is too large with 431
+//!   (a path over 64 KiB with 414, if `max_head` allows such a head), a head that is not complete within 10 s
+//!   ([`Http::header_timeout`]) with 408, and a body that exceeds [`Http::max_body`] with 413. Each of them ends the
+//!   connection, which is counted as [`disconnected`](crate::Report::disconnected), with one line at debug. On HTTP/2
+//!   the answers 431 and 413 are the same, and the connection continues; the protocol has its own error codes for the
+//!   rest.
+//!
+//! On HTTP/2 the other streams of the connection continue in each case, unless the client has broken the protocol.
+//! [`OnFailure::Shutdown`](crate::OnFailure::Shutdown) applies to connections that are counted as `failed`.
 //!
 //! # Limits
 //!
-//! A head has at most 64 KiB and 100 header fields, a connection of HTTP/2 at most 200 streams at a time, and an idle
-//! connection is closed after 75 s. Bodies are read only as fast as the service takes them, and have no limit unless
-//! [`Http::max_body`] sets one (extractors of axum have their own, 2 MiB).
-//! [`Server::idle_timeout`] and [`Server::write_timeout`] bound slow bodies. A client that shuts down its sending half
-//! after a request gets the answer ([`Http::half_close`]).
+//! - A head has at most 64 KiB ([`Http::max_head`]), and on HTTP/1 at most 100 header fields ([`Http::max_headers`]).
+//! - A connection of HTTP/2 has at most 200 streams at a time ([`Http::max_streams`]).
+//! - An idle connection is closed after 75 s ([`Http::keep_alive_timeout`]), and counted as
+//!   [`completed`](crate::Report::completed).
+//! - Bodies are read only as fast as the service takes them. Their size has no limit unless [`Http::max_body`] sets
+//!   one. (Extractors of axum have a limit of their own, 2 MiB.)
+//! - [`Server::idle_timeout`] and [`Server::write_timeout`] bound slow bodies. An `idle_timeout` also cuts a request
+//!   for which the service works longer without reading or writing.
+//!
+//! A client that shuts down its sending half after a request gets the answer ([`Http::half_close`]).
 
 mod answer;
 mod builder;
@@ -114,11 +146,12 @@ use version::{Spoken, version};
 ///
 /// # Errors
 ///
-/// [`Error`], which is either the peer's fault or the service's. A handler passes it on with `?`.
+/// [`Error`], which is either the peer's fault or the service's. If the handler returns it, the end of the connection
+/// is counted accordingly.
 ///
 /// # Panics
 ///
-/// It does not panic if the service does: see [the module](self#failures).
+/// It does not panic if the service does: see the [module's documentation](self#failures).
 ///
 /// # Cancel safety
 ///
@@ -159,11 +192,11 @@ where
 }
 
 impl Server {
-    /// Serves HTTP/1.1 and HTTP/2 with a service of hyper's or tower's, such as axum's `Router` (feature `http`).
+    /// Serves HTTP/1.1 and HTTP/2 with a hyper or tower service, such as axum's `Router` (feature `http`).
     ///
-    /// It is `self.serve(Http::new().handler(service))`: [`http::Http`](crate::http::Http) has the settings, and
-    /// [`http`](crate::http) describes what a drain, a panic and a malformed request do. It returns as
-    /// [`serve`](Self::serve) does.
+    /// It is `self.serve(Http::new().handler(service))`. For other settings write that:
+    /// [`http::Http`](crate::http::Http) has them. [`http`](crate::http) describes what a drain, a panic and a
+    /// malformed request do. It returns as [`serve`](Self::serve) does.
     ///
     /// # Errors
     ///
@@ -212,7 +245,7 @@ impl Server {
     }
 }
 
-/// Future that serves one connection: what the handler of [`Http::handler`] returns.
+/// Future that serves one connection. The handlers of [`Http::handler`] return it.
 pub type Serving = Pin<Box<dyn Future<Output = Result<(), Error>> + Send>>;
 
 async fn serve<S, M, B>(connection: Connection, service: Arc<S>, settings: Settings) -> Result<(), Error>

@@ -71,8 +71,8 @@
 //! before an answer says `Connection: close`. Those that arrive later are not executed; a client should send them again
 //! on another connection (RFC 9112, 9.3.2).
 //!
-//! One race remains, as for every server of HTTP/1: a client that was quiet for more than 1 s may send a request at the
-//! moment at which its connection is closed. Such a request is not executed either.
+//! One race remains, as for every HTTP/1 server: a client may send a request at the moment at which its quiet
+//! connection is closed. Such a request is not executed either.
 //!
 //! # Failures
 //!

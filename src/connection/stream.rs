@@ -15,14 +15,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 impl Connection {
-    /// Makes the error of a peer that has sent what is not valid. It has the kind `InvalidData`, and this text.
+    /// Makes the error for invalid input from the peer. Its kind is `InvalidData`, its text is `why`.
     ///
     /// If the handler returns it, the connection's end is the peer's fault: it is logged at debug, and counted as
     /// [`BadInput`](EndReason::BadInput), one of the reasons of [`disconnected`](crate::Report::disconnected). It is
     /// for handlers with a parser of their own; [`lines`](Self::lines), [`frames`](Self::frames) and HTTP do the same.
     ///
-    /// The error is recognised by its kind. So after this call any error of this kind that the handler returns is the
-    /// peer's fault.
+    /// The error is recognised by its kind. So after this call every error of the kind `InvalidData` that the handler
+    /// returns counts as the peer's fault: call it only to return the error.
     ///
     /// # Examples
     ///

@@ -14,7 +14,10 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How HTTP is served: a builder of settings.
+/// Builder for the settings of HTTP.
+///
+/// [`handler`](Self::handler) makes a handler with these settings for [`Server::serve`](crate::Server::serve) and
+/// [`Server::scope`](crate::Server::scope).
 ///
 /// `B` is the type of the requests' bodies: [`Incoming`], or [`Limited<Incoming>`](Limited) after
 /// [`max_body`](Self::max_body).
@@ -65,7 +68,7 @@ const LEAST_BUFFER: usize = 64 * 1024;
 const MOST_HEADERS: usize = 24 * 1024;
 
 impl Http {
-    /// Makes the default settings.
+    /// Returns the default settings.
     ///
     /// # Examples
     ///
@@ -91,9 +94,10 @@ impl Http {
     /// Limits the bodies of requests to `bytes`. No limit by default.
     ///
     /// A request whose `Content-Length` exceeds the limit is answered with 413, and the service is not called. If a
-    /// body of unknown length exceeds it, the service gets the error
-    /// [`LengthLimitError`](http_body_util::LengthLimitError). If the service returns that error, the answer is 413;
-    /// axum's extractors make the same answer of it.
+    /// body of unknown length exceeds it, reading the body returns the error
+    /// [`LengthLimitError`](http_body_util::LengthLimitError). If the service returns that error, the answer is 413.
+    /// axum's extractors answer with 413 themselves. Their own limit (2 MiB) holds beside this one: see axum's
+    /// `DefaultBodyLimit`.
     ///
     /// The service's requests then have the body [`Limited<Incoming>`](Limited), of the http-body-util crate. A service
     /// that takes any body, such as axum's `Router`, needs no change.
@@ -160,10 +164,11 @@ macro_rules! setting_example {
 }
 
 impl<B> Http<B> {
-    /// Sets how long a request's head may take, from its first byte to its last. Default: 10 s. `None`: no limit.
+    /// Sets how long a request's head may take on HTTP/1, from its first byte to its last. Default: 10 s. `None`: no
+    /// limit.
     ///
-    /// A slower one is answered with 408. The time of a slow body is bounded by
-    /// [`Server::idle_timeout`](crate::Server::idle_timeout).
+    /// A slower one is answered with 408. On HTTP/2 it bounds at most the preface, while the first bytes show the
+    /// protocol. [`Server::idle_timeout`](crate::Server::idle_timeout) bounds a slow body.
     ///
     #[doc = setting_example!("header_timeout(Duration::from_secs(5))")]
     #[doc(alias = "header_read_timeout")]
@@ -176,8 +181,11 @@ impl<B> Http<B> {
 
     /// Sets how long a connection may stay open without a request. Default: 75 s, as in nginx. `None`: no limit.
     ///
-    /// An idle connection of HTTP/1 is closed without an answer; one of HTTP/2 gets GOAWAY. A connection on which no
-    /// request has come yet is idle too.
+    /// An idle connection of HTTP/1 is closed without an answer; one of HTTP/2 gets GOAWAY. Both are counted as
+    /// [`completed`](crate::Report::completed). A connection on which no request has come yet is idle too.
+    ///
+    /// A shorter [`Server::idle_timeout`](crate::Server::idle_timeout) comes first. It sends no GOAWAY, and the
+    /// connection is counted as [`disconnected`](crate::Report::disconnected).
     ///
     #[doc = setting_example!("keep_alive_timeout(Duration::from_secs(20))")]
     #[doc(alias = "IdleTimeout")]
@@ -201,7 +209,9 @@ impl<B> Http<B> {
         self
     }
 
-    /// Serves only HTTP/1. A client of HTTP/2 is disconnected.
+    /// Serves only HTTP/1. A client of HTTP/2 is disconnected without an answer.
+    ///
+    /// Over TLS, do not offer `h2` by ALPN then.
     ///
     #[doc = setting_example!("http1_only()")]
     #[must_use]
@@ -211,6 +221,8 @@ impl<B> Http<B> {
     }
 
     /// Serves only HTTP/2, with prior knowledge or over TLS. A client of HTTP/1 is disconnected.
+    ///
+    /// Over TLS, offer only `h2` by ALPN then.
     ///
     #[doc = setting_example!("http2_only()")]
     #[must_use]
@@ -232,7 +244,7 @@ impl<B> Http<B> {
         self
     }
 
-    /// Sets how many header fields a request of HTTP/1 may have. Default: 100.
+    /// Sets how many header fields a request of HTTP/1 may have. Default: 100. At most 24,576.
     ///
     /// A request with more is answered with 431.
     ///
@@ -245,7 +257,7 @@ impl<B> Http<B> {
 
     /// Sets how many streams, which are requests, a connection of HTTP/2 may have at a time. Default: 200.
     ///
-    /// More are refused with REFUSED_STREAM, and the client may send them again.
+    /// Further ones are refused with REFUSED_STREAM, and the client may send them again.
     ///
     #[doc = setting_example!("max_streams(50)")]
     #[doc(alias = "max_concurrent_streams")]
@@ -257,8 +269,8 @@ impl<B> Http<B> {
 
     /// Sets whether a client of HTTP/1 that shuts down its sending half still gets its answer. Default: true.
     ///
-    /// Without it, EOF in the middle of a request drops the request's future. So a long wait ends when its client
-    /// leaves, and a client such as `nc -N` gets no answer.
+    /// If false, EOF from the client drops the future of the request in progress. So a request that waits for long
+    /// (long polling) ends when its client leaves, but a client that half-closes, such as `nc -N`, gets no answer.
     ///
     #[doc = setting_example!("half_close(false)")]
     #[must_use]

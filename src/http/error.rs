@@ -12,9 +12,9 @@ use std::time::Duration;
 
 /// The error of [`serve_connection`](super::serve_connection).
 ///
-/// It is either the peer's fault ([`is_peer`](Self::is_peer)) or the service's. A handler that returns it is counted
-/// and logged accordingly: the peer's at debug, as [`disconnected`](crate::Report::disconnected); the service's as a
-/// warning, as [`failed`](crate::Report::failed).
+/// It is either the peer's fault ([`is_peer`](Self::is_peer)) or the service's. If a handler returns it, the end of the
+/// connection is logged and counted accordingly: the peer's fault at debug, as
+/// [`disconnected`](crate::Report::disconnected); the service's at warn, as [`failed`](crate::Report::failed).
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! [`Io`], [`Timer`] and [`Executor`]: what hyper needs from a runtime, for those who call hyper themselves.
+//! [`Io`], [`Timer`] and [`Executor`]: what hyper needs from a runtime, for programs that call hyper directly.
 
 use super::progress::{InProgress, Progress};
 use crate::connection::Connection;
@@ -13,13 +13,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-/// A [`Connection`] as hyper reads and writes it: hyper's `Read` and `Write`.
+/// Adapter of a [`Connection`] for hyper: implements hyper's `Read` and `Write`.
 ///
 /// Writes are vectored, so hyper sends a head and a large body without copying them together. Reads go through a buffer
 /// of the thread, so no buffer is zeroed for a read, and an idle connection has none.
 ///
 /// [`serve_connection`](super::serve_connection) uses it. Use it yourself to call hyper directly, for example for a
-/// setting of hyper's that [`Http`](super::Http) does not have. What a drain needs is then yours to do.
+/// setting of hyper's that [`Http`](super::Http) does not have. Then the program itself has to react to a drain.
 ///
 /// # Examples
 ///
@@ -153,7 +153,7 @@ fn join(bufs: &[IoSlice<'_>], joined: &mut [u8; SMALL]) -> Option<usize> {
     Some(len)
 }
 
-/// hyper's timer, for timeouts of hyper's own. It works on every executor.
+/// Timer for hyper's own timeouts: implements hyper's `Timer`. It works on every executor.
 ///
 /// # Examples
 ///
@@ -189,7 +189,8 @@ impl Future for Sleeping {
 
 impl Sleep for Sleeping {}
 
-/// hyper's executor: what hyper spawns becomes a task of the connection, and ends with it.
+/// Executor for hyper: implements hyper's `Executor`. What hyper spawns becomes a task of the connection, and ends with
+/// it.
 ///
 /// hyper spawns one task for each stream of HTTP/2.
 ///

@@ -1,4 +1,4 @@
-//! [`HttpService`]: what answers requests, a service of hyper's or of tower's.
+//! [`HttpService`]: a hyper or tower service that answers requests.
 
 use crate::run::report::BoxError;
 use hyper::body::Body;
@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 /// `B` is the body of the requests: [`Incoming`](hyper::body::Incoming), or
 /// [`Limited<Incoming>`](http_body_util::Limited) after [`Http::max_body`](super::Http::max_body).
 ///
-/// A service of tower's is cloned for each request.
+/// A tower service is cloned for each request, and `poll_ready` is called on the clone.
 ///
 /// # Examples
 ///
@@ -63,11 +63,11 @@ mod sealed {
     pub trait Sealed<M, B> {}
 }
 
-/// Marks a service of hyper's: see [`HttpService`].
+/// Marks a hyper service: see [`HttpService`].
 #[derive(Debug)]
 pub enum ByHyper {}
 
-/// Marks a service of tower's: see [`HttpService`].
+/// Marks a tower service: see [`HttpService`].
 #[derive(Debug)]
 pub enum ByTower {}
 

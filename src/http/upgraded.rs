@@ -7,10 +7,11 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// An upgraded stream of hyper's, such as a WebSocket's, as libraries for futures-io read and write it: `AsyncRead` and
+/// Adapter of hyper's upgraded stream, such as a WebSocket's, for libraries on futures-io: implements `AsyncRead` and
 /// `AsyncWrite`.
 ///
-/// It begins with the bytes that the client has sent behind its request. Its drop ends the connection.
+/// Reads begin with the bytes that the client has already sent after its request. Dropping it ends the connection, on
+/// HTTP/2 the stream. A drain does not end it: the task that reads it waits for the drain, as in the example.
 ///
 /// # Examples
 ///

@@ -8,7 +8,7 @@
 //!
 //! The WebSockets are async-tungstenite's, on the streams that hyper hands over (`UpgradedIo`). At Ctrl-C or SIGTERM
 //! each member is sent what is queued for it, and then the Close frame 1001 (going away). The server waits until the
-//! members have answered it, for at most the grace period of 5 seconds. The page shows that, and connects again by
+//! members have answered it, for at most the grace period of 5 seconds. The page shows the reason, and reconnects by
 //! itself: start the server again, and talk on.
 //!
 //! With two clients of WebSockets, and then Ctrl-C, it prints, with its log between these lines:
@@ -39,7 +39,7 @@ use ebbtide::{BoxError, Connection, Server, http::UpgradedIo, signal};
 use futures_lite::{StreamExt, future};
 use std::{collections::HashMap, sync::Arc, sync::Mutex, time::Duration};
 
-/// The queues of each room's members: of what they are sent.
+/// The members of each room: for each, the queue of the messages that are sent to it.
 type Rooms = Arc<Mutex<HashMap<String, Vec<Sender<Message>>>>>;
 
 #[async_std::main]

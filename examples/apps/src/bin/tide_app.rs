@@ -1,4 +1,5 @@
-//! A tide application with a shutdown that answers every request in progress. Only what `app.listen(…)` is given is new.
+//! A tide application with a shutdown that answers every request in progress. Only the argument of `app.listen(…)` is
+//! new.
 //!
 //! ```sh
 //! cargo run -p ebbtide-apps --bin tide_app

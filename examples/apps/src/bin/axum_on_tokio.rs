@@ -1,5 +1,5 @@
-//! The application of `axum`, on tokio's executor: with tokio's timers, a timeout for requests, and a WebSocket that gets
-//! a Close frame at the shutdown.
+//! The application of `axum`, on tokio's executor: with tokio's timers, a timeout for requests, and a WebSocket that
+//! sends a Close frame at the shutdown.
 //!
 //! ```sh
 //! cargo run -p ebbtide-apps --features tokio --bin axum_on_tokio

@@ -7,9 +7,9 @@
 //! curl -i 127.0.0.1:8080/slow/3                       # press Ctrl-C at the server now: it is answered
 //! ```
 //!
-//! `Drained` is a listener of tide's, to copy. It serves each connection with async-h1, as tide's own listener does, but
-//! in a server of ebbtide. At Ctrl-C or SIGTERM, idle connections are closed, and requests in progress are answered,
-//! with `Connection: close`, for at most the grace period of 5 seconds.
+//! `Drained` is a listener of tide's, to copy. It serves each connection with async-h1, as tide's own listener does,
+//! but in a server of ebbtide. At Ctrl-C or SIGTERM, idle connections are closed, and requests in progress are
+//! answered, with `Connection: close`, for at most the grace period of 5 seconds.
 //!
 //! With one request, and then Ctrl-C, it prints, with its log between these lines:
 //!
@@ -133,8 +133,8 @@ async fn serve(connection: Connection, app: tide::Server<State>) -> Result<(), B
         }
         Ok(response)
     });
-    // `more` is false at EOF, and in a drain between two requests. `eof_on_drain` would not do: for it `100 Continue` is
-    // an answer, so the body behind it would end there.
+    // `more` is false at EOF, and in a drain between two requests. `eof_on_drain` would not do: for it `100 Continue`
+    // is an answer, so the body that follows would be cut.
     while timeout(Duration::from_secs(60), connection.more()).await.unwrap_or(Ok(false))? {
         match http.accept_one().await {
             Ok(ConnectionStatus::KeepAlive) => {}

@@ -1,5 +1,5 @@
 //! HTTP/1.1 and HTTP/2, by [hyper](https://hyper.rs) 1: serve a hyper or tower service, such as axum's `Router`, with a
-//! shutdown that loses no request (feature `http`).
+//! shutdown that loses no request of a busy client (feature `http`).
 //!
 //! ```no_run
 //! use ebbtide::http::hyper::{Request, Response, body::Incoming, service::service_fn};
@@ -79,8 +79,8 @@
 //! - **The service panics.** The request is answered with 500, and the connection continues. One line at error. The
 //!   report does not count it: [`panicked`](crate::Report::panicked) counts handlers.
 //! - **The body of an answer panics or fails.** The answer is cut, because its head has been sent. HTTP/1 ends the
-//!   connection, which is counted as [`failed`](crate::Report::failed), with one line at warn; HTTP/2 resets the
-//!   stream. A panic is also one line at error.
+//!   connection, which is counted as [`failed`](crate::Report::failed); HTTP/2 resets the stream. One line at warn. A
+//!   panic is also one line at error.
 //! - **The service returns an error.** HTTP/1 ends the connection, which is counted as `failed`; HTTP/2 resets the
 //!   stream. One line at warn. To answer with a status instead, return a response.
 //! - **The request is at fault.** On HTTP/1 a malformed request is answered with 400, a head that is too large with 431

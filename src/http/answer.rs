@@ -148,13 +148,11 @@ where
             Ok(response) => Ok(context.finish(response.map(Some))),
             Err(error) => match context.fault(error.as_ref()) {
                 Some(Fault::TooLarge) => Ok(context.refuse(Fault::TooLarge, StatusCode::PAYLOAD_TOO_LARGE)),
-                Some(Fault::BrokenBody) if !context.is_http2 => {
-                    Ok(context.refuse(Fault::BrokenBody, StatusCode::BAD_REQUEST))
-                }
+                Some(fault) if !context.is_http2 => Ok(context.refuse(fault, StatusCode::BAD_REQUEST)),
                 fault => {
                     // On HTTP/1 the connection ends with this error, and the end of its handler is logged.
                     if context.is_http2 {
-                        context.log_reset(fault, error.as_ref());
+                        context.log_reset("the HTTP service", fault, error.as_ref());
                     }
                     Err(error)
                 }
@@ -213,7 +211,8 @@ impl RequestContext {
             if chain(error).any(|error| error.is::<LengthLimitError>() || error.is::<TooLarge>()) {
                 return Some(Fault::TooLarge);
             }
-            chain(error).any(broken).then_some(Fault::BrokenBody)
+            let fault = if progress.is_cut() { Fault::CutBody } else { Fault::BrokenBody };
+            chain(error).any(broken).then_some(fault)
         };
         panic::catch(find).unwrap_or_else(|payload| {
             panic::discard(payload); // `Error::source` is user code
@@ -237,14 +236,14 @@ impl RequestContext {
         Chunk { data, in_progress: is_held.then(|| InProgress::part(self.in_progress.progress())) }
     }
 
-    fn log_reset(&self, fault: Option<Fault>, error: &(dyn Error + 'static)) {
+    fn log_reset(&self, what: &str, fault: Option<Fault>, error: &(dyn Error + 'static)) {
         let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
-        let (run, what) = (self.connection.server().run(), panic::text(|| Chain(error).to_string()));
+        let (run, error) = (self.connection.server().run(), panic::text(|| Chain(error).to_string()));
         run_line!(
             if fault.is_some() { Level::Debug } else { Level::Warn },
             run,
             [connection = id, peer:% = peer],
-            "connection {id} from {peer}: the HTTP service failed, and the stream is reset: {what}"
+            "connection {id} from {peer}: {what} failed, and the stream is reset: {error}"
         );
     }
 
@@ -285,7 +284,13 @@ impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
         match panic::catch(|| body.poll_frame(cx)) {
             Ok(poll) => {
                 let context = &*this.context;
-                poll.map_ok(|frame| frame.map_data(|data| context.chunk(data))).map_err(Into::into)
+                poll.map_ok(|frame| frame.map_data(|data| context.chunk(data))).map_err(|error| {
+                    let error = error.into();
+                    if context.is_http2 {
+                        context.log_reset("the body of an HTTP answer", None, error.as_ref());
+                    }
+                    error
+                })
             }
             Err(payload) => {
                 // The answer must not end as if it were complete.
@@ -372,8 +377,8 @@ fn is_malformed(error: &(dyn Error + 'static)) -> bool {
     matches!(kind, Some(InvalidData | InvalidInput | UnexpectedEof))
 }
 
-/// Returns whether hyper's error may be that of a stream of HTTP/2. Those that remain come from hyper's clients and from
-/// HTTP/1: a proxy's own connection has failed.
+/// Returns whether hyper's error may be that of a stream of HTTP/2. Those that remain come from hyper's clients and
+/// from HTTP/1: a proxy's own connection has failed.
 fn is_of_stream(error: &hyper::Error) -> bool {
     let is_other = error.is_user() || error.is_parse() || error.is_incomplete_message();
     !(is_other || error.is_canceled() || error.is_closed() || error.is_timeout())

@@ -71,7 +71,11 @@ impl Error {
         connection.record().note_given(io::ErrorKind::InvalidData, EndReason::BadInput);
         let what = match fault {
             Fault::TooLarge => "the body exceeds the limit (answered with 413)",
-            Fault::BrokenBody => "the body is malformed or was cut off (answered with 400)",
+            Fault::BrokenBody => "the body is malformed (answered with 400)",
+            Fault::CutBody => {
+                let source = explained(io::ErrorKind::UnexpectedEof, "EOF came in its body (answered with 400)");
+                return Self { kind: Kind::Disconnected, source: source.into() };
+            }
         };
         Self { kind: Kind::Malformed, source: explained(io::ErrorKind::InvalidData, what).into() }
     }
@@ -120,7 +124,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self.kind {
-            Kind::Malformed => "the peer sent what is not an HTTP request, or exceeds a limit",
+            Kind::Malformed => "the peer's request was malformed, or exceeded a limit",
             Kind::SlowHead => "the peer sent only a part of a request's head",
             Kind::Disconnected => "the peer left in the middle of a request",
             Kind::Service => "the HTTP service failed",

@@ -66,8 +66,10 @@ const UNKNOWN: u64 = u64::MAX;
 pub(super) enum Fault {
     /// The body exceeds the limit.
     TooLarge,
-    /// The body is malformed or was cut off.
+    /// The body is malformed.
     BrokenBody,
+    /// EOF came in the middle of the body.
+    CutBody,
 }
 
 impl Progress {

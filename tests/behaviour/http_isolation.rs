@@ -221,6 +221,8 @@ fn r07_a_panicking_request_of_http_2_ends_its_stream_and_no_other() {
         assert_eq!(answers[1..4], [panicked.clone(), panicked.clone(), panicked]);
         assert!(answers[4..7].iter().all(|answer| answer.as_ref().is_err_and(|e| e.contains("stream"))), "{answers:?}");
         assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+        let resets = logs.lines_with("the body of an HTTP answer failed, and the stream is reset: bad body");
+        assert_eq!((resets.len(), resets[0].0), (1, Level::Warn), "{resets:?}");
         let resets = logs.lines_with("the stream is reset: bad error");
         assert_eq!((resets.len(), resets[0].0), (1, Level::Warn), "{resets:?}");
     });

@@ -117,8 +117,8 @@ impl Drop for Browser {
 struct Profile(PathBuf);
 
 impl Profile {
-    /// Finds processes of the browser by the profile in their command lines: chromedriver starts the browser in a process
-    /// group of its own.
+    /// Finds processes of the browser by the profile in their command lines: chromedriver starts the browser in a
+    /// process group of its own.
     fn processes(&self) -> Vec<Pid> {
         let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
         let ids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());

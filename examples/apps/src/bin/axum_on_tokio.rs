@@ -11,7 +11,9 @@
 //! Handlers run on tokio's executor, and the sockets and the shutdown are ebbtide's. `/echo` and `/ticks` take the
 //! `Connection` from the extensions of their requests, and wait for its drain: at Ctrl-C or SIGTERM the WebSocket sends
 //! the Close frame 1001 (going away), and the events end. The server waits until each WebSocket is dropped, for at most
-//! the grace period of 5 seconds.
+//! the grace period of 5 seconds. axum runs the WebSocket in a detached task of tokio's, which no server can end: after
+//! the grace period its stream is closed, and the task ends when it sees that. (`chat` spawns it by
+//! `Connection::spawn`, so that it is a child of the server.)
 //!
 //! With these three clients, and then Ctrl-C, it prints, with its log between these lines:
 //!

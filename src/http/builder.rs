@@ -257,7 +257,7 @@ impl<B> Http<B> {
 
     /// Sets how many streams, which are requests, a connection of HTTP/2 may have at a time. Default: 200.
     ///
-    /// Further ones are refused with REFUSED_STREAM, and the client may send them again.
+    /// Others are refused with REFUSED_STREAM, and the client may send them again.
     ///
     #[doc = setting_example!("max_streams(50)")]
     #[doc(alias = "max_concurrent_streams")]

@@ -19,8 +19,10 @@ use std::time::Duration;
 /// [`handler`](Self::handler) makes a handler with these settings for [`Server::serve`](crate::Server::serve) and
 /// [`Server::scope`](crate::Server::scope).
 ///
-/// `B` is the type of the requests' bodies: [`Incoming`], or [`Limited<Incoming>`](Limited) after
+/// `B` is the type of the requests' bodies: [`Incoming`], or [`Limited<Incoming>`][limited] after
 /// [`max_body`](Self::max_body).
+///
+/// [limited]: https://docs.rs/http-body-util/0.1/http_body_util/struct.Limited.html
 ///
 /// # Examples
 ///
@@ -95,12 +97,15 @@ impl Http {
     ///
     /// A request whose `Content-Length` exceeds the limit is answered with 413, and the service is not called. If a
     /// body of unknown length exceeds it, reading the body returns the error
-    /// [`LengthLimitError`](http_body_util::LengthLimitError). If the service returns that error, the answer is 413.
+    /// [`LengthLimitError`][length]. If the service returns that error, the answer is 413.
     /// axum's extractors answer with 413 themselves. Their own limit (2 MiB) holds beside this one: see axum's
     /// `DefaultBodyLimit`.
     ///
-    /// The service's requests then have the body [`Limited<Incoming>`](Limited), of the http-body-util crate. A service
+    /// The service's requests then have the body [`Limited<Incoming>`][limited], of the http-body-util crate. A service
     /// that takes any body, such as axum's `Router`, needs no change.
+    ///
+    /// [limited]: https://docs.rs/http-body-util/0.1/http_body_util/struct.Limited.html
+    /// [length]: https://docs.rs/http-body-util/0.1/http_body_util/struct.LengthLimitError.html
     ///
     /// # Examples
     ///
@@ -355,7 +360,9 @@ impl<B> Http<B> {
     }
 }
 
-/// The body of a request: [`Incoming`], or [`Limited<Incoming>`](Limited) after [`Http::max_body`]. It is sealed.
+/// The body of a request: [`Incoming`], or [`Limited<Incoming>`][limited] after [`Http::max_body`]. It is sealed.
+///
+/// [limited]: https://docs.rs/http-body-util/0.1/http_body_util/struct.Limited.html
 pub trait RequestBody: sealed::Sealed + Send + 'static {
     #[doc(hidden)]
     fn new(body: Incoming, limit: Option<usize>) -> Self;

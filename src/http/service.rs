@@ -12,7 +12,9 @@ use std::task::{Context, Poll, ready};
 ///
 /// It is implemented for both, and cannot be implemented otherwise. `M` tells the two apart and is always inferred.
 /// `B` is the body of the requests: [`Incoming`](hyper::body::Incoming), or
-/// [`Limited<Incoming>`](http_body_util::Limited) after [`Http::max_body`](super::Http::max_body).
+/// [`Limited<Incoming>`][limited] after [`Http::max_body`](super::Http::max_body).
+///
+/// [limited]: https://docs.rs/http-body-util/0.1/http_body_util/struct.Limited.html
 ///
 /// A tower service is cloned for each request, and `poll_ready` is called on the clone.
 ///

@@ -15,6 +15,9 @@ use log::Level;
 use std::convert::Infallible;
 use std::time::Duration;
 
+/// Longer than the scheduler keeps a client waiting between two steps on a busy machine.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// Serves with `handler` while the client runs.
 async fn serving<H, Fut, T: Send + 'static>(
     handler: H,
@@ -227,8 +230,8 @@ fn a_body_may_be_read_after_the_answer() {
             drop(read);
             std::future::ready(Ok::<_, Infallible>(Response::new("accepted".to_owned())))
         });
-        let short = Duration::from_millis(50);
-        let handler = Http::new().header_timeout(short).keep_alive_timeout(short).handler(service);
+        let http = Http::new().header_timeout(Duration::from_millis(50)).keep_alive_timeout(IDLE);
+        let handler = http.handler(service);
         let (_, report) = serving(handler, |address| {
             let mut client = HttpClient::new(&address);
             let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
@@ -313,7 +316,7 @@ fn the_time_of_a_head_is_not_that_of_a_body_or_an_answer() {
 fn idle_connections_are_closed_without_an_answer_and_without_a_warning() {
     test(async {
         let logs = remember();
-        let handler = Http::new().keep_alive_timeout(Duration::from_millis(50)).handler(paths());
+        let handler = Http::new().keep_alive_timeout(IDLE).handler(paths());
         let (peers, report) = serving(handler, |address| {
             let silent = connect(&address); // as a browser's connection in advance
             let peers = [silent.local_addr().unwrap()];

@@ -21,6 +21,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+/// Longer than the scheduler keeps a client waiting between two steps on a busy machine.
+const IDLE: Duration = Duration::from_secs(1);
+
 type Client = SendRequest<Bytes>;
 
 /// Runs a client on a thread, with tokio's I/O for the h2 crate. It gets the connection, and a future of its end.
@@ -190,7 +193,7 @@ fn an_idle_connection_of_http_2_gets_goaway() {
     test(async {
         let server = bind().await;
         let address = server.local_addr().clone();
-        let handler = Http::new().keep_alive_timeout(Duration::from_millis(50)).handler(paths());
+        let handler = Http::new().keep_alive_timeout(IDLE).handler(paths());
         let body = async |_: Handle| {
             let client = with_client(address, async |client, connection| {
                 assert_eq!(ask(&client, "/a").await.unwrap().unwrap(), "/a");
@@ -297,7 +300,7 @@ fn a_connection_is_idle_once_the_body_of_its_last_answer_is_dropped() {
         });
         let server = bind().await;
         let address = server.local_addr().clone();
-        let handler = Http::new().keep_alive_timeout(Duration::from_millis(10)).handler(service);
+        let handler = Http::new().keep_alive_timeout(IDLE).handler(service);
         let body = async |_: Handle| {
             let client = with_client(address, async |client, connection| {
                 assert_eq!(ask(&client, "/").await.unwrap().unwrap(), "slow");
@@ -350,7 +353,7 @@ fn an_upgraded_stream_of_http_2_keeps_its_connection_open() {
                 assert_eq!(data.unwrap(), "");
             }
         }));
-        let handler = Http::new().keep_alive_timeout(Duration::from_millis(50)).handler(service_fn(echo_upgraded));
+        let handler = Http::new().keep_alive_timeout(IDLE).handler(service_fn(echo_upgraded));
         let report = server.serve(handler).await.unwrap();
         client.await;
         assert_eq!(report.completed(), 1, "{report}");

@@ -335,18 +335,19 @@ fn in_a_lame_duck_answers_say_close_and_new_clients_are_served() {
 #[test]
 fn one_connection_is_drained_alone() {
     test(async {
-        let (_, report) = serving(bind().await, Http::new().handler(paths()), |address, server| {
-            let (mut one, mut other) = (HttpClient::new(&address), HttpClient::new(&address));
-            one.ask(&get("/")).unwrap();
-            other.ask(&get("/")).unwrap();
-            let id = server.connections().iter().map(ebbtide::ConnectionInfo::id).min().unwrap();
-            assert!(server.drain_connection(id));
-            assert!(one.ask(&get("/")).unwrap().says_close());
-            assert_eq!(one.rest(), "");
-            assert!(!other.ask(&get("/")).unwrap().says_close());
-            drop(server.shutdown());
-        })
-        .await;
+        let (_, report) =
+            serving(bind().await, Http::new().drain_patience(PATIENCE).handler(paths()), |address, server| {
+                let (mut one, mut other) = (HttpClient::new(&address), HttpClient::new(&address));
+                one.ask(&get("/")).unwrap();
+                other.ask(&get("/")).unwrap();
+                let id = server.connections().iter().map(ebbtide::ConnectionInfo::id).min().unwrap();
+                assert!(server.drain_connection(id));
+                assert!(one.ask(&get("/")).unwrap().says_close());
+                assert_eq!(one.rest(), "");
+                assert!(!other.ask(&get("/")).unwrap().says_close());
+                drop(server.shutdown());
+            })
+            .await;
         assert_eq!((report.accepted(), report.completed()), (2, 2), "{report}");
     });
 }

@@ -159,7 +159,7 @@ async fn round(mut dice: Dice, cases: usize) -> Dice {
         let body = body.collect().await?.to_bytes();
         Ok::<_, BoxError>(Response::new(describe(head.uri.path(), &body)))
     });
-    let http = Http::new().max_body(5000).max_head(2000).header_timeout(Duration::from_millis(20));
+    let http = Http::new().max_body(5000).max_head(2000);
     let (listener, connector) = Listener::memory();
     let body = async |_| {
         for _ in 0..cases {

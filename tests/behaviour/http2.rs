@@ -151,7 +151,9 @@ fn goaway_comes_with_the_request_for_a_shutdown_and_streams_in_progress_are_answ
             }
             drop(handle.shutdown());
             while ask(&client, "/late").await.is_some() {} // answered, until GOAWAY is there
-            assert_eq!(handle.phase(), Phase::LameDuck);
+            // GOAWAY may come before the phase: both follow the request.
+            assert!(handle.phase() < Phase::Draining, "{}", handle.phase());
+            handle.reached(Phase::LameDuck).await;
             drop(handle.shutdown()); // skips the rest
             let answer = waiting.await.unwrap().unwrap();
             drop(client);

@@ -18,12 +18,13 @@ mod large;
 mod loom_tests;
 mod named;
 mod slot;
+mod spawn_time;
 mod task_set;
 mod wait_graph;
 
 use crate::panic::drop_caught;
 use children::Children;
-pub(crate) use children::{ChildName, Label, Name, Owner};
+pub(crate) use children::{ChildName, Label, ListedChild, Name, Owner};
 pub(crate) use executor::Executor;
 pub use executor::Job;
 pub(crate) use future::Guard;
@@ -570,6 +571,16 @@ impl Spawner {
         if let Some(children) = self.children.upgrade() {
             settled(&children).await;
         }
+    }
+
+    /// Returns the number of children that have not ended.
+    pub(crate) fn len(&self) -> usize {
+        self.children.upgrade().map_or(0, |children| children.len())
+    }
+
+    /// Returns at most `most` of the present children, for a list, and how many there are.
+    pub(crate) fn listed(&self, most: usize) -> (Vec<ListedChild>, usize) {
+        self.children.upgrade().map_or((Vec::new(), 0), |children| children.listed(most))
     }
 
     /// Does what dropping the group does: for a caller that needs it done although another thread may be about to drop

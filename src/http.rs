@@ -76,13 +76,15 @@
 //!
 //! # Failures
 //!
-//! - **The service panics.** The request is answered with 500, and the connection continues. One line at error. The
-//!   report does not count it: [`panicked`](crate::Report::panicked) counts handlers.
+//! - **The service panics.** The request is answered with 500, and the connection continues. One line at error. It
+//!   is counted as [`requests_panicked`](crate::Counts::requests_panicked), not as
+//!   [`panicked`](crate::Report::panicked), which counts handlers.
 //! - **The body of an answer panics or fails.** The answer is cut, because its head has been sent. HTTP/1 ends the
 //!   connection, which is counted as [`failed`](crate::Report::failed); HTTP/2 resets the stream. One line at warn. A
 //!   panic is also one line at error.
 //! - **The service returns an error.** HTTP/1 ends the connection, which is counted as `failed`; HTTP/2 resets the
 //!   stream. One line at warn. To answer with a status instead, return a response.
+//!   [`requests_failed`](crate::Counts::requests_failed) has the number for both protocols, failed bodies included.
 //! - **The request is at fault.** On HTTP/1 a malformed request is answered with 400, a head that is too large with 431
 //!   (a path over 64 KiB with 414, if `max_head` allows such a head), a head that is not complete within 10 s
 //!   ([`Http::header_timeout`]) with 408, and a body that exceeds [`Http::max_body`] with 413. Each of them ends the

@@ -263,6 +263,7 @@ pub use proxy::fuzz as fuzz_proxy_header;
 #[cfg(feature = "proxy-protocol")]
 pub use proxy::{ProxyHeader, ProxyProtocol};
 pub use run::counts::Counts;
+pub use run::drain_progress::DrainProgress;
 pub use run::end_reason::EndReason;
 pub use run::event::{Event, EventKind};
 pub use run::handle::{Closed, Handle};
@@ -271,6 +272,7 @@ pub use run::phases::{Phases, Reached};
 pub use run::registry::{ConnectionId, ConnectionInfo};
 pub use run::report::{BoxError, Cause, Report};
 pub use run::state::ConnectionState;
+pub use run::task_tree::TaskTree;
 pub use server::body::BodyOutput;
 pub use server::{Serve, Server};
 #[cfg(feature = "tls")]

@@ -26,6 +26,7 @@
 pub(crate) mod completion;
 pub(crate) mod counts;
 mod dialogue;
+pub(crate) mod drain_progress;
 pub(crate) mod end_reason;
 pub(crate) mod event;
 pub(crate) mod handle;
@@ -38,6 +39,7 @@ pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod report;
 pub(crate) mod state;
+pub(crate) mod task_tree;
 pub(crate) mod tasks;
 
 use crate::address::Addresses;
@@ -52,6 +54,7 @@ use crate::sync::{Mutex, lock};
 use async_io::Timer;
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
 use counts::{Counters, Counts};
+use drain_progress::{DrainProgress, DrainStart};
 use event::{Observer, What};
 use limit_warning::LimitWarning;
 use name::{ServerName, run_line};
@@ -143,6 +146,8 @@ struct RunState {
     /// The failure that stopped the server, until `serve` takes it or is dropped. Its error is the user's, so its drop
     /// is user code.
     failure: Option<Kept<Failure>>,
+    /// Set when the drain begins.
+    drain: Option<DrainStart>,
     /// Set by `close`.
     report: Option<Report>,
     /// What a server owns before it serves. Taken by `start` or `close_unserved`.
@@ -237,6 +242,7 @@ impl Run {
                 is_limited: false,
                 own_grace: Duration::ZERO,
                 failure: None,
+                drain: None,
                 report: None,
                 unserved: None,
             }),
@@ -514,6 +520,15 @@ impl Run {
                 && self.deadline().is_some_and(|deadline| deadline <= Instant::now())
     }
 
+    /// Returns how far the drain has come, if it has begun.
+    pub(crate) fn drain_progress(&self) -> Option<DrainProgress> {
+        let (start, deadline) = {
+            let state = lock(&self.state);
+            (state.drain?, state.request.as_ref()?.deadline)
+        };
+        Some(DrainProgress::new(start, deadline, self.registry.len(), self.tasks.len()))
+    }
+
     /// Returns why the server stops, if an end was requested.
     pub(crate) fn cause(&self) -> Option<Cause> {
         lock(&self.state).request.as_ref().map(|request| request.cause)
@@ -523,7 +538,9 @@ impl Run {
     ///
     /// Called after the last listening socket was closed, so there is no later connection to miss.
     pub(crate) fn begin_drain(&self, newcomer_time: Duration, spread: Duration) -> usize {
+        let connections = self.registry.len(); // before the first handler is notified
         let is_new = self.enter(Phase::Draining);
+        lock(&self.state).drain = Some(DrainStart { at: Instant::now(), connections });
         self.draining.signal();
         let (records, deadline) = (self.registry.all(), self.deadline());
         self.newcomers.begin_drain(&records, newcomer_time, spread, deadline);

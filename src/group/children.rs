@@ -7,6 +7,7 @@
 use super::executor::Executor;
 use super::future::{self, BoxedFuture, ChildFuture, Guard, Panic, Plain, WithResult};
 use super::slot::{Parent, Slot};
+use super::spawn_time::SpawnTime;
 use crate::panic::{self, Payload, drop_caught, log_line};
 use crate::runtime;
 use crate::sync::waker_set::{WakerSet, wake};
@@ -18,9 +19,15 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Name of a child for log lines, by its `Display`.
 pub(crate) trait ChildName: fmt::Display + Send + Sync {
+    /// Returns the name alone, without what it is a name of.
+    fn bare(&self) -> String {
+        self.to_string()
+    }
+
     /// Returns the line that spawned it, if that is the user's code.
     fn at(&self) -> Option<&'static Location<'static>> {
         None
@@ -51,6 +58,17 @@ impl Label {
     }
 }
 
+/// A child, in a list for people.
+#[derive(Clone, Debug)]
+pub(crate) struct ListedChild {
+    /// The text of its name, if it has one.
+    pub(crate) name: Option<String>,
+    /// The line that spawned it, if that is the user's code.
+    pub(crate) at: Option<&'static Location<'static>>,
+    /// How long ago it was spawned, if that was noted.
+    pub(crate) age: Option<Duration>,
+}
+
 /// Owner of a group's children: a connection or a server. Log lines show its `Display`, and it is notified if one of
 /// the children panics without a handle. In a group without an owner such a panic is kept for the next join.
 pub(crate) trait Owner: fmt::Display + Send + Sync {
@@ -72,7 +90,7 @@ struct GroupState {
     executor: Executor,
     /// The list: every child that has not ended. The end of a child removes it, so a finished child leaves nothing
     /// behind.
-    present: Slab<Arc<Child>>,
+    present: Slab<Present>,
     /// New children are refused. Never reset.
     cancelled: bool,
     /// The group was dropped: no join will follow, so a panic is logged at once. Set at the end of the drop.
@@ -83,6 +101,13 @@ struct GroupState {
     joiners: WakerSet,
     /// The executor has dropped a child before its end, and that was logged.
     was_abandoned: bool,
+}
+
+/// A child in the list.
+struct Present {
+    child: Arc<Child>,
+    /// When it was spawned, if its guard asks for that.
+    spawned: SpawnTime,
 }
 
 /// One child. The list, the shell and the handle share it.
@@ -129,7 +154,7 @@ impl Children {
             drop_caught(future);
             return None;
         }
-        self.insert(label, Plain::new(future), false, |_| true)
+        self.insert(label, Plain::new(future), false, SpawnTime::UNKNOWN, |_| true)
     }
 
     /// Adds a child that no executor polls: it waits for its destruction. Returns whether it was added.
@@ -137,7 +162,7 @@ impl Children {
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        self.insert(label, Plain::new(future), false, |_| true).is_some()
+        self.insert(label, Plain::new(future), false, SpawnTime::UNKNOWN, |_| true).is_some()
     }
 
     /// Returns whether there is an executor.
@@ -163,7 +188,8 @@ impl Children {
             drop_caught(future);
             return None;
         }
-        self.insert(label, WithResult::<F, G>::new(future), true, |child| child.arm(arm))
+        let spawned = if G::IS_TIMED { SpawnTime::now() } else { SpawnTime::UNKNOWN };
+        self.insert(label, WithResult::<F, G>::new(future), true, spawned, |child| child.arm(arm))
     }
 
     fn insert<C: ChildFuture + 'static>(
@@ -171,6 +197,7 @@ impl Children {
         label: Label,
         child: C,
         joinable: bool,
+        spawned: SpawnTime,
         arm: impl FnOnce(Pin<&mut C>) -> bool,
     ) -> Option<(Shell, Executor)> {
         let mut future = Box::pin(child); // allocated without the lock, and dropped without it if it is refused
@@ -183,7 +210,7 @@ impl Children {
         let entry = state.present.vacant_entry();
         let key = u32::try_from(entry.key()).expect("fewer than 2³² children");
         let child = Arc::new(Child { slot: Slot::new(future, key, joinable), label });
-        entry.insert(Arc::clone(&child));
+        entry.insert(Present { child: Arc::clone(&child), spawned });
         let executor = state.executor.clone();
         drop(state);
         Some((Shell { child, children: Arc::clone(self) }, executor))
@@ -229,7 +256,7 @@ impl Children {
         let present: Vec<_> = {
             let mut state = lock(&self.state);
             state.cancelled = true;
-            state.present.iter().map(|(_, child)| Arc::clone(child)).collect()
+            state.present.iter().map(|(_, present)| Arc::clone(&present.child)).collect()
         };
         for child in &present {
             child.slot.mark().into_iter().for_each(wake);
@@ -312,11 +339,28 @@ impl Children {
 
     /// Returns at most `most` of the present children: the text for log lines, and the line that spawned each.
     pub(super) fn list(&self, most: usize) -> Vec<(String, Option<&'static Location<'static>>)> {
-        let labels: Vec<_> = {
-            let state = lock(&self.state);
-            state.present.iter().take(most).map(|(_, child)| child.label.clone()).collect()
+        let labels = self.labels(most).0;
+        labels.iter().map(|(label, _)| (self.describe(label), label.at())).collect()
+    }
+
+    /// Returns at most `most` of the present children, for a list, and how many there are.
+    pub(super) fn listed(&self, most: usize) -> (Vec<ListedChild>, usize) {
+        let (labels, number) = self.labels(most);
+        let listed = |(label, spawned): (Label, SpawnTime)| match label {
+            Label::At(at) => ListedChild { name: None, at: Some(at), age: spawned.age() },
+            Label::Named(name) => {
+                let name = name.upgrade();
+                let at = name.as_ref().and_then(|name| name.at());
+                ListedChild { name: name.map(|name| name.bare()), at, age: spawned.age() }
+            }
         };
-        labels.iter().map(|label| (self.describe(label), label.at())).collect()
+        (labels.into_iter().map(listed).collect(), number)
+    }
+
+    fn labels(&self, most: usize) -> (Vec<(Label, SpawnTime)>, usize) {
+        let state = lock(&self.state);
+        let present = state.present.iter().take(most);
+        (present.map(|(_, present)| (present.child.label.clone(), present.spawned)).collect(), state.present.len())
     }
 }
 
@@ -415,7 +459,8 @@ impl fmt::Debug for Children {
 
 #[cfg(all(test, not(ebbtide_loom), target_pointer_width = "64"))]
 mod tests {
-    use super::{Child, Shell};
+    use super::{Child, Present, Shell};
+    use std::sync::Arc;
 
     /// One more word would take the allocator's next larger size class, once for each connection and each of its tasks:
     /// an `Arc` of 88 bytes, with the 8 bytes of glibc's header, fills the class of 96. The second word of the shell
@@ -424,5 +469,11 @@ mod tests {
     fn a_child_is_small() {
         assert!(size_of::<Child>() <= 72, "{}", size_of::<Child>());
         assert!(size_of::<Shell>() <= 16, "{}", size_of::<Shell>());
+        // In the list an entry is a child or the key of the next free entry: as large as with a child alone.
+        enum Entry<T> {
+            _Vacant(usize),
+            _Occupied(T),
+        }
+        assert_eq!(size_of::<Entry<Present>>(), size_of::<Entry<Arc<Child>>>());
     }
 }

@@ -88,6 +88,9 @@ impl<F: Future<Output = ()> + Send + 'static> ChildFuture for Plain<F> {
 
 /// Completion guard that a child holds while it runs. It is made unarmed, and armed when the child is admitted.
 pub(crate) trait Guard: Send + Default {
+    /// Whether it is noted when the child was spawned.
+    const IS_TIMED: bool = false;
+
     /// Runs one poll of the child. A guard can set thread-local marks around it.
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T;
 }

@@ -38,6 +38,10 @@ impl fmt::Display for TaskName {
 }
 
 impl ChildName for TaskName {
+    fn bare(&self) -> String {
+        self.name.to_string()
+    }
+
     fn at(&self) -> Option<&'static Location<'static>> {
         Some(self.at)
     }

@@ -6,6 +6,7 @@ use super::progress::{Fault, InProgress, Progress};
 use super::service::HttpService;
 use crate::connection::Connection;
 use crate::panic::{self, Chain, DEEPEST, Payload};
+use crate::run::counts::Counters;
 use crate::run::name::run_line;
 use crate::run::report::BoxError;
 use crate::text::explained;
@@ -62,6 +63,7 @@ where
         let stage = if self.max_body.is_some_and(|max| request.body().size_hint().lower() > max as u64) {
             Stage::TooLarge
         } else {
+            context.counters().request();
             request.extensions_mut().insert(self.connection.clone());
             let request = request.map(|body| B::new(body, self.max_body));
             match panic::catch(|| self.service.answer(request)) {
@@ -150,6 +152,9 @@ where
                 Some(Fault::TooLarge) => Ok(context.refuse(Fault::TooLarge, StatusCode::PAYLOAD_TOO_LARGE)),
                 Some(fault) if !context.is_http2 => Ok(context.refuse(fault, StatusCode::BAD_REQUEST)),
                 fault => {
+                    if fault.is_none() {
+                        context.counters().request_failed();
+                    }
                     // On HTTP/1 the connection ends with this error, and the end of its handler is logged.
                     if context.is_http2 {
                         context.log_reset("the HTTP service", fault, error.as_ref());
@@ -169,7 +174,7 @@ fn answer_panic<F, B>(
 ) -> Response<AnswerBody<B>> {
     stage.end();
     let context = context.take().expect("the answer has not begun");
-    context.log_panic("the HTTP service panicked, and its request is answered with 500", payload);
+    context.note_panic("the HTTP service panicked, and its request is answered with 500", payload);
     context.finish(empty(StatusCode::INTERNAL_SERVER_ERROR))
 }
 
@@ -185,6 +190,10 @@ fn chain<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn 
 }
 
 impl RequestContext {
+    fn counters(&self) -> &Counters {
+        &self.connection.server().run().counters
+    }
+
     /// Completes the answer's head.
     fn finish<B>(self, mut response: Response<Option<B>>) -> Response<AnswerBody<B>> {
         let status = response.status();
@@ -247,8 +256,9 @@ impl RequestContext {
         );
     }
 
-    fn log_panic(&self, what: &str, payload: Payload) {
+    fn note_panic(&self, what: &str, payload: Payload) {
         let (id, peer) = (self.connection.id().as_u64(), self.connection.peer_addr());
+        self.counters().request_panicked();
         let (run, message) = (self.connection.server().run(), panic::message(&payload));
         run_line!(error, run, [connection = id, peer:% = peer], "connection {id} from {peer}: {what}: {message}");
         panic::discard(payload);
@@ -286,6 +296,7 @@ impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
                 let context = &*this.context;
                 poll.map_ok(|frame| frame.map_data(|data| context.chunk(data))).map_err(|error| {
                     let error = error.into();
+                    context.counters().request_failed();
                     if context.is_http2 {
                         context.log_reset("the body of an HTTP answer", None, error.as_ref());
                     }
@@ -294,7 +305,7 @@ impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
             }
             Err(payload) => {
                 // The answer must not end as if it were complete.
-                this.context.log_panic("the body of an HTTP answer panicked, and the answer is cut", payload);
+                this.context.note_panic("the body of an HTTP answer panicked, and the answer is cut", payload);
                 panic::destroy(|| this.body.set(None));
                 Poll::Ready(Some(Err(explained(io::ErrorKind::Other, "the answer's body panicked").into())))
             }

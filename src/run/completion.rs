@@ -56,6 +56,8 @@ impl TaskGuard {
 }
 
 impl Guard for TaskGuard {
+    const IS_TIMED: bool = true; // for `TaskTree`
+
     fn during<T>(&self, poll: impl FnOnce() -> T) -> T {
         match &self.0 {
             Some(guard) => inside(&guard.0.0, poll),

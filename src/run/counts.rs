@@ -55,6 +55,9 @@ pub struct Counts {
     pub(super) accept_errors: u64,
     pub(super) drained: u64,
     pub(super) undelivered: u64,
+    pub(super) requests: u64,
+    pub(super) requests_failed: u64,
+    pub(super) requests_panicked: u64,
     /// Open connections, by state: indexed by `ConnectionState as usize`.
     pub(super) open: [usize; ConnectionState::ALL.len()],
     /// Listeners that accept no client because of the limit or a pause.
@@ -425,6 +428,84 @@ impl Counts {
         ConnectionState::ALL.into_iter().map(|state| (state, self.in_state(state)))
     }
 
+    /// Returns how many HTTP requests were given to the service, those in progress included (feature `http`).
+    ///
+    /// Requests that are refused before are not counted: a malformed head, or an announced body that is too large.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// use ebbtide::http::{Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+    /// use ebbtide::{Listener, Server};
+    /// use std::convert::Infallible;
+    ///
+    /// let hello = service_fn(async |_: Request<Incoming>| Ok::<_, Infallible>(Response::new("hello".to_owned())));
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+    /// let (_, report) = Server::new(listener).scope(Http::new().handler(hello), async |_| {}).await?;
+    /// assert_eq!((report.counts().requests(), report.completed()), (1, 1)); // one request, on one connection
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn requests(&self) -> u64 {
+        self.requests
+    }
+
+    /// Returns how many of the [`requests`](Self::requests) failed because the service, or the body of its answer,
+    /// returned an error that was not the client's fault (feature `http`).
+    ///
+    /// An answer with an error status, such as 500, is not a failure in this sense.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// use ebbtide::http::{Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+    /// use ebbtide::{Listener, Server};
+    ///
+    /// let service = service_fn(async |_: Request<Incoming>| Err::<Response<String>, _>("disk full"));
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+    /// let (_, report) = Server::new(listener).scope(Http::new().handler(service), async |_| {}).await?;
+    /// assert_eq!((report.counts().requests_failed(), report.failed()), (1, 1)); // on HTTP/1 the connection fails, too
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn requests_failed(&self) -> u64 {
+        self.requests_failed
+    }
+
+    /// Returns how many of the [`requests`](Self::requests) ended because the service, or the body of its answer,
+    /// panicked (feature `http`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io, prelude::*};
+    /// use ebbtide::http::{Http, hyper::{Request, Response, body::Incoming, service::service_fn}};
+    /// use ebbtide::{Listener, Server};
+    /// use std::convert::Infallible;
+    ///
+    /// let service = service_fn(async |_: Request<Incoming>| -> Result<Response<String>, Infallible> { panic!("a bug") });
+    /// # let (listener, connector) = Listener::memory();
+    /// # let mut client = connector.connect().await?;
+    /// # client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await?;
+    /// let (_, report) = Server::new(listener).scope(Http::new().handler(service), async |_| {}).await?;
+    /// // The client gets 500, and the connection completes.
+    /// assert_eq!((report.counts().requests_panicked(), report.completed()), (1, 1));
+    /// # io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[cfg(feature = "http")]
+    pub fn requests_panicked(&self) -> u64 {
+        self.requests_panicked
+    }
+
     /// Returns how many listeners accept no client because all of
     /// [`max_connections`](crate::Server::max_connections) are in use, or because accepting is
     /// [paused](crate::Handle::pause).
@@ -490,6 +571,9 @@ impl Counts {
             (self.undelivered, "; ", "undelivered", false),
             (self.refused, "; ", "refused", false),
             (self.accept_errors, "; ", "accept errors", false),
+            (self.requests, "; ", "requests", false),
+            (self.requests_failed, ", ", "requests failed", false),
+            (self.requests_panicked, ", ", "requests panicked", false),
             (self.open() as u64, "; ", "open", false),
         ];
         for (number, before, what, always) in others {
@@ -513,6 +597,10 @@ pub(crate) struct Counters {
     accept_errors: AtomicU64,
     drained: AtomicU64,
     undelivered: AtomicU64,
+    /// Requests of HTTP that were given to the service.
+    requests: AtomicU64,
+    requests_failed: AtomicU64,
+    requests_panicked: AtomicU64,
     /// Listeners that are in the back-off: the number of live [`Resting`] guards.
     resting: AtomicUsize,
     /// The first [`CUT_LISTED`] connections that the exit has cut, for the report.
@@ -530,6 +618,9 @@ impl Default for Counters {
             accept_errors: zero(),
             drained: zero(),
             undelivered: zero(),
+            requests: zero(),
+            requests_failed: zero(),
+            requests_panicked: zero(),
             resting: AtomicUsize::default(),
             cut: Mutex::default(),
         }
@@ -553,6 +644,21 @@ impl Counters {
     /// Counts a connection that was closed before its peer had received everything.
     pub(crate) fn undelivered(&self) {
         self.undelivered.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn request(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn request_failed(&self) {
+        self.requests_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    #[cfg(feature = "http")]
+    pub(crate) fn request_panicked(&self) {
+        self.requests_panicked.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn accept_failed(&self) {
@@ -605,6 +711,9 @@ impl Counters {
             accept_errors: read(&self.accept_errors),
             drained: read(&self.drained),
             undelivered: read(&self.undelivered),
+            requests: read(&self.requests),
+            requests_failed: read(&self.requests_failed),
+            requests_panicked: read(&self.requests_panicked),
             resting: self.resting.load(Ordering::Relaxed),
             ..Counts::default()
         }

@@ -48,6 +48,20 @@ impl Registry {
         all
     }
 
+    /// Returns the oldest connections, at most `most`, in the order of acceptance, and how many there are. O(n): for
+    /// requests of operators.
+    pub(crate) fn first(&self, most: usize) -> (Vec<Arc<ConnectionRecord>>, usize) {
+        let records = lock(&self.records);
+        let mut all: Vec<_> = records.iter().map(|(key, record)| (record.id, key)).collect();
+        let number = all.len();
+        if most < number {
+            all.select_nth_unstable(most);
+            all.truncate(most);
+        }
+        all.sort_unstable();
+        (all.into_iter().map(|(_, key)| Arc::clone(&records[key])).collect(), number)
+    }
+
     /// Returns the connection of this number. O(n): for requests of operators.
     pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<ConnectionRecord>> {
         lock(&self.records).iter().map(|(_, record)| record).find(|record| record.id == id).cloned()

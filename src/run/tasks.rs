@@ -5,7 +5,7 @@
 
 use super::name::ServerName;
 use super::record::{AbortReason, ConnectionRecord};
-use crate::group::{Executor, Guard, JoinHandle, Label, Owner, Spawner, TaskGroup};
+use crate::group::{Executor, Guard, JoinHandle, Label, ListedChild, Owner, Spawner, TaskGroup};
 use crate::sync::{Mutex, lock};
 use std::fmt;
 use std::future::Future;
@@ -23,8 +23,8 @@ enum TasksState {
     #[default]
     None,
     Some(Box<TaskGroups>),
-    /// The handler has ended: a new task is refused.
-    Over,
+    /// The handler has ended: a new task is refused. With the groups' spawners, for lists, if there were groups.
+    Over(Option<Box<[Spawner; 2]>>),
 }
 
 /// Kinds of a connection's tasks.
@@ -48,6 +48,11 @@ impl TaskGroups {
         let owner = || TasksOf { record: Weak::clone(record), server: Arc::clone(server) };
         let group = || TaskGroup::owned_by(Box::new(owner()), executor.clone());
         Box::new(Self { awaited: group(), background: group() })
+    }
+
+    /// Returns a spawner of each group, in the order of [`TaskKind`].
+    fn spawners(&self) -> [Spawner; 2] {
+        [self.awaited.spawner(), self.background.spawner()]
     }
 
     fn get(&self, kind: TaskKind) -> &TaskGroup {
@@ -110,9 +115,31 @@ impl Tasks {
         }
     }
 
+    /// Returns at most `most` tasks of each kind, for a list, and how many tasks there are.
+    pub(crate) fn listed(&self, most: usize) -> (Vec<(TaskKind, ListedChild)>, usize) {
+        let spawners = match &*lock(&self.state) {
+            TasksState::Some(groups) => groups.spawners(),
+            TasksState::Over(Some(spawners)) => (**spawners).clone(),
+            _ => return (Vec::new(), 0),
+        };
+        let (mut all, mut number) = (Vec::new(), 0);
+        for (kind, spawner) in [TaskKind::Awaited, TaskKind::Background].into_iter().zip(spawners) {
+            let (children, present) = spawner.listed(most);
+            all.extend(children.into_iter().map(|child| (kind, child)));
+            number += present;
+        }
+        (all, number)
+    }
+
     /// Refuses new tasks from now on, and returns the groups. The caller joins them, or drops them, which joins too.
     pub(crate) fn close(&self) -> Option<Box<TaskGroups>> {
-        match std::mem::replace(&mut *lock(&self.state), TasksState::Over) {
+        let mut state = lock(&self.state);
+        let spawners = match &*state {
+            TasksState::Some(groups) => Some(Box::new(groups.spawners())),
+            TasksState::None => None,
+            TasksState::Over(_) => return None,
+        };
+        match std::mem::replace(&mut *state, TasksState::Over(spawners)) {
             TasksState::Some(groups) => Some(groups),
             _ => None,
         }

@@ -109,6 +109,12 @@ fn bad() -> impl HttpService<ByHyper, Incoming> {
     })
 }
 
+/// Returns how many requests were given to the service, how many of them failed, and how many panicked.
+fn requests(report: &Report) -> (u64, u64, u64) {
+    let counts = report.counts();
+    (counts.requests(), counts.requests_failed(), counts.requests_panicked())
+}
+
 /// A future that holds a value until it is dropped.
 struct WithValue<F, T> {
     future: Pin<Box<F>>,
@@ -141,6 +147,7 @@ fn r07_a_panicking_request_of_http_1_is_answered_with_500_and_the_next_is_served
         })
         .await;
         assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+        assert_eq!(requests(&report), (8, 0, 3), "{report}");
         let lines = logs.lines_with(&format!("peer={peer}"));
         let errors: Vec<_> = lines.iter().filter(|(level, _)| *level <= Level::Warn).collect();
         assert_eq!(errors.len(), 3, "one line for each: {lines:#?}");
@@ -168,6 +175,7 @@ fn r07_a_panicking_body_of_http_1_cuts_its_answer_and_no_other_connection() {
         .await;
         assert_eq!(ends, [io::ErrorKind::UnexpectedEof; 2], "an answer that is cut does not look complete");
         assert_eq!((report.completed(), report.failed(), report.panicked()), (4, 2, 0), "{report}");
+        assert_eq!(requests(&report), (7, 1, 1), "{report}");
     });
 }
 
@@ -221,6 +229,7 @@ fn r07_a_panicking_request_of_http_2_ends_its_stream_and_no_other() {
         assert_eq!(answers[1..4], [panicked.clone(), panicked.clone(), panicked]);
         assert!(answers[4..7].iter().all(|answer| answer.as_ref().is_err_and(|e| e.contains("stream"))), "{answers:?}");
         assert_eq!((report.accepted(), report.completed()), (1, 1), "{report}");
+        assert_eq!(requests(&report), (8, 2, 4), "{report}");
         let resets = logs.lines_with("the body of an HTTP answer failed, and the stream is reset: bad body");
         assert_eq!((resets.len(), resets[0].0), (1, Level::Warn), "{resets:?}");
         let resets = logs.lines_with("the stream is reset: bad error");

@@ -70,6 +70,7 @@ mod structure;
 #[path = "../support/mod.rs"]
 mod support;
 mod task_set;
+mod task_tree;
 mod tls;
 mod tls_certificates;
 mod tls_dates;

@@ -220,6 +220,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))] // on docs.rs: a badge on each item that needs a feature or a system
 
 mod address;
+#[cfg(feature = "admin")]
+pub mod admin;
 mod bind_addrs;
 mod connection;
 mod error;

@@ -11,7 +11,7 @@ use super::phases::{Phases, Reached};
 use super::record::{AbortReason, DrainAlone, Named};
 use super::registry::{ConnectionId, ConnectionInfo};
 use super::report::{Cause, Report};
-use super::task_tree::TaskTree;
+use super::task_tree::{self, TaskTree};
 use super::{Run, phase::Phase};
 use crate::address::Address;
 use crate::group::{JoinHandle, Label, Spawner, boxed_if_large, named};
@@ -717,7 +717,13 @@ impl Handle {
     /// ```
     #[doc(alias = "pstree")]
     pub fn task_tree(&self) -> TaskTree {
-        TaskTree::of(&self.run)
+        TaskTree::of(&self.run, task_tree::MOST)
+    }
+
+    /// Returns a tree with at most so many connections.
+    #[cfg(feature = "admin")]
+    pub(crate) fn task_tree_of(&self, most: usize) -> TaskTree {
+        TaskTree::of(&self.run, most)
     }
 
     /// Returns how far the drain has come. `None` before it begins.

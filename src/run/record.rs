@@ -538,7 +538,7 @@ impl fmt::Display for Named<'_> {
 }
 
 /// Shows a label: escaped and shortened, since it may contain untrusted text.
-pub(super) struct Label<'a>(pub(super) &'a str);
+pub(crate) struct Label<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Label<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -14,7 +14,7 @@ use std::panic::Location;
 use std::time::Duration;
 
 /// How many connections a tree has, and how many tasks of the server, of each kind.
-const MOST: usize = 200;
+pub(crate) const MOST: usize = 200;
 
 /// How many tasks of one connection a tree has, of each kind.
 const MOST_OF_CONNECTION: usize = 20;
@@ -109,8 +109,9 @@ impl TaskNode {
 }
 
 impl TaskTree {
-    pub(crate) fn of(run: &Run) -> Self {
-        let (records, connection_count) = run.registry.first(MOST);
+    /// `most`: how many connections it has, and how many tasks of the server of each kind, but at most [`MOST`].
+    pub(crate) fn of(run: &Run, most: usize) -> Self {
+        let (records, connection_count) = run.registry.first(most);
         let connections = records.iter().map(|record| {
             let (tasks, number) = record.tasks.listed(MOST_OF_CONNECTION);
             let tasks = tasks.into_iter().map(|(kind, child)| TaskNode::new(child, kind == TaskKind::Background));
@@ -118,7 +119,7 @@ impl TaskTree {
             ConnectionNode { info, more_tasks: number.saturating_sub(tasks.len()), tasks }
         });
         let connections = connections.collect();
-        let (awaited, background) = (run.tasks.listed(MOST), run.background.listed(MOST));
+        let (awaited, background) = (run.tasks.listed(most.min(MOST)), run.background.listed(most.min(MOST)));
         let task_counts = (awaited.1, background.1);
         let awaited = awaited.0.into_iter().map(|child| TaskNode::new(child, false));
         let background = background.0.into_iter().map(|child| TaskNode::new(child, true));

@@ -1,5 +1,6 @@
 //! What the crate does, a module for each behaviour. The tests share one process and one executor.
 
+mod admin;
 mod bind_errors;
 mod custom_listeners;
 mod custom_streams;

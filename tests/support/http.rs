@@ -49,12 +49,7 @@ impl HttpClient {
 
     /// Reads one whole answer. EOF before its end is an error.
     pub fn answer(&mut self) -> io::Result<Answer> {
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            if self.socket.read_line(&mut head)? == 0 {
-                return Err(io::Error::new(ErrorKind::UnexpectedEof, format!("EOF after {head:?}")));
-            }
-        }
+        let head = self.read_head()?;
         let lower = head.to_ascii_lowercase();
         let length = lower.split("\r\ncontent-length: ").nth(1).map(|rest| rest.split("\r\n").next().unwrap());
         let mut body = Vec::new();
@@ -65,6 +60,17 @@ impl HttpClient {
             while self.chunk(&mut body)? > 0 {}
         }
         Ok(Answer { head, body: String::from_utf8(body).unwrap() })
+    }
+
+    /// Reads the head of an answer.
+    pub fn read_head(&mut self) -> io::Result<String> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.socket.read_line(&mut head)? == 0 {
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, format!("EOF after {head:?}")));
+            }
+        }
+        Ok(head)
     }
 
     /// Reads a chunk of a body. Returns its length, 0 for the last one.

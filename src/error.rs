@@ -200,6 +200,14 @@ impl Error {
         self.0.report
     }
 
+    /// Returns the kind of the `io::Error` that this error is wrapped in.
+    pub(crate) fn io_kind(&self) -> io::ErrorKind {
+        match self.0.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()) {
+            Some(source) if self.kind() == ErrorKind::Listener => source.kind(),
+            _ => io::ErrorKind::Other,
+        }
+    }
+
     /// Returns the address of the listener or the peer that failed. `None` if the error is not about one.
     ///
     /// # Examples
@@ -323,11 +331,7 @@ impl From<Error> for io::Error {
             },
             _ => error,
         };
-        let kind = match error.0.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>()) {
-            Some(source) if error.kind() == ErrorKind::Listener => source.kind(),
-            _ => io::ErrorKind::Other,
-        };
-        Self::new(kind, error)
+        Self::new(error.io_kind(), error)
     }
 }
 

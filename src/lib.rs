@@ -239,6 +239,7 @@ mod proxy;
 mod run;
 mod runtime;
 mod server;
+mod services;
 pub mod signal;
 mod span;
 mod sync;
@@ -277,6 +278,7 @@ pub use run::state::ConnectionState;
 pub use run::task_tree::TaskTree;
 pub use server::body::BodyOutput;
 pub use server::{Serve, Server};
+pub use services::{ServiceError, ServiceGroup, ServiceGroupHandle, ServiceReports, Stopping, TaskEnd};
 #[cfg(feature = "tls")]
 pub use tls::{Tls, TlsFiles};
 #[cfg(feature = "tls")]

@@ -165,6 +165,29 @@ impl RunState {
         let half = self.allowance.map_or(Duration::MAX, |allowance| allowance / 2);
         self.lame_duck = self.lame_duck.min(half);
     }
+
+    /// Limits the exit to the time that is left, if the server's own limit is longer. The lame duck gives first; the
+    /// drain keeps its own time, or half of what is left.
+    fn shorten(&mut self, left: Duration) {
+        if self.allowance.is_some_and(|own| own <= left) {
+            return;
+        }
+        let half = left / 2;
+        let drain = self.allowance.map_or(half, |own| own.saturating_sub(self.lame_duck).min(half));
+        self.lame_duck = self.lame_duck.min(left - drain);
+        (self.allowance, self.is_limited) = (Some(left), true);
+    }
+}
+
+/// How long the exit may last that a request begins.
+#[derive(Clone, Copy, Debug)]
+enum Limit {
+    /// As long as the server's settings allow.
+    Own,
+    /// This time, from now, instead of the server's own. `None`: no limit.
+    Within(Option<Duration>),
+    /// As long as the server's settings allow, and until this time at most. `None`: no further limit.
+    By(Option<Instant>),
 }
 
 /// Effects of a request.
@@ -329,17 +352,23 @@ impl Run {
 
     /// Requests a graceful end.
     pub(crate) fn request(&self, cause: Cause) {
-        self.request_end(cause, None, None);
+        self.request_end(cause, None, Limit::Own);
     }
 
     /// Requests a graceful end within this time from now.
     pub(crate) fn request_within(&self, limit: Option<Duration>) {
-        self.request_end(Cause::Shutdown, None, Some(limit));
+        self.request_end(Cause::Shutdown, None, Limit::Within(limit));
+    }
+
+    /// Requests a graceful end within the server's own limit, and by `latest`. If an end was requested before, this
+    /// only brings the deadline nearer: it does not end a lame duck.
+    pub(crate) fn request_by(&self, cause: Cause, latest: Option<Instant>) {
+        self.request_end(cause, None, Limit::By(latest));
     }
 
     /// Requests the immediate end.
     pub(crate) fn cancel(&self, cause: Cause) {
-        self.enter_request(cause, None, None);
+        self.enter_request(cause, None, Limit::Own);
         if let Some(request) = &mut lock(&self.state).request {
             let now = Instant::now();
             request.deadline = Some(request.deadline.map_or(now, |deadline| deadline.min(now)));
@@ -352,11 +381,10 @@ impl Run {
     /// Requests a graceful end because of a failure. `serve` returns the failure if it was the first cause. A later
     /// failure is logged by the caller.
     pub(crate) fn fail(&self, cause: Cause, failure: Failure) {
-        self.request_end(cause, Some(failure), None);
+        self.request_end(cause, Some(failure), Limit::Own);
     }
 
-    /// Requests the end. `limit`: the outer `None` means the server's own limit, the inner `None` means no limit.
-    fn request_end(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) {
+    fn request_end(&self, cause: Cause, failure: Option<Failure>, limit: Limit) {
         let entered = self.enter_request(cause, failure, limit);
         if let Entered::Nearer(deadline) = entered {
             self.deadline_moved.wake_all();
@@ -364,7 +392,8 @@ impl Run {
                 self.newcomers.hurry(deadline);
             }
         }
-        if entered != Entered::First && matches!(cause, Cause::Shutdown | Cause::Signal(_) | Cause::Stream) {
+        let is_asked = matches!(cause, Cause::Shutdown | Cause::Signal(_) | Cause::Stream);
+        if entered != Entered::First && is_asked && !matches!(limit, Limit::By(_)) {
             self.again.signal(); // a failure, or the return of the body, does not end a lame duck
         }
         self.requested.signal();
@@ -402,20 +431,28 @@ impl Run {
     }
 
     /// Enters a request: the first one with its cause and deadline, a later one only with a nearer deadline.
-    fn enter_request(&self, cause: Cause, failure: Option<Failure>, limit: Option<Option<Duration>>) -> Entered {
+    fn enter_request(&self, cause: Cause, failure: Option<Failure>, limit: Limit) -> Entered {
         let now = Instant::now();
         let mut state = lock(&self.state);
         if let Some(request) = &mut state.request {
-            let deadline = limit.flatten().and_then(|limit| now.checked_add(limit));
+            let deadline = match limit {
+                Limit::Own | Limit::Within(None) => None,
+                Limit::Within(Some(limit)) => now.checked_add(limit),
+                Limit::By(latest) => latest,
+            };
             let nearer = deadline.filter(|deadline| request.deadline.is_none_or(|before| *deadline < before));
             request.deadline = nearer.or(request.deadline);
             drop(state);
             drop_caught(failure); // its error is the user's, so its drop is user code
             return nearer.map_or(Entered::Again, Entered::Nearer);
         }
-        if let Some(limit) = limit {
-            (state.allowance, state.is_limited) = (limit, true);
-            state.limit_lame_duck();
+        match limit {
+            Limit::Within(limit) => {
+                (state.allowance, state.is_limited) = (limit, true);
+                state.limit_lame_duck();
+            }
+            Limit::By(Some(latest)) => state.shorten(latest.saturating_duration_since(now)),
+            Limit::Own | Limit::By(None) => {}
         }
         let deadline = state.allowance.and_then(|allowance| now.checked_add(allowance));
         state.request = Some(Request { cause, at: now, deadline });

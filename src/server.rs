@@ -6,10 +6,10 @@
 mod accept;
 mod accept_error;
 pub(crate) mod body;
-mod config;
-mod progress;
+pub(crate) mod config;
+pub(crate) mod progress;
 mod scope;
-mod shutdown;
+pub(crate) mod shutdown;
 mod vanished;
 
 use crate::address::Address;
@@ -33,6 +33,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 /// Server that is bound to its listening sockets and can be set up, but does not accept clients yet.
 ///
@@ -438,7 +439,8 @@ impl Server {
         H: Fn(Connection) -> Fut + Send + Sync + 'static, // shared state: move |conn| handler(conn, Arc::clone(&state))
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        Serve { future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }) }
+        let (handle, allowance) = (self.handle(), self.config.allowance());
+        Serve { future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }), handle, allowance }
     }
 
     /// Serves while `body` runs, and ends when it returns: Python's `async with server:`.
@@ -536,7 +538,36 @@ impl Server {
 // A named type, and not an async function: so the compiler checks the handler once, and reports an error in it once.
 #[must_use = "a server accepts no client before this is awaited, and is closed when it is dropped"]
 pub struct Serve {
+    /// Its drop closes the server.
     future: Pin<Box<dyn Future<Output = Result<Report, Error>> + Send>>,
+    handle: Handle,
+    /// How long the server's exit may last by its settings. `None`: no limit.
+    allowance: Option<Duration>,
+}
+
+impl Serve {
+    /// Returns a handle of the server, as [`Server::handle`] does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Connection, Server};
+    ///
+    /// let serving = Server::bind("127.0.0.1:0").await?.serve(async |_: Connection| {});
+    /// let handle = serving.handle();
+    /// let serving = async_std::task::spawn(serving);
+    /// handle.shutdown().await;
+    /// assert_eq!(serving.await?.accepted(), 0);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    pub(crate) fn allowance(&self) -> Option<Duration> {
+        self.allowance
+    }
 }
 
 impl Future for Serve {
@@ -549,7 +580,7 @@ impl Future for Serve {
 
 impl fmt::Debug for Serve {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Serve").finish_non_exhaustive()
+        f.debug_struct("Serve").field("server", &format_args!("{}", self.handle.run().name)).finish_non_exhaustive()
     }
 }
 

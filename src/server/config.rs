@@ -1,21 +1,17 @@
 //! The settings of a [`Server`], and the defaults with their reasons.
 
 use super::Server;
-use super::shutdown::Once;
+use super::shutdown::{Once, shutdown_stream};
 use crate::connection::open::Limits;
 use crate::connection::task::Policy;
 use crate::error::OnFailure;
 use crate::group::{Executor, Job};
-use crate::panic::Kept;
 use crate::run::event::Event;
 use crate::run::record::Watch;
-use crate::signal::sealed::Trigger as _;
-use crate::signal::{Signals, Trigger};
-use futures_lite::{Stream, StreamExt};
-use std::any::Any;
+use crate::signal::Trigger;
+use futures_lite::Stream;
 use std::borrow::Cow;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -52,6 +48,13 @@ pub(crate) struct Config {
     pub(crate) drain_spread: Duration,
     /// The settings that each connection needs.
     pub(crate) policy: Policy,
+}
+
+impl Config {
+    /// Returns how long an exit may last: lame duck and grace. `None`: no limit.
+    pub(crate) fn allowance(&self) -> Option<Duration> {
+        self.grace.map(|grace| grace.saturating_add(self.lame_duck))
+    }
 }
 
 impl Default for Config {
@@ -774,11 +777,7 @@ impl Server {
     where
         S: Stream<Item: Trigger> + Send + 'static, // `signal::termination()` is a `Result`: add `?`
     {
-        if let Some(signals) = (&stream as &dyn Any).downcast_ref::<Signals>() {
-            signals.ask_to_stop();
-        }
-        let stream = Kept::new(Box::pin(stream.map(|item| item.signal())) as Pin<Box<_>>);
-        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(stream);
+        self.shutdown_streams.get_mut().unwrap_or_else(PoisonError::into_inner).push(shutdown_stream(stream));
         self
     }
 

@@ -1,4 +1,5 @@
-//! [`Progress`]: the queue of a shutdown's log lines, so that a shutdown never waits for the logger.
+//! [`LogQueue`], the queue of a shutdown's log lines, so that a shutdown never waits for the logger; and [`Progress`],
+//! the queue of one server.
 //!
 //! A logger may block: its standard output is a full pipe, or a stopped terminal, which is not rare when a server is
 //! shut down. Neither a second request nor the deadline may wait for that. So the supervisor and the shutdown streams
@@ -6,7 +7,7 @@
 //! work. (Lines about one connection are logged by its own task, and block its thread.)
 
 use crate::address::Address;
-use crate::group::TaskGroup;
+use crate::group::{Executor, TaskGroup};
 use crate::run::Run;
 use crate::run::name::run_line;
 use crate::run::phase::Phase;
@@ -24,14 +25,70 @@ use std::time::Duration;
 /// How long the end of a shutdown waits for its last lines to be logged.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The sending end of the queue.
+/// The sending end of a queue of log lines.
 #[derive(Clone, Debug)]
-pub(super) struct Progress {
-    lines: Sender<Line>,
+pub(crate) struct LogQueue {
+    lines: Sender<Call>,
     /// The task that logs. It is dropped with the last clone; at most the line that is being logged outlives it.
     logging: Arc<TaskGroup>,
     /// Whether the logger is running, with a line.
     is_logging: Arc<AtomicBool>,
+}
+
+/// The call of the logger with one line.
+type Call = Box<dyn FnOnce() + Send>;
+
+impl LogQueue {
+    pub(crate) fn new(executor: Executor) -> Self {
+        let (lines, queue) = unbounded();
+        let logging = Arc::new(TaskGroup::with_executor(executor));
+        let this = Self { lines, logging, is_logging: Arc::default() };
+        this.logging.spawn(log_all(Arc::clone(&this.is_logging), queue));
+        this
+    }
+
+    /// Queues a line, which `call` hands to the logger.
+    pub(crate) fn put(&self, level: Level, call: impl FnOnce() + Send + 'static) {
+        if level <= log::max_level() {
+            let _closed = self.lines.try_send(Box::new(call)); // after `finish` the line is dropped
+        }
+    }
+
+    /// Closes the queue and waits until all lines are logged, but no longer than [`PATIENCE`]. Returns whether the
+    /// logger is stuck.
+    pub(crate) async fn finish(&self) -> bool {
+        self.lines.close();
+        let logged = async {
+            self.logging.settled().await;
+            false
+        };
+        let late = async {
+            Timer::after(PATIENCE).await;
+            true
+        };
+        // The logger is stuck only if it has a line. Otherwise the line waits for a thread: all of those for blocking
+        // work are busy.
+        (logged, late).race().await && self.is_logging.load(Ordering::Relaxed)
+    }
+}
+
+/// Hands the lines to the logger, one after the other.
+async fn log_all(is_logging: Arc<AtomicBool>, queue: Receiver<Call>) {
+    while let Ok(call) = queue.recv().await {
+        let is_logging = Arc::clone(&is_logging);
+        let log = move || {
+            is_logging.store(true, Ordering::Relaxed);
+            call();
+            is_logging.store(false, Ordering::Relaxed);
+        };
+        unblock(log).await;
+    }
+}
+
+/// The queue of one server's shutdown.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    queue: LogQueue,
     run: Arc<Run>,
 }
 
@@ -49,11 +106,7 @@ struct Line {
 
 impl Progress {
     pub(super) fn new(run: &Arc<Run>) -> Self {
-        let (lines, queue) = unbounded();
-        let logging = Arc::new(TaskGroup::with_executor(run.executor()));
-        let progress = Self { lines, logging, is_logging: Arc::default(), run: Arc::clone(run) };
-        progress.logging.spawn(log_all(Arc::clone(run), Arc::clone(&progress.is_logging), queue));
-        progress
+        Self { queue: LogQueue::new(run.executor()), run: Arc::clone(run) }
     }
 
     /// Queues a line.
@@ -68,40 +121,15 @@ impl Progress {
     }
 
     fn put(&self, line: Line) {
-        if line.level <= log::max_level() {
-            let _closed = self.lines.try_send(line); // after `finish` the line is dropped
-        }
+        let run = Arc::clone(&self.run);
+        self.queue.put(line.level, move || log_one(&run, &line));
     }
 
-    /// Closes the queue and waits until all lines are logged, but no longer than [`PATIENCE`].
+    /// Waits until all lines are logged: see [`LogQueue::finish`].
     pub(super) async fn finish(&self) {
-        self.lines.close();
-        let logged = async {
-            self.logging.settled().await;
-            false
-        };
-        let late = async {
-            Timer::after(PATIENCE).await;
-            true
-        };
-        // The logger is stuck only if it has a line. Otherwise the line waits for a thread: all of those for blocking
-        // work are busy.
-        if (logged, late).race().await && self.is_logging.load(Ordering::Relaxed) {
+        if self.queue.finish().await {
             self.run.logger_is_stuck.store(true, Ordering::Relaxed);
         }
-    }
-}
-
-/// Hands the lines to the logger, one after the other.
-async fn log_all(run: Arc<Run>, is_logging: Arc<AtomicBool>, queue: Receiver<Line>) {
-    while let Ok(line) = queue.recv().await {
-        let (run, is_logging) = (Arc::clone(&run), Arc::clone(&is_logging));
-        let log = move || {
-            is_logging.store(true, Ordering::Relaxed);
-            log_one(&run, &line);
-            is_logging.store(false, Ordering::Relaxed);
-        };
-        unblock(log).await;
     }
 }
 

@@ -80,7 +80,8 @@ impl RunGuard {
             return Err(Error::new(source.unwrap_or(Failure::Stopped), run.report()));
         }
         origin::runtime_is_here();
-        if !run.executor().exists() {
+        // A run that is closed has given its executor back, and needs none.
+        if !run.closed.is_signalled() && !run.executor().exists() {
             drop_caught(streams);
             run.fail(Cause::Dropped, Failure::NoExecutor);
             let source = run.take_failure().map(Kept::into_inner);

@@ -13,13 +13,15 @@ use crate::run::phase::Phase;
 use crate::run::record::AbortReason;
 use crate::run::registry::ConnectionInfo;
 use crate::run::report::Cause;
-use crate::signal::Signal;
+use crate::signal::sealed::Trigger as _;
+use crate::signal::{Signal, Signals, Trigger};
 use crate::span::Span;
 use crate::sync::event::Event;
 use async_io::Timer;
 use futures_concurrency::prelude::*;
 use futures_lite::{Stream, StreamExt};
 use log::Level;
+use std::any::Any;
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -254,16 +256,27 @@ async fn sleep_until(deadline: Option<Instant>) {
 }
 
 /// A stream of requests to stop. An item has the signal, or `None` for a request by something else.
-pub(super) type ShutdownStream = Kept<Pin<Box<dyn Stream<Item = Option<Signal>> + Send>>>;
+pub(crate) type ShutdownStream = Kept<Pin<Box<dyn Stream<Item = Option<Signal>> + Send>>>;
+
+/// Makes a shutdown stream of a stream of the user's.
+pub(crate) fn shutdown_stream<S>(stream: S) -> ShutdownStream
+where
+    S: Stream<Item: Trigger> + Send + 'static,
+{
+    if let Some(signals) = (&stream as &dyn Any).downcast_ref::<Signals>() {
+        signals.ask_to_stop();
+    }
+    Kept::new(Box::pin(stream.map(|item| item.signal())) as Pin<Box<_>>)
+}
 
 /// Stream of one item, which is there when a future is ready.
-pub(super) struct Once<F> {
+pub(crate) struct Once<F> {
     /// `None` once it was ready.
     future: Option<Pin<Box<F>>>,
 }
 
 impl<F> Once<F> {
-    pub(super) fn new(future: F) -> Self {
+    pub(crate) fn new(future: F) -> Self {
         Self { future: Some(Box::pin(future)) }
     }
 }

@@ -64,6 +64,7 @@ mod r12_spurious_readiness;
 mod rebind;
 mod requests;
 mod reuse_port;
+mod service_group;
 mod several_addresses;
 mod shutdown_within;
 mod silent_peers;

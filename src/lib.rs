@@ -42,6 +42,7 @@
 //!   [`frames`](Connection::frames)), drains, tasks.
 //! - [`Handle`]: stop a server, wait for it, look at it, from anywhere.
 //! - `http` (feature `http`): HTTP/1.1 and HTTP/2, for services of hyper and tower, such as axum's `Router`.
+//! - [`ServiceGroup`]: several servers and tasks that start in order, and stop in the reverse order.
 //! - [`TaskGroup`] and [`TaskSet`]: the same ownership of tasks without a server.
 //! - [Coming from asyncio, tokio, trio or Go](#coming-from-asyncio): the names you know.
 //!
@@ -152,6 +153,7 @@
 //! | `async with trio.open_nursery() as nursery` | [`TaskGroup`]; a server is one |
 //! | `nursery.start_soon(f)` | [`TaskGroup::spawn`], [`Connection::spawn`] |
 //! | `await trio.serve_tcp(handler, port)`, `serve_listeners` | [`Server::serve`]; a failing handler ends its own connection, and the server under [`OnFailure::Shutdown`] |
+//! | several `nursery.start_soon(serve_tcp, …)` | [`ServiceGroup`] |
 //! | `nursery.cancel_scope.cancel()` | [`Handle::cancel`], [`TaskGroup::cancel`] |
 //! | `with trio.move_on_after(d)` | a timeout around `serve`, or [`Handle::shutdown_within`] |
 //! | `trio.open_signal_receiver(SIGINT, SIGTERM)` | [`signal::termination`] |
@@ -170,6 +172,7 @@
 //! | `http.Server.ConnState` | [`Server::on_event`], [`Handle::connections`] |
 //! | `ctx.Done()` in a handler | [`Connection::until_draining`], [`Connection::draining`] |
 //! | `sync.WaitGroup`, `errgroup.Group` with `SetLimit` | [`TaskGroup`]; [`TaskSet`] with [`TaskSet::limit`] |
+//! | oklog's `run.Group`: several servers, one exit | [`ServiceGroup`] |
 //! | `conn.SetReadDeadline`, `SetWriteDeadline` | [`Server::first_byte_timeout`], [`Server::idle_timeout`], [`Server::write_timeout`] |
 //! | `ReadHeaderTimeout`, `IdleTimeout`, `MaxHeaderBytes` | `header_timeout`, `keep_alive_timeout` and `max_head` of `http::Http` |
 //! | `http.MaxBytesReader` | `http::Http::max_body` |

@@ -47,7 +47,7 @@ pub struct ServiceReports {
 #[derive(Clone, Debug)]
 pub(super) enum ServiceEnd {
     /// `None`: its future has panicked. Then no caller gets the reports, because the panic continues.
-    Server(Option<Report>),
+    Server(Option<Box<Report>>),
     Task(TaskEnd),
 }
 
@@ -73,7 +73,7 @@ impl ServiceReports {
     /// ```
     pub fn servers(&self) -> impl Iterator<Item = (&str, &Report)> {
         self.ends.iter().filter_map(|(name, end)| match end {
-            ServiceEnd::Server(report) => Some((&**name, report.as_ref()?)),
+            ServiceEnd::Server(report) => Some((&**name, report.as_deref()?)),
             ServiceEnd::Task(_) => None,
         })
     }

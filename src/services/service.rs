@@ -162,7 +162,7 @@ impl Service {
         let (end, ended) = match &mut self.kind {
             Kind::Server(server) => match server.poll(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready((report, ended)) => (ServiceEnd::Server(report), ended),
+                Poll::Ready((report, ended)) => (ServiceEnd::Server(report.map(Box::new)), ended),
             },
             Kind::Task(task) => match task.poll(cx) {
                 Poll::Pending => return Poll::Pending,

@@ -41,6 +41,7 @@ const SERVERS: &[&str] = &[
     "common_mistake",
     "limits",
     "lame_duck",
+    "services",
     "goodbye",
     "kv",
     "proxy",
@@ -123,6 +124,11 @@ fn limits_holds_under_more_clients_than_it_takes() {
 #[test]
 fn lame_duck_accepts_until_it_is_over() {
     runs_to_its_end("lame_duck", 0, seconds(2));
+}
+
+#[test]
+fn services_keeps_its_health_server_until_the_main_server_has_drained() {
+    runs_to_its_end("services", 0, seconds(2));
 }
 
 /// Writes a certificate to `cert.pem` and its key to `key.pem`, as the example `tls` reads them.

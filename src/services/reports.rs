@@ -189,9 +189,8 @@ impl fmt::Display for ServiceReports {
 ///
 /// let group = ServiceGroup::new()
 ///     .grace(Duration::ZERO)
+///     .shutdown_when(async {})
 ///     .task("stuck", async |_: Stopping| std::future::pending::<()>().await);
-/// let handle = group.handle();
-/// let stopper = async_std::task::spawn(async move { handle.shutdown() });
 /// let reports = group.run().await?;
 /// assert_eq!(reports.tasks().next(), Some(("stuck", TaskEnd::Cancelled)));
 /// # Ok::<_, ebbtide::ServiceError>(()) }).unwrap();

@@ -9,7 +9,8 @@ use crate::support::*;
 use async_std::channel::{Sender, unbounded};
 use async_std::{io, prelude::*, task};
 use ebbtide::{
-    Accept, Address, Connection, ConnectionState, Handle, Listener, MemoryStream, Phase, Server, TaskGroup, TaskSet,
+    Accept, Address, Connection, ConnectionState, Handle, Listener, MemoryStream, Phase, Server, ServiceGroup,
+    Stopping, TaskGroup, TaskSet,
 };
 use futures_concurrency::future::Join;
 use socket2::SockRef;
@@ -95,6 +96,12 @@ const WAITS: &[Wait] = &[
     wait("until_draining", |conn| Box::pin(async move { _ = conn.until_draining(pending::<()>()).await })),
     wait("Handle::until_draining", |conn| {
         Box::pin(async move { _ = conn.server().until_draining(pending::<()>()).await })
+    }),
+    wait("ServiceGroup::run", |_| {
+        Box::pin(async {
+            let group = ServiceGroup::new().shutdown_when(pending());
+            drop(group.task("waits", async |stopping: Stopping| stopping.await).run().await);
+        })
     }),
     wait("until_shutdown", |conn| Box::pin(async move { _ = conn.until_shutdown(pending::<()>()).await })),
     wait("Handle::until_shutdown", |conn| {

@@ -37,7 +37,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct ServiceReports {
     pub(super) ends: Vec<(Arc<str>, ServiceEnd)>,
-    /// Each failure, with its service, in the order in which they were noticed.
+    /// Each failure, with its service. The first is the error of the group, the others are in the order in which they
+    /// were noticed.
     pub(super) failures: Vec<(Arc<str>, String)>,
     /// From the first request to the last end.
     pub(super) elapsed: Duration,

@@ -356,6 +356,10 @@ impl Running {
             drop(self);
             resume_unwind(payload);
         }
+        // A server that stopped the group by a failure has failed first, although its error came after its drain.
+        if let Some(first) = self.failures.iter().position(|(index, _)| Some(*index) == self.culprit) {
+            self.failures[..=first].rotate_right(1);
+        }
         let name = |index: usize| Arc::clone(&self.services.0[index].name);
         let failures = self.failures.iter().map(|(index, failure)| (name(*index), failure.text())).collect();
         let ends = self.services.0.iter().map(|service| {
@@ -363,19 +367,12 @@ impl Running {
             (Arc::clone(&service.name), end)
         });
         let reports = ServiceReports { ends: ends.collect(), failures, elapsed };
-        // A server that stopped the group by a failure has failed first, although its error came after its drain.
-        let first = self.failures.iter().position(|(index, _)| Some(*index) == self.culprit).unwrap_or(0);
-        if self.failures.is_empty() {
-            return Ok(reports);
-        }
-        let (index, failure) = self.failures.remove(first);
-        drop_caught(std::mem::take(&mut self.failures)); // they are in the reports, and were logged
-        Err(ServiceError::new(name_of(&self.services, index), failure, reports))
+        let mut failures = std::mem::take(&mut self.failures).into_iter();
+        let Some((index, first)) = failures.next() else { return Ok(reports) };
+        let service = name(index);
+        drop_caught(failures); // they are in the reports, and were logged
+        Err(ServiceError::new(service, first, reports))
     }
-}
-
-fn name_of(services: &Services, index: usize) -> Arc<str> {
-    Arc::clone(&services.0[index].name)
 }
 
 fn log_line(level: &Level, service: Option<&str>, text: &str) {

@@ -278,18 +278,21 @@ fn a_server_whose_failure_stops_the_group_has_failed_first_although_it_drains_be
             let released = released.clone();
             async move { _ = released.recv().await }
         };
+        let logs = logs::remember();
+        let later = "this came later than the listener's failure";
         let group = ServiceGroup::new().server(broken.serve(handler)).task("later", async move |stopping: Stopping| {
             stopping.await;
-            drop(release);
-            Err::<(), _>("a later failure")
+            Err::<(), _>(later)
         });
         let running: Run = task::spawn(group.run());
         let _client = script.client();
         until(|| server.connection_count() == 1).await;
         script.fail(io::Error::from_raw_os_error(22));
+        until(|| !logs.lines_with(later).is_empty()).await;
+        drop(release);
         let error = running.await.unwrap_err();
         assert_eq!(error.service(), "broken");
-        assert_eq!(error.reports().failures().map(|(name, _)| name).collect::<Vec<_>>(), ["later", "broken"]);
+        assert_eq!(error.reports().failures().map(|(name, _)| name).collect::<Vec<_>>(), ["broken", "later"]);
     });
 }
 

@@ -261,7 +261,8 @@ impl ServiceGroup {
     /// [`Server::shutdown_on`](crate::Server::shutdown_on) does with one server.
     ///
     /// The stream is polled while the group runs, by the future of [`run`](Self::run). A group may have several
-    /// streams. A stream that panics counts as a request.
+    /// streams: the first item of another one ends the [lame duck](crate::Server::lame_duck) of the server that is
+    /// asked to stop at that moment. A stream that panics counts as a request.
     ///
     /// # Examples
     ///
@@ -455,7 +456,7 @@ pub struct ServiceGroupHandle {
 }
 
 impl ServiceGroupHandle {
-    /// Requests that all services stop, one after the other. Returns at once.
+    /// Requests that all services stop, one after the other. Returns at once; a further call changes nothing.
     ///
     /// # Examples
     ///

@@ -201,7 +201,26 @@ fn a_lame_duck_keeps_its_time_under_the_deadline_of_a_group() {
         until(|| handle.is_serving()).await;
         stop.shutdown();
         let reports = running.await.unwrap();
-        assert!(reports.report("main").unwrap().elapsed() >= LAME_DUCK, "{reports}");
+        // The group's deadline began a moment before the server's request.
+        let elapsed = reports.report("main").unwrap().elapsed();
+        assert!(elapsed + Duration::from_millis(20) >= LAME_DUCK, "{reports}");
+    });
+}
+
+#[test]
+fn the_first_item_of_another_stream_ends_the_lame_duck_of_the_server_that_is_asked() {
+    test(async {
+        let server = bind().await.name("main").lame_duck(FOR_EVER).grace(None);
+        let handle = server.handle();
+        let ((one, first), (other, second)) = (unbounded(), unbounded());
+        let group = ServiceGroup::new().shutdown_on(first).shutdown_on(second).server(server.serve(echo));
+        let running: Run = task::spawn(group.run());
+        one.send(()).await.unwrap();
+        handle.reached(Phase::LameDuck).await;
+        assert_eq!(handle.phase(), Phase::LameDuck);
+        other.send(Signal::Terminate).await.unwrap();
+        let reports = running.await.unwrap();
+        assert_eq!(reports.report("main").unwrap().cause(), Cause::Stream);
     });
 }
 

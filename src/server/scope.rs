@@ -303,6 +303,25 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_was_closed_before_it_serves_needs_no_executor() {
+        let server = Server::new(Listener::memory().0).executor(|job| drop(std::thread::spawn(|| block_on(job))));
+        block_on(server.handle().shutdown());
+        assert_eq!(block_on(server.serve(async |_: Connection| {})).unwrap().accepted(), 0);
+    }
+
+    #[test]
+    fn a_service_group_on_a_given_executor_is_enough() {
+        let group = crate::ServiceGroup::on(|job| drop(std::thread::spawn(|| block_on(job))));
+        let server = Server::new(Listener::memory().0).executor(|job| drop(std::thread::spawn(|| block_on(job))));
+        let handle = server.handle();
+        let group = group.server(server.serve(async |_: Connection| {})).task("stops all", async move |_| {
+            assert!(handle.is_serving());
+            handle.shutdown();
+        });
+        assert_eq!(block_on(group.run()).unwrap().servers().count(), 1);
+    }
+
+    #[test]
     fn a_given_executor_is_enough() {
         let (listener, connector) = Listener::memory();
         let server = Server::new(listener).executor(|job| drop(std::thread::spawn(|| block_on(job))));

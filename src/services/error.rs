@@ -18,7 +18,8 @@ use std::{fmt, io};
 /// reports:
 ///
 /// ```text
-/// Error: the task `cleaner` failed: disk full (all services ended in 2ms; echo: closed in …; cleaner: failed: disk full)
+/// Error: the task `cleaner` failed: disk full (all services ended in 2ms; echo: closed in …; cleaner: failed: disk
+/// full)
 /// ```
 ///
 /// `?` converts it into [`io::Error`], too.

@@ -566,6 +566,12 @@ impl Spawner {
         }
     }
 
+    /// Returns how many children the group has. 0 if it was dropped.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) fn len(&self) -> usize {
+        self.children.upgrade().map_or(0, |children| children.len())
+    }
+
     /// Waits until the group is empty or was dropped.
     pub(crate) async fn settled(&self) {
         if let Some(children) = self.children.upgrade() {

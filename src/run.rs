@@ -520,6 +520,12 @@ impl Run {
         lock(&self.state).request.as_ref()?.deadline
     }
 
+    /// Returns when the end was requested, and the end of the grace period, `None` if the exit has no limit.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) fn request_times(&self) -> Option<(Instant, Option<Instant>)> {
+        lock(&self.state).request.as_ref().map(|request| (request.at, request.deadline))
+    }
+
     /// Returns how long clients are still accepted after the request.
     pub(crate) fn lame_duck(&self) -> Duration {
         lock(&self.state).lame_duck

@@ -8,7 +8,7 @@ mod accept_error;
 pub(crate) mod body;
 pub(crate) mod config;
 pub(crate) mod progress;
-mod scope;
+pub(crate) mod scope;
 pub(crate) mod shutdown;
 mod vanished;
 
@@ -23,7 +23,7 @@ use crate::run::handle::Handle;
 use crate::run::report::{Cause, Report};
 use body::BodyOutput;
 use config::Config;
-use scope::RunGuard;
+use scope::{RunGuard, SideTask};
 use shutdown::ShutdownStream;
 use std::fmt;
 use std::future::Future;
@@ -105,6 +105,8 @@ pub struct Server {
     config: Config,
     /// Streams that request a shutdown. They need not be `Sync`; the lock makes the server `Sync`.
     shutdown_streams: Mutex<Vec<ShutdownStream>>,
+    /// Tasks of this crate that run beside the server until its end.
+    side_tasks: Vec<SideTask>,
 }
 
 impl Server {
@@ -260,7 +262,12 @@ impl Server {
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub fn new(listener: Listener) -> Self {
-        Self { bound: Bound(Some(Run::new(listener))), config: Config::default(), shutdown_streams: Mutex::default() }
+        Self {
+            bound: Bound(Some(Run::new(listener))),
+            config: Config::default(),
+            shutdown_streams: Mutex::default(),
+            side_tasks: Vec::new(),
+        }
     }
 
     /// Adds a listener: the server accepts the clients of all of its listeners.
@@ -506,10 +513,18 @@ impl Server {
         guard.finish_with::<O, T>(end).await
     }
 
+    /// Adds a task that runs beside the server until its end.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) fn beside(mut self, task: SideTask) -> Self {
+        self.side_tasks.push(task);
+        self
+    }
+
     /// Takes the server apart, to be served.
-    fn into_parts(self) -> (Arc<Run>, Config, Vec<ShutdownStream>) {
-        let Self { bound, config, shutdown_streams } = self;
-        (bound.served(), config, shutdown_streams.into_inner().unwrap_or_else(PoisonError::into_inner))
+    fn into_parts(self) -> (Arc<Run>, Config, Vec<ShutdownStream>, Vec<SideTask>) {
+        let Self { bound, config, shutdown_streams, side_tasks } = self;
+        let streams = shutdown_streams.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (bound.served(), config, streams, side_tasks)
     }
 }
 

@@ -32,6 +32,7 @@
 //! A service has to report that it is ready (`Type=notify`) only if other units wait for more than its sockets, which
 //! exist before the service. The crate [`sd-notify`](https://docs.rs/sd-notify) does it in one line.
 
+mod notify;
 mod variables;
 
 use crate::listener::Listener;
@@ -42,6 +43,8 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use variables::Variables;
+
+pub use notify::{Notifier, Reloading};
 
 /// Whether the sockets of this process have been taken: a descriptor must not have two owners.
 static TAKEN: Mutex<bool> = Mutex::new(false);

@@ -33,8 +33,10 @@ use crate::run::report::{Cause, Failure, Report};
 use crate::run::{Run, Unserved};
 use crate::sync::event::Event;
 use crate::text::explained;
+use log::Level;
 use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 
 /// Drop guard in the future of `serve` or `scope`: its drop cancels and joins the run.
@@ -72,7 +74,7 @@ impl RunGuard {
         H: Fn(Connection) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        let (run, config, streams) = server.into_parts();
+        let (run, config, streams, side_tasks) = server.into_parts();
         if let Some(failure) = run.why_not_here() {
             drop_caught(streams);
             run.fail(Cause::ListenerFailed, failure);
@@ -93,7 +95,7 @@ impl RunGuard {
         {
             let addresses: Vec<_> = guard.run.name.addresses.iter().map(ToString::to_string).collect();
             run_line!(info, guard.run, [phase:% = Phase::Serving], "serving on {}", addresses.join(", "));
-            let tasks = spawn_all(&guard.run, (unserved, listeners), &config, streams, handler);
+            let tasks = spawn_all(&guard.run, (unserved, listeners), &config, (streams, side_tasks), handler);
             guard.group.spawn(tasks.supervise());
         }
         Ok(guard)
@@ -184,7 +186,7 @@ fn spawn_all<H, Fut>(
     run: &Arc<Run>,
     (unserved, listeners): (Unserved, Vec<OpenListener>),
     config: &Config,
-    streams: Vec<ShutdownStream>,
+    (streams, side_tasks): (Vec<ShutdownStream>, Vec<SideTask>),
     handler: H,
 ) -> RunTasks
 where
@@ -232,7 +234,39 @@ where
             needed.ended();
         });
     }
+    for SideTask { name, start } in side_tasks {
+        let (progress, of_run) = (all.progress.clone(), Arc::clone(run));
+        let log: SideLog =
+            Box::new(move |level, text| progress.log(level, of_run.phase(), of_run.registry.len(), text));
+        let (task, needed) = (start(log), Needed::new(run, name.to_owned()));
+        all.to_the_end.spawn(async move {
+            task.await;
+            needed.ended();
+        });
+    }
     all
+}
+
+/// A task of this crate that runs beside a server until its end. A module above this one has made it.
+pub(crate) struct SideTask {
+    /// Its name in an error.
+    name: &'static str,
+    start: Box<dyn FnOnce(SideLog) -> SideFuture + Send + Sync>,
+}
+
+/// Logs a line of a server, without waiting for the logger.
+pub(crate) type SideLog = Box<dyn Fn(Level, String) + Send + Sync>;
+
+type SideFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+impl SideTask {
+    pub(crate) fn new<F>(name: &'static str, start: impl FnOnce(SideLog) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        Self { name, start: Box::new(|log| Box::pin(start(log))) }
+    }
 }
 
 /// A task that the server needs. If the executor drops it while the server serves, the server shuts down with an error.

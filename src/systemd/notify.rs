@@ -1,0 +1,528 @@
+//! [`Notifier`]: tells systemd what the servers of a process are doing. See the module `systemd`.
+//!
+//! ```text
+//! phases of a run (Server::on_event) ──┐
+//! a side task of each server ──────────┼──▶ Notifier::update ──▶ told (what is to be sent) ──▶ socket
+//! Reloading ───────────────────────────┘
+//! ```
+//!
+//! - Each phase is told by the thread that enters it, so that a drop is told too, without an executor.
+//! - The side task tells what time changes: the status, the deadline, and that its executor is alive.
+//! - The lock is held while a datagram is sent, which keeps their order and never blocks. It is not held while
+//!   something is logged, or while a run is dropped.
+
+mod environment;
+mod socket;
+mod status;
+mod told;
+
+use crate::origin::Origin;
+use crate::run::Run;
+use crate::run::name::run_line;
+use crate::run::phase::Phase;
+use crate::server::Server;
+use crate::server::scope::{SideLog, SideTask};
+use crate::sync::{Mutex, lock};
+use crate::text::{Escaped, explained_by};
+use async_io::Timer;
+use environment::Environment;
+use futures_concurrency::prelude::*;
+use log::Level;
+use socket::NotifySocket;
+use status::View;
+use std::fmt;
+use std::future::pending;
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+use told::{End, Life, Told, Wanted};
+
+/// How often a server that serves looks whether its status has changed.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// The same for a server that stops, and while something could not be sent.
+const LOOK_OFTEN: Duration = Duration::from_secs(1);
+
+/// The shortest pause between two signs of life, however short `WatchdogSec=` is.
+const SHORTEST_BEAT: Duration = Duration::from_millis(10);
+
+/// How many servers that are closed the status still names, if another one is not.
+const CLOSED: usize = 8;
+
+/// Notifies systemd of what the servers of this process are doing (`sd_notify`).
+///
+/// Give it to each server by [`Server::notify_systemd`], before the first of them serves. There is nothing to await: the
+/// servers do the rest, until they are closed. The [module](crate::systemd#notifications) has the messages.
+///
+/// Clones are the same notifier. Without `NOTIFY_SOCKET` in the environment it does nothing, so that the program also
+/// runs outside systemd.
+///
+/// A notification is a datagram that is sent without blocking. If it cannot be sent, one line at warn reports it, and
+/// the servers go on; later ones are tried again. A process that was forked from this one sends nothing.
+///
+/// # Examples
+///
+/// What systemd gets from a server that is asked to stop at once:
+///
+/// ```
+/// # // As systemd does it: run this program again, with a socket to notify.
+/// # if std::env::var_os("EBBTIDE_DOC").is_none() {
+/// #     let path = std::env::temp_dir().join(format!("ebbtide-doc-notify-{}.sock", std::process::id()));
+/// #     let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
+/// #     let mut program = std::process::Command::new(std::env::current_exe()?);
+/// #     let status = program.env("EBBTIDE_DOC", "1").env("NOTIFY_SOCKET", &path).env_remove("WATCHDOG_USEC").status();
+/// #     socket.set_nonblocking(true)?;
+/// #     let mut got = String::new();
+/// #     let mut buf = [0; 4096];
+/// #     while let Ok(n) = socket.recv(&mut buf) {
+/// #         got += std::str::from_utf8(&buf[..n]).unwrap();
+/// #     }
+/// #     std::fs::remove_file(&path)?;
+/// #     assert!(status?.success());
+/// #     assert!(got.starts_with("READY=1\nSTATUS=serving, 0 connections\nSTOPPING=1\n"), "{got}");
+/// #     assert!(got.contains("\nSTATUS=closed in "), "{got}");
+/// #     return Ok(());
+/// # }
+/// # async_std::task::block_on(async {
+/// use ebbtide::{Connection, Server, systemd::Notifier};
+///
+/// let notifier = Notifier::from_env()?;
+/// let main = Server::bind("127.0.0.1:0").await?.notify_systemd(&notifier);
+/// main.scope(async |_: Connection| {}, async |_| ()).await?;
+/// // READY=1
+/// // STATUS=serving, 0 connections
+/// //
+/// // STOPPING=1
+/// // EXTEND_TIMEOUT_USEC=12999876
+/// // STATUS=shutting down, 0 connections, 0 s of 8 s
+/// //
+/// // STATUS=closed in 237µs because the body returned: 0 accepted, …
+/// # std::io::Result::Ok(()) })
+/// ```
+#[derive(Clone)]
+#[doc(alias = "sd_notify")]
+#[doc(alias = "NOTIFY_SOCKET")]
+#[doc(alias = "watchdog")]
+pub struct Notifier {
+    /// `None`: there is no socket to notify.
+    inner: Option<Arc<Inner>>,
+}
+
+struct Inner {
+    /// A forked process leaves the notifications to its parent.
+    origin: Origin,
+    socket: NotifySocket,
+    /// Within which time systemd wants to hear that the process is alive.
+    watchdog: Option<Duration>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The servers, in the order in which they were given.
+    servers: Vec<Watched>,
+    /// The number of the next server.
+    next: u64,
+    told: Told,
+    /// How many [`Reloading`]s there are.
+    reloads: usize,
+    /// A datagram could not be sent, which was logged or is in `failure`.
+    has_failed: bool,
+    /// The line that is to be logged.
+    failure: Option<String>,
+}
+
+/// A server that is watched.
+struct Watched {
+    number: u64,
+    /// The run has a function that owns the notifier, so this must not own the run.
+    run: Weak<Run>,
+    stage: Stage,
+    /// Its executor was alive since the last WATCHDOG=1.
+    is_alive: bool,
+}
+
+enum Stage {
+    Bound,
+    Serving,
+    /// With its name and its report.
+    Closed(String, String),
+}
+
+impl Notifier {
+    /// Returns the notifier for the socket that `NOTIFY_SOCKET` names, or one that does nothing if it is not set.
+    ///
+    /// A path and an abstract name (`@name`) are understood. The environment is left as it is, since changing it is not
+    /// safe in a process with threads. So programs that this one starts inherit the variables. systemd ignores their
+    /// messages by default (`NotifyAccess=main`); a program that would wrongly report itself ready to a unit with
+    /// `NotifyAccess=all` is started with `Command::env_remove("NOTIFY_SOCKET")`.
+    ///
+    /// # Errors
+    ///
+    /// The text has the value, and what to do. Branch on the [kind](io::Error::kind):
+    ///
+    /// | kind | reason |
+    /// |---|---|
+    /// | [`InvalidData`](io::ErrorKind::InvalidData) | `NOTIFY_SOCKET` is not an address; `WATCHDOG_USEC` or `WATCHDOG_PID` is not a number |
+    /// | [`Unsupported`](io::ErrorKind::Unsupported) | `NOTIFY_SOCKET` is an address of the form `vsock:…`, the host of a virtual machine |
+    /// | another | no datagram socket can be made |
+    ///
+    /// It is not an error if nothing listens at the address: the first notification then logs a warning.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Server, systemd::Notifier};
+    ///
+    /// let notifier = Notifier::from_env()?;
+    /// let server = Server::bind("127.0.0.1:0").await?.notify_systemd(&notifier);
+    /// # drop(server);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    pub fn from_env() -> io::Result<Self> {
+        Self::of(&Environment::of_this_process()).map_err(|error| {
+            let text = format!("cannot notify systemd: {error}");
+            explained_by(error, text)
+        })
+    }
+
+    fn of(environment: &Environment) -> io::Result<Self> {
+        let Some(address) = environment.address()? else {
+            return Ok(Self { inner: None });
+        };
+        let inner = Inner {
+            origin: Origin::here(),
+            watchdog: environment.watchdog(std::process::id())?,
+            socket: NotifySocket::open(address)?,
+            state: Mutex::default(),
+        };
+        Ok(Self { inner: Some(Arc::new(inner)) })
+    }
+
+    /// Returns whether there is a socket to notify: `NOTIFY_SOCKET` was set.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::systemd::Notifier;
+    ///
+    /// let notifier = Notifier::from_env()?;
+    /// if !notifier.is_active() {
+    ///     println!("not started by systemd, or by a unit without `Type=notify`");
+    /// }
+    /// # std::io::Result::Ok(())
+    /// ```
+    pub fn is_active(&self) -> bool {
+        self.inner.is_some()
+    }
+
+    /// Tells systemd that the service reloads its configuration, until the returned guard is dropped.
+    ///
+    /// It sends RELOADING=1 with MONOTONIC_USEC, and READY=1 at the drop. With `Type=notify-reload` `systemctl reload`
+    /// sends SIGHUP ([`signal::hangup`](crate::signal::hangup)) and waits for that. A reload that fails is over as well:
+    /// drop the guard, and the service runs on with what it had.
+    ///
+    /// Several reloads at the same time are one, from the first guard to the last drop. Before READY=1 and after
+    /// STOPPING=1 nothing is sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use ebbtide::systemd::Notifier;
+    ///
+    /// # async fn read_certificates() -> std::io::Result<()> { Ok(()) }
+    /// /// For each SIGHUP.
+    /// async fn reload(notifier: &Notifier) {
+    ///     let _reloading = notifier.reloading();
+    ///     if let Err(error) = read_certificates().await {
+    ///         log::error!("cannot reload the certificates: {error}; the old ones stay");
+    ///     }
+    /// }
+    /// # async_std::task::block_on(async { reload(&Notifier::from_env()?).await; std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "RELOADING")]
+    pub fn reloading(&self) -> Reloading {
+        self.reload(|state| {
+            state.reloads += 1;
+            if state.told.life() == Some(Life::Ready) {
+                state.told.owe(Life::Reloading);
+            }
+        });
+        Reloading { notifier: self.clone() }
+    }
+
+    fn reload(&self, change: impl FnOnce(&mut State)) {
+        let Some(inner) = &self.inner else { return };
+        if let Some(failure) = inner.update(true, change) {
+            crate::panic::log_line!(warn, "{failure}");
+        }
+    }
+}
+
+impl fmt::Debug for Notifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let socket = self.inner.as_ref().map(|inner| inner.socket.shown());
+        let watchdog = self.inner.as_ref().and_then(|inner| inner.watchdog);
+        f.debug_struct("Notifier").field("socket", &socket).field("watchdog", &watchdog).finish_non_exhaustive()
+    }
+}
+
+/// Guard of a reload: returned by [`Notifier::reloading`]. Its drop tells systemd that the reload is over.
+///
+/// # Examples
+///
+/// ```
+/// use ebbtide::systemd::{Notifier, Reloading};
+///
+/// let reloading: Reloading = Notifier::from_env()?.reloading();
+/// // Read the configuration again.
+/// drop(reloading);
+/// # std::io::Result::Ok(())
+/// ```
+#[must_use = "its drop ends the reload: keep it until the new configuration is in use"]
+pub struct Reloading {
+    notifier: Notifier,
+}
+
+impl Drop for Reloading {
+    fn drop(&mut self) {
+        self.notifier.reload(|state| {
+            state.reloads -= 1;
+            if state.reloads == 0 && state.told.life() == Some(Life::Reloading) {
+                state.told.owe(Life::Ready);
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloading").field("notifier", &self.notifier).finish()
+    }
+}
+
+impl Server {
+    /// Notifies systemd of this server's phases, status and deadline, and serves the watchdog (feature `systemd`, on
+    /// Linux).
+    ///
+    /// The [module](crate::systemd#notifications) has the messages. Several servers of a process share one notifier:
+    /// call this for each of them before the first one serves, because systemd counts the service as ready once every
+    /// server that the notifier knows serves. The first one that is asked to stop means that the service stops.
+    ///
+    /// Default: systemd is not notified. Nothing happens if the notifier is not [active](Notifier::is_active).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// use ebbtide::{Server, systemd::Notifier};
+    ///
+    /// let notifier = Notifier::from_env()?;
+    /// let main = Server::bind("127.0.0.1:0").await?.name("main").notify_systemd(&notifier);
+    /// let admin = Server::bind("127.0.0.1:0").await?.name("admin").notify_systemd(&notifier);
+    /// # drop((main, admin));
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "sd_notify")]
+    #[doc(alias = "Type=notify")]
+    #[doc(alias = "watchdog")]
+    pub fn notify_systemd(self, notifier: &Notifier) -> Self {
+        let Some(inner) = &notifier.inner else {
+            return self;
+        };
+        let run = self.handle().run().clone();
+        let Some(number) = inner.watch(&run) else {
+            return self;
+        };
+        let (on_phase, of_run) = (Arc::clone(inner), Arc::downgrade(&run));
+        let server = self.on_event(move |event| {
+            if let (Some(phase), Some(run)) = (event.phase(), of_run.upgrade()) {
+                on_phase.entered(number, &run, phase);
+            }
+        });
+        let inner = Arc::clone(inner);
+        server.beside(SideTask::new("the task that notifies systemd", move |log| attend(inner, number, run, log)))
+    }
+}
+
+impl Inner {
+    /// Adds a server, and returns its number; `None` if it is there already, or this is a forked process.
+    fn watch(&self, run: &Arc<Run>) -> Option<u64> {
+        if self.origin.is_elsewhere() {
+            return None; // without the lock, which another thread may have held at the fork
+        }
+        let mut state = lock(&self.state);
+        let run = Arc::downgrade(run);
+        if state.servers.iter().any(|server| server.run.ptr_eq(&run)) {
+            return None;
+        }
+        let number = state.next;
+        state.next += 1;
+        state.servers.push(Watched { number, run, stage: Stage::Bound, is_alive: false });
+        Some(number)
+    }
+
+    /// A server has entered a phase.
+    fn entered(&self, number: u64, run: &Arc<Run>, phase: Phase) {
+        let stage = match phase {
+            Phase::Bound => return,
+            Phase::Closed => Stage::Closed(run.name.to_string(), run.report().to_string()),
+            _ => Stage::Serving,
+        };
+        let is_over = matches!(stage, Stage::Closed(..));
+        let failure = self.update(true, |state| {
+            if let Some(server) = state.servers.iter_mut().find(|server| server.number == number) {
+                server.stage = stage;
+            }
+            state.forget_closed();
+        });
+        match failure {
+            Some(failure) if is_over && !run.logger_is_stuck.load(Ordering::Relaxed) => {
+                run_line!(warn, run, [], "{failure}");
+            }
+            Some(_) if is_over => {}
+            // A shutdown does not wait for a logger: the side task logs it, or the end of the run.
+            Some(failure) => lock(&self.state).failure = Some(failure),
+            None => {}
+        }
+    }
+
+    /// Changes the state, and then sends what systemd has to know. `is_news`: the status has to be sent now.
+    ///
+    /// Returns a line to be logged, once.
+    fn update(&self, is_news: bool, change: impl FnOnce(&mut State)) -> Option<String> {
+        if self.origin.is_elsewhere() {
+            return None;
+        }
+        let mut runs = Vec::new(); // dropped after the lock: if one is the last owner, its drop is user code
+        let mut state = lock(&self.state);
+        change(&mut state);
+        runs.extend(state.servers.iter().map(|server| server.run.upgrade()));
+        let now = Instant::now();
+        let views: Vec<_> = runs.iter().map(|run| run.as_deref().map(View::of)).collect();
+        state.decide(&views);
+        let wanted = state.wanted(&runs, &views, is_news, now);
+        state.send(&self.socket, &wanted, now);
+        state.failure.take()
+    }
+}
+
+impl State {
+    /// Decides on the service's state: ready when all servers serve, stopping when the first is asked to stop.
+    fn decide(&mut self, views: &[Option<View>]) {
+        let mut all = self.servers.iter().zip(views);
+        let is_asked = |server: &Watched, view: &Option<View>| {
+            matches!(server.stage, Stage::Closed(..)) || view.is_some_and(|view| view.request.is_some())
+        };
+        if all.clone().any(|(server, view)| is_asked(server, view)) {
+            self.told.owe(Life::Stopping);
+        } else if self.told.life().is_none() && all.all(|(server, _)| matches!(server.stage, Stage::Serving)) {
+            self.told.owe(Life::Ready);
+        }
+    }
+
+    fn wanted(&self, runs: &[Option<Arc<Run>>], views: &[Option<View>], is_news: bool, now: Instant) -> Wanted {
+        let mut servers = Vec::new();
+        let mut ends = Vec::new();
+        for ((server, run), view) in self.servers.iter().zip(runs).zip(views) {
+            match (&server.stage, run, view) {
+                (Stage::Closed(name, report), ..) => servers.push((name.clone(), report.clone())),
+                (_, Some(run), Some(view)) => {
+                    servers.push((run.name.to_string(), view.line(now)));
+                    ends.extend(view.request.map(|(_, deadline)| deadline));
+                }
+                _ => {}
+            }
+        }
+        let is_reloading = self.told.life() == Some(Life::Reloading);
+        // The server with the most time counts. `None` is no limit, the most of all.
+        let end = match ends.iter().any(Option::is_none) {
+            true => Some(End::Unlimited),
+            false => ends.into_iter().flatten().max().map(End::At),
+        };
+        // If each server that was asked is closed, there is still what the program does next.
+        let end = end.or((self.told.life() == Some(Life::Stopping)).then_some(End::At(now)));
+        Wanted { status: status::joined(&servers, is_reloading), is_news, end }
+    }
+
+    /// Sends all that is to be sent, up to the first failure, of which the first of all is to be logged.
+    fn send(&mut self, socket: &NotifySocket, wanted: &Wanted, now: Instant) {
+        loop {
+            let (what, failure) = match self.told.next(wanted, now) {
+                Ok(None) => return,
+                Ok(Some(datagram)) => match socket.send(&datagram.text) {
+                    Ok(()) => {
+                        self.told.sent(datagram, now);
+                        continue;
+                    }
+                    Err(error) => (datagram.variables(), error),
+                },
+                Err(error) => ("RELOADING".to_owned(), format!("the clock cannot be read: {error}")),
+            };
+            if !std::mem::replace(&mut self.has_failed, true) {
+                let (socket, failure) = (Escaped(socket.shown()), Escaped(failure));
+                self.failure = Some(format!(
+                    "cannot send {what} to systemd at `{socket}` (`NOTIFY_SOCKET`): {failure}. The server goes on and \
+                     tries again; further failures are not logged"
+                ));
+            }
+            return;
+        }
+    }
+
+    /// A server's executor is alive. Once all are, systemd is told: one that hangs must be missed.
+    fn alive(&mut self, number: u64) {
+        let serving = || self.servers.iter().filter(|server| matches!(server.stage, Stage::Serving));
+        if serving().all(|server| server.is_alive || server.number == number) {
+            self.servers.iter_mut().for_each(|server| server.is_alive = false);
+            self.told.alive();
+        } else if let Some(server) = self.servers.iter_mut().find(|server| server.number == number) {
+            server.is_alive = true;
+        }
+    }
+
+    /// Bounds the memory of a program that makes one server after the other.
+    fn forget_closed(&mut self) {
+        let is_closed = |server: &Watched| matches!(server.stage, Stage::Closed(..));
+        while self.servers.iter().filter(|server| is_closed(server)).count() > CLOSED {
+            let Some(oldest) = self.servers.iter().position(is_closed) else { return };
+            self.servers.remove(oldest);
+        }
+    }
+}
+
+/// The side task of a server: tells systemd what time changes, until the server is closed. Never ends.
+async fn attend(inner: Arc<Inner>, number: u64, run: Arc<Run>, log: SideLog) {
+    let beat = inner.watchdog.map(|within| (within / 2).max(SHORTEST_BEAT)); // as `sd_watchdog_enabled` recommends
+    let mut next_beat = Instant::now();
+    loop {
+        let now = Instant::now();
+        let is_beat = beat.is_some() && next_beat <= now;
+        if let Some(beat) = beat.filter(|_| is_beat) {
+            next_beat = now.checked_add(beat).unwrap_or(now + LOOK);
+        }
+        let failure = inner.update(false, |state| {
+            if is_beat {
+                state.alive(number);
+            }
+        });
+        if let Some(failure) = failure {
+            log(Level::Warn, failure);
+        }
+        let is_asked = run.requested.is_signalled();
+        let look = now + if is_asked || lock(&inner.state).told.owes() { LOOK_OFTEN } else { LOOK };
+        let next = if beat.is_some() { look.min(next_beat) } else { look };
+        let time = async {
+            Timer::at(next).await;
+        };
+        let request = async {
+            match is_asked {
+                false => run.requested.wait().await,
+                true => pending().await,
+            }
+        };
+        (time, request).race().await;
+    }
+}

@@ -1,0 +1,142 @@
+//! The text of `STATUS`: what a server is doing, in one line.
+
+use crate::run::Run;
+use crate::run::phase::Phase;
+use crate::text::Escaped;
+use std::time::{Duration, Instant};
+
+/// The longest status in bytes. systemd ignores a message of more than 4096 bytes as a whole.
+const LONGEST: usize = 1000;
+
+/// What a server is doing.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct View {
+    pub(super) phase: Phase,
+    pub(super) is_paused: bool,
+    pub(super) connections: usize,
+    pub(super) tasks: usize,
+    /// When the end was requested, and when everything that is left is cancelled. The inner `None`: never.
+    pub(super) request: Option<(Instant, Option<Instant>)>,
+}
+
+impl View {
+    pub(super) fn of(run: &Run) -> Self {
+        Self {
+            phase: run.phase(),
+            is_paused: run.limit.is_paused(),
+            connections: run.registry.len(),
+            tasks: run.tasks.len(),
+            request: run.request_times(),
+        }
+    }
+
+    /// Returns the line: `draining, 3 connections and 1 task left, 2 s of 8 s`.
+    pub(super) fn line(&self, now: Instant) -> String {
+        let (connections, left) = (plural(self.connections, "connection"), self.left());
+        let what = match (self.phase, self.request) {
+            (Phase::Bound, _) => return "starting".to_owned(),
+            (Phase::Serving, None) if self.is_paused => return format!("paused, {connections}"),
+            (Phase::Serving, None) => return format!("serving, {connections}"),
+            (Phase::Cancelling, _) => return format!("cancelling, {left} left"),
+            (Phase::Closed, _) => return "closed".to_owned(), // its report is the status
+            (Phase::Serving, Some(_)) => format!("shutting down, {connections}"),
+            (Phase::LameDuck, _) => format!("lame duck, still accepting, {connections}"),
+            (Phase::Draining, _) => format!("draining, {left} left"),
+        };
+        match self.request {
+            Some((at, Some(deadline))) => {
+                let whole = deadline.saturating_duration_since(at);
+                format!("{what}, {} s of {} s", seconds(now.saturating_duration_since(at)), seconds(whole))
+            }
+            Some((at, None)) => format!("{what}, {} s without a limit", seconds(now.saturating_duration_since(at))),
+            None => what,
+        }
+    }
+
+    fn left(&self) -> String {
+        match self.tasks {
+            0 => plural(self.connections, "connection"),
+            tasks => format!("{} and {}", plural(self.connections, "connection"), plural(tasks, "task")),
+        }
+    }
+}
+
+/// Returns whole seconds, to the nearest: a timer is late by some milliseconds, never early.
+fn seconds(time: Duration) -> u64 {
+    time.saturating_add(Duration::from_millis(500)).as_secs()
+}
+
+fn plural(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
+/// Returns the status of several servers as one line. Each server is a name and a text; the name is left out if there
+/// is one server.
+///
+/// A name or a report may have text of the program or of a peer in it: it is escaped, so that it cannot begin a
+/// variable of its own, and the line has a limit.
+pub(super) fn joined(servers: &[(String, String)], is_reloading: bool) -> String {
+    let each: Vec<_> = match servers {
+        [(_, text)] => vec![text.clone()],
+        _ => servers.iter().map(|(name, text)| format!("{name}: {text}")).collect(),
+    };
+    let reloading = if is_reloading { "reloading; " } else { "" };
+    let mut line = Escaped(format_args!("{reloading}{}", each.join("; "))).to_string();
+    if line.len() > LONGEST {
+        let end = (0..=LONGEST - '…'.len_utf8()).rev().find(|at| line.is_char_boundary(*at)).unwrap_or_default();
+        line.truncate(end);
+        line.push('…');
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_says_what_is_left_and_how_much_time() {
+        let start = Instant::now();
+        let second = Duration::from_secs(1);
+        let (limited, unlimited) = (Some((start, Some(start + 8 * second))), Some((start, None)));
+        let table = [
+            (Phase::Bound, None, 0, 0, "starting"),
+            (Phase::Serving, None, 0, 5, "serving, 0 connections"),
+            (Phase::Serving, None, 1, 0, "serving, 1 connection"),
+            (Phase::Serving, limited, 12, 0, "shutting down, 12 connections, 2 s of 8 s"),
+            (Phase::LameDuck, limited, 12, 1, "lame duck, still accepting, 12 connections, 2 s of 8 s"),
+            (Phase::Draining, limited, 3, 1, "draining, 3 connections and 1 task left, 2 s of 8 s"),
+            (Phase::Draining, unlimited, 0, 2, "draining, 0 connections and 2 tasks left, 2 s without a limit"),
+            (Phase::Cancelling, limited, 1, 0, "cancelling, 1 connection left"),
+            (Phase::Closed, limited, 0, 0, "closed"),
+        ];
+        let now = start + 2 * second + Duration::from_millis(3);
+        for (phase, request, connections, tasks, line) in table {
+            let view = View { phase, is_paused: false, connections, tasks, request };
+            assert_eq!(view.line(now), line);
+        }
+        let paused = View { phase: Phase::Serving, is_paused: true, connections: 2, tasks: 0, request: None };
+        assert_eq!(paused.line(now), "paused, 2 connections");
+    }
+
+    #[test]
+    fn several_servers_are_one_line_that_no_name_can_break() {
+        let server = |name: &str, text: &str| (name.to_owned(), text.to_owned());
+        assert_eq!(joined(&[], false), "");
+        assert_eq!(joined(&[server("a", "serving")], false), "serving");
+        assert_eq!(joined(&[server("a", "serving")], true), "reloading; serving");
+        assert_eq!(joined(&[server("a", "serving"), server("b", "starting")], false), "a: serving; b: starting");
+        let forged = [server("x\nREADY=1\0", "starting"), server("b", "closed because of \nSTOPPING=1")];
+        assert_eq!(joined(&forged, false), r"x\nREADY=1\u{0}: starting; b: closed because of \nSTOPPING=1");
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_two_characters() {
+        for shift in 0..4 {
+            let text = "x".repeat(shift) + &"界".repeat(2000);
+            let line = joined(&[(String::new(), text)], false);
+            assert!(line.len() <= LONGEST && line.len() > LONGEST - 6, "{}", line.len());
+            assert!(line.ends_with("界…"), "{line}");
+        }
+    }
+}

@@ -66,6 +66,7 @@ const CLOSED: usize = 8;
 /// What systemd gets from a server that is asked to stop at once:
 ///
 /// ```
+/// # async_std::task::block_on(async {
 /// # // As systemd does it: run this program again, with a socket to notify.
 /// # if std::env::var_os("EBBTIDE_DOC").is_none() {
 /// #     let path = std::env::temp_dir().join(format!("ebbtide-doc-notify-{}.sock", std::process::id()));
@@ -84,7 +85,6 @@ const CLOSED: usize = 8;
 /// #     assert!(got.contains("\nSTATUS=closed in "), "{got}");
 /// #     return Ok(());
 /// # }
-/// # async_std::task::block_on(async {
 /// use ebbtide::{Connection, Server, systemd::Notifier};
 ///
 /// let notifier = Notifier::from_env()?;
@@ -98,7 +98,7 @@ const CLOSED: usize = 8;
 /// // STATUS=shutting down, 0 connections, 0 s of 8 s
 /// //
 /// // STATUS=closed in 237µs because the body returned: 0 accepted, …
-/// # std::io::Result::Ok(()) })
+/// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 #[derive(Clone)]
 #[doc(alias = "sd_notify")]

@@ -22,6 +22,7 @@ mod socket_activation;
 mod stuck_logger;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd_notify;
 mod tls_clients;
 mod unix_processes;
 mod unprivileged;

@@ -44,10 +44,10 @@ impl View {
             (Phase::Draining, _) => format!("draining, {left} left"),
         };
         match self.request {
-            Some((at, Some(deadline))) => {
-                let whole = deadline.saturating_duration_since(at);
-                format!("{what}, {} s of {} s", seconds(now.saturating_duration_since(at)), seconds(whole))
-            }
+            Some((at, Some(deadline))) => match seconds(deadline.saturating_duration_since(at)) {
+                0 => what,
+                whole => format!("{what}, {} s of {whole} s", seconds(now.saturating_duration_since(at))),
+            },
             Some((at, None)) => format!("{what}, {} s without a limit", seconds(now.saturating_duration_since(at))),
             None => what,
         }
@@ -115,6 +115,14 @@ mod tests {
             let view = View { phase, is_paused: false, connections, tasks, request };
             assert_eq!(view.line(now), line);
         }
+        let at_once = View {
+            phase: Phase::Draining,
+            is_paused: false,
+            connections: 1,
+            tasks: 0,
+            request: Some((start, Some(start))),
+        };
+        assert_eq!(at_once.line(now), "draining, 1 connection left");
         let paused = View { phase: Phase::Serving, is_paused: true, connections: 2, tasks: 0, request: None };
         assert_eq!(paused.line(now), "paused, 2 connections");
     }

@@ -19,6 +19,12 @@ impl Origin {
         Self(process::id())
     }
 
+    /// Returns another process, as after a fork.
+    #[cfg(all(test, feature = "systemd", target_os = "linux"))]
+    pub(crate) fn another() -> Self {
+        Self(0)
+    }
+
     /// Returns whether the value was made in another process, from which this one was forked.
     pub(crate) fn is_elsewhere(self) -> bool {
         self.0 != process::id()

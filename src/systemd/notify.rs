@@ -526,3 +526,66 @@ async fn attend(inner: Arc<Inner>, number: u64, run: Arc<Run>, log: SideLog) {
         (time, request).race().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Listener;
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+    /// Returns a notifier, and the socket that it notifies, which has an abstract name and so leaves no file.
+    fn notifier(name: &str, origin: Origin) -> (Notifier, UnixDatagram) {
+        let name = format!("ebbtide-{name}-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let systemd = UnixDatagram::bind_addr(&address).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        let socket = NotifySocket::open((address, format!("@{name}"))).unwrap();
+        let inner = Inner { origin, socket, watchdog: None, state: Mutex::default() };
+        (Notifier { inner: Some(Arc::new(inner)) }, systemd)
+    }
+
+    #[test]
+    fn a_forked_process_sends_nothing() {
+        for (name, origin, sends) in [("here", Origin::here(), true), ("forked", Origin::another(), false)] {
+            let (notifier, systemd) = notifier(name, origin);
+            drop(Server::new(Listener::memory().0).notify_systemd(&notifier));
+            drop(notifier.reloading());
+            assert_eq!(systemd.recv(&mut [0; 4096]).is_ok(), sends, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_notifier_keeps_no_server_and_few_of_those_that_are_closed() {
+        let (notifier, _systemd) = notifier("many", Origin::here());
+        let mut runs = Vec::new();
+        for _ in 0..3 * CLOSED {
+            let server = Server::new(Listener::memory().0).notify_systemd(&notifier);
+            runs.push(Arc::downgrade(server.handle().run()));
+        }
+        assert_eq!(runs.iter().filter(|run| run.strong_count() > 0).count(), 0);
+        assert_eq!(lock(&notifier.inner.as_ref().unwrap().state).servers.len(), CLOSED);
+    }
+
+    #[test]
+    fn the_watchdog_is_told_only_when_each_server_that_serves_is_alive() {
+        let mut state = State::default();
+        for (number, stage) in [(0, Stage::Serving), (1, Stage::Serving), (2, Stage::Bound)] {
+            state.servers.push(Watched { number, run: Weak::new(), stage, is_alive: false });
+        }
+        for _ in 0..3 {
+            state.alive(0);
+            assert!(!state.told.owes());
+        }
+        state.alive(1);
+        assert!(state.told.owes());
+        assert!(state.servers.iter().all(|server| !server.is_alive), "each has to show it again");
+
+        let mut state = State { told: Told::default(), ..state };
+        state.alive(1);
+        assert!(!state.told.owes());
+        state.servers[0].stage = Stage::Closed(String::new(), String::new());
+        state.alive(1);
+        assert!(state.told.owes());
+    }
+}

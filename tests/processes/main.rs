@@ -23,6 +23,7 @@ mod stuck_logger;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd_notify;
+mod systemd_units;
 mod tls_clients;
 mod unix_processes;
 mod unprivileged;

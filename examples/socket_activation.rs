@@ -1,4 +1,5 @@
-//! A service with sockets that systemd has opened. The first client starts it, and a restart loses no client.
+//! A service with sockets that systemd has opened. The first client starts it, and a restart loses no client. It tells
+//! systemd when it is ready, what it is doing, how long its drain may take, and that it is alive.
 //!
 //! ```sh
 //! cargo build --example socket_activation --features systemd
@@ -6,7 +7,7 @@
 //! nc 127.0.0.1 8888   # in another terminal
 //! ```
 //!
-//! It needs Linux. The units `echo.socket` and `echo.service`, beside this file, install it.
+//! It needs Linux. The units in `deploy/systemd` install it.
 //!
 //! With one client, and then SIGTERM, it prints, with its log between these lines:
 //!
@@ -33,9 +34,11 @@ use std::time::Duration;
 async fn main() -> io::Result<()> {
     femme::start();
     let signals = signal::termination()?;
+    let notifier = systemd::Notifier::from_env()?;
     let server = systemd::sockets()?
         .into_server()? // of all sockets of the unit, TCP and Unix alike
-        .grace(Duration::from_secs(5)) // less than `TimeoutStopSec=` of the unit
+        .grace(Duration::from_secs(30)) // may be more than `TimeoutStopSec=` of the unit, because systemd is notified
+        .notify_systemd(&notifier)
         .shutdown_on(signals);
     println!("{server}");
     let report = server.serve(echo).await?;

@@ -207,7 +207,8 @@
 //! - `http`: the module `http` and `Server::serve_http`, HTTP/1.1 and HTTP/2 by hyper.
 //! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
 //! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
-//! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name (Linux).
+//! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name; `systemd::Notifier`, which tells
+//!   systemd when a service is ready, what it is doing, and that it is alive (Linux).
 //!
 //! # The runtime
 //!

@@ -1,9 +1,28 @@
-//! Sockets that systemd has opened: socket activation (feature `systemd`, on Linux).
+//! systemd: sockets that it has opened ([socket activation](#socket-activation)), and [notifications](#notifications) of
+//! what a service is doing (feature `systemd`, on Linux).
+//!
+//! ```
+//! # async_std::task::block_on(async {
+//! use ebbtide::{Connection, Server, signal, systemd};
+//!
+//! let signals = signal::termination()?;
+//! let notifier = systemd::Notifier::from_env()?; // does nothing outside systemd
+//! let server = Server::bind("127.0.0.1:0").await?.notify_systemd(&notifier).shutdown_on(signals);
+//! # let handle = server.handle();
+//! # drop(async_std::task::spawn(async move { handle.shutdown().await }));
+//! let report = server.serve(async |_: Connection| {}).await?;
+//! # assert_eq!(report.accepted(), 0);
+//! # std::io::Result::Ok(()) }).unwrap();
+//! ```
+//!
+//! `deploy/systemd` in the repository has the units of a whole service, with each setting explained. Its program is
+//! `examples/socket_activation.rs`.
+//!
+//! # Socket activation
 //!
 //! With [socket activation](https://www.freedesktop.org/software/systemd/man/latest/systemd.socket.html) the service
 //! manager listens. It starts the service when the first client connects; or at boot, or again after a crash. The
-//! socket outlives the service: while no process serves it, clients wait in its backlog. `examples/socket_activation`
-//! is a whole service, with its units.
+//! socket outlives the service: while no process serves it, clients wait in its backlog.
 //!
 //! ```
 //! # async_std::task::block_on(async {
@@ -27,10 +46,35 @@
 //! drains its connections. The next process serves the clients that connect in that time. A client that was accepted a
 //! moment before, and has sent nothing yet, is still served by the old process, for the
 //! [newcomer time](crate::Server::newcomer_time). `TimeoutStopSec=` in the unit must be longer than the
-//! [grace period](crate::Server::grace).
+//! [grace period](crate::Server::grace), unless systemd is notified.
 //!
-//! A service has to report that it is ready (`Type=notify`) only if other units wait for more than its sockets, which
-//! exist before the service. The crate [`sd-notify`](https://docs.rs/sd-notify) does it in one line.
+//! # Notifications
+//!
+//! A unit with `Type=notify` gives its service the address of a socket (`NOTIFY_SOCKET`).
+//! [`Server::notify_systemd`] tells systemd
+//!
+//! | variable | when |
+//! |---|---|
+//! | `READY=1` | every server of the [`Notifier`] serves: all sockets listen, and clients are accepted |
+//! | `STOPPING=1` | the first server is asked to stop, in whichever way: signal, handle, failure, the return of a body, cancel, drop |
+//! | `EXTEND_TIMEOUT_USEC=` | with `STOPPING=1`: the time to the deadline (lame duck and grace) and 5 s more; again when the deadline moves, and every 20 s. Without a limit 60 s each time. So a drain may take longer than `TimeoutStopSec=`, and systemd kills a service that is stuck beyond its deadline |
+//! | `STATUS=` | `systemctl status` shows it: `serving, 12 connections`, at most every 10 s; `draining, 3 connections and 1 task left, 2 s of 8 s`, every second; at the end the report. With several servers each has its name |
+//! | `WATCHDOG=1` | with `WatchdogSec=`, in half of that time, by a task on the executor of each server, once all have run. If all threads of an executor are blocked, it is missed: systemd aborts the service, and restarts it with `Restart=on-failure` |
+//! | `RELOADING=1`, `MONOTONIC_USEC=` | the program calls [`Notifier::reloading`]; `READY=1` follows (`Type=notify-reload`) |
+//!
+//! There is nothing to await: the messages come from tasks of the servers, and from the threads that end them. They
+//! end with the servers, and leave nothing.
+//!
+//! - **Nothing waits for systemd.** A datagram is sent without blocking. If the socket is gone, full or not permitted,
+//!   one line at warn reports what could not be sent, to which socket, why, and what to do; the server goes on, and
+//!   READY, STOPPING and the watchdog are tried again every second.
+//! - **The environment** is left as it is. Programs that this one starts inherit `NOTIFY_SOCKET`; systemd ignores their
+//!   messages unless the unit has `NotifyAccess=all`.
+//! - **A sandbox** has to allow Unix sockets (`RestrictAddressFamilies=AF_UNIX …`), and to show the socket's path.
+//! - **The status** has names of servers, and may have the text of an error. Line breaks in them are escaped, so that
+//!   they cannot begin a variable.
+//! - **The file descriptor store** (`FDSTORE=1`) is not used: systemd keeps the listening sockets of a socket unit
+//!   anyway, and a connection cannot be handed over, because its handler's state is in this process.
 
 mod notify;
 mod variables;

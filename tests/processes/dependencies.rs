@@ -39,9 +39,13 @@ fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
 #[test]
 fn an_optional_part_brings_its_packages_only_with_its_feature() {
     let plain = packages("async-std");
-    for (feature, package) in
-        [("http", "hyper"), ("tls", "rustls"), ("systemd", "sd-listen-fds"), ("proxy-protocol", "ppp")]
-    {
+    for (feature, package) in [
+        ("http", "hyper"),
+        ("tls", "rustls"),
+        ("systemd", "sd-listen-fds"),
+        ("systemd", "sd-notify"),
+        ("proxy-protocol", "ppp"),
+    ] {
         assert!(!has(&plain, package), "{package}");
         if feature != "systemd" || cfg!(target_os = "linux") {
             assert!(has(&packages(&format!("async-std,{feature}")), package), "{package}");

@@ -483,7 +483,8 @@ async fn serve(part: &str) -> io::Result<()> {
             admin_handle.shutdown().await;
             stop.recv().await.unwrap(); // "stop main"
             main_handle.shutdown().await;
-            (main.await?, admin.await?);
+            main.await?;
+            admin.await?;
         }
         other => panic!("no such part: {other}"),
     }

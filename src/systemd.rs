@@ -1,5 +1,4 @@
-//! systemd: sockets that it has opened ([socket activation](#socket-activation)), and [notifications](#notifications) of
-//! what a service is doing (feature `systemd`, on Linux).
+//! Sockets that systemd has opened, and notifications of what a service is doing (feature `systemd`, on Linux).
 //!
 //! ```
 //! # async_std::task::block_on(async {

@@ -64,7 +64,7 @@ fn stops_in_order(way: &str, because: &str, stop: impl Fn(&mut Process) + Sync) 
                 "STATUS=serving, 0 connections",
                 "STOPPING=1",
                 "EXTEND_TIMEOUT_USEC=",
-                "STATUS=draining, 1 connection left, 0 s of 60 s",
+                "STATUS=draining, 1 connection left, ",
                 "STATUS=closed in ",
             ],
         );
@@ -78,9 +78,9 @@ fn stops_in_order(way: &str, because: &str, stop: impl Fn(&mut Process) + Sync) 
 fn a_lame_duck_is_told_and_is_part_of_the_time_that_systemd_is_asked_for() {
     let systemd = Systemd::new();
     let mut service = Process::start(&mut systemd.service("lame duck"));
-    service.port();
+    systemd.wait_for("READY=1");
     service.say("stop");
-    systemd.wait_for("STATUS=lame duck, still accepting, 0 connections, 0 s of 61 s");
+    systemd.wait_for("STATUS=lame duck, still accepting, 0 connections, ");
     let (all, _) = systemd.all(service);
     in_order(&all, &["READY=1", "STOPPING=1", "EXTEND_", "STATUS=lame duck", "STATUS=closed in "]);
     assert_asks_for(&all, GRACE + 1 + 5);
@@ -147,7 +147,6 @@ fn two_servers_are_ready_when_both_serve_and_stop_when_the_first_is_asked_to() {
 fn a_reload_is_told_with_the_clock_and_ends_as_ready() {
     let systemd = Systemd::new();
     let mut service = Process::start(&mut systemd.service("handle"));
-    service.port();
     systemd.wait_for("READY=1");
     service.say("reload");
     systemd.wait_for("RELOADING=1");

@@ -26,7 +26,8 @@ impl View {
             is_paused: run.limit.is_paused(),
             connections: run.registry.len(),
             tasks: run.tasks.len(),
-            request: run.request_times(),
+            // A cancel moves the deadline before it signals: it must not be seen in between.
+            request: run.requested.is_signalled().then(|| run.request_times()).flatten(),
         }
     }
 

@@ -1,59 +1,28 @@
 //! [`Notifier`]: tells systemd what the servers of a process are doing. See the module `systemd`.
 //!
-//! ```text
-//! phases of a run (Server::on_event) ──┐
-//! a side task of each server ──────────┼──▶ Notifier::update ──▶ told (what is to be sent) ──▶ socket
-//! Reloading ───────────────────────────┘
-//! ```
-//!
-//! - Each phase is told by the thread that enters it, so that a drop is told too, without an executor.
-//! - The side task tells what time changes: the status, the deadline, and that its executor is alive.
-//! - The lock is held while a datagram is sent, which keeps their order and never blocks. It is not held while
-//!   something is logged, or while a run is dropped.
+//! This file has the public types. What they share is in `service`.
 
 mod environment;
+mod service;
 mod socket;
 mod status;
 mod told;
 
-use crate::origin::Origin;
-use crate::run::Run;
-use crate::run::name::run_line;
-use crate::run::phase::Phase;
+use crate::panic::log_line;
 use crate::server::Server;
-use crate::server::scope::{SideLog, SideTask};
-use crate::sync::{Mutex, lock};
-use crate::text::{Escaped, explained_by};
-use async_io::Timer;
+use crate::server::scope::SideTask;
+use crate::text::explained_by;
 use environment::Environment;
-use futures_concurrency::prelude::*;
-use log::Level;
+use service::{Service, attend};
 use socket::NotifySocket;
-use status::View;
 use std::fmt;
-use std::future::pending;
 use std::io;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
-use told::{End, Life, Told, Wanted};
-
-/// How often a server that serves looks whether its status has changed.
-const LOOK: Duration = Duration::from_secs(10);
-
-/// The same for a server that stops, and while something could not be sent.
-const LOOK_OFTEN: Duration = Duration::from_secs(1);
-
-/// The shortest pause between two signs of life, however short `WatchdogSec=` is.
-const SHORTEST_BEAT: Duration = Duration::from_millis(10);
-
-/// How many servers that are closed the status still names, if another one is not.
-const CLOSED: usize = 8;
+use std::sync::Arc;
 
 /// Notifies systemd of what the servers of this process are doing (`sd_notify`).
 ///
-/// Give it to each server by [`Server::notify_systemd`], before the first of them serves. There is nothing to await: the
-/// servers do the rest, until they are closed. The [module](crate::systemd#notifications) has the messages.
+/// Give it to each server by [`Server::notify_systemd`], before the first of them serves. There is nothing to await:
+/// the servers do the rest, until they are closed. The [module](crate::systemd#notifications) has the messages.
 ///
 /// Clones are the same notifier. Without `NOTIFY_SOCKET` in the environment it does nothing, so that the program also
 /// runs outside systemd.
@@ -106,48 +75,7 @@ const CLOSED: usize = 8;
 #[doc(alias = "watchdog")]
 pub struct Notifier {
     /// `None`: there is no socket to notify.
-    inner: Option<Arc<Inner>>,
-}
-
-struct Inner {
-    /// A forked process leaves the notifications to its parent.
-    origin: Origin,
-    socket: NotifySocket,
-    /// Within which time systemd wants to hear that the process is alive.
-    watchdog: Option<Duration>,
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The servers, in the order in which they were given.
-    servers: Vec<Watched>,
-    /// The number of the next server.
-    next: u64,
-    told: Told,
-    /// How many [`Reloading`]s there are.
-    reloads: usize,
-    /// A datagram could not be sent, which was logged or is in `failure`.
-    has_failed: bool,
-    /// The line that is to be logged.
-    failure: Option<String>,
-}
-
-/// A server that is watched.
-struct Watched {
-    number: u64,
-    /// The run has a function that owns the notifier, so this must not own the run.
-    run: Weak<Run>,
-    stage: Stage,
-    /// Its executor was alive since the last WATCHDOG=1.
-    is_alive: bool,
-}
-
-enum Stage {
-    Bound,
-    Serving,
-    /// With its name and its report.
-    Closed(String, String),
+    inner: Option<Arc<Service>>,
 }
 
 impl Notifier {
@@ -192,13 +120,9 @@ impl Notifier {
         let Some(address) = environment.address()? else {
             return Ok(Self { inner: None });
         };
-        let inner = Inner {
-            origin: Origin::here(),
-            watchdog: environment.watchdog(std::process::id())?,
-            socket: NotifySocket::open(address)?,
-            state: Mutex::default(),
-        };
-        Ok(Self { inner: Some(Arc::new(inner)) })
+        let watchdog = environment.watchdog(std::process::id())?;
+        let service = Service::new(NotifySocket::open(address)?, watchdog);
+        Ok(Self { inner: Some(Arc::new(service)) })
     }
 
     /// Returns whether there is a socket to notify: `NOTIFY_SOCKET` was set.
@@ -221,8 +145,8 @@ impl Notifier {
     /// Tells systemd that the service reloads its configuration, until the returned guard is dropped.
     ///
     /// It sends RELOADING=1 with MONOTONIC_USEC, and READY=1 at the drop. With `Type=notify-reload` `systemctl reload`
-    /// sends SIGHUP ([`signal::hangup`](crate::signal::hangup)) and waits for that. A reload that fails is over as well:
-    /// drop the guard, and the service runs on with what it had.
+    /// sends SIGHUP ([`signal::hangup`](crate::signal::hangup)) and waits for that. A reload that fails is over as
+    /// well: drop the guard, and the service runs on with what it had.
     ///
     /// Several reloads at the same time are one, from the first guard to the last drop. Before READY=1 and after
     /// STOPPING=1 nothing is sent.
@@ -244,27 +168,21 @@ impl Notifier {
     /// ```
     #[doc(alias = "RELOADING")]
     pub fn reloading(&self) -> Reloading {
-        self.reload(|state| {
-            state.reloads += 1;
-            if state.told.life() == Some(Life::Ready) {
-                state.told.owe(Life::Reloading);
-            }
-        });
+        self.reload(Service::begin_reload);
         Reloading { notifier: self.clone() }
     }
 
-    fn reload(&self, change: impl FnOnce(&mut State)) {
-        let Some(inner) = &self.inner else { return };
-        if let Some(failure) = inner.update(true, change) {
-            crate::panic::log_line!(warn, "{failure}");
+    fn reload(&self, change: fn(&Service) -> Option<String>) {
+        if let Some(failure) = self.inner.as_deref().and_then(change) {
+            log_line!(warn, "{failure}");
         }
     }
 }
 
 impl fmt::Debug for Notifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let socket = self.inner.as_ref().map(|inner| inner.socket.shown());
-        let watchdog = self.inner.as_ref().and_then(|inner| inner.watchdog);
+        let socket = self.inner.as_ref().map(|service| service.socket.shown());
+        let watchdog = self.inner.as_ref().and_then(|service| service.watchdog);
         f.debug_struct("Notifier").field("socket", &socket).field("watchdog", &watchdog).finish_non_exhaustive()
     }
 }
@@ -288,12 +206,7 @@ pub struct Reloading {
 
 impl Drop for Reloading {
     fn drop(&mut self) {
-        self.notifier.reload(|state| {
-            state.reloads -= 1;
-            if state.reloads == 0 && state.told.life() == Some(Life::Reloading) {
-                state.told.owe(Life::Ready);
-            }
-        });
+        self.notifier.reload(Service::end_reload);
     }
 }
 
@@ -344,248 +257,5 @@ impl Server {
         });
         let inner = Arc::clone(inner);
         server.beside(SideTask::new("the task that notifies systemd", move |log| attend(inner, number, run, log)))
-    }
-}
-
-impl Inner {
-    /// Adds a server, and returns its number; `None` if it is there already, or this is a forked process.
-    fn watch(&self, run: &Arc<Run>) -> Option<u64> {
-        if self.origin.is_elsewhere() {
-            return None; // without the lock, which another thread may have held at the fork
-        }
-        let mut state = lock(&self.state);
-        let run = Arc::downgrade(run);
-        if state.servers.iter().any(|server| server.run.ptr_eq(&run)) {
-            return None;
-        }
-        let number = state.next;
-        state.next += 1;
-        state.servers.push(Watched { number, run, stage: Stage::Bound, is_alive: false });
-        Some(number)
-    }
-
-    /// A server has entered a phase.
-    fn entered(&self, number: u64, run: &Arc<Run>, phase: Phase) {
-        let stage = match phase {
-            Phase::Bound => return,
-            Phase::Closed => Stage::Closed(run.name.to_string(), run.report().to_string()),
-            _ => Stage::Serving,
-        };
-        let is_over = matches!(stage, Stage::Closed(..));
-        let failure = self.update(true, |state| {
-            if let Some(server) = state.servers.iter_mut().find(|server| server.number == number) {
-                server.stage = stage;
-            }
-            state.forget_closed();
-        });
-        match failure {
-            Some(failure) if is_over && !run.logger_is_stuck.load(Ordering::Relaxed) => {
-                run_line!(warn, run, [], "{failure}");
-            }
-            Some(_) if is_over => {}
-            // A shutdown does not wait for a logger: the side task logs it, or the end of the run.
-            Some(failure) => lock(&self.state).failure = Some(failure),
-            None => {}
-        }
-    }
-
-    /// Changes the state, and then sends what systemd has to know. `is_news`: the status has to be sent now.
-    ///
-    /// Returns a line to be logged, once.
-    fn update(&self, is_news: bool, change: impl FnOnce(&mut State)) -> Option<String> {
-        if self.origin.is_elsewhere() {
-            return None;
-        }
-        let mut runs = Vec::new(); // dropped after the lock: if one is the last owner, its drop is user code
-        let mut state = lock(&self.state);
-        change(&mut state);
-        runs.extend(state.servers.iter().map(|server| server.run.upgrade()));
-        let now = Instant::now();
-        let views: Vec<_> = runs.iter().map(|run| run.as_deref().map(View::of)).collect();
-        state.decide(&views);
-        let wanted = state.wanted(&runs, &views, is_news, now);
-        state.send(&self.socket, &wanted, now);
-        state.failure.take()
-    }
-}
-
-impl State {
-    /// Decides on the service's state: ready when all servers serve, stopping when the first is asked to stop.
-    fn decide(&mut self, views: &[Option<View>]) {
-        let mut all = self.servers.iter().zip(views);
-        let is_asked = |server: &Watched, view: &Option<View>| {
-            matches!(server.stage, Stage::Closed(..)) || view.is_some_and(|view| view.request.is_some())
-        };
-        if all.clone().any(|(server, view)| is_asked(server, view)) {
-            self.told.owe(Life::Stopping);
-        } else if self.told.life().is_none() && all.all(|(server, _)| matches!(server.stage, Stage::Serving)) {
-            self.told.owe(Life::Ready);
-        }
-    }
-
-    fn wanted(&self, runs: &[Option<Arc<Run>>], views: &[Option<View>], is_news: bool, now: Instant) -> Wanted {
-        let mut servers = Vec::new();
-        let mut ends = Vec::new();
-        for ((server, run), view) in self.servers.iter().zip(runs).zip(views) {
-            match (&server.stage, run, view) {
-                (Stage::Closed(name, report), ..) => servers.push((name.clone(), report.clone())),
-                (_, Some(run), Some(view)) => {
-                    servers.push((run.name.to_string(), view.line(now)));
-                    ends.extend(view.request.map(|(_, deadline)| deadline));
-                }
-                _ => {}
-            }
-        }
-        let is_reloading = self.told.life() == Some(Life::Reloading);
-        // The server with the most time counts. `None` is no limit, the most of all.
-        let end = match ends.iter().any(Option::is_none) {
-            true => Some(End::Unlimited),
-            false => ends.into_iter().flatten().max().map(End::At),
-        };
-        // If each server that was asked is closed, there is still what the program does next.
-        let end = end.or((self.told.life() == Some(Life::Stopping)).then_some(End::At(now)));
-        Wanted { status: status::joined(&servers, is_reloading), is_news, end }
-    }
-
-    /// Sends all that is to be sent, up to the first failure, of which the first of all is to be logged.
-    fn send(&mut self, socket: &NotifySocket, wanted: &Wanted, now: Instant) {
-        loop {
-            let (what, failure) = match self.told.next(wanted, now) {
-                Ok(None) => return,
-                Ok(Some(datagram)) => match socket.send(&datagram.text) {
-                    Ok(()) => {
-                        self.told.sent(datagram, now);
-                        continue;
-                    }
-                    Err(error) => (datagram.variables(), error),
-                },
-                Err(error) => ("RELOADING".to_owned(), format!("the clock cannot be read: {error}")),
-            };
-            if !std::mem::replace(&mut self.has_failed, true) {
-                let (socket, failure) = (Escaped(socket.shown()), Escaped(failure));
-                self.failure = Some(format!(
-                    "cannot send {what} to systemd at `{socket}` (`NOTIFY_SOCKET`): {failure}. The server goes on and \
-                     tries again; further failures are not logged"
-                ));
-            }
-            return;
-        }
-    }
-
-    /// A server's executor is alive. Once all are, systemd is told: one that hangs must be missed.
-    fn alive(&mut self, number: u64) {
-        let serving = || self.servers.iter().filter(|server| matches!(server.stage, Stage::Serving));
-        if serving().all(|server| server.is_alive || server.number == number) {
-            self.servers.iter_mut().for_each(|server| server.is_alive = false);
-            self.told.alive();
-        } else if let Some(server) = self.servers.iter_mut().find(|server| server.number == number) {
-            server.is_alive = true;
-        }
-    }
-
-    /// Bounds the memory of a program that makes one server after the other.
-    fn forget_closed(&mut self) {
-        let is_closed = |server: &Watched| matches!(server.stage, Stage::Closed(..));
-        while self.servers.iter().filter(|server| is_closed(server)).count() > CLOSED {
-            let Some(oldest) = self.servers.iter().position(is_closed) else { return };
-            self.servers.remove(oldest);
-        }
-    }
-}
-
-/// The side task of a server: tells systemd what time changes, until the server is closed. Never ends.
-async fn attend(inner: Arc<Inner>, number: u64, run: Arc<Run>, log: SideLog) {
-    let beat = inner.watchdog.map(|within| (within / 2).max(SHORTEST_BEAT)); // as `sd_watchdog_enabled` recommends
-    let mut next_beat = Instant::now();
-    loop {
-        let now = Instant::now();
-        let is_beat = beat.is_some() && next_beat <= now;
-        if let Some(beat) = beat.filter(|_| is_beat) {
-            next_beat = now.checked_add(beat).unwrap_or(now + LOOK);
-        }
-        let failure = inner.update(false, |state| {
-            if is_beat {
-                state.alive(number);
-            }
-        });
-        if let Some(failure) = failure {
-            log(Level::Warn, failure);
-        }
-        let is_asked = run.requested.is_signalled();
-        let look = now + if is_asked || lock(&inner.state).told.owes() { LOOK_OFTEN } else { LOOK };
-        let next = if beat.is_some() { look.min(next_beat) } else { look };
-        let time = async {
-            Timer::at(next).await;
-        };
-        let request = async {
-            match is_asked {
-                false => run.requested.wait().await,
-                true => pending().await,
-            }
-        };
-        (time, request).race().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Listener;
-    use std::os::linux::net::SocketAddrExt;
-    use std::os::unix::net::{SocketAddr, UnixDatagram};
-
-    /// Returns a notifier, and the socket that it notifies, which has an abstract name and so leaves no file.
-    fn notifier(name: &str, origin: Origin) -> (Notifier, UnixDatagram) {
-        let name = format!("ebbtide-{name}-{}", std::process::id());
-        let address = SocketAddr::from_abstract_name(&name).unwrap();
-        let systemd = UnixDatagram::bind_addr(&address).unwrap();
-        systemd.set_nonblocking(true).unwrap();
-        let socket = NotifySocket::open((address, format!("@{name}"))).unwrap();
-        let inner = Inner { origin, socket, watchdog: None, state: Mutex::default() };
-        (Notifier { inner: Some(Arc::new(inner)) }, systemd)
-    }
-
-    #[test]
-    fn a_forked_process_sends_nothing() {
-        for (name, origin, sends) in [("here", Origin::here(), true), ("forked", Origin::another(), false)] {
-            let (notifier, systemd) = notifier(name, origin);
-            drop(Server::new(Listener::memory().0).notify_systemd(&notifier));
-            drop(notifier.reloading());
-            assert_eq!(systemd.recv(&mut [0; 4096]).is_ok(), sends, "{name}");
-        }
-    }
-
-    #[test]
-    fn the_notifier_keeps_no_server_and_few_of_those_that_are_closed() {
-        let (notifier, _systemd) = notifier("many", Origin::here());
-        let mut runs = Vec::new();
-        for _ in 0..3 * CLOSED {
-            let server = Server::new(Listener::memory().0).notify_systemd(&notifier);
-            runs.push(Arc::downgrade(server.handle().run()));
-        }
-        assert_eq!(runs.iter().filter(|run| run.strong_count() > 0).count(), 0);
-        assert_eq!(lock(&notifier.inner.as_ref().unwrap().state).servers.len(), CLOSED);
-    }
-
-    #[test]
-    fn the_watchdog_is_told_only_when_each_server_that_serves_is_alive() {
-        let mut state = State::default();
-        for (number, stage) in [(0, Stage::Serving), (1, Stage::Serving), (2, Stage::Bound)] {
-            state.servers.push(Watched { number, run: Weak::new(), stage, is_alive: false });
-        }
-        for _ in 0..3 {
-            state.alive(0);
-            assert!(!state.told.owes());
-        }
-        state.alive(1);
-        assert!(state.told.owes());
-        assert!(state.servers.iter().all(|server| !server.is_alive), "each has to show it again");
-
-        let mut state = State { told: Told::default(), ..state };
-        state.alive(1);
-        assert!(!state.told.owes());
-        state.servers[0].stage = Stage::Closed(String::new(), String::new());
-        state.alive(1);
-        assert!(state.told.owes());
     }
 }

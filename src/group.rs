@@ -566,12 +566,6 @@ impl Spawner {
         }
     }
 
-    /// Returns how many children the group has. 0 if it was dropped.
-    #[cfg(all(feature = "systemd", target_os = "linux"))]
-    pub(crate) fn len(&self) -> usize {
-        self.children.upgrade().map_or(0, |children| children.len())
-    }
-
     /// Waits until the group is empty or was dropped.
     pub(crate) async fn settled(&self) {
         if let Some(children) = self.children.upgrade() {
@@ -579,7 +573,7 @@ impl Spawner {
         }
     }
 
-    /// Returns the number of children that have not ended.
+    /// Returns how many children the group has. 0 if it was dropped.
     pub(crate) fn len(&self) -> usize {
         self.children.upgrade().map_or(0, |children| children.len())
     }

@@ -92,7 +92,8 @@ mod tests {
         assert_eq!(checked(Version::HTTP_2, "http://localhost/", &[]), Ok(()));
         assert_eq!(checked(Version::HTTP_2, "http://evil.example/", &[]), unknown("evil.example"));
         assert_eq!(checked(Version::HTTP_10, "/", &[]), Ok(()));
-        for malformed in [&[][..], &[b"localhost", b"localhost"], &[b"\xff"], &[b""], &[b"local host"]] {
+        let malformed: [&[&[u8]]; 5] = [&[], &[b"localhost", b"localhost"], &[b"\xff"], &[b""], &[b"local host"]];
+        for malformed in malformed {
             assert_eq!(checked(Version::HTTP_11, "/", malformed), Err(BadHost::Malformed), "{malformed:?}");
         }
     }

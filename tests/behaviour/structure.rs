@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 /// The top-level modules of the crate, from the top layer down. A module may use those below it, and none of its own
 /// layer.
 const LAYERS: &[&[&str]] = &[
+    &["admin"],
     &["http", "services", "systemd"],
     &["server"],
     &["framing"],

@@ -205,6 +205,7 @@
 //! - `async-std` (on by default): handlers run on async-std's executor.
 //! - `smol`: handlers run on smol's, if `async-std` is off. Then nothing of async-std is in the dependency tree.
 //! - `http`: the module `http` and `Server::serve_http`, HTTP/1.1 and HTTP/2 by hyper.
+//! - `admin`: the module `admin`, a listener for operators: probes, metrics, the open connections, a live page.
 //! - `tls`: `Tls`, certificates for any listener, by rustls, reloaded while serving.
 //! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name; `systemd::Notifier`, which tells

@@ -24,13 +24,13 @@ fn has(names: &[String], package: &str) -> bool {
 
 #[test]
 fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
-    for features in ["", "smol", "smol,http,tls,systemd,proxy-protocol"] {
+    for features in ["", "smol", "smol,admin,tls,systemd,proxy-protocol"] {
         let names = packages(features);
         let unwanted: Vec<_> = names.iter().filter(|name| name.starts_with("async-std")).collect();
         assert_eq!(unwanted, [""; 0], "features `{features}`");
         assert!(!has(&names, "async-global-executor"), "features `{features}`: {names:?}");
         // hyper uses tokio's channels and traits. `examples/apps` tests that nothing of its runtime is built.
-        assert_eq!(has(&names, "tokio"), features.contains("http"), "features `{features}`: {names:?}");
+        assert_eq!(has(&names, "tokio"), features.contains("admin"), "features `{features}`: {names:?}");
         assert_eq!(has(&names, "smol"), features.contains("smol"), "features `{features}`");
     }
     assert!(has(&packages("async-std"), "async-std"));
@@ -41,6 +41,8 @@ fn an_optional_part_brings_its_packages_only_with_its_feature() {
     let plain = packages("async-std");
     for (feature, package) in [
         ("http", "hyper"),
+        ("admin", "prometheus-client"),
+        ("admin", "serde_json"),
         ("tls", "rustls"),
         ("systemd", "sd-listen-fds"),
         ("systemd", "sd-notify"),

@@ -42,6 +42,10 @@ const SERVERS: &[&str] = &[
     "limits",
     "lame_duck",
     "services",
+    #[cfg(unix)]
+    "progress",
+    #[cfg(feature = "admin")]
+    "admin",
     "goodbye",
     "kv",
     "proxy",
@@ -129,6 +133,56 @@ fn lame_duck_accepts_until_it_is_over() {
 #[test]
 fn services_keeps_its_health_server_until_the_main_server_has_drained() {
     runs_to_its_end("services", 0, seconds(2));
+}
+
+#[cfg(unix)]
+#[test]
+fn progress_reports_its_drain_and_prints_a_tree_at_a_signal() {
+    with_each_executor(|start| {
+        let server = start(example("progress").arg(ANY_PORT));
+        server.wait_for("Server listening");
+        server.send(Signal::SIGUSR1);
+        let ended = server.wait();
+        assert_output("progress", &ended);
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        // Without a terminal there is no bar. The signal may have come before the clients.
+        assert!(ended.stderr[0].contains(" of ") && ended.stderr[0].ends_with("2 background tasks"), "{ended:?}");
+        assert!(ended.stderr[1..].iter().all(|line| line.starts_with(['├', '└'])), "{ended:?}");
+    });
+}
+
+#[cfg(all(unix, feature = "admin"))]
+#[test]
+fn admin_is_answered_until_its_server_has_drained() {
+    let curl = |url: &str| Command::new("curl").args(["-s", "-m", "10", url]).output();
+    if curl("file:///dev/null").is_err() {
+        println!("skipped: there is no curl");
+        return;
+    }
+    with_each_executor(|start| {
+        let server = start(example("admin").args([ANY_PORT, ANY_PORT]));
+        let page = server.wait_for("Admin on ").trim_start_matches("Admin on ").to_owned();
+        let clients = ["one\n", "two\n"].map(|label| {
+            let mut client = connect(server.port());
+            client.write_all(label.as_bytes()).unwrap();
+            client
+        });
+        let get = |path: &str| String::from_utf8(curl(&format!("{page}{path}")).unwrap().stdout).unwrap();
+        let wait_for = |path: &str, text: &str| {
+            let started = std::time::Instant::now();
+            while !get(path).contains(text) {
+                assert!(started.elapsed() < AT_MOST, "`{text}` is not in {}: {server}", get(path));
+            }
+        };
+        for label in ["(`one`)", "(`two`)"] {
+            wait_for("tree", label);
+        }
+        assert!(get("ready").starts_with("ready\n"), "{server}");
+        server.send(Signal::SIGINT);
+        wait_for("ready", ": draining, not ready, 2 of 2 connections left, ");
+        drop(clients);
+        assert_ends("admin", 0, Duration::ZERO, &server.wait());
+    });
 }
 
 /// Writes a certificate to `cert.pem` and its key to `key.pem`, as the example `tls` reads them.

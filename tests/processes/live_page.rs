@@ -8,7 +8,7 @@
 #[allow(dead_code, unreachable_pub)]
 mod browser;
 
-use crate::support::process::{self, Process, example}; // `self` is for `browser`
+use crate::support::process::{self, ANY_PORT, Process, example}; // `self` is for `browser`
 use browser::{Browser, Tab};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -64,7 +64,7 @@ fn save_screenshots(page: &Tab<'_>, name: &str) {
 #[test]
 fn the_live_page_shows_the_tree_then_what_a_drain_waits_for_and_then_that_the_server_is_closed() {
     let Some(browser) = Browser::start() else { return };
-    let program = Process::start(&mut example("admin"));
+    let program = Process::start(example("admin").args([ANY_PORT, ANY_PORT]));
     let admin = program.wait_for("Admin on ");
     let port = program.port();
     let page = browser.open(admin.trim_start_matches("Admin on "));
@@ -93,6 +93,7 @@ fn the_live_page_shows_the_tree_then_what_a_drain_waits_for_and_then_that_the_se
     wait_for(&page, "the labels of all clients again", |shown| labels(shown) == sorted);
 
     program.send(Signal::SIGTERM);
+    wait_for(&page, "the drain", |shown| shown["ended"] == "0 of 4");
     drop(clients.pop());
     let shown = wait_for(&page, "the drain with one connection ended", |shown| shown["ended"] == "1 of 4");
     assert_eq!(shown["phase"], "draining", "{shown:#}");

@@ -10,6 +10,7 @@ mod hand_over;
 mod haproxy;
 mod http_clients;
 mod large_futures;
+mod live_page;
 mod missing_addresses;
 mod panicking_waker;
 mod pasted;

@@ -1,7 +1,6 @@
 //! [`TaskTree`]: what runs in a server, as a tree for people.
 
 use super::Run;
-use super::counts::Counts;
 use super::drain_progress::DrainProgress;
 use super::phase::Phase;
 use super::record::Label;
@@ -71,7 +70,8 @@ pub struct TaskTree {
     pub(crate) is_ready: bool,
     pub(crate) is_paused: bool,
     pub(crate) max_connections: usize,
-    pub(crate) counts: Counts,
+    #[cfg(feature = "admin")]
+    pub(crate) counts: super::counts::Counts,
     pub(crate) drain: Option<DrainProgress>,
     /// The oldest connections.
     pub(crate) connections: Vec<ConnectionNode>,
@@ -130,6 +130,7 @@ impl TaskTree {
             is_ready: run.is_ready(),
             is_paused: run.limit.is_paused(),
             max_connections: run.limit.max(),
+            #[cfg(feature = "admin")]
             counts: run.counts(),
             drain: run.drain_progress(),
             connections,

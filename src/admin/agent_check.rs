@@ -20,11 +20,14 @@ use std::io;
 /// | one is not served yet, or closed | `down` and the reason | takes the server out of service |
 ///
 /// N is how much of [`max_connections`](crate::Server::max_connections) is free, of the server that has the least, and
-/// at least 1. So a server that fills up gets fewer new clients.
+/// at least 1. So a server that fills up gets fewer new clients. The server needs `weight 100` in HAProxy's
+/// configuration: of the default weight, 1, HAProxy rounds 99 % down to 0, and a server with one connection would get no
+/// further clients.
 ///
 /// # Examples
 ///
-/// `server s1 10.0.0.5:8888 check agent-check agent-port 9998 agent-inter 1s` in HAProxy's configuration, and here:
+/// `server s1 10.0.0.5:8888 weight 100 check agent-check agent-port 9998 agent-inter 1s` in HAProxy's configuration,
+/// and here:
 ///
 /// ```
 /// # async_std::task::block_on(async {

@@ -1,6 +1,7 @@
 //! Tests that start programs: the examples, tools such as HAProxy and openssl, and this test binary once more, in the
 //! part of a server or a client.
 
+mod balancer;
 mod ctrlc_termination;
 mod dependencies;
 mod diagnostics;
@@ -9,6 +10,7 @@ mod fork;
 mod hand_over;
 mod haproxy;
 mod http_clients;
+mod kubernetes;
 mod large_futures;
 mod live_page;
 mod missing_addresses;

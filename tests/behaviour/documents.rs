@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PAGES: [&str; 8] = [
+const PAGES: [&str; 9] = [
     "README.md",
     "docs/guarantees.md",
     "docs/guide.md",
@@ -13,6 +13,7 @@ const PAGES: [&str; 8] = [
     "CONTRIBUTING.md",
     "examples/README.md",
     "bench/README.md",
+    "deploy/README.md",
 ];
 
 fn root() -> &'static Path {

@@ -174,11 +174,21 @@ fn restarts(times: usize, size: Size) {
     let haproxy = HaProxy::start(&instances.each_ref().map(|instance| instance.addresses), |_| {});
     let load = haproxy.clients(size);
     load.counts.wait_for_answers(100);
+    let mut longest = [Duration::ZERO; 3];
     for restart in 0..times {
         for instance in &mut instances {
-            instance.stop();
+            let asked = Instant::now();
+            instance.ask_to_stop();
+            haproxy.is_out(instance.name);
+            let out = asked.elapsed();
+            instance.wait_for_its_end();
+            let ended = asked.elapsed();
             instance.start_again();
             haproxy.is_up(instance.name);
+            let back = asked.elapsed();
+            for (longest, this) in longest.iter_mut().zip([out, ended, back]) {
+                *longest = this.max(*longest);
+            }
             load.counts.wait_for_answers(20);
             assert!(
                 load.counts.lost().is_empty(),
@@ -189,7 +199,12 @@ fn restarts(times: usize, size: Size) {
         }
     }
     let counts = load.end();
-    println!("{} restarts in {:.0?}: {counts}", 3 * times, start.elapsed());
+    let [out, ended, back] = longest;
+    println!(
+        "{} restarts in {:.0?}, each out within {out:.1?}, ended within {ended:.1?}, back within {back:.1?}: {counts}",
+        3 * times,
+        start.elapsed()
+    );
     assert!(counts.lost().is_empty(), "{}", some(&counts.lost()));
     assert_eq!(counts.cut.load(Ordering::SeqCst), 0, "{counts}");
     assert_eq!(counts.asked.load(Ordering::SeqCst), counts.answered.load(Ordering::SeqCst), "{counts}");
@@ -301,8 +316,7 @@ fn one_is_stopped(size: Size) {
     }
 }
 
-/// One of three instances is on another machine, so to speak: in a network namespace, at the far end of a virtual cable,
-/// which is cut.
+/// One of three instances is at the far end of a virtual cable, in a network namespace, and the cable is cut.
 #[test]
 #[ignore = "takes a minute"]
 fn a_cut_cable_loses_what_was_in_flight_and_both_sides_free_their_connections() {
@@ -407,7 +421,8 @@ fn one_is_cut_off() {
     let longest = lost.iter().map(|loss| loss.ended.duration_since(loss.began)).max().unwrap_or_default();
     println!(
         "a cut: {in_flight} requests in flight at all three, HAProxy noticed after {noticed:.1?}, the instance had no \
-         connection after {empty:.1?}; the last loss was seen after {last:.1?}, the longest wait was {longest:.1?}; {counts}"
+         connection after {empty:.1?}; the last loss was seen after {last:.1?}, the longest wait was {longest:.1?}; \
+         {counts}"
     );
     // A client has at most one request at a time. Those who were at the instance lose one, and come to another one.
     assert!(lost.len() <= 2 * SHORT_FORM.long + in_flight, "{}", some(&lost));
@@ -428,32 +443,28 @@ fn which_lame_duck_haproxy_needs() {
 }
 
 /// Prints a table of the requests that are lost with each lame duck: by HAProxy's checks alone, without and with
-/// further attempts, and with the agent too.
+/// further attempts to connect, and with the agent too.
 fn lame_ducks() {
-    let checks_alone = |text: &mut String| {
-        replace(text, 1, "    default-server agent-check agent-port 9998 agent-inter 500ms\n", "");
-        while let Some(at) = text.find(" agent-port ") {
-            let end = at + text[at..].find('\n').unwrap();
-            text.replace_range(at..end, "");
-        }
-    };
-    let without_attempts = |text: &mut String| {
-        replace(text, 1, "    retries 3\n", "    retries 0\n");
-        replace(text, 1, "    option redispatch 1\n", "");
-    };
-    let kinds: [(&str, &dyn Fn(&mut String)); 3] = [
-        ("checks, no further attempt", &|text| {
-            checks_alone(text);
-            without_attempts(text);
-        }),
-        ("checks, further attempts", &checks_alone),
-        ("checks, agent, further attempts", &|_| {}),
-    ];
+    let kinds = [("checks, one attempt", false, false), ("checks", false, true), ("checks and agent", true, true)];
     let rounds = std::env::var("EBBTIDE_BALANCER_ROUNDS").ok().and_then(|it| it.parse().ok()).unwrap_or(3);
     println!("| lame duck | {} |", kinds.map(|kind| kind.0).join(" | "));
     println!("|---|---|---|---|");
     for lame_duck in [0, 250, 500, 750, 1000, 1250, 1500, 2000] {
-        let cells = kinds.map(|(_, change)| lost_with(Duration::from_millis(lame_duck), rounds, change));
+        let cells = kinds.map(|(_, has_agent, has_attempts)| {
+            lost_with(Duration::from_millis(lame_duck), rounds, |text| {
+                if !has_agent {
+                    replace(text, 1, "    default-server agent-check agent-port 9998 agent-inter 500ms\n", "");
+                    while let Some(at) = text.find(" agent-port ") {
+                        let end = at + text[at..].find('\n').unwrap();
+                        text.replace_range(at..end, "");
+                    }
+                }
+                if !has_attempts {
+                    replace(text, 1, "    retries 3\n", "    retries 0\n");
+                    replace(text, 1, "    option redispatch 1\n", "");
+                }
+            })
+        });
         println!("| {lame_duck} ms | {} |", cells.join(" | "));
     }
 }
@@ -477,7 +488,7 @@ fn lost_with(lame_duck: Duration, rounds: usize, change: impl FnOnce(&mut String
     let of = |kind: &str| lost.iter().filter(|loss| loss.what.contains(kind)).count();
     let asked = counts.asked.load(Ordering::SeqCst);
     if let Some(first) = lost.first() {
-        println!("(for example {}: {} lines, {} HTTP)", first.what, of("lines"), of("HTTP"));
+        println!("({} of lines and {} of HTTP; the first: {})", of("lines"), of("HTTP"), first.what);
     }
     format!("{} of {asked}", lost.len())
 }

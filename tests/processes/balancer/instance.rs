@@ -93,12 +93,20 @@ impl Instance {
 
     /// Sends SIGTERM, and waits for the end. The instance must have cut nobody.
     pub(super) fn stop(&mut self) {
+        self.ask_to_stop();
+        self.wait_for_its_end();
+    }
+
+    pub(super) fn ask_to_stop(&mut self) {
         self.process().send(Signal::SIGTERM);
+    }
+
+    pub(super) fn wait_for_its_end(&mut self) {
         let ended = self.process.take().expect("it runs").wait();
         assert_eq!((ended.status.code(), &ended.stderr[..]), (Some(0), &[][..]), "{ended:?}");
         for server in ["lines", "web"] {
             let has_ended = format!("ENDED {server}: 0 cancelled, 0 failed, 0 panicked");
-            assert!(ended.stdout.iter().any(|line| *line == has_ended), "{has_ended}: {ended:?}");
+            assert!(ended.stdout.contains(&has_ended), "{has_ended}: {ended:?}");
         }
     }
 
@@ -121,8 +129,9 @@ pub(super) async fn run() {
     let signals = signal::termination().unwrap();
     let proxy = ProxyProtocol::required().trust("127.0.0.0/8").unwrap().trust("10.64.0.1").unwrap();
     let second = Duration::from_secs(1);
-    let options =
-        ListenOptions::new().proxy_protocol(proxy).keepalive(Keepalive::after(5 * second).interval(second).retries(3)); // a test waits for it
+    // Probes earlier than by default: a test waits until they have found that the cable is cut.
+    let keepalive = Keepalive::after(5 * second).interval(second).retries(3);
+    let options = ListenOptions::new().proxy_protocol(proxy).keepalive(keepalive);
     let lines = Server::bind_with(lines, &options).await.unwrap().name("lines").lame_duck(lame_duck).grace(GRACE);
     let lines = lines.ack_timeout(5 * second);
     let request = lines.handle();

@@ -90,8 +90,8 @@ impl HaProxy {
         replace(&mut text, 1, "bind :8080", "bind fd@4");
         for (n, Addresses { lines, web, admin, agent }) in instances.iter().enumerate() {
             for (port, address) in [(7000, lines), (8080, web)] {
-                let to = format!("{address} port {} agent-port {}\n", admin.port(), agent.port());
-                replace(&mut text, 1, &format!("10.0.0.1{}:{port}\n", n + 1), &to);
+                let to = format!("{address} tcp-ut 15s port {} agent-port {}\n", admin.port(), agent.port());
+                replace(&mut text, 1, &format!("10.0.0.1{}:{port} tcp-ut 15s\n", n + 1), &to);
             }
         }
         change(&mut text);

@@ -66,6 +66,7 @@ impl Counts {
 
     /// The requests that wait for an answer.
     pub(super) fn in_flight(&self) -> usize {
+        // In this order, a request that is answered meanwhile counts as one that waits.
         let done = self.answered.load(Ordering::SeqCst) + self.lost.lock().unwrap().len();
         self.asked.load(Ordering::SeqCst).saturating_sub(done)
     }
@@ -173,8 +174,8 @@ impl Client {
         self.counts.add(&self.counts.connections);
         loop {
             self.number += 1;
+            self.counts.add(&self.counts.asked); // first: whoever began before a look at the counts is in them
             let began = Instant::now();
-            self.counts.add(&self.counts.asked);
             let asked = timeout(PATIENCE, self.ask(&mut wire)).await;
             let says_goodbye = match asked {
                 Ok(Ok(says_goodbye)) => says_goodbye,

@@ -469,12 +469,18 @@ impl Run {
 
     /// Enters a later phase without reporting it. Returns whether the phase is new; then the caller reports it.
     fn enter(&self, phase: Phase) -> bool {
+        self.enter_with(phase, |_| {})
+    }
+
+    /// The same. `change`: what changes with the phase, for everyone who sees the phase.
+    fn enter_with(&self, phase: Phase, change: impl FnOnce(&mut RunState)) -> bool {
         {
             let mut state = lock(&self.state);
             if !state.phase.may_become(phase) {
                 return false;
             }
             state.enter(phase);
+            change(&mut state);
         }
         self.wake_phase_waiters();
         true
@@ -582,8 +588,8 @@ impl Run {
     /// Called after the last listening socket was closed, so there is no later connection to miss.
     pub(crate) fn begin_drain(&self, newcomer_time: Duration, spread: Duration) -> usize {
         let connections = self.registry.len(); // before the first handler is notified
-        let is_new = self.enter(Phase::Draining);
-        lock(&self.state).drain = Some(DrainStart { at: Instant::now(), connections });
+        let start = DrainStart { at: Instant::now(), connections };
+        let is_new = self.enter_with(Phase::Draining, |state| state.drain = Some(start));
         self.draining.signal();
         let (records, deadline) = (self.registry.all(), self.deadline());
         self.newcomers.begin_drain(&records, newcomer_time, spread, deadline);

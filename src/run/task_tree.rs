@@ -111,6 +111,7 @@ impl TaskNode {
 impl TaskTree {
     /// `most`: how many connections it has, and how many tasks of the server of each kind, but at most [`MOST`].
     pub(crate) fn of(run: &Run, most: usize) -> Self {
+        let drain = run.drain_progress(); // before the phase: what drains is shown as that
         let (records, connection_count) = run.registry.first(most);
         let connections = records.iter().map(|record| {
             let (tasks, number) = record.tasks.listed(MOST_OF_CONNECTION);
@@ -132,7 +133,7 @@ impl TaskTree {
             max_connections: run.limit.max(),
             #[cfg(feature = "admin")]
             counts: run.counts(),
-            drain: run.drain_progress(),
+            drain,
             connections,
             connection_count,
             tasks: awaited.chain(background).collect(),

@@ -3,7 +3,11 @@
 use crate::support::*;
 use async_std::task;
 use ebbtide::{Connection, Handle, Listener, Phase, Server};
-use std::future::pending;
+use std::future::{Future as _, pending};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 /// Returns the line of this file that contains `code`, and no other that does.
@@ -80,11 +84,14 @@ fn a_tree_of_many_connections_and_tasks_has_the_oldest_and_the_number_of_the_oth
     test(async {
         let (listener, connector) = Listener::memory();
         let server = Server::new(listener).newcomer_time(Duration::ZERO).max_connections(usize::MAX);
-        let handler = async |conn: Connection| {
+        let ready = Arc::new(AtomicUsize::new(0));
+        let handlers = Arc::clone(&ready);
+        let handler = move |conn: Connection| {
             for _ in 0..21 {
                 conn.spawn_background(pending::<()>());
             }
-            conn.draining().await;
+            handlers.fetch_add(1, Ordering::Relaxed); // the state `Serving` may be seen before its tasks
+            async move { conn.draining().await }
         };
         let body = async |server: Handle| {
             let mut clients = Vec::new();
@@ -94,7 +101,7 @@ fn a_tree_of_many_connections_and_tasks_has_the_oldest_and_the_number_of_the_oth
             for _ in 0..203 {
                 server.spawn_background(pending::<()>());
             }
-            until(|| server.counts().in_state(ebbtide::ConnectionState::Serving) == 230).await;
+            until(|| ready.load(Ordering::Relaxed) == 230).await;
             // The first ten have gone: the oldest that are left are listed, whichever place they have in a table.
             clients.drain(..10);
             for info in &server.connections()[..10] {
@@ -104,7 +111,7 @@ fn a_tree_of_many_connections_and_tasks_has_the_oldest_and_the_number_of_the_oth
             for _ in 0..10 {
                 clients.push(connector.connect().await?);
             }
-            until(|| server.counts().in_state(ebbtide::ConnectionState::Serving) == 230).await;
+            until(|| ready.load(Ordering::Relaxed) == 240).await;
             Ok(server.task_tree().to_string())
         };
         let (tree, _) = server.scope(handler, body).await.unwrap();
@@ -151,6 +158,32 @@ fn a_drain_is_shown_with_what_is_left_and_its_limit() {
         let drain = handle.drain_progress().unwrap();
         assert_eq!((drain.connections_left(), drain.tasks_left()), (0, 0));
         assert!(handle.task_tree().to_string().contains(": closed, not ready, 0 of "), "{}", handle.task_tree());
+    });
+}
+
+/// The progress was noted after those who waited for the phase had been woken, so `drain_progress().expect(…)` behind
+/// `reached(Phase::Draining)`, as its example has it, could panic.
+#[test]
+fn a_drain_has_its_progress_as_soon_as_its_phase_is_seen() {
+    struct Looks(Handle, Mutex<Vec<(Phase, bool)>>);
+    impl Wake for Looks {
+        fn wake(self: Arc<Self>) {
+            self.1.lock().unwrap().push((self.0.phase(), self.0.drain_progress().is_some()));
+        }
+    }
+
+    test(async {
+        let server = bind().await;
+        let looks = Arc::new(Looks(server.handle(), Mutex::default()));
+        let waker = Waker::from(Arc::clone(&looks));
+        let mut draining = looks.0.reached(Phase::Draining);
+        let mut wait = || assert!(Pin::new(&mut draining).poll(&mut Context::from_waker(&waker)).is_pending());
+        server.scope(async |_: Connection| {}, async |_| wait()).await.unwrap();
+        let seen = looks.1.lock().unwrap().clone();
+        assert!(
+            !seen.is_empty() && seen.iter().all(|(phase, drains)| *drains == (*phase >= Phase::Draining)),
+            "{seen:?}"
+        );
     });
 }
 

@@ -12,7 +12,7 @@
 use super::Control;
 use super::error::ServiceError;
 use super::reports::{ServiceEnd, ServiceReports};
-use super::service::{Ended, Service, ServiceFailure, log_dropped};
+use super::service::{Ended, Service, ServiceFailure, log_dropped, log_dropped_panic};
 use crate::group::Executor;
 use crate::panic::{self, Payload, catch, drop_caught, log_line};
 use crate::run::report::Cause;
@@ -88,8 +88,8 @@ pub(super) struct Running {
     culprit: Option<usize>,
     /// Failures, with the services' indexes, in the order in which they were noticed.
     failures: Vec<(usize, ServiceFailure)>,
-    /// The panic of a server's future, which continues once all have ended.
-    panic: Option<Payload>,
+    /// The panic of a server's future, with the server's index. It continues once all have ended.
+    panic: Option<(usize, Payload)>,
     /// For the deadline of the task that is asked to stop; then for the lines about a task that blocks its thread.
     timer: Timer,
     /// Made for the first line.
@@ -189,8 +189,7 @@ impl Running {
                     }
                     Err(payload) => {
                         following.is_done = true;
-                        let why = format!("a shutdown stream panicked: {}", panic::message(&payload));
-                        self.stop(Cause::Stream, Level::Error, &why);
+                        self.stream_panicked(panic::message(&payload));
                         panic::discard(payload);
                     }
                 }
@@ -207,6 +206,16 @@ impl Running {
         if let Some(asked) = self.services.0.iter().rfind(|service| service.is_asked && service.end.is_none()) {
             asked.ask_again(cause);
         }
+    }
+
+    /// A panic of a stream is a request, and is logged even if the group stops already.
+    fn stream_panicked(&mut self, message: &str) {
+        let why = format!("a shutdown stream panicked: {message}");
+        if self.stop.is_none() {
+            return self.stop(Cause::Stream, Level::Error, &why);
+        }
+        self.request(Cause::Stream);
+        self.log(Level::Error, None, format!("in a group of services that stops, {why}"));
     }
 
     /// Polls one service, and draws the conclusions of its end.
@@ -228,7 +237,7 @@ impl Running {
                 let why = format!("the server `{name}` panicked: {}", panic::message(&payload));
                 self.note(Level::Error, index, &why);
                 match &self.panic {
-                    None => self.panic = Some(payload),
+                    None => self.panic = Some((index, payload)),
                     Some(_) => panic::discard(payload), // the first one continues
                 }
             }
@@ -352,7 +361,7 @@ impl Running {
         if let Some(lines) = self.lines.take() {
             lines.finish().await;
         }
-        if let Some(payload) = self.panic.take() {
+        if let Some((_, payload)) = self.panic.take() {
             drop(self);
             resume_unwind(payload);
         }
@@ -393,8 +402,9 @@ impl Drop for Running {
             log_dropped(&names[index], &failure);
             drop_caught(failure);
         }
-        if let Some(payload) = self.panic.take() {
-            panic::discard(payload); // it was logged
+        if let Some((index, payload)) = self.panic.take() {
+            log_dropped_panic(&names[index], panic::message(&payload));
+            panic::discard(payload);
         }
     }
 }

@@ -296,6 +296,15 @@ pub(super) fn log_dropped(name: &str, failure: &ServiceFailure) {
     );
 }
 
+/// Logs the panic of a server's future that cannot continue, because the group was dropped. Its first line may be lost:
+/// the queue of log lines was dropped, too.
+pub(super) fn log_dropped_panic(name: &str, message: &str) {
+    log_line!(
+        error, service:% = name;
+        "the server `{name}` panicked, and its group was dropped before the panic could continue: {message}"
+    );
+}
+
 impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match &self.kind {

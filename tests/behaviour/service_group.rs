@@ -7,8 +7,8 @@ use async_std::prelude::*;
 use async_std::task;
 use ebbtide::signal::Signal;
 use ebbtide::{
-    Cause, Connection, ErrorKind, Handle, Listener, Phase, Serve, Server, ServiceError, ServiceGroup, ServiceReports,
-    Stopping, TaskEnd,
+    Cause, Connection, ErrorKind, Handle, Job, Listener, Phase, Serve, Server, ServiceError, ServiceGroup,
+    ServiceReports, Stopping, TaskEnd,
 };
 use log::Level;
 use std::error::Error as _;
@@ -574,6 +574,54 @@ fn a_shutdown_stream_that_panics_stops_the_group() {
         let group = ServiceGroup::new().task("waits", waits);
         let reports = group.shutdown_when(async { panic!("a stream of this group") }).run().await.unwrap();
         assert_eq!(ends(&reports), [("waits", TaskEnd::Completed)]);
+    });
+}
+
+/// It was neither logged nor a request: the panic of a stream was only looked at if it was the first reason to stop.
+#[test]
+fn a_shutdown_stream_that_panics_while_the_group_stops_is_a_second_request_and_logged() {
+    test(async {
+        let logs = logs::remember();
+        let server = bind().await.name("main").lame_duck(FOR_EVER).grace(None);
+        let handle = server.handle();
+        let (panics, stream) = unbounded::<()>();
+        let stream = stream.map(|()| -> () { panic!("a stream of a group that stops") });
+        let lines = move || logs.lines_with("a shutdown stream panicked: a stream of a group that stops");
+        let logged = lines.clone();
+        let until_logged = async move |stopping: Stopping| {
+            stopping.await;
+            until(|| !logged().is_empty()).await; // a group that has ended waits for its lines for 1 s only
+        };
+        let group = ServiceGroup::new().shutdown_on(stream).task("logged", until_logged).server(server.serve(echo));
+        let stop = group.handle();
+        let running: Run = task::spawn(group.run());
+        handle.reached(Phase::Serving).await;
+        stop.shutdown();
+        handle.reached(Phase::LameDuck).await;
+        panics.send(()).await.unwrap();
+        running.await.unwrap(); // the lame duck has ended
+        assert!(matches!(&lines()[..], [(Level::Error, _)]), "{:?}", lines());
+    });
+}
+
+/// The line about the panic was in a queue that the drop has dropped, too.
+#[test]
+fn the_panic_of_a_servers_future_that_a_dropped_group_could_not_continue_is_logged() {
+    test(async {
+        let logs = logs::remember();
+        let ((mut ended, handle), (main, main_handle)) = (silent("a server that has ended"), silent("main"));
+        drop(handle.shutdown());
+        (&mut ended).await.unwrap(); // a further poll panics
+        let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+        let kept = Arc::clone(&jobs); // so that nothing is logged by the queue
+        let group = ServiceGroup::on(move |job| kept.lock().unwrap().push(job)).task("waits", waits);
+        let mut run = Box::pin(group.server(main).server(ended).run());
+        assert!(poll_once(run.as_mut()).is_none());
+        drop(run);
+        jobs.lock().unwrap().clear();
+        assert_eq!(main_handle.phase(), Phase::Closed);
+        let lines = logs.lines_with("the server `a server that has ended` panicked, and its group was dropped");
+        assert!(matches!(&lines[..], [(Level::Error, _)]), "{lines:?}");
     });
 }
 

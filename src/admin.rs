@@ -21,7 +21,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/ready` | 200 if all servers are [ready](Handle::is_ready), otherwise 503. For load balancers, and readiness probes of Kubernetes |
-//! | `/live` | 200 if the executor of each server runs a task within 2 s, otherwise 503. For liveness probes. It is 200 during a drain |
+//! | `/live` | 200 if the executor of each server runs a task within 2 s, otherwise 503. All are asked at the same time. For liveness probes. It is 200 during a drain |
 //! | `/metrics` | the numbers of [`Counts`](crate::Counts) and the state of each server, for [Prometheus](https://prometheus.io). [`Admin::add_metrics`] adds those of the program |
 //! | `/` | a page that shows it all live: phase, rates, connections and tasks, and what a drain waits for |
 //! | `/events` | what the page shows, as server-sent events of JSON, one a second |
@@ -54,8 +54,10 @@
 //! - Text that strangers choose, such as labels and the paths of Unix sockets, is escaped for each format: tables,
 //!   JSON, Prometheus's text. The page shows it as text and never as HTML, and its Content-Security-Policy allows no
 //!   other script.
-//! - At most 64 connections, 16 of them live pages. A client that does not complete a request within 5 s, or reads
-//!   nothing for 10 s, is disconnected; an idle one after 15 s.
+//! - At most 64 connections, 16 of them live pages. A client that does not complete a request within 5 s, or whose
+//!   unread answer has not moved for 10 s, is disconnected; an idle one after 15 s.
+//! - HTTP/1 only: a client of HTTP/2 could keep hundreds of answers waiting on one connection. With TLS leave `h2` out
+//!   of the protocols (`TlsFiles::alpn`).
 //!
 //! # Costs
 //!
@@ -80,6 +82,7 @@ use crate::run::name::run_line;
 use crate::server::{Serve, Server};
 use crate::text::explained;
 pub use agent_check::{AgentCheck, agent_check};
+use probes::Pulse;
 use service::{AdminService, MoreMetrics, Shared};
 use std::fmt;
 use std::io;
@@ -429,6 +432,7 @@ impl Admin {
     pub fn serve(self) -> Serve {
         let is_private = self.server.local_addrs().all(is_private);
         let service = AdminService(Arc::new(Shared {
+            pulses: self.watched.iter().cloned().map(Pulse::new).collect(),
             watched: self.watched,
             hosts: self.hosts,
             shows_connections: self.shows_connections.unwrap_or(is_private),
@@ -450,7 +454,9 @@ impl Admin {
                 self.server
             }
         };
-        server.serve(Http::new().header_timeout(HEADER_TIMEOUT).keep_alive_timeout(KEEP_ALIVE).handler(service))
+        // Not HTTP/2: there a client could leave hundreds of answers unread, and nothing limits the time of one.
+        let http = Http::new().http1_only().header_timeout(HEADER_TIMEOUT).keep_alive_timeout(KEEP_ALIVE);
+        server.serve(http.handler(service))
     }
 }
 

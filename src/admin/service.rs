@@ -2,6 +2,7 @@
 
 use super::host::{self, BadHost};
 use super::live::{self, Place};
+use super::probes::Pulse;
 use super::{lists, metrics, probes};
 use crate::connection::Connection;
 use crate::panic;
@@ -31,6 +32,8 @@ pub(super) struct AdminService(pub(super) Arc<Shared>);
 /// What all requests share.
 pub(super) struct Shared {
     pub(super) watched: Vec<Handle>,
+    /// One for each of them, for `/live`.
+    pub(super) pulses: Vec<Pulse>,
     /// Names that a `Host` field may have, beside addresses and `localhost`.
     pub(super) hosts: Vec<String>,
     /// Connections and tasks are shown.
@@ -84,7 +87,7 @@ impl Shared {
         let path = request.uri().path();
         match path {
             "/ready" => probe(probes::ready(&self.watched)),
-            "/live" => probe(probes::live(&self.watched).await),
+            "/live" => probe(probes::live(&self.pulses).await),
             "/metrics" => answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics()),
             _ if !self.shows_connections => not_found(path, PATHS.to_owned()),
             "/" => {

@@ -154,6 +154,75 @@ fn an_executor_that_does_not_run_is_not_live() {
     });
 }
 
+/// They were asked one after the other, so 100 servers whose executors were stuck made a probe wait for 200 s. And each
+/// probe left a task in the queue of the executor, which nothing there would ever remove.
+#[test]
+fn executors_are_asked_at_the_same_time_and_each_has_one_task_of_all_probes() {
+    test(async {
+        let jobs: Arc<Mutex<Vec<Job>>> = Arc::default();
+        let (mut admin, mut all) = (local().await, Vec::new());
+        for _ in 0..10 {
+            let kept = Arc::clone(&jobs);
+            let server = bind().await.executor(move |job| kept.lock().unwrap().push(job));
+            admin = admin.watch(server.handle());
+            let mut serving = Box::pin(server.serve(echo));
+            assert!(futures_lite::future::poll_once(&mut serving).await.is_none());
+            all.push(serving);
+        }
+        let before = jobs.lock().unwrap().len();
+        let admin = Running::start(admin).await;
+        let start = Instant::now();
+        let mut clients: Vec<_> = (0..5).map(|_| HttpClient::new(&admin.address)).collect();
+        clients.iter_mut().for_each(|client| client.send(&get("/live")).unwrap());
+        for mut client in clients {
+            let live = client.answer().unwrap();
+            assert_eq!((live.status(), live.body.lines().count()), ("503", 1 + 10), "{live:?}");
+        }
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}, not 2 s", start.elapsed());
+        assert_eq!(jobs.lock().unwrap().len(), before + 10);
+        // What an executor has run late is no answer to the next probe.
+        let late: Vec<_> = jobs.lock().unwrap().drain(before..).collect();
+        late.into_iter().for_each(futures_lite::future::block_on);
+        assert_eq!(admin.get("/live").status(), "503");
+        assert_eq!(jobs.lock().unwrap().len(), before + 10);
+        drop(all);
+        assert_eq!(admin.get("/live").status(), "200");
+        jobs.lock().unwrap().clear();
+        admin.stop().await;
+    });
+}
+
+/// The answer said that the executor had not run a task for 2 s, 2 s too early.
+#[test]
+fn an_executor_that_drops_its_tasks_is_not_live_and_called_so_at_once() {
+    test(async {
+        let panics = |_: Job| panic!("the executor of a test");
+        let (drops, panics) = (bind().await.executor(drop).name("drops"), bind().await.executor(panics).name("panics"));
+        let admin = Running::start(local().await.watch(drops.handle()).watch(panics.handle())).await;
+        let live = admin.get("/live");
+        assert_eq!(live.status(), "503");
+        for name in ["drops", "panics"] {
+            let line = format!("\nthe executor of the server `{name}` drops its tasks: it was shut down, ");
+            assert!(live.body.contains(&line), "{live:?}");
+        }
+        admin.stop().await;
+    });
+}
+
+/// With HTTP/2 a client whose windows were zero held all places of live pages for ever, and could ask for hundreds of
+/// long lists at a time: the limit on writes does not see that, because such a connection has nothing to write.
+#[test]
+fn it_speaks_http_1_alone_so_that_no_client_can_keep_its_answers_waiting() {
+    test(async {
+        let admin = Running::start(local().await).await;
+        let mut client = connect(&admin.address);
+        client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+        let answer = rest(&mut client);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer:?}");
+        admin.stop().await;
+    });
+}
+
 #[test]
 fn it_answers_while_all_threads_of_the_executor_are_blocked() {
     test_alone(async {

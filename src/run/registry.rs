@@ -52,6 +52,9 @@ impl Registry {
     /// requests of operators.
     pub(crate) fn first(&self, most: usize) -> (Vec<Arc<ConnectionRecord>>, usize) {
         let records = lock(&self.records);
+        if most == 0 {
+            return (Vec::new(), records.len()); // for `/ready`, which is asked often
+        }
         let mut all: Vec<_> = records.iter().map(|(key, record)| (record.id, key)).collect();
         let number = all.len();
         if most < number {

@@ -21,7 +21,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/ready` | 200 if all servers are [ready](Handle::is_ready), otherwise 503. For load balancers, and readiness probes of Kubernetes |
-//! | `/live` | 200 if the executor of each server runs a task within 2 s, otherwise 503. All are asked at the same time. For liveness probes. It is 200 during a drain |
+//! | `/live` | 200 if the executor of each server runs a task within 2 s, otherwise 503. All are asked at the same time. For liveness probes (Kubernetes waits 1 s, unless `timeoutSeconds` is longer). It is 200 during a drain |
 //! | `/metrics` | the numbers of [`Counts`](crate::Counts) and the state of each server, for [Prometheus](https://prometheus.io). [`Admin::add_metrics`] adds those of the program |
 //! | `/` | a page that shows it all live: phase, rates, connections and tasks, and what a drain waits for |
 //! | `/events` | what the page shows, as server-sent events of JSON, one a second |
@@ -30,6 +30,9 @@
 //! | `/connections.json` | the same, always as JSON |
 //!
 //! [`agent_check`] is a handler for HAProxy's agent check, which is not HTTP.
+//!
+//! `docs/admin.md` in the repository has each metric, alerts, the probes of Kubernetes, and the fields of the JSON.
+//! Numbers of bytes are there with [`Server::count_bytes`].
 //!
 //! # A server of its own
 //!
@@ -134,6 +137,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// # std::io::Result::Ok(()) }).unwrap();
 /// ```
 #[doc(alias = "health")]
+#[doc(alias = "healthz")]
+#[doc(alias = "readyz")]
+#[doc(alias = "livez")]
+#[doc(alias = "prometheus")]
+#[doc(alias = "pprof")]
 #[doc(alias = "metrics")]
 #[doc(alias = "management")]
 #[must_use = "an admin listener answers nothing before `serve` is awaited"]
@@ -285,8 +293,8 @@ impl Admin {
         self
     }
 
-    /// Answers requests for this host, too: its name in URLs, without a port. By default requests must name an address
-    /// or `localhost`.
+    /// Answers requests for this host, too: its name in URLs, without a port, such as the name of a container or a
+    /// service that Prometheus asks by. By default requests must name an address or `localhost`, and others get 421.
     ///
     /// # Examples
     ///
@@ -303,8 +311,7 @@ impl Admin {
         self
     }
 
-    /// Sets whether connections and tasks are shown. Default: only if it listens on
-    /// loopback addresses or Unix sockets.
+    /// Sets whether connections and tasks are shown. Default: only if it listens on loopback addresses or Unix sockets.
     ///
     /// # Examples
     ///

@@ -131,6 +131,8 @@
 //! | `JoinHandle::abort`, `JoinError` | [`JoinHandle::cancel`], [`JoinError`] |
 //! | `Framed<_, LinesCodec>`, `LengthDelimitedCodec` | [`Connection::lines`], [`Connection::frames`] |
 //! | `TcpStream::into_split` | [`Connection`] is `Clone`; [`Connection::close_write`] shuts down the writing half |
+//! | tokio-graceful-shutdown's `Toplevel` and subsystems | [`ServiceGroup`], [`Stopping`] |
+//! | console-subscriber; an exporter for Prometheus | [`Handle::task_tree`]; the module `admin` (feature `admin`) |
 //! | `axum::serve(listener, app)` | `server.serve_http(app)` (feature `http`) |
 //! | `.with_graceful_shutdown(future)` | [`Server::shutdown_when`]`(future)`, with a deadline; no request is lost |
 //! | `ConnectInfo<SocketAddr>` | `Extension<Connection>`, and its [`peer_addr`](Connection::peer_addr); `ConnectInfo` is not set |
@@ -173,6 +175,7 @@
 //! | `ctx.Done()` in a handler | [`Connection::until_draining`], [`Connection::draining`] |
 //! | `sync.WaitGroup`, `errgroup.Group` with `SetLimit` | [`TaskGroup`]; [`TaskSet`] with [`TaskSet::limit`] |
 //! | oklog's `run.Group`: several servers, one exit | [`ServiceGroup`] |
+//! | `expvar`, `net/http/pprof`'s list of goroutines | the module `admin` (feature `admin`); [`Handle::task_tree`] |
 //! | `conn.SetReadDeadline`, `SetWriteDeadline` | [`Server::first_byte_timeout`], [`Server::idle_timeout`], [`Server::write_timeout`] |
 //! | `ReadHeaderTimeout`, `IdleTimeout`, `MaxHeaderBytes` | `header_timeout`, `keep_alive_timeout` and `max_head` of `http::Http` |
 //! | `http.MaxBytesReader` | `http::Http::max_body` |

@@ -57,7 +57,7 @@ const COUNTERS: &[Metric<u64>] = &[
     },
     Metric {
         name: "ebbtide_connections_ended",
-        help: "Connections that have ended, by reason, and by the number of the report that it belongs to.",
+        help: "Connections that have ended, by reason, and by the number of the report that counts them.",
         samples: |server| {
             let ends = server.counts.by_reason();
             ends.map(|(reason, number)| {
@@ -89,7 +89,7 @@ const COUNTERS: &[Metric<u64>] = &[
     },
     Metric {
         name: "ebbtide_accept_errors",
-        help: "Errors of accept.",
+        help: "Accepts that failed.",
         samples: |server| one(server.counts.accept_errors()),
     },
     Metric {
@@ -136,7 +136,7 @@ const GAUGES: &[Metric<i64>] = &[
     },
     Metric {
         name: "ebbtide_tasks",
-        help: "Tasks of the server, those of its connections apart.",
+        help: "The server's own tasks, without those of its connections.",
         samples: |server| {
             let run = server.handle.run();
             vec![
@@ -147,7 +147,7 @@ const GAUGES: &[Metric<i64>] = &[
     },
     Metric {
         name: "ebbtide_ready",
-        help: "1 if a load balancer should send clients.",
+        help: "1 if load balancers should send clients, otherwise 0.",
         samples: |server| one(server.handle.is_ready().into()),
     },
     Metric {

@@ -1,11 +1,12 @@
 //! The Markdown pages match the repository: the files that they name exist, `docs/guarantees.md` links every test file,
-//! `docs/logs.md` has every log line, and every public function has an example.
+//! `docs/logs.md` has every log line, `docs/admin.md` every metric, and every public function has an example.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const PAGES: [&str; 9] = [
     "README.md",
+    "docs/admin.md",
     "docs/guarantees.md",
     "docs/guide.md",
     "docs/logs.md",
@@ -51,6 +52,22 @@ fn the_page_of_guarantees_links_every_test_file() {
     let links = files.map(|path| format!("(../{})", path.strip_prefix(root()).unwrap().display()));
     let missing: Vec<_> = links.filter(|link| !page.contains(link)).collect();
     assert!(missing.is_empty(), "docs/guarantees.md does not link: {missing:?}");
+}
+
+#[test]
+fn the_page_of_the_admin_listener_has_every_metric_and_no_other() {
+    let page = fs::read_to_string(root().join("docs/admin.md")).unwrap();
+    let code = fs::read_to_string(root().join("src/admin/metrics.rs")).unwrap();
+    let (counters, gauges) = code.split_once("const GAUGES").unwrap();
+    let names = |code| str::split(code, "name: \"").skip(1).map(|rest: &str| rest.split('"').next().unwrap());
+    let counters = names(counters).map(|name| format!("{name}_total"));
+    let mut expected: Vec<_> = counters.chain(names(gauges).map(String::from)).collect();
+    let rows = page.lines().filter_map(|line| line.strip_prefix("| `ebbtide_"));
+    let mut listed: Vec<_> = rows.map(|row| format!("ebbtide_{}", row.split('`').next().unwrap())).collect();
+    expected.sort_unstable();
+    listed.sort_unstable();
+    assert!(expected.len() > 10);
+    assert_eq!(listed, expected);
 }
 
 /// Every public function shows its use in an example, which runs as a doctest.

@@ -296,9 +296,12 @@ impl<B: Body<Error: Into<BoxError>>> Body for AnswerBody<B> {
                 let context = &*this.context;
                 poll.map_ok(|frame| frame.map_data(|data| context.chunk(data))).map_err(|error| {
                     let error = error.into();
-                    context.counters().request_failed();
+                    let fault = context.fault(error.as_ref()); // the body may be made of the request's
+                    if fault.is_none() {
+                        context.counters().request_failed();
+                    }
                     if context.is_http2 {
-                        context.log_reset("the body of an HTTP answer", None, error.as_ref());
+                        context.log_reset("the body of an HTTP answer", fault, error.as_ref());
                     }
                     error
                 })

@@ -179,6 +179,22 @@ fn r07_a_panicking_body_of_http_1_cuts_its_answer_and_no_other_connection() {
     });
 }
 
+/// The body of the answer is that of the request, so it fails if the client leaves: that was counted as a failed request.
+#[test]
+fn an_echoed_body_that_its_client_cuts_is_no_failed_request() {
+    test(async {
+        let echo = service_fn(async |request: Request<Incoming>| Ok::<_, BoxError>(Response::new(request.into_body())));
+        let ((), report) = serving(echo, |address, _| {
+            let mut client = HttpClient::new(&address);
+            client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\nhalf").unwrap();
+            client.close_write();
+            client.rest();
+        })
+        .await;
+        assert_eq!((requests(&report), report.failed()), ((1, 0, 0), 0), "{report}");
+    });
+}
+
 /// Runs a client of HTTP/2: `/waits` is in progress while the other request is made.
 async fn ask_http2(address: Address, paths: Vec<&'static str>) -> Vec<Result<(StatusCode, usize), String>> {
     spawn_blocking(move || {

@@ -40,8 +40,8 @@
 //! it watches. It must outlive them: an operator looks at it while they drain. A
 //! [`ServiceGroup`](crate::ServiceGroup) stops its services in the right order.
 //!
-//! It runs on a thread of its own (`ebbtide-admin`). So it answers although all threads of the executor are blocked, and
-//! `/live` and `/tree` then say what is wrong. The thread ends with the server.
+//! It runs on a thread of its own (`ebbtide-admin`). So it answers although all threads of the executor are blocked:
+//! `/live` then reports that, and `/tree` shows what was running. The thread ends with the server.
 //!
 //! # Safety
 //!
@@ -51,7 +51,7 @@
 //! - There is no authentication and no encryption: every local process may ask. [`Admin::new`] takes a listener with
 //!   TLS; for more put a reverse proxy in front.
 //! - GET and HEAD only: nothing can be changed.
-//! - The field `Host` must be an address, `localhost`, or a name of [`Admin::allow_host`]. Otherwise a page of
+//! - The header `Host` must be an address, `localhost`, or a name of [`Admin::allow_host`]. Otherwise a page of
 //!   the Web could read the listener through an operator's browser, by a name that resolves to this machine (DNS
 //!   rebinding). The answer is 421. On a Unix socket any host is answered.
 //! - Text that strangers choose, such as labels and the paths of Unix sockets, is escaped for each format: tables,
@@ -357,6 +357,8 @@ impl Admin {
     }
 
     /// Changes the settings of the listener's own server: its limits, its grace, its name, a shutdown stream.
+    ///
+    /// An [executor](Server::executor) is used only if the listener's own thread cannot be started.
     ///
     /// # Examples
     ///

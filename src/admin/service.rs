@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) watched: Vec<Handle>,
     /// One for each of them, for `/live`.
     pub(super) pulses: Vec<Pulse>,
-    /// Names that a `Host` field may have, beside addresses and `localhost`.
+    /// Names that the header `Host` may have, beside addresses and `localhost`.
     pub(super) hosts: Vec<String>,
     /// Connections and tasks are shown.
     pub(super) shows_connections: bool,
@@ -157,7 +157,7 @@ fn refuse_host(bad: &BadHost) -> Response<Body> {
     match bad {
         BadHost::Malformed => text_answer(
             StatusCode::BAD_REQUEST,
-            "the request has no field `Host`, more than one, or one that is not a host\n".to_owned(),
+            "the request has no header `Host`, more than one, or one that is not a host\n".to_owned(),
         ),
         BadHost::Unknown(name) => text_answer(
             StatusCode::MISDIRECTED_REQUEST,

@@ -728,6 +728,8 @@ impl Handle {
 
     /// Returns how far the drain has come. `None` before it begins.
     ///
+    /// After the end of the server nothing is left, and [`elapsed`](DrainProgress::elapsed) goes on.
+    ///
     /// # Examples
     ///
     /// ```

@@ -424,7 +424,7 @@ fn only_get_and_head_of_known_paths_and_hosts_are_answered() {
              `Admin::allow_host`\n"
         );
         let none = admin.ask("GET /ready HTTP/1.1\r\n\r\n");
-        assert_eq!((none.status(), &none.body[..34]), ("400", "the request has no field `Host`, mo"[..34].as_ref()));
+        assert_eq!((none.status(), &none.body[..34]), ("400", "the request has no header `Host`, m"[..34].as_ref()));
         // HAProxy's checks are of HTTP/1.0, without a host.
         assert_eq!(admin.ask("GET /ready HTTP/1.0\r\n\r\n").status(), "503");
         let mut client = HttpClient::new(&admin.address);

@@ -10,8 +10,8 @@ use std::io;
 /// Handler that answers HAProxy's agent check: one line about the state of the servers, and then the end of the
 /// connection.
 ///
-/// HAProxy connects at each `agent-inter` to the `agent-port` of a server, and does as the line says. Serve it on a port
-/// of its own, by a server of its own:
+/// HAProxy connects to the `agent-port` of a server every `agent-inter`, and acts on the line. Serve it on a port of its
+/// own, by a server of its own:
 ///
 /// | the servers | line | HAProxy |
 /// |---|---|---|

@@ -31,7 +31,7 @@
 //!
 //! [`agent_check`] is a handler for HAProxy's agent check, which is not HTTP.
 //!
-//! `docs/admin.md` in the repository has each metric, alerts, the probes of Kubernetes, and the fields of the JSON.
+//! `docs/admin.md` in the repository has each metric, three alerts, the fields of the JSON, and what probes need.
 //! Numbers of bytes are there with [`Server::count_bytes`].
 //!
 //! # A server of its own

@@ -20,8 +20,8 @@
 //!
 //! | path | answer |
 //! |---|---|
-//! | `/ready` | 200 if all servers are [ready](Handle::is_ready), otherwise 503. For load balancers, and readiness probes of Kubernetes |
-//! | `/live` | 200 if the executor of each server runs a task within 2 s, otherwise 503. All are asked at the same time. For liveness probes (Kubernetes waits 1 s, unless `timeoutSeconds` is longer). It is 200 during a drain |
+//! | `/ready`, `/readyz` | 200 if all servers are [ready](Handle::is_ready), otherwise 503. For load balancers, and readiness probes of Kubernetes |
+//! | `/live`, `/livez` | 200 if the executor of each server runs a task within 2 s, otherwise 503. All are asked at the same time. For liveness probes (Kubernetes waits 1 s, unless `timeoutSeconds` is longer). It is 200 during a drain |
 //! | `/metrics` | the numbers of [`Counts`](crate::Counts) and the state of each server, for [Prometheus](https://prometheus.io). [`Admin::add_metrics`] adds those of the program |
 //! | `/` | a page that shows it all live: phase, rates, connections and tasks, and what a drain waits for |
 //! | `/events` | what the page shows, as server-sent events of JSON, one a second |

@@ -1,5 +1,6 @@
 //! The open connections and tasks, as JSON for programs, and as a table for people.
 
+use super::metrics::phase_name;
 use super::names::named;
 use crate::run::handle::Handle;
 use crate::run::record::Label;
@@ -42,7 +43,7 @@ fn server_json(name: String, tree: &TaskTree) -> Value {
     json!({
         "name": name,
         "addresses": tree.addresses,
-        "phase": tree.phase.to_string(),
+        "phase": phase_name(tree.phase),
         "ready": tree.is_ready,
         "paused": tree.is_paused,
         "max_connections": (tree.max_connections < usize::MAX).then_some(tree.max_connections),

@@ -169,6 +169,11 @@ const PHASES: &[(Phase, &str)] = &[
     (Phase::Closed, "closed"),
 ];
 
+/// Returns the name of a phase, for programs.
+pub(super) fn phase_name(phase: Phase) -> &'static str {
+    PHASES.iter().find(|(known, _)| *known == phase).map_or("", |(_, name)| name)
+}
+
 fn one<T>(number: T) -> Vec<(Labels, T)> {
     vec![(Vec::new(), number)]
 }

@@ -86,8 +86,8 @@ impl Shared {
         }
         let path = request.uri().path();
         match path {
-            "/ready" => probe(probes::ready(&self.watched)),
-            "/live" => probe(probes::live(&self.pulses).await),
+            "/ready" | "/readyz" => probe(probes::ready(&self.watched)),
+            "/live" | "/livez" => probe(probes::live(&self.pulses).await),
             "/metrics" => answer(StatusCode::OK, metrics::CONTENT_TYPE, self.metrics()),
             _ if !self.shows_connections => not_found(path, PATHS.to_owned()),
             "/" => {

@@ -77,7 +77,7 @@ fn a_probe_follows_the_phases_of_the_servers_and_is_answered_until_the_last_one_
         let (main, handlers) = (server.handle(), Handlers::new());
         let admin = Running::watching(&server).await;
         let states = |expected: [&str; 2], line: &str| {
-            let (ready, live) = (admin.get("/ready"), admin.get("/live"));
+            let (ready, live) = (admin.get("/ready"), admin.get("/livez"));
             assert_eq!([ready.status(), live.status()], expected, "{ready:?}, {live:?}");
             assert!(ready.body.starts_with(if expected[0] == "200" { "ready\n" } else { "not ready\n" }), "{ready:?}");
             assert!(ready.body.contains(line), "`{line}` is not in {ready:?}");
@@ -114,7 +114,7 @@ fn a_probe_is_about_all_servers_and_a_listener_that_watches_none_is_not_ready() 
         let body = async |one: Handle| {
             assert_eq!(admin.get("/ready").status(), "503", "the second one does not serve yet");
             two.scope(echo, async |two: Handle| {
-                assert_eq!(admin.get("/ready").status(), "200");
+                assert_eq!(admin.get("/readyz").status(), "200");
                 one.pause();
                 assert_eq!(admin.get("/ready").status(), "503");
                 one.resume();

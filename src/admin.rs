@@ -79,7 +79,9 @@ mod service;
 use crate::address::Address;
 use crate::bind_addrs::ToBindAddrs;
 use crate::http::Http;
-use crate::listener::{ListenOptions, Listener};
+#[cfg(unix)]
+use crate::listener::ListenOptions;
+use crate::listener::Listener;
 use crate::run::handle::Handle;
 use crate::run::name::run_line;
 use crate::server::{Serve, Server};

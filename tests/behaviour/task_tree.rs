@@ -146,7 +146,8 @@ fn a_drain_is_shown_with_what_is_left_and_its_limit() {
             assert_eq!((drain.connections_at_start(), drain.connections_left(), drain.tasks_left()), (2, 1, 1));
             assert!(drain.elapsed() < NET && drain.limit().is_some_and(|limit| limit <= FOR_EVER), "{drain:?}");
             assert!(drain.to_string().starts_with("1 of 2 connections and 1 task left, "), "{drain}");
-            assert!(drain.to_string().ends_with(" of 1h 0m"), "{drain}");
+            // On a busy machine the drain begins some time after the request, from which the limit counts.
+            assert!([" of 1h 0m", " of 59m 59s"].iter().any(|end| drain.to_string().ends_with(end)), "{drain}");
             assert!(tree.contains(": draining, not ready, 1 of 2 connections and 1 task left, "), "{tree}");
             task.cancel();
             drop(closed);

@@ -151,6 +151,30 @@ fn progress_reports_its_drain_and_prints_a_tree_at_a_signal() {
     });
 }
 
+/// The counterpart of the test above, in which standard error is a pipe and there is no bar.
+#[cfg(target_os = "linux")]
+#[test]
+fn progress_shows_a_bar_of_its_drain_on_a_terminal() {
+    let size = nix::pty::Winsize { ws_row: 24, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let terminal = nix::pty::openpty(&size, None).unwrap();
+    let mut program = example("progress");
+    program.arg(ANY_PORT).env("TERM", "xterm").stdout(std::process::Stdio::null()).stderr(terminal.slave);
+    let mut child = program.spawn().unwrap();
+    drop(program); // with its copy of the terminal, so that the end of the program is the end of the reads
+    let (mut shown, mut buf, mut reader) = (Vec::new(), [0; 4096], std::fs::File::from(terminal.master));
+    let bar = loop {
+        let n = reader.read(&mut buf).unwrap_or(0);
+        shown.extend_from_slice(&buf[..n]);
+        let text = String::from_utf8_lossy(&shown);
+        if n == 0 || text.contains(" of 20 connections left, ") {
+            break text.into_owned();
+        }
+    };
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(bar.contains("draining ") && bar.contains(" of 20 connections left, "), "{bar:?}");
+}
+
 #[cfg(all(unix, feature = "admin"))]
 #[test]
 fn admin_is_answered_until_its_server_has_drained() {

@@ -64,7 +64,7 @@
 //!
 //! # Costs
 //!
-//! Nothing while nobody asks. An answer looks at all connections of the servers: about a millisecond for 10,000.
+//! Nothing between requests. A response looks at all connections of the servers: about a millisecond for 10,000.
 
 mod agent_check;
 mod host;

@@ -1,5 +1,5 @@
 //! Which `Host` a request may name. A page of the Web that has its own name resolve to this machine (DNS rebinding)
-//! could otherwise read the admin listener through the browser of somebody here.
+//! could otherwise read the admin listener through a browser on this machine.
 
 use hyper::header::HOST;
 use hyper::http::uri::Authority;

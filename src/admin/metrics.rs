@@ -1,7 +1,7 @@
 //! `/metrics`: the numbers of the servers, in Prometheus's text format, by the crate `prometheus-client`.
 //!
 //! The numbers are there already, in each server's counters. `prometheus-client` has collectors, which read them when
-//! they are asked for, so metrics cost nothing while nobody asks. (The facade `metrics` would have to be called at each
+//! they are scraped, so metrics cost nothing between two scrapes. (The facade `metrics` would have to be called at each
 //! change, on the path of every connection.)
 
 use super::names::named;

@@ -213,6 +213,8 @@
 //! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name; `systemd::Notifier`, which tells
 //!   systemd when a service is ready, what it is doing, and that it is alive (Linux).
+//! - `upgrade`: `upgrade::Upgrade`, the next generation of a program takes over the listening sockets, says that it is
+//!   ready, and only then the old one drains (Unix).
 //!
 //! # The runtime
 //!
@@ -257,6 +259,8 @@ mod text;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;
+#[cfg(all(unix, feature = "upgrade"))]
+pub mod upgrade;
 
 pub use address::Address;
 pub use bind_addrs::ToBindAddrs;

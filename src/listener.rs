@@ -5,6 +5,8 @@
 //! [`Listener::accept_now`]. [`Protocols`] are the protocols that its connections begin with, such as TLS.
 
 mod custom;
+#[cfg(all(unix, feature = "upgrade"))]
+pub(crate) mod generations;
 #[cfg(target_os = "linux")]
 mod in_use;
 #[cfg(unix)]
@@ -44,7 +46,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixListener;
 #[cfg(unix)]
 use std::path::Path;
-#[cfg(feature = "proxy-protocol")]
+#[cfg(any(feature = "proxy-protocol", all(unix, feature = "upgrade")))]
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
@@ -102,6 +104,9 @@ pub struct Listener {
     backlog: u32,
     /// `Some` if the socket was opened elsewhere, with its state when it was taken over.
     inherited: Option<Inherited>,
+    /// `Some` if it was bound with an `Upgrade`: whose socket it is while two generations have it.
+    #[cfg(all(unix, feature = "upgrade"))]
+    hold: Option<Arc<generations::Hold>>,
     /// The protocols that its connections begin with.
     protocols: Protocols,
     /// The process that created it: a forked process has only a copy.
@@ -121,6 +126,20 @@ struct Inherited {
     /// The socket was blocking before it was made non-blocking here, for all of its holders.
     #[cfg_attr(not(unix), expect(dead_code, reason = "only Unix reports it"))]
     was_blocking: bool,
+    /// TCP_NODELAY of its connections.
+    #[cfg(unix)]
+    nodelay: bool,
+    /// SO_KEEPALIVE of its connections.
+    #[cfg(unix)]
+    keepalive: Keepalive,
+}
+
+#[cfg(unix)]
+impl Inherited {
+    /// A non-blocking socket, whose connections get these options.
+    fn with(options: &ListenOptions) -> Self {
+        Self { was_blocking: false, nodelay: options.nodelay, keepalive: options.keepalive }
+    }
 }
 
 /// An accepted client.
@@ -365,6 +384,8 @@ impl Listener {
             address,
             backlog: ListenOptions::new().backlog,
             inherited: None,
+            #[cfg(all(unix, feature = "upgrade"))]
+            hold: None,
             protocols: Protocols::default(),
             origin: Origin::here(),
         }
@@ -380,6 +401,8 @@ impl Listener {
             address,
             backlog: options.backlog,
             inherited,
+            #[cfg(all(unix, feature = "upgrade"))]
+            hold: None,
             protocols: options.protocols.clone(),
             origin: Origin::here(),
         })
@@ -390,7 +413,17 @@ impl Listener {
         let address = Address::from(socket.local_addr()?);
         let source = Source::Unix(Socket::new(socket)?);
         let (backlog, protocols) = (options.backlog, options.protocols.clone());
-        Ok(Self { file: None, source, address, backlog, inherited, protocols, origin: Origin::here() })
+        Ok(Self {
+            file: None,
+            source,
+            address,
+            backlog,
+            inherited,
+            #[cfg(feature = "upgrade")]
+            hold: None,
+            protocols,
+            origin: Origin::here(),
+        })
     }
 
     /// Makes the connections of this listener encrypted: see [`Tls`] (feature `tls`). Works with every listener.
@@ -485,6 +518,10 @@ impl Listener {
     /// Returns whether other processes may hold the same socket, so that the clients in its backlog can be left to
     /// them.
     pub(crate) fn is_shared(&self) -> bool {
+        #[cfg(all(unix, feature = "upgrade"))]
+        if let Some(hold) = &self.hold {
+            return hold.is_shared();
+        }
         self.inherited.is_some()
     }
 
@@ -492,6 +529,10 @@ impl Listener {
     pub(crate) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
         if let Source::Custom(custom) = &mut self.source {
             return custom.poll_accept(cx).map(|accepted| self.receive(accepted));
+        }
+        #[cfg(all(unix, feature = "upgrade"))]
+        if self.hold.as_ref().is_some_and(|hold| hold.is_given()) {
+            return Poll::Pending; // for good: the next generation accepts, and this loop is only told to stop
         }
         loop {
             if let Some(accepted) = self.accept_now() {
@@ -508,6 +549,13 @@ impl Listener {
 
     /// Accepts without waiting: `None` if no client is in the backlog.
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
+        #[cfg(all(unix, feature = "upgrade"))]
+        if let Some(hold) = &self.hold {
+            if hold.is_given() {
+                return None;
+            }
+            self.inherited = self.inherited.or_else(|| hold.once_sent());
+        }
         #[cfg(unix)]
         if let Some(inherited) = &mut self.inherited {
             match inherited::has_client(&self.source, inherited) {
@@ -526,8 +574,8 @@ impl Listener {
             },
         };
         #[cfg(unix)]
-        if let (Some(_), Ok((transport, _))) = (&self.inherited, &accepted) {
-            let _ended = tcp::set_defaults(transport); // fails if the peer has reset the connection
+        if let (Some(inherited), Ok((transport, _))) = (&self.inherited, &accepted) {
+            let _ended = tcp::set_options(transport, inherited); // fails if the peer has reset the connection
         }
         match accepted {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
@@ -547,6 +595,16 @@ impl Listener {
     /// Keeps new clients out, as far as that is possible before it is closed: removes the socket's file, or closes the
     /// queue of a listener in memory.
     pub(crate) fn retire(&mut self) {
+        #[cfg(all(unix, feature = "upgrade"))]
+        if let Some(hold) = &self.hold {
+            hold.close();
+            if hold.is_shared() {
+                // The file is the other generation's.
+                if let Some(file) = self.file.take() {
+                    file.leave();
+                }
+            }
+        }
         #[cfg(unix)]
         drop(self.file.take());
         if let Source::Custom(custom) = &mut self.source {
@@ -559,7 +617,7 @@ impl Drop for Listener {
     fn drop(&mut self) {
         self.retire(); // before the socket is closed: as long as it is open, no other file can get its inode
         #[cfg(unix)]
-        if let (Some(Inherited { was_blocking: true }), false) = (self.inherited, self.origin.is_elsewhere()) {
+        if let (Some(Inherited { was_blocking: true, .. }), false) = (self.inherited, self.origin.is_elsewhere()) {
             inherited::make_blocking(&self.source, &self.address);
         }
     }

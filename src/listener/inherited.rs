@@ -76,8 +76,8 @@ fn adopt(fd: OwnedFd) -> io::Result<Listener> {
     let domain = check(&fd)?;
     // Programs that this one starts must not inherit this descriptor: they would keep the port open after this process.
     fcntl_setfd(&fd, fcntl_getfd(&fd)? | FdFlags::CLOEXEC)?;
-    let inherited = Inherited { was_blocking: !SockRef::from(&fd).nonblocking()? };
     let options = ListenOptions::new(); // the kernel does not show its backlog
+    let inherited = Inherited { was_blocking: !SockRef::from(&fd).nonblocking()?, ..Inherited::with(&options) };
     match domain {
         Domain::UNIX => Listener::over_unix(UnixListener::from(fd), &options, Some(inherited)),
         _ => Listener::over_tcp(TcpListener::from(fd), &options, Some(inherited)),
@@ -86,7 +86,7 @@ fn adopt(fd: OwnedFd) -> io::Result<Listener> {
 
 /// Checks that it is a listening stream socket. Accepting from any other descriptor would fail only later, with an
 /// unclear error.
-fn check(fd: &OwnedFd) -> io::Result<Domain> {
+pub(super) fn check(fd: &OwnedFd) -> io::Result<Domain> {
     let wrong = |text: &str| Err(explained(ErrorKind::InvalidInput, text));
     let socket = SockRef::from(fd);
     let kind = match socket.r#type() {

@@ -36,6 +36,11 @@ impl<T: AsSocket> Socket<T> {
         Ok(Self { socket: Arc::new(socket), registered: None })
     }
 
+    #[cfg(all(unix, feature = "upgrade"))]
+    pub(super) fn downgrade(&self) -> std::sync::Weak<T> {
+        Arc::downgrade(&self.socket)
+    }
+
     pub(super) fn get_ref(&self) -> &T {
         &self.socket
     }

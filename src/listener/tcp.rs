@@ -1,9 +1,7 @@
 //! Listening TCP sockets: binding them with their options, one or several, and accepting from them.
 
-#[cfg(not(unix))]
-use super::Inherited;
 use super::refused::{explain, is_every_machines, is_unsupported_family};
-use super::{ListenOptions, Listener};
+use super::{Inherited, ListenOptions, Listener};
 use crate::address::Address;
 use crate::panic::log_line;
 use crate::text::explained;
@@ -34,13 +32,13 @@ pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
     Ok((Transport::nonblocking_tcp(stream)?, Address::from(peer)))
 }
 
-/// Sets the default options on a connection of an inherited socket. The options of the socket itself do not change.
+/// Sets the options on a connection of an inherited socket. The options of the socket itself do not change.
 #[cfg(unix)]
-pub(super) fn set_defaults(transport: &Transport) -> io::Result<()> {
+pub(super) fn set_options(transport: &Transport, options: &Inherited) -> io::Result<()> {
     let Some(stream) = transport.as_tcp() else {
         return Ok(());
     };
-    let (socket, options) = (socket2::SockRef::from(stream), ListenOptions::new());
+    let socket = socket2::SockRef::from(stream);
     socket.set_tcp_nodelay(options.nodelay)?;
     options.keepalive.set(&socket)
 }
@@ -142,7 +140,7 @@ fn for_one_of(all: &[SocketAddr], address: SocketAddr, options: &ListenOptions) 
 
 /// Returns whether the machine lacks this address family: a machine without IPv6 has no `::1`. The address of another
 /// machine is not a missing family but a mistake.
-fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
+pub(super) fn is_lacking_family(address: SocketAddr, error: &io::Error) -> bool {
     let is_absent = error.kind() == ErrorKind::AddrNotAvailable && address.is_ipv6() && is_every_machines(address);
     is_unsupported_family(error) || is_absent
 }

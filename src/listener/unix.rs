@@ -64,7 +64,7 @@ pub(super) fn bind(path: &Path, options: &ListenOptions) -> io::Result<(UnixList
 
 /// Returns the path by which the file is found at its removal, even if the program changes its working directory, or a
 /// symbolic link above the file is changed.
-fn resolve(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
     let full_path = std::path::absolute(path)?;
     let folder = full_path.parent().and_then(|folder| fs::canonicalize(folder).ok());
     Ok(match (folder, full_path.file_name()) {
@@ -122,18 +122,47 @@ pub(super) struct SocketFile {
     identity: Identity,
     /// The process that has created the file. A forked process has a copy of this guard, and must not remove the file.
     origin: Origin,
+    /// Another generation of this program has the socket, and the file with it.
+    is_left: bool,
 }
 
 impl SocketFile {
     /// Guards the file that was just created at this path.
     fn made(path: PathBuf) -> io::Result<Self> {
         let identity = identity(&fs::symlink_metadata(&path)?);
-        Ok(Self { path, identity, origin: Origin::here() })
+        Ok(Self { path, identity, origin: Origin::here(), is_left: false })
+    }
+
+    /// Guards a file that an earlier generation of this program has made.
+    #[cfg(feature = "upgrade")]
+    pub(super) fn known(path: PathBuf, identity: Identity) -> Self {
+        Self { path, identity, origin: Origin::here(), is_left: false }
+    }
+
+    #[cfg(feature = "upgrade")]
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    #[cfg(feature = "upgrade")]
+    pub(super) fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Leaves the file in its place.
+    #[cfg(feature = "upgrade")]
+    pub(super) fn leave(mut self) {
+        self.is_left = true;
     }
 
     fn is_in_place(&self) -> bool {
-        fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.identity)
+        is_in_place(&self.path, self.identity)
     }
+}
+
+/// Returns whether this is the file at the path.
+pub(super) fn is_in_place(path: &Path, wanted: Identity) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| identity(&found) == wanted)
 }
 
 /// Identifies a file, whatever its name: its device and inode.
@@ -145,7 +174,7 @@ fn identity(metadata: &fs::Metadata) -> Identity {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if self.origin.is_elsewhere() {
+        if self.is_left || self.origin.is_elsewhere() {
             return;
         }
         // The folder's lock is not needed: the socket still listens, so no other start takes its file for a stale one.

@@ -30,5 +30,6 @@ mod systemd_units;
 mod tls_clients;
 mod unix_processes;
 mod unprivileged;
+mod upgrade;
 mod vanished_peers;
 mod what_main_prints;

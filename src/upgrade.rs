@@ -18,10 +18,10 @@
 //!     let upgrade = Upgrade::from_env()?; // first: in a successor, it takes the sockets over
 //!     let (signals, mut hangups) = (signal::termination()?, signal::hangup()?);
 //!     let server = upgrade.bind("0.0.0.0:8888").await?.shutdown_on(signals);
-//!     let report = server
-//!         .scope(echo, async |_| {
+//!     let (_, report) = server
+//!         .scope(echo, async |server| {
 //!             upgrade.ready().await?; // the generation before begins its drain
-//!             while hangups.next().await.is_some() {
+//!             while let Some(_hangup) = server.until_shutdown(hangups.next()).await {
 //!                 match upgrade.hand_over(Command::new(&program)).await {
 //!                     Ok(_) => break, // the next generation accepts: the end of the body drains this one
 //!                     Err(error) => eprintln!("{error}"), // this one goes on serving
@@ -30,7 +30,7 @@
 //!             Ok(())
 //!         })
 //!         .await?;
-//!     println!("{}", report.1);
+//!     println!("{report}");
 //!     Ok(())
 //! }
 //! ```
@@ -126,6 +126,9 @@ const VARIABLE: &str = "EBBTIDE_UPGRADE";
 
 /// How long a successor has by default, from its start until it is ready.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a process may take to end after it has closed its connection. Then it is killed.
+const UNTIL_ENDED: Duration = Duration::from_secs(1);
 
 /// How long a process that was killed is waited for.
 const UNTIL_KILLED: Duration = Duration::from_secs(5);
@@ -472,17 +475,7 @@ impl Upgrade {
     /// # std::io::Result::Ok(()) }).unwrap();
     /// ```
     pub async fn ready(&self) -> io::Result<()> {
-        let predecessor = match std::mem::replace(&mut *lock(&self.shared.before), Before::Told) {
-            Before::Waits(predecessor) => predecessor,
-            Before::Done => {
-                *lock(&self.shared.before) = Before::Done;
-                return Ok(());
-            }
-            Before::Told => {
-                let text = "the generation before has been told already that this one is ready, and has not answered";
-                return Err(explained(ErrorKind::NotConnected, text));
-            }
-        };
+        let Some(predecessor) = self.take_predecessor()? else { return Ok(()) };
         predecessor.tell_ready().await?;
         for entry in lock(&self.shared.bound).iter() {
             entry.hold.own();
@@ -498,6 +491,22 @@ impl Upgrade {
         }
         log_line!(info, "this process has taken over from the generation before");
         Ok(())
+    }
+
+    /// Returns the generation before if it waits for this one.
+    fn take_predecessor(&self) -> io::Result<Option<Predecessor>> {
+        let mut before = lock(&self.shared.before);
+        match std::mem::replace(&mut *before, Before::Told) {
+            Before::Waits(predecessor) => Ok(Some(predecessor)),
+            Before::Done => {
+                *before = Before::Done;
+                Ok(None)
+            }
+            Before::Told => {
+                let text = "the generation before has been told already that this one is ready, and has not answered";
+                Err(explained(ErrorKind::NotConnected, text))
+            }
+        }
     }
 
     /// Starts the next generation, and hands the listening sockets over to it.
@@ -566,6 +575,11 @@ impl Upgrade {
                 Ok(Successor { id })
             }
             Err(error) => {
+                if is_gone(&error) {
+                    // It is just ending, most likely: its own status says more than that of a process that was killed.
+                    let until = Instant::now().checked_add(UNTIL_ENDED);
+                    within(until, runtime::unblock(move || child::wait_for_end(id))).await;
+                }
                 let until = Instant::now().checked_add(UNTIL_KILLED);
                 let ended = within(until, runtime::unblock(move || starting.end())).await;
                 Err(failed(id, error, ended))
@@ -681,16 +695,21 @@ async fn send(channel: &Async<UnixStream>, mut bytes: &[u8], mut descriptor: Opt
     Ok(())
 }
 
+/// Returns whether the other end of the connection is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
+    )
+}
+
 /// Returns the error of a hand-over that failed, with how its process has ended.
 fn failed(id: u32, error: io::Error, ended: Option<io::Result<ExitStatus>>) -> io::Error {
     const SIGKILL: i32 = 9;
-    let is_gone = matches!(
-        error.kind(),
-        ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
-    );
+    let is_gone = is_gone(&error);
     let (why, end) = match ended {
         Some(Ok(status)) if status.signal() == Some(SIGKILL) && is_gone => {
-            ("it closed its standard input before it was ready".to_owned(), "it was killed".to_owned())
+            ("it closed its connection before it was ready".to_owned(), "it was killed".to_owned())
         }
         Some(Ok(status)) if status.signal() == Some(SIGKILL) => (error.to_string(), "it was killed".to_owned()),
         Some(Ok(status)) if is_gone => (format!("it ended before it was ready ({status})"), String::new()),

@@ -2,6 +2,8 @@
 
 use crate::text::{explained, explained_by};
 use rustix::fs::fstat;
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -57,6 +59,12 @@ impl Starting {
             None => Err(explained(ErrorKind::NotFound, "it has been let go")),
         }
     }
+}
+
+/// Blocks until a child has ended, and leaves it to be waited for: its id stays its own until then.
+pub(super) fn wait_for_end(id: u32) {
+    let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("the id is that of a process");
+    let _is_over = retry_on_intr(|| waitid(WaitId::Pid(id), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT));
 }
 
 fn end(child: &mut Child) -> io::Result<ExitStatus> {

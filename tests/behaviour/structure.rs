@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 /// The top-level modules of the crate, from the top layer down. A module may use those below it, and none of its own
 /// layer.
 const LAYERS: &[&[&str]] = &[
-    &["admin"],
+    &["admin", "upgrade"],
     &["http", "services", "systemd"],
     &["server"],
     &["framing"],
@@ -121,9 +121,11 @@ fn only_known_lines_spawn_tasks_and_start_threads() {
     for (line, file) in spawns.iter().zip(expected) {
         assert!(line.starts_with(file), "{line}");
     }
-    // For a resolver, for a folder that another program keeps locked, and for a logger that may block.
+    // For a resolver, for a folder that another program keeps locked, for a logger that may block, and for the start
+    // and the end of a process.
     let spawns = lines_with(&["runtime::unblock(", "unblock(log"]);
-    let expected = ["bind_addrs.rs: ", "listener.rs: ", "server/progress.rs: "];
+    let expected =
+        ["bind_addrs.rs: ", "listener.rs: ", "server/progress.rs: ", "upgrade.rs: ", "upgrade.rs: ", "upgrade.rs: "];
     assert_eq!(spawns.len(), expected.len(), "{spawns:#?}");
     for (line, file) in spawns.iter().zip(expected) {
         assert!(line.starts_with(file), "{line}");

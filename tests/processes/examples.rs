@@ -54,6 +54,8 @@ const SERVERS: &[&str] = &[
     "smol",
     #[cfg(unix)]
     "many_listeners",
+    #[cfg(all(unix, feature = "upgrade"))]
+    "hand_over",
     #[cfg(feature = "proxy-protocol")]
     "proxy_protocol",
 ];
@@ -597,6 +599,12 @@ fn unix_fails_if_another_server_listens_at_its_path() {
 #[test]
 fn many_listeners_serves_four_ways_in_and_closes_them_all() {
     runs_to_its_end("many_listeners", 0, seconds(0));
+}
+
+#[cfg(all(unix, feature = "upgrade"))]
+#[test]
+fn hand_over_is_ready_before_the_old_generation_drains() {
+    runs_to_its_end("hand_over", 0, seconds(2));
 }
 
 #[test]

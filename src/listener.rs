@@ -531,8 +531,8 @@ impl Listener {
             return custom.poll_accept(cx).map(|accepted| self.receive(accepted));
         }
         #[cfg(all(unix, feature = "upgrade"))]
-        if self.hold.as_ref().is_some_and(|hold| hold.is_given()) {
-            return Poll::Pending; // for good: the next generation accepts, and this loop is only told to stop
+        if let Some(hold) = &self.hold {
+            ready!(hold.poll_accepts(cx));
         }
         loop {
             if let Some(accepted) = self.accept_now() {
@@ -551,7 +551,7 @@ impl Listener {
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
         #[cfg(all(unix, feature = "upgrade"))]
         if let Some(hold) = &self.hold {
-            if hold.is_given() {
+            if !hold.accepts() {
                 return None;
             }
             self.inherited = self.inherited.or_else(|| hold.once_sent());

@@ -49,6 +49,9 @@
 //!
 //! Connections are not handed over: the old generation serves them to the end of its drain.
 //!
+//! Exactly one generation accepts at any time: the next one from the moment at which it is told that the old one has
+//! stopped. Before that its servers wait, so one that fails loses no client.
+//!
 //! # How a hand-over may end
 //!
 //! | the next generation | then |
@@ -110,6 +113,7 @@ use message::{HEADER, Kind, MOST_SOCKETS, encode, encode_key};
 use predecessor::Predecessor;
 use std::env;
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
@@ -451,7 +455,7 @@ impl Upgrade {
     /// Tells the generation before that this one is ready, so that it begins to drain. Returns when it has stopped
     /// accepting; at once in a first generation, and at every later call.
     ///
-    /// Call it after the last bind, when this generation can serve. What the generation before has passed and nobody
+    /// Call it after the last bind, when this generation can serve: until then its servers accept no clients. What the generation before has passed and nobody
     /// has bound is closed then, with a warning.
     ///
     /// # Errors
@@ -477,10 +481,6 @@ impl Upgrade {
     pub async fn ready(&self) -> io::Result<()> {
         let Some(predecessor) = self.take_predecessor()? else { return Ok(()) };
         predecessor.tell_ready().await?;
-        for entry in lock(&self.shared.bound).iter() {
-            entry.hold.own();
-        }
-        *lock(&self.shared.before) = Before::Done;
         for unclaimed in std::mem::take(&mut *lock(&self.shared.passed)) {
             log_line!(
                 warn,
@@ -489,6 +489,10 @@ impl Upgrade {
             );
             unclaimed.discard();
         }
+        for entry in lock(&self.shared.bound).iter() {
+            entry.hold.own();
+        }
+        *lock(&self.shared.before) = Before::Done;
         log_line!(info, "this process has taken over from the generation before");
         Ok(())
     }
@@ -644,7 +648,8 @@ impl Drop for Turn<'_> {
 async fn converse(channel: UnixStream, sockets: &[Socket]) -> io::Result<()> {
     let channel = Async::new(channel)?;
     message::expect(read_header(&channel).await?, Kind::Hello)?;
-    let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+    let stdin = io::stdin().as_fd().try_clone_to_owned();
+    let stdin = stdin.or_else(|_closed| File::open("/dev/null").map(OwnedFd::from))?;
     send(&channel, &encode(Kind::Stdin, b""), Some(&stdin)).await?;
     for socket in sockets {
         send(&channel, &encode(Kind::Socket, &encode_key(&socket.key)?), Some(&socket.descriptor)).await?;

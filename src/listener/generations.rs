@@ -22,6 +22,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, Waker};
 
 /// The socket is this generation's alone.
 const OURS: u8 = 0;
@@ -31,7 +32,8 @@ const GIVING: u8 = 1;
 const GIVEN: u8 = 2;
 /// This generation has stopped to accept before it could hand the socket over.
 const CLOSED: u8 = 3;
-/// The socket is still that of the generation before, which has not been told that this one is ready.
+/// The socket is still that of the generation before, which has not been told that this one is ready. It accepts, and
+/// this one does not.
 const BORROWED: u8 = 4;
 
 /// Which generation a listening socket belongs to, as this process sees it. Shared by the listener and its `Upgrade`.
@@ -42,11 +44,18 @@ pub(crate) struct Hold {
     was_sent: AtomicBool,
     /// What the listener becomes then: it checks the blocking mode, as with every inherited socket.
     inherited: Inherited,
+    /// The accept loop, while it waits until this generation may accept.
+    waiting: Mutex<Option<Waker>>,
 }
 
 impl Hold {
     fn new(state: u8, inherited: Inherited) -> Arc<Self> {
-        Arc::new(Self { state: AtomicU8::new(state), was_sent: AtomicBool::new(state == BORROWED), inherited })
+        Arc::new(Self {
+            state: AtomicU8::new(state),
+            was_sent: AtomicBool::new(state == BORROWED),
+            inherited,
+            waiting: Mutex::new(None),
+        })
     }
 
     fn change(&self, from: u8, to: u8) -> bool {
@@ -58,9 +67,21 @@ impl Hold {
         matches!(self.state.load(Ordering::SeqCst), GIVING | GIVEN | BORROWED)
     }
 
-    /// Returns whether the next generation accepts in place of this one.
-    pub(super) fn is_given(&self) -> bool {
-        self.state.load(Ordering::SeqCst) == GIVEN
+    /// Returns whether this generation accepts: not before the one before has stopped, and not once the next one does.
+    pub(super) fn accepts(&self) -> bool {
+        !matches!(self.state.load(Ordering::SeqCst), GIVEN | BORROWED)
+    }
+
+    /// Waits until this generation accepts. That may be never.
+    pub(super) fn poll_accepts(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.accepts() {
+            return Poll::Ready(());
+        }
+        let _earlier = lock(&self.waiting).replace(cx.waker().clone());
+        match self.accepts() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
     }
 
     /// Returns what an accept has to do once another process has had the socket.
@@ -91,6 +112,10 @@ impl Hold {
     /// The generation before has been told that this one is ready.
     pub(crate) fn own(&self) {
         self.change(BORROWED, OURS);
+        let waiting = lock(&self.waiting).take();
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
     }
 }
 

@@ -45,7 +45,7 @@ pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<Passed>
     }
     let stdin = io::stdin();
     let found = fstat(&stdin)?;
-    if (u64::try_from(found.st_dev).ok(), Some(found.st_ino)) != (Some(identity.0), Some(identity.1)) {
+    if (i128::from(found.st_dev), i128::from(found.st_ino)) != identity {
         log_line!(
             info,
             "`{VARIABLE}` is meant for another process: the standard input of this one is not the socket that it names"
@@ -61,7 +61,7 @@ pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<Passed>
 }
 
 /// Reads `version:device:inode`.
-fn parse(value: &str) -> Option<(u8, (u64, u64))> {
+fn parse(value: &str) -> Option<(u8, (i128, i128))> {
     let (version, identity) = value.split_once(':')?;
     let (device, inode) = identity.split_once(':')?;
     Some((version.parse().ok()?, (device.parse().ok()?, inode.parse().ok()?)))
@@ -131,9 +131,7 @@ mod tests {
     #[test]
     fn only_the_value_that_a_hand_over_sets_is_read() {
         assert_eq!(parse("1:8:4294967296"), Some((1, (8, 4_294_967_296))));
-        for value in
-            ["", "1", "1:2", "1:2:", ":2:3", "1:2:3:4", "a:2:3", "1:-2:3", "256:1:1", "1:1:99999999999999999999"]
-        {
+        for value in ["", "1", "1:2", "1:2:", ":2:3", "1:2:3:4", "a:2:3", "256:1:1", "1:1:x"] {
             assert_eq!(parse(value), None, "{value}");
         }
     }

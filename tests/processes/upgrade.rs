@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many upgrades there are in a row. `EBBTIDE_TEST_UPGRADES` sets another number.
 const UPGRADES: usize = 50;
@@ -270,6 +270,17 @@ fn a_successor_that_fails_or_lies_leaves_the_old_generation_serving() {
             assert!(error.to_string().contains(text), "{shown}: no `{text}` in `{error}`");
             first.serves();
         }
+        // It serves, and does not say that it is ready: no client gets to it.
+        let upgrade = first.upgrade.clone().timeout(SOON);
+        let serves = program("serves without being ready", &file);
+        let failing = task::spawn(async move { upgrade.hand_over(serves).await.unwrap_err() });
+        let over = Instant::now() + SOON;
+        while Instant::now() < over {
+            first.serves();
+        }
+        let error = failing.await.to_string();
+        assert!(error.contains("it was not ready within 400ms; it was killed"), "{error}");
+        first.serves();
         let error = first.upgrade.hand_over(Command::new("/no/such/program")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().starts_with("cannot start the next generation, `/no/such/program`: give"), "{error}");
@@ -418,6 +429,11 @@ fn the_program() {
     let done = match part.as_str() {
         "generation" => task::block_on(generation(&file)),
         "binds TCP only" => task::block_on(tcp_only()),
+        "serves without being ready" => task::block_on(async {
+            let upgrade = Upgrade::from_env()?;
+            let server = upgrade.bind("127.0.0.1:0").await?;
+            server.serve(answer).await.map(drop).map_err(Into::into)
+        }),
         "is it a successor" => match Upgrade::from_env() {
             Ok(upgrade) => {
                 println!("successor: {}", upgrade.is_successor());

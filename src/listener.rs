@@ -102,8 +102,12 @@ pub struct Listener {
     address: Address,
     /// How many clients the kernel may queue.
     backlog: u32,
-    /// `Some` if the socket was opened elsewhere, with its state when it was taken over.
+    /// `Some` if the socket was opened elsewhere, with its state when it was taken over; or if another process may have
+    /// a copy of its descriptor.
     inherited: Option<Inherited>,
+    /// `try_clone_fd` has returned a copy of its descriptor.
+    #[cfg(unix)]
+    is_copied: bool,
     /// `Some` if it was bound with an `Upgrade`: whose socket it is while two generations have it.
     #[cfg(all(unix, feature = "upgrade"))]
     hold: Option<Arc<generations::Hold>>,
@@ -120,25 +124,22 @@ enum Source {
     Custom(Custom),
 }
 
-/// State of an inherited socket, to be restored.
+/// State of a socket that other processes may have, to be restored.
 #[derive(Clone, Copy, Debug)]
 struct Inherited {
     /// The socket was blocking before it was made non-blocking here, for all of its holders.
     #[cfg_attr(not(unix), expect(dead_code, reason = "only Unix reports it"))]
     was_blocking: bool,
-    /// TCP_NODELAY of its connections.
+    /// TCP_NODELAY and SO_KEEPALIVE of its connections. `None`: they have those of the socket.
     #[cfg(unix)]
-    nodelay: bool,
-    /// SO_KEEPALIVE of its connections.
-    #[cfg(unix)]
-    keepalive: Keepalive,
+    of_connections: Option<(bool, Keepalive)>,
 }
 
 #[cfg(unix)]
 impl Inherited {
     /// A non-blocking socket, whose connections get these options.
     fn with(options: &ListenOptions) -> Self {
-        Self { was_blocking: false, nodelay: options.nodelay, keepalive: options.keepalive }
+        Self { was_blocking: false, of_connections: Some((options.nodelay, options.keepalive)) }
     }
 }
 
@@ -384,6 +385,8 @@ impl Listener {
             address,
             backlog: ListenOptions::new().backlog,
             inherited: None,
+            #[cfg(unix)]
+            is_copied: false,
             #[cfg(all(unix, feature = "upgrade"))]
             hold: None,
             protocols: Protocols::default(),
@@ -401,6 +404,8 @@ impl Listener {
             address,
             backlog: options.backlog,
             inherited,
+            #[cfg(unix)]
+            is_copied: false,
             #[cfg(all(unix, feature = "upgrade"))]
             hold: None,
             protocols: options.protocols.clone(),
@@ -419,6 +424,7 @@ impl Listener {
             address,
             backlog,
             inherited,
+            is_copied: false,
             #[cfg(feature = "upgrade")]
             hold: None,
             protocols,
@@ -519,7 +525,7 @@ impl Listener {
     /// them.
     pub(crate) fn is_shared(&self) -> bool {
         #[cfg(all(unix, feature = "upgrade"))]
-        if let Some(hold) = &self.hold {
+        if let (Some(hold), false) = (&self.hold, self.is_copied) {
             return hold.is_shared();
         }
         self.inherited.is_some()
@@ -598,15 +604,15 @@ impl Listener {
         #[cfg(all(unix, feature = "upgrade"))]
         if let Some(hold) = &self.hold {
             hold.close();
-            if hold.is_shared() {
-                // The file is the other generation's.
-                if let Some(file) = self.file.take() {
-                    file.leave();
-                }
-            }
         }
         #[cfg(unix)]
-        drop(self.file.take());
+        if let Some(file) = self.file.take() {
+            // While other processes have the socket, the file is theirs.
+            match self.is_shared() {
+                true => file.leave(),
+                false => drop(file),
+            }
+        }
         if let Source::Custom(custom) = &mut self.source {
             custom.close_queue();
         }

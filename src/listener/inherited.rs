@@ -12,7 +12,7 @@ use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd, retry_on_intr};
 use socket2::{Domain, SockRef, Type};
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 /// Takes over a socket that listens already, TCP or Unix: see [inherited sockets](Listener#sockets-that-are-inherited).
@@ -68,6 +68,87 @@ impl TryFrom<UnixListener> for Listener {
 
     fn try_from(socket: UnixListener) -> io::Result<Self> {
         Self::try_from(OwnedFd::from(socket))
+    }
+}
+
+impl Listener {
+    /// Returns the descriptor of its TCP or Unix socket, to read or set an option; `None` if it has none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use ebbtide::Listener;
+    /// use socket2::SockRef;
+    ///
+    /// let listener = Listener::tcp(([127, 0, 0, 1], 0).into())?;
+    /// let socket = listener.socket_fd().expect("a TCP listener has a socket");
+    /// assert!(SockRef::from(&socket).reuse_address()?);
+    ///
+    /// let (in_memory, _connector) = Listener::memory();
+    /// assert!(in_memory.socket_fd().is_none());
+    /// # Ok(()) }
+    /// ```
+    #[doc(alias = "as_fd")]
+    #[doc(alias = "as_raw_fd")]
+    pub fn socket_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source {
+            Source::Tcp(socket) => Some(socket.get_ref().as_fd()),
+            Source::Unix(socket) => Some(socket.get_ref().as_fd()),
+            Source::Custom(_) => None,
+        }
+    }
+
+    /// Returns a copy of its socket's descriptor, for another process that is to accept from the same backlog.
+    ///
+    /// The other process makes a listener of it with `Listener::try_from`. From now on this listener treats its socket
+    /// as [shared](Listener#sockets-that-are-inherited): at its end it leaves the backlog and a socket file to the other
+    /// holders, and each accept costs two system calls more.
+    ///
+    /// The copy is closed on exec: pass it as the standard input of a child, or over a Unix socket. The feature
+    /// `upgrade` does all of this for a program that starts its own next version.
+    ///
+    /// # Errors
+    ///
+    /// The listener has no socket (`Unsupported`), or the process may open no more files.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # async_std::task::block_on(async {
+    /// # use async_std::{io::ReadExt, net::TcpStream};
+    /// use ebbtide::{Connection, Listener, Server};
+    ///
+    /// let mut listener = Listener::tcp(([127, 0, 0, 1], 0).into())?;
+    /// let address = listener.local_addr().tcp()?;
+    /// let copy = listener.try_clone_fd()?; // as if another process had it
+    /// let mut client = TcpStream::connect(address).await?;
+    /// drop(listener);
+    ///
+    /// let server = Server::new(Listener::try_from(copy)?);
+    /// let (_, report) = server
+    ///     .scope(async |_: Connection| {}, async |_| {
+    ///         assert_eq!(client.read(&mut [0]).await?, 0); // it waited in the backlog, and has been served
+    ///         Ok(())
+    ///     })
+    ///     .await?;
+    /// assert_eq!(report.completed(), 1);
+    /// # std::io::Result::Ok(()) }).unwrap();
+    /// ```
+    #[doc(alias = "try_clone")]
+    pub fn try_clone_fd(&mut self) -> io::Result<OwnedFd> {
+        let Some(socket) = self.socket_fd() else {
+            let text =
+                format_args!("cannot copy the descriptor of the listener `{}`: it is not a socket", self.address);
+            return Err(explained(ErrorKind::Unsupported, text));
+        };
+        let copy = socket.try_clone_to_owned().map_err(|error| {
+            let text = format_args!("cannot copy the descriptor of the listener `{}`: {error}", self.address);
+            explained(error.kind(), text)
+        })?;
+        self.is_copied = true;
+        self.inherited.get_or_insert(Inherited { was_blocking: false, of_connections: None });
+        Ok(copy)
     }
 }
 

@@ -35,12 +35,12 @@ pub(super) fn accept(socket: &TcpListener) -> io::Result<(Transport, Address)> {
 /// Sets the options on a connection of an inherited socket. The options of the socket itself do not change.
 #[cfg(unix)]
 pub(super) fn set_options(transport: &Transport, options: &Inherited) -> io::Result<()> {
-    let Some(stream) = transport.as_tcp() else {
+    let (Some(stream), Some((nodelay, keepalive))) = (transport.as_tcp(), options.of_connections) else {
         return Ok(());
     };
     let socket = socket2::SockRef::from(stream);
-    socket.set_tcp_nodelay(options.nodelay)?;
-    options.keepalive.set(&socket)
+    socket.set_tcp_nodelay(nodelay)?;
+    keepalive.set(&socket)
 }
 
 /// Opens a socket, sets its options, binds it and listens.

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bind_errors;
+mod copied_listeners;
 mod custom_listeners;
 mod custom_streams;
 mod documents;

@@ -122,7 +122,7 @@ pub(super) struct SocketFile {
     identity: Identity,
     /// The process that has created the file. A forked process has a copy of this guard, and must not remove the file.
     origin: Origin,
-    /// Another generation of this program has the socket, and the file with it.
+    /// Another process has the socket, and the file with it.
     is_left: bool,
 }
 
@@ -150,7 +150,6 @@ impl SocketFile {
     }
 
     /// Leaves the file in its place.
-    #[cfg(feature = "upgrade")]
     pub(super) fn leave(mut self) {
         self.is_left = true;
     }

@@ -5,6 +5,8 @@
 //! counts the connections of each client.
 
 mod clients;
+#[cfg(all(test, ebbtide_loom))]
+mod loom_tests;
 mod turns;
 
 use crate::sync::waker_set::wake_all;

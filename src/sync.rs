@@ -1,6 +1,6 @@
 //! Locks, thread identities, and the identity of wakers.
 //!
-//! The names of locks and threads mean the standard library's types. In a model (`--cfg ebbtide_loom`, see
+//! The names of locks, threads and atomics mean the standard library's types. In a model (`--cfg ebbtide_loom`, see
 //! CONTRIBUTING.md) they mean loom's, which try every interleaving of the threads. Below:
 //!
 //! - [`event`]: a one-time event with any number of waiters;
@@ -11,6 +11,9 @@ pub(crate) mod broadcast;
 pub(crate) mod coop;
 pub(crate) mod event;
 pub(crate) mod waker_set;
+
+#[cfg(all(test, ebbtide_loom))]
+pub(crate) mod model;
 
 use std::sync::PoisonError;
 use std::task::Waker;
@@ -69,6 +72,15 @@ mod names {
 }
 
 pub(crate) use names::*;
+
+/// The atomics of the states that are modelled. All others are the standard library's.
+pub(crate) mod atomic {
+    #[cfg(all(test, ebbtide_loom))]
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, fence};
+    pub(crate) use std::sync::atomic::Ordering;
+    #[cfg(not(all(test, ebbtide_loom)))]
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, fence};
+}
 
 /// Locks a mutex and ignores poisoning: no user code runs under our locks, so no panic can leave a change half done.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

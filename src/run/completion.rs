@@ -8,10 +8,10 @@
 use super::Run;
 use crate::group::Guard;
 use crate::listener::Listener;
+use crate::sync::atomic::Ordering;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 

@@ -1,6 +1,6 @@
 //! [`Dialogue`]: what the client and the handler have exchanged, as far as a drain needs it. One byte per connection.
 
-use std::sync::atomic::{AtomicU8, Ordering, fence};
+use crate::sync::atomic::{AtomicU8, Ordering, fence};
 
 /// State of the exchange. It answers two questions: is the handler notified of the drain later (`newcomers.rs`), and is
 /// an answer to the client due?

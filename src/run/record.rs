@@ -43,6 +43,7 @@ use crate::listener::Accepted;
 use crate::panic::log_line;
 #[cfg(feature = "proxy-protocol")]
 use crate::proxy::ProxyHeader;
+use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
@@ -53,7 +54,7 @@ use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
+use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 

@@ -3,13 +3,16 @@
 //! - [`Event::wait`] waits; [`EventListener`] and [`EventPlace`] are waiters that can be polled;
 //! - [`Event::until`] and [`Event::poll_until`] poll other work first, until the event is signalled.
 
+#[cfg(all(test, ebbtide_loom))]
+mod loom_tests;
+
+use super::atomic::{AtomicBool, AtomicUsize, Ordering};
 use super::coop::{refusals, yields};
 use super::waker_set::{WakerSet, wake};
 use super::{Mutex, identity, lock};
 use pin_project_lite::pin_project;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 
 /// One-time event with any number of waiters: the drain has begun, the server is closed.

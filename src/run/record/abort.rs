@@ -5,7 +5,7 @@
 
 use super::ConnectionRecord;
 use crate::run::end_reason::EndReason;
-use std::sync::atomic::Ordering;
+use crate::sync::atomic::Ordering;
 use std::time::Instant;
 
 /// The drain of one connection.

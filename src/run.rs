@@ -31,6 +31,8 @@ pub(crate) mod end_reason;
 pub(crate) mod event;
 pub(crate) mod handle;
 pub(crate) mod limit_warning;
+#[cfg(all(test, ebbtide_loom))]
+mod loom_tests;
 pub(crate) mod name;
 pub(crate) mod newcomers;
 pub(crate) mod phase;
@@ -47,6 +49,7 @@ use crate::group::{Executor, Owner, Spawner, TaskGroup};
 use crate::limits::ConnectionLimit;
 use crate::listener::Listener;
 use crate::panic::{Kept, drop_caught};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
 use crate::sync::waker_set::{WakerSet, wake_all};
@@ -67,7 +70,6 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -406,28 +408,25 @@ impl Run {
         if self.started.load(Ordering::Acquire) {
             return;
         }
-        let unserved = {
+        let groups = {
             let mut state = lock(&self.state);
             if state.phase != Phase::Bound {
                 return; // it has just started, so the supervisor carries the request out; or it is closed
             }
-            state.unserved.take()
+            state.unserved.take().map(|unserved| {
+                let listeners = std::mem::take(&mut *lock(&self.listeners));
+                // A child of `tasks` drops the listeners, without a lock: the destructor of a custom listener is user
+                // code. It has the completion guard too. Every thread that closes the run waits for this child, in
+                // `cancel_and_join` below, and so for the close: the child is added under the lock under which the
+                // others find that they are not the first. It is not given to the executor, whose function is user
+                // code too. (The group was not cancelled yet, so the child is not refused.)
+                self.tasks.hold(ClosingListeners::new(listeners, unserved.completion));
+                (unserved.connections, unserved.tasks, unserved.background)
+            })
         };
-        let mut open = lock(&self.listeners);
-        let listeners = std::mem::take(&mut *open);
-        // If there are listeners, there is a guard: `unserved` holds one, and the thread that took it drops it only
-        // after it has locked the listeners and left none.
-        if let (false, Some(completion)) = (listeners.is_empty(), self.completion_guard()) {
-            // A child of `tasks` drops the listeners, without a lock: the destructor of a custom listener is user code.
-            // Every thread that closes the run waits for this child, in `cancel_and_join` below. The child is added
-            // under the lock of the listeners: a thread that finds no listeners then cancels a group that has it. It is
-            // not given to the executor, whose function is user code too.
-            self.tasks.hold(ClosingListeners::new(listeners, completion));
-        }
-        drop(open);
-        drop(unserved);
+        drop(groups);
         self.background.cancel_and_join();
-        self.tasks.cancel_and_join(); // another thread may be dropping the group: this waits for it
+        self.tasks.cancel_and_join(); // another thread may be dropping the groups: this waits for it
     }
 
     /// Enters a request: the first one with its cause and deadline, a later one only with a nearer deadline.

@@ -2,10 +2,11 @@
 
 use crate::support::*;
 use async_std::{future, task};
-use ebbtide::{Cause, Phase};
+use ebbtide::{Cause, Listener, Phase, Server};
 use std::future::Future;
 use std::io::Read;
 use std::pin::pin;
+use std::sync::{Arc, Barrier};
 use std::task::Context;
 use std::time::Duration;
 
@@ -127,5 +128,29 @@ fn r01_the_tasks_of_a_server_that_is_never_served_end_with_it() {
         future::timeout(NET, handle.closed()).await.unwrap();
         assert!(task.await.unwrap_err().is_cancelled());
         assert!(handle.spawn(async {}).await.unwrap_err().is_cancelled(), "a closed server takes no tasks");
+    });
+}
+
+/// The story: the thread that came second found nothing left to close, and returned while the first still had the last
+/// guard of the run. A model found it (`run/loom_tests.rs`, of nearly the same name).
+#[test]
+fn r01_a_shutdown_and_a_drop_of_a_server_that_never_served_both_return_after_its_close() {
+    on_thread(|| {
+        for _ in 0..2_000 {
+            let server = Server::new(Listener::memory().0);
+            let handle = server.handle();
+            let start = Arc::new(Barrier::new(2));
+            let other = std::thread::spawn({
+                let (handle, start) = (handle.clone(), Arc::clone(&start));
+                move || {
+                    start.wait();
+                    let _closed = handle.shutdown();
+                    handle.phase()
+                }
+            });
+            start.wait();
+            drop(server);
+            assert_eq!((handle.phase(), other.join().unwrap()), (Phase::Closed, Phase::Closed));
+        }
     });
 }

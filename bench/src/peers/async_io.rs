@@ -11,18 +11,19 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 
 pub(super) fn serve(size: usize, control: &Control) -> io::Result<()> {
+    smol::block_on(smol::spawn(accept(size, control.clone())))
+}
+
+async fn accept(size: usize, control: Control) -> io::Result<()> {
     let listener = Async::new_nonblocking(super::listener()?)?;
-    smol::block_on(async {
-        control.listening(listener.get_ref().local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.get_ref().set_nodelay(true)?;
-            smol::spawn(async move {
-                let _ = echo(stream, size).await;
-            })
-            .detach();
-        }
-    })
+    control.listening(listener.get_ref().local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        smol::spawn(async move {
+            let _ = echo(stream, size).await;
+        })
+        .detach();
+    }
 }
 
 async fn echo(stream: Async<TcpStream>, size: usize) -> io::Result<()> {

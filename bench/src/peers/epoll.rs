@@ -63,7 +63,6 @@ fn accept(listener: &TcpListener, epoll: &OwnedFd, conns: &mut Slab<Conn>) -> io
             Err(error) => return Err(error),
         };
         stream.set_nonblocking(true)?;
-        stream.set_nodelay(true)?;
         let entry = conns.vacant_entry();
         epoll::add(epoll, &stream, EventData::new_u64(entry.key() as u64), EventFlags::IN)?;
         entry.insert(Conn { stream, unsent: Vec::new() });

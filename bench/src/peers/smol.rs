@@ -6,19 +6,20 @@ use smol::net::{TcpListener, TcpStream};
 use std::io;
 
 pub(super) fn serve(size: usize, control: &Control) -> io::Result<()> {
-    let listener = super::listener()?;
-    smol::block_on(async {
-        let listener = TcpListener::try_from(listener)?;
-        control.listening(listener.local_addr()?);
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
-            smol::spawn(async move {
-                let _ = echo(stream, size).await;
-            })
-            .detach();
-        }
-    })
+    // In a task: in `block_on` each connection costs more.
+    smol::block_on(smol::spawn(accept(size, control.clone())))
+}
+
+async fn accept(size: usize, control: Control) -> io::Result<()> {
+    let listener = TcpListener::try_from(super::listener()?)?;
+    control.listening(listener.local_addr()?);
+    loop {
+        let (stream, _) = listener.accept().await?;
+        smol::spawn(async move {
+            let _ = echo(stream, size).await;
+        })
+        .detach();
+    }
 }
 
 async fn echo(mut stream: TcpStream, size: usize) -> io::Result<()> {

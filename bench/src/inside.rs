@@ -77,6 +77,7 @@ impl Done {
             cpu_ns: nanos(cpu - self.account.cpu),
             user_ns: coarse.user_ns,
             system_ns: coarse.system_ns,
+            queued_ns: coarse.queued_ns,
             peak_bytes: kernel::memory(id, "VmHWM").unwrap_or(0),
             closed: self.ops as u64,
             ..Measured::default()

@@ -13,6 +13,8 @@ pub(crate) struct Cpu {
     /// From the scheduler (`schedstat`), in nanoseconds, summed over the live threads: exact, but without the threads
     /// that have ended.
     pub(crate) exact_ns: u64,
+    /// From the same file: how long the threads were ready to run, and waited in the run queue of a core.
+    pub(crate) queued_ns: u64,
     /// From `stat`, in ticks of 10 ms, threads that have ended included: coarse, and the check of `exact_ns`.
     pub(crate) user_ns: u64,
     pub(crate) system_ns: u64,
@@ -23,21 +25,23 @@ const TICK_NS: u64 = 10_000_000;
 
 impl Cpu {
     pub(crate) fn of(pid: u32) -> io::Result<Self> {
-        let mut exact_ns = 0;
+        let (mut exact_ns, mut queued_ns) = (0, 0);
         for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             // A thread may end while this reads: not an error, since `stat` still counts it.
             if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
-                exact_ns += first_number(&text).unwrap_or(0);
+                exact_ns += number(&text, 0).unwrap_or(0);
+                queued_ns += number(&text, 1).unwrap_or(0);
             }
         }
         let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let (user, system) = ticks(&stat).ok_or_else(|| io::Error::other("/proc/PID/stat has changed its form"))?;
-        Ok(Self { exact_ns, user_ns: user * TICK_NS, system_ns: system * TICK_NS })
+        Ok(Self { exact_ns, queued_ns, user_ns: user * TICK_NS, system_ns: system * TICK_NS })
     }
 
     pub(crate) fn since(self, before: Self) -> Self {
         Self {
             exact_ns: self.exact_ns.saturating_sub(before.exact_ns),
+            queued_ns: self.queued_ns.saturating_sub(before.queued_ns),
             user_ns: self.user_ns.saturating_sub(before.user_ns),
             system_ns: self.system_ns.saturating_sub(before.system_ns),
         }
@@ -50,8 +54,8 @@ impl Cpu {
     }
 }
 
-fn first_number(text: &str) -> Option<u64> {
-    text.split_whitespace().next()?.parse().ok()
+fn number(text: &str, index: usize) -> Option<u64> {
+    text.split_whitespace().nth(index)?.parse().ok()
 }
 
 /// Returns `utime` and `stime` of `/proc/PID/stat`. The second field is the program's name, which may contain anything.
@@ -70,7 +74,14 @@ pub(crate) fn own_cpu() -> Duration {
 /// does not report it.
 pub(crate) fn own_waits() -> u64 {
     let text = fs::read_to_string("/proc/self/schedstat").unwrap_or_default();
-    text.split_whitespace().nth(1).and_then(|waited| waited.parse().ok()).unwrap_or(0)
+    number(&text, 1).unwrap_or(0)
+}
+
+/// Returns the load average of the last minute: how many tasks were running or ready to run.
+pub(crate) fn load_average() -> io::Result<f64> {
+    let text = fs::read_to_string("/proc/loadavg")?;
+    let first = text.split_whitespace().next().and_then(|first| first.parse().ok());
+    first.ok_or_else(|| io::Error::other("/proc/loadavg has changed its form"))
 }
 
 /// Returns `VmHWM` (the peak of the resident set) or `VmRSS`, in bytes.
@@ -81,7 +92,7 @@ pub(crate) fn memory(pid: u32, field: &str) -> io::Result<u64> {
 
 fn status_kib(status: &str, field: &str) -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    first_number(line)
+    number(line, 0)
 }
 
 /// Counts the sockets of a process. Other files do not count: a runtime opens and closes them as it needs them.
@@ -150,6 +161,27 @@ mod tests {
     }
 
     #[test]
+    fn a_process_that_shares_its_core_waits_in_the_run_queue() {
+        let start = || {
+            pin(&cores()[..1]).unwrap();
+            [0, 1].map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap())
+        };
+        // In a thread of its own, which is the only one that is pinned. Its children inherit that.
+        let mut busy = std::thread::spawn(start).join().unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        let mut waited = [0, 0];
+        while waited.contains(&0) && std::time::Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+            waited = [0, 1].map(|index: usize| Cpu::of(busy[index].id()).unwrap().queued_ns / 50_000_000);
+        }
+        for child in &mut busy {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert!(!waited.contains(&0), "{waited:?}");
+    }
+
+    #[test]
     fn sockets_are_counted_and_other_files_are_not() {
         // Other tests open sockets too, but not as many.
         let before = open_sockets(std::process::id()).unwrap();
@@ -161,7 +193,8 @@ mod tests {
 
     #[test]
     fn times_that_differ_by_more_than_the_ticks_disagree() {
-        assert!(Cpu { exact_ns: 500_000_000, user_ns: 300_000_000, system_ns: 180_000_000 }.agrees());
-        assert!(!Cpu { exact_ns: 400_000_000, user_ns: 300_000_000, system_ns: 180_000_000 }.agrees());
+        let coarse = Cpu { user_ns: 300_000_000, system_ns: 180_000_000, ..Cpu::default() };
+        assert!(Cpu { exact_ns: 500_000_000, ..coarse }.agrees());
+        assert!(!Cpu { exact_ns: 400_000_000, ..coarse }.agrees());
     }
 }

@@ -16,6 +16,8 @@ pub(crate) struct Measured {
     pub(crate) user_ns: u64,
     /// The system time in ticks, for the split.
     pub(crate) system_ns: u64,
+    /// How long the server's threads were ready to run, and waited for a core: the sum over its threads.
+    pub(crate) queued_ns: u64,
     /// 1 if the two times of the kernel differ too much.
     pub(crate) doubtful: u64,
     /// The load generator's processor time.
@@ -37,13 +39,14 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
-    fn fields(&mut self) -> [(&'static str, &mut u64); 15] {
+    fn fields(&mut self) -> [(&'static str, &mut u64); 16] {
         [
             ("ops", &mut self.ops),
             ("wall_ns", &mut self.wall_ns),
             ("cpu_ns", &mut self.cpu_ns),
             ("user_ns", &mut self.user_ns),
             ("system_ns", &mut self.system_ns),
+            ("queued_ns", &mut self.queued_ns),
             ("doubtful", &mut self.doubtful),
             ("load_ns", &mut self.load_ns),
             ("waited_ns", &mut self.waited_ns),
@@ -92,6 +95,7 @@ impl Measured {
     /// time of these threads.
     pub(crate) fn set_cpu(&mut self, cpu: Cpu) {
         (self.user_ns, self.system_ns) = (cpu.user_ns, cpu.system_ns);
+        self.queued_ns = cpu.queued_ns;
         self.doubtful = u64::from(!cpu.agrees());
         self.cpu_ns = if cpu.agrees() { cpu.exact_ns } else { cpu.exact_ns.max(cpu.user_ns + cpu.system_ns) };
     }

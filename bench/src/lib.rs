@@ -7,6 +7,7 @@ mod control;
 mod growth;
 mod http;
 mod inside;
+mod judge;
 mod kernel;
 mod load;
 mod lost;
@@ -19,6 +20,7 @@ mod rounds;
 mod stats;
 mod suite;
 mod table;
+mod tls;
 mod workloads;
 
 use args::Args;

@@ -33,7 +33,7 @@ pub(crate) const OPTIONS: &[&str] = &[
     "http",
     "streams",
 ];
-pub(crate) const FLAGS: &[&str] = &["spin", "reset", "close", "keep"];
+pub(crate) const FLAGS: &[&str] = &["spin", "reset", "close", "keep", "speak", "tls"];
 
 /// Safety net: the longest time to wait for a server. A longer wait is a bug.
 const NET: Duration = Duration::from_secs(30);

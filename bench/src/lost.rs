@@ -12,7 +12,7 @@ use std::time::Duration;
 pub(crate) const OPTIONS: &[&str] = &["connections", "runs", "time"];
 
 /// The servers that can be stopped.
-const PEERS: [Peer; 2] = [Peer::Tokio, Peer::Ebbtide];
+const PEERS: [Peer; 2] = [Peer::TokioSpawned, Peer::Ebbtide];
 
 /// Requests at a time on each connection of HTTP/2.
 const STREAMS: usize = 4;
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
     let time = Duration::from_millis(args.value_or("time", 300)?);
     println!("{connections} connections; shutdown {} ms after each has had an answer", time.as_millis());
     println!(
-        "{:8} {:5} {:9} {:>4} {:>9} {:>6} {:>5}",
+        "{:13} {:5} {:9} {:>4} {:>9} {:>6} {:>5}",
         "server", "HTTP", "answers", "run", "answered", "unsent", "lost"
     );
     for (version, streams) in [(Version::Http1, 1), (Version::Http2, STREAMS)] {
@@ -37,14 +37,14 @@ pub(crate) fn run(args: &Args) -> Result<(), String> {
                     let Tally { answered, unsent, lost, .. } = tally;
                     let answers = if streaming { "streaming" } else { "plain" };
                     let version = format!("{version}x{streams}");
-                    println!("{:8} {version:5} {answers:9} {run:4} {answered:9} {unsent:6} {lost:5}", peer.name());
+                    println!("{:13} {version:5} {answers:9} {run:4} {answered:9} {unsent:6} {lost:5}", peer.name());
                     sum.push(lost);
                 }
             }
             for (peer, sum) in PEERS.into_iter().zip(sums) {
                 let (least, most) = (sum.iter().min().unwrap_or(&0), sum.iter().max().unwrap_or(&0));
                 let total: usize = sum.iter().sum();
-                println!("{:8} lost {least} to {most} requests a run, {total} in all", peer.name());
+                println!("{:13} lost {least} to {most} requests a run, {total} in all", peer.name());
             }
         }
     }

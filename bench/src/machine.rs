@@ -5,6 +5,35 @@ use crate::peers::foreign;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// The highest load average at which results may be written.
+pub(crate) const QUIET: f64 = 0.5;
+
+/// How long to wait for it. The compiler's own load is gone after two minutes.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+pub(crate) fn load_average() -> Result<f64, String> {
+    kernel::load_average().map_err(|error| format!("cannot read the load average: {error}"))
+}
+
+/// Waits until the load average is low enough, and returns it. Fails if it stays too high.
+pub(crate) fn quiet() -> Result<f64, String> {
+    let since = Instant::now();
+    loop {
+        let load = load_average()?;
+        if load <= QUIET {
+            return Ok(load);
+        }
+        if since.elapsed() > PATIENCE {
+            return Err(format!(
+                "the load average is {load:.2}, and `--write` needs {QUIET} or less: end the other programs"
+            ));
+        }
+        eprintln!("waiting for a load average of {QUIET}: it is {load:.2}");
+        std::thread::sleep(Duration::from_secs(15));
+    }
+}
 
 /// Returns a Markdown list.
 pub(crate) fn describe() -> String {
@@ -14,7 +43,7 @@ pub(crate) fn describe() -> String {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
     let revision = stdout_of("git", &["-C", &manifest.to_string_lossy(), "describe", "--always", "--dirty"]);
     let lock = fs::read_to_string(manifest.join("../Cargo.lock")).unwrap_or_default();
-    let crates = ["tokio", "tokio-util", "async-std", "async-io", "smol"];
+    let crates = ["tokio", "tokio-util", "tokio-rustls", "rustls", "async-std", "async-io", "async-executor", "smol"];
     let versions = crates.map(|name| format!("{name} {}", locked(&lock, name).unwrap_or("?"))).join(", ");
     let foreign = [stdout_of("python3", &["--version"]), stdout_of("go", &["version"])];
     let foreign: Vec<String> = foreign.into_iter().filter(|version| !version.is_empty()).collect();

@@ -10,6 +10,7 @@ mod http;
 mod smol;
 mod tokio;
 
+use self::tokio::Form;
 use crate::args::Args;
 use crate::control::{Control, Heap};
 use crate::http::{Answer, Version};
@@ -32,10 +33,18 @@ pub(crate) enum Peer {
     EbbtideOnTokio,
     /// With the feature `smol` in place of `async-std`: in a program of its own.
     EbbtideOnSmol,
+    /// With the accept loop in `block_on`; and the task groups that need no server.
     Tokio,
+    /// With the accept loop in a task.
+    TokioSpawned,
+    /// On a runtime with one thread.
+    TokioCurrentThread,
     /// tokio's other task group; not a server.
     JoinSet,
+    /// With the accept loop in `block_on`; and the handles of its tasks.
     AsyncStd,
+    /// With the accept loop in a task.
+    AsyncStdSpawned,
     Smol,
     AsyncIo,
     Epoll,
@@ -46,14 +55,17 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Ebbtide,
         Self::EbbtideUntil,
         Self::EbbtideOnTokio,
         Self::EbbtideOnSmol,
         Self::Tokio,
+        Self::TokioSpawned,
+        Self::TokioCurrentThread,
         Self::JoinSet,
         Self::AsyncStd,
+        Self::AsyncStdSpawned,
         Self::Smol,
         Self::AsyncIo,
         Self::Epoll,
@@ -69,8 +81,11 @@ impl Peer {
             Self::EbbtideOnTokio => "ebbtide-on-tokio",
             Self::EbbtideOnSmol => "ebbtide-on-smol",
             Self::Tokio => "tokio",
+            Self::TokioSpawned => "tokio-spawned",
+            Self::TokioCurrentThread => "tokio-current-thread",
             Self::JoinSet => "tokio-joinset",
             Self::AsyncStd => "async-std",
+            Self::AsyncStdSpawned => "async-std-spawned",
             Self::Smol => "smol",
             Self::AsyncIo => "async-io",
             Self::Epoll => "epoll",
@@ -89,9 +104,23 @@ impl Peer {
         }
     }
 
-    /// Returns whether the peer can run with so many threads. asyncio has one thread.
+    /// Returns whether the peer can run with so many threads.
     pub(crate) fn has_threads(self, threads: usize) -> bool {
-        threads == 1 || self != Self::Asyncio
+        threads == 1 || !matches!(self, Self::Asyncio | Self::TokioCurrentThread)
+    }
+
+    /// The forms of tokio and of async-std. The marks judge by the better of those that took part.
+    pub(crate) const TOKIO: &[Self] = &[Self::Tokio, Self::TokioSpawned, Self::TokioCurrentThread];
+    pub(crate) const ASYNC_STD: &[Self] = &[Self::AsyncStd, Self::AsyncStdSpawned];
+
+    /// Returns the form of tokio that this peer is; `None` if it is none.
+    pub(crate) fn form(self) -> Option<Form> {
+        match self {
+            Self::Tokio => Some(Form::BlockOn),
+            Self::TokioSpawned => Some(Form::Spawned),
+            Self::TokioCurrentThread => Some(Form::CurrentThread),
+            _ => None,
+        }
     }
 
     /// Returns whether its program takes much longer to build than the short form runs.
@@ -119,10 +148,13 @@ impl Peer {
     /// Returns the environment variable that sets the number of threads of its executor.
     fn variable(self) -> Option<&'static str> {
         match self {
-            Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd | Self::Tide => Some("ASYNC_STD_THREAD_COUNT"),
+            Self::Ebbtide | Self::EbbtideUntil | Self::AsyncStd | Self::AsyncStdSpawned | Self::Tide => {
+                Some("ASYNC_STD_THREAD_COUNT")
+            }
             Self::EbbtideOnSmol | Self::Smol | Self::AsyncIo => Some("SMOL_THREADS"),
             Self::Go => Some("GOMAXPROCS"),
-            Self::EbbtideOnTokio | Self::Tokio | Self::JoinSet | Self::Epoll | Self::Asyncio => None,
+            Self::Tokio | Self::TokioSpawned | Self::TokioCurrentThread | Self::JoinSet => None,
+            Self::EbbtideOnTokio | Self::Epoll | Self::Asyncio => None,
         }
     }
 }
@@ -148,7 +180,7 @@ pub(crate) fn build(peers: &[Peer], counted: bool) -> io::Result<()> {
 }
 
 pub(crate) const OPTIONS: &[&str] = &["threads", "buffer", "cores", "http"];
-pub(crate) const FLAGS: &[&str] = &["controlled", "streaming"];
+pub(crate) const FLAGS: &[&str] = &["controlled", "streaming", "tls"];
 
 /// Runs `serve PEER`: listens, prints its address, and serves until it is stopped.
 pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
@@ -163,13 +195,19 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
     if let Some(version) = args.value::<Version>("http")? {
         return http::serve(peer, version, answer, threads, &control()).map_err(failed);
     }
+    if args.flag("tls") {
+        return tls(peer, threads, buffer, &control()).map_err(failed);
+    }
     let served = match peer {
         Peer::Ebbtide => ebbtide::on_async_std(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
         Peer::EbbtideUntil => ebbtide::on_async_std(move |conn| ebbtide::echo_until_draining(conn, buffer), &control()),
         Peer::EbbtideOnTokio => ebbtide::on_tokio(threads, move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
         Peer::EbbtideOnSmol => ebbtide::on_smol(move |conn| ebbtide::echo_by_more(conn, buffer), &control()),
-        Peer::Tokio => tokio::serve(threads, buffer, &control()),
-        Peer::AsyncStd => async_std::serve(buffer, &control()),
+        Peer::Tokio => tokio::serve(Form::BlockOn, threads, buffer, &control()),
+        Peer::TokioSpawned => tokio::serve(Form::Spawned, threads, buffer, &control()),
+        Peer::TokioCurrentThread => tokio::serve(Form::CurrentThread, threads, buffer, &control()),
+        Peer::AsyncStd => async_std::serve(false, buffer, &control()),
+        Peer::AsyncStdSpawned => async_std::serve(true, buffer, &control()),
         Peer::Smol => smol::serve(buffer, &control()),
         Peer::AsyncIo => async_io::serve(buffer, &control()),
         Peer::Epoll => epoll::serve(threads, buffer, &control()),
@@ -178,6 +216,14 @@ pub(crate) fn serve(args: &Args, heap: Heap) -> Result<(), String> {
         Peer::Asyncio | Peer::Go => foreign::serve(peer, buffer, args.flag("controlled")),
     };
     served.map_err(failed)
+}
+
+fn tls(peer: Peer, threads: usize, buffer: usize, control: &Control) -> io::Result<()> {
+    match (peer, peer.form()) {
+        (Peer::Ebbtide, _) => ebbtide::tls(buffer, control),
+        (_, Some(form)) => tokio::serve_tls(form, threads, buffer, control),
+        _ => Err(io::Error::other("it has no such server")),
+    }
 }
 
 /// Sets the cores, the limit of open files and the number of threads, before the first thread is started. Fails if

@@ -7,7 +7,7 @@ const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 460.0;
 /// The margins, for the axes and the names.
 const LEFT: f64 = 60.0;
-const RIGHT: f64 = 120.0;
+const RIGHT: f64 = 150.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 
@@ -37,8 +37,11 @@ fn colour(peer: Peer) -> &'static str {
         Peer::EbbtideOnTokio => "#004b7a",
         Peer::EbbtideOnSmol => "#9467bd",
         Peer::Tokio => "#d55e00",
+        Peer::TokioSpawned => "#a63603",
+        Peer::TokioCurrentThread => "#fdae6b",
         Peer::JoinSet => "#000000",
         Peer::AsyncStd => "#009e73",
+        Peer::AsyncStdSpawned => "#66c2a5",
         Peer::Smol => "#56b4e9",
         Peer::AsyncIo => "#f0e442",
         Peer::Epoll => "#666666",

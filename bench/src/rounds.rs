@@ -3,7 +3,7 @@
 use crate::measured::Measured;
 use crate::peers::{Peer, foreign};
 use crate::process::{self, Load, Places, Server};
-use crate::workloads::{Kind, Rate, Workload};
+use crate::workloads::{BUFFER, Kind, Rate, Workload};
 
 /// How long and how often the workloads run.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Effort {
 pub(crate) struct Results {
     pub(crate) workload: Workload,
     pub(crate) threads: usize,
+    /// The server and the load generator have the same cores.
+    pub(crate) shared: bool,
     pub(crate) peers: Vec<(Peer, Vec<Option<Measured>>)>,
     /// Notes for the reader of the table.
     pub(crate) notes: Vec<String>,
@@ -33,6 +35,7 @@ pub(crate) fn run(workload: &Workload, threads: usize, peers: &[Peer], effort: E
     let mut results = Results {
         workload: workload.clone(),
         threads,
+        shared: workload.kind.has_load() && Places::here(threads).shared(),
         peers: peers.iter().map(|&peer| (peer, vec![None; effort.rounds])).collect(),
         notes: Vec::new(),
         failed: 0,
@@ -79,7 +82,7 @@ impl Run {
                 let closed_loop = Kind::Echo { connections, active, message, buffer, rate: None };
                 let mut capacity = Vec::new();
                 for _ in 0..3 {
-                    capacity.push(self.once(closed_loop, Peer::Tokio)?.ops_per_second());
+                    capacity.push(self.once(closed_loop, Peer::TokioSpawned)?.ops_per_second());
                 }
                 capacity.sort_by(f64::total_cmp);
                 Some(capacity[1] * share)
@@ -108,7 +111,7 @@ impl Run {
             Kind::Churn { reset, beside } => {
                 let count = 6000 / effort.divide;
                 let reset = if reset { "--reset" } else { "" };
-                let server = self.serve(peer, "--buffer 1024")?;
+                let server = self.serve(peer, &format!("--buffer {BUFFER}"))?;
                 let what = format!("churn --count {count} --beside {} {reset}", few(beside));
                 all_of(count, Load::start(&server, threads, &what)?.finish()?)
             }
@@ -124,8 +127,23 @@ impl Run {
                 let what = format!("churn --http {version} --count {count}");
                 all_of(count, Load::start(&server, threads, &what)?.finish()?)
             }
+            Kind::Tls { connections } => {
+                let server = self.serve(peer, &format!("--tls --buffer {BUFFER}"))?;
+                let mut what = format!("echo --tls --connections {connections} --message 64");
+                what += &format!(" --time {} --warm-up {}", effort.time_ms, effort.warm_up_ms);
+                all_of(connections, Load::start(&server, threads, &what)?.finish()?)
+            }
+            Kind::TlsChurn => {
+                let count = 2000 / effort.divide;
+                let server = self.serve(peer, &format!("--tls --buffer {BUFFER}"))?;
+                all_of(count, Load::start(&server, threads, &format!("churn --tls --count {count}"))?.finish()?)
+            }
             Kind::Memory { connections } => self.memory(peer, few(connections)),
-            Kind::Stop { how, clients_close, connections } => self.stop(peer, how, clients_close, few(connections)),
+            Kind::Stop { how, clients_close, connections, just_spoken } => {
+                let close = if clients_close { "--close" } else { "" };
+                let speak = if just_spoken { "--speak" } else { "" };
+                self.stop(peer, how, &format!("{close} {speak}"), few(connections))
+            }
             Kind::StopIdle => process::inside(peer, threads, &format!("stop-idle --count {}", 200 / effort.divide)),
             Kind::Children { from_main } => {
                 let from_main = if from_main { "--from-main" } else { "" };
@@ -142,7 +160,7 @@ impl Run {
     /// Measures the growth by so many connections, after a hundred others: then the server has what it needs only once.
     fn memory(&self, peer: Peer, connections: usize) -> Result<Measured, String> {
         let program = foreign::twin(foreign::COUNTED).map_err(|error| error.to_string())?;
-        let mut server = Server::start(&program, peer, self.threads, "--buffer 1024")?;
+        let mut server = Server::start(&program, peer, self.threads, &format!("--buffer {BUFFER}"))?;
         let look = |server: &mut Server| -> Result<(u64, u64), String> {
             let counts = !matches!(peer, Peer::Go | Peer::Asyncio);
             Ok((if counts { server.heap()? } else { 0 }, server.memory("VmRSS")?))
@@ -166,10 +184,9 @@ impl Run {
     }
 
     /// Measures from the request until the server reports that it is closed. Every client must see EOF.
-    fn stop(&self, peer: Peer, how: &str, clients_close: bool, connections: usize) -> Result<Measured, String> {
-        let mut server = self.serve(peer, "--buffer 1024")?;
-        let close = if clients_close { "--close" } else { "" };
-        let mut load = Load::start(&server, self.threads, &format!("hold --connections {connections} {close}"))?;
+    fn stop(&self, peer: Peer, how: &str, clients: &str, connections: usize) -> Result<Measured, String> {
+        let mut server = self.serve(peer, &format!("--buffer {BUFFER}"))?;
+        let mut load = Load::start(&server, self.threads, &format!("hold --connections {connections} {clients}"))?;
         load.ready()?;
         let before = server.cpu()?;
         let (took, account) = server.stop(how)?;

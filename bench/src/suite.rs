@@ -23,16 +23,19 @@ struct Suite {
     effort: Effort,
     short: bool,
     write: bool,
+    /// That of the last minute, before anything was measured.
+    load_average: f64,
 }
 
 pub(crate) fn run(args: &Args) -> Result<(), String> {
-    let suite = Suite::choose(args)?;
+    let mut suite = Suite::choose(args)?;
     if args.flag("list") {
         suite.workloads.iter().for_each(|workload| println!("{}", workload.name));
         return Ok(());
     }
     let counted = suite.workloads.iter().any(|workload| matches!(workload.kind, Kind::Memory { .. }));
     peers::build(&suite.peers, counted).map_err(|error| format!("cannot build the peers: {error}"))?;
+    suite.load_average = if suite.write { machine::quiet()? } else { machine::load_average()? };
     let started = Instant::now();
     let results = suite.measure(started);
     let report = suite.report(&results, started);
@@ -74,6 +77,7 @@ impl Suite {
             effort,
             short,
             write: args.flag("write"),
+            load_average: 0.0,
         })
     }
 
@@ -107,10 +111,21 @@ impl Suite {
             if self.short { " The short form: it shows only that the benchmark works." } else { "" }
         );
         text.push_str(&machine::describe());
+        let _ = writeln!(
+            text,
+            "- Load average of the minute before: {:.2}{}",
+            self.load_average,
+            if self.load_average > machine::QUIET {
+                ": the machine was not quiet. Do not compare these figures."
+            } else {
+                ""
+            }
+        );
         for threads in [1, 2].into_iter().filter(|&threads| process::Places::here(threads).shared()) {
             let _ = writeln!(
                 text,
-                "- With {threads} threads the server and the load generator share cores: there are too few."
+                "- With {threads} threads the server and the load generator share cores: there are too few. Latency and \
+                 time are shown there, and not judged."
             );
         }
         if self.effort.most < 10_000 {

@@ -3,71 +3,14 @@
 use crate::measured::Measured;
 use crate::peers::Peer;
 use crate::rounds::Results;
-use crate::stats::Quartiles;
-use crate::workloads::{Kind, Measure, Target};
-use std::fmt::Write;
+use crate::workloads::{Kind, Measure};
 
 pub(crate) const HEAD: &str = "\
-| work | threads | server | CPU µs/op | in the kernel | of tokio | of async-std | ops/s | p50 µs | p99 µs | peak MiB | heap (resident) B/conn. | busy server / load | must reach | goal |
-|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---|
+| work | threads | server | CPU µs/op | in the kernel | of tokio | of async-std | ops/s | p50 µs | p99 µs | peak MiB | heap (resident) B/conn. | busy server / load | queued | must reach | goal |
+|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|---|
 ";
 
-impl Measure {
-    pub(crate) fn of(self, measured: &Measured) -> f64 {
-        match self {
-            Self::Cpu => measured.cpu_us_per_op(),
-            Self::P50 => measured.p50_ns as f64 / 1000.0,
-            Self::P99 => measured.p99_ns as f64 / 1000.0,
-            Self::Wall => measured.wall_ns as f64 / 1000.0,
-            Self::Heap => measured.heap_bytes as f64,
-        }
-    }
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Cpu => "",
-            Self::P50 => "p50 ",
-            Self::P99 => "p99 ",
-            Self::Wall => "time ",
-            Self::Heap => "heap ",
-        }
-    }
-}
-
-impl Kind {
-    /// Returns the measure that the columns with ratios compare.
-    pub(crate) fn measure(self) -> Measure {
-        match self {
-            Self::Echo { .. }
-            | Self::Churn { .. }
-            | Self::Http { .. }
-            | Self::HttpChurn { .. }
-            | Self::Children { .. } => Measure::Cpu,
-            Self::Memory { .. } => Measure::Heap,
-            Self::Stop { .. } => Measure::Wall,
-            Self::StopIdle => Measure::P99,
-        }
-    }
-}
-
 impl Results {
-    fn rounds(&self, peer: Peer) -> &[Option<Measured>] {
-        self.peers.iter().find(|(one, _)| *one == peer).map_or(&[], |(_, rounds)| rounds)
-    }
-
-    pub(crate) fn median(&self, peer: Peer, of: impl Fn(&Measured) -> f64) -> Option<f64> {
-        let values: Vec<f64> = self.rounds(peer).iter().flatten().map(of).collect();
-        Quartiles::of(&values).map(|quartiles| quartiles.median)
-    }
-
-    fn ratio(&self, measure: Measure, ours: Peer, theirs: Peer) -> Option<Quartiles> {
-        let values = |peer| -> Vec<Option<f64>> {
-            self.rounds(peer).iter().map(|round| round.as_ref().map(|measured| measure.of(measured))).collect()
-        };
-        // A measure that a peer does not have is 0, and gives no ratio.
-        Quartiles::of_ratios(&values(ours), &values(theirs)).filter(|ratio| ratio.median > 0.0)
-    }
-
     /// Returns the rows of this workload.
     pub(crate) fn lines(&self) -> String {
         self.peers.iter().map(|&(peer, _)| self.line(peer)).collect()
@@ -75,11 +18,6 @@ impl Results {
 
     fn line(&self, peer: Peer) -> String {
         let median = |of: &dyn Fn(&Measured) -> f64, digits| number(self.median(peer, of).filter(|&v| v > 0.0), digits);
-        let measure = self.workload.kind.measure();
-        let share = |theirs| match self.ratio(measure, peer, theirs) {
-            Some(ratio) if peer != theirs => format!("{:.2} [{:.2}–{:.2}]", ratio.median, ratio.lower, ratio.upper),
-            _ => "–".to_owned(),
-        };
         let percent = |part: &dyn Fn(&Measured) -> u64, whole: &dyn Fn(&Measured) -> u64| {
             median(&|measured| 100.0 * part(measured) as f64 / whole(measured).max(1) as f64, 0)
         };
@@ -90,8 +28,8 @@ impl Results {
             peer.name().to_owned(),
             median(&Measured::cpu_us_per_op, 2),
             percent(&|measured| measured.system_ns, &|measured| measured.user_ns + measured.system_ns) + " %",
-            share(Peer::Tokio),
-            share(Peer::AsyncStd),
+            self.compared(peer, Peer::TOKIO),
+            self.compared(peer, Peer::ASYNC_STD),
             median(&|measured| if measured.wall_ns > 0 { measured.ops_per_second() } else { 0.0 }, 0),
             median(&|measured| Measure::P50.of(measured), 1),
             median(&|measured| Measure::P99.of(measured), 1),
@@ -102,6 +40,7 @@ impl Results {
                 percent(&|measured| measured.cpu_ns, &|measured| measured.wall_ns),
                 percent(&|measured| measured.load_ns, &|measured| measured.wall_ns)
             ),
+            percent(&|measured| measured.queued_ns, &|measured| measured.wall_ns) + " %",
             must,
             goal,
         ];
@@ -116,27 +55,16 @@ impl Results {
         format!("{} ({})", number(heap, 0), number(self.median(peer, |measured| measured.resident_bytes as f64), 0))
     }
 
-    fn verdicts(&self) -> (String, String) {
-        let (mut must, mut goal) = (Vec::new(), Vec::new());
-        for target in &self.workload.targets {
-            let measured = match target.against {
-                Some(peer) => self.ratio(target.measure, Peer::Ebbtide, peer),
-                None => {
-                    let rounds = self.rounds(Peer::Ebbtide).iter().flatten();
-                    Quartiles::of(&rounds.map(|measured| target.measure.of(measured)).collect::<Vec<_>>())
-                }
-            };
-            must.extend(target.must.map(|limit| verdict(target, limit, measured.map(|quartiles| quartiles.upper))));
-            goal.extend(target.goal.map(|limit| verdict(target, limit, measured.map(|quartiles| quartiles.median))));
-        }
-        (must.join("<br>"), goal.join("<br>"))
-    }
-
     /// Returns the reasons to doubt these results.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let closed_loop = matches!(
             self.workload.kind,
-            Kind::Echo { rate: None, .. } | Kind::Churn { .. } | Kind::Http { .. } | Kind::HttpChurn { .. }
+            Kind::Echo { rate: None, .. }
+                | Kind::Churn { .. }
+                | Kind::Http { .. }
+                | Kind::HttpChurn { .. }
+                | Kind::Tls { .. }
+                | Kind::TlsChurn
         );
         let saturated = |measured: &Measured| {
             closed_loop
@@ -147,6 +75,7 @@ impl Results {
         warnings.extend(self.warning("the load generator was the bottleneck", saturated));
         warnings
             .extend(self.warning("messages were sent more than 0.2 ms late", |measured| measured.late_ns > 200_000));
+        warnings.extend(self.queued_too_long());
         warnings.extend(self.warning("only the coarse account of processor time", |measured| measured.doubtful > 0));
         warnings
     }
@@ -160,6 +89,23 @@ impl Results {
         (!peers.is_empty()).then(|| format!("{what}: {}", peers.join(", ")))
     }
 
+    /// Names the runs in which the server waited for a core much longer than in the peer's other rounds. What is usual
+    /// differs between peers: the threads of a server may wait for each other.
+    fn queued_too_long(&self) -> Option<String> {
+        let mut named = Vec::new();
+        for (peer, rounds) in &self.peers {
+            let queued = |measured: &Measured| share(measured.queued_ns, measured);
+            let Some(usual) = self.median(*peer, queued) else { continue };
+            for (index, measured) in rounds.iter().enumerate() {
+                if measured.as_ref().is_some_and(|measured| queued(measured) > usual + QUEUED) {
+                    named.push(format!("{} (round {})", peer.name(), index + 1));
+                }
+            }
+        }
+        let what = "the server waited for a core for a tenth of the time more than usual";
+        (!named.is_empty()).then(|| format!("{what}: {}", named.join(", ")))
+    }
+
     /// Returns in how many runs something else used the load generator's core, and how many runs there are. If the load
     /// generator shares cores with the server, this may be the server.
     pub(crate) fn disturbed(&self) -> (usize, usize) {
@@ -167,6 +113,9 @@ impl Results {
         (runs().filter(|measured| share(measured.waited_ns, measured) > 0.05).count(), runs().count())
     }
 }
+
+/// A run is named if its server was in the run queue for so much more of the time than in the median.
+const QUEUED: f64 = 0.1;
 
 fn share(part: u64, measured: &Measured) -> f64 {
     part as f64 / measured.wall_ns.max(1) as f64
@@ -176,45 +125,26 @@ fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or("–".to_owned(), |value| format!("{value:.digits$}"))
 }
 
-/// Returns the text of a mark: its limit, the measured value, and whether the limit is kept.
-fn verdict(target: &Target, limit: f64, measured: Option<f64>) -> String {
-    let mut text = match target.against {
-        Some(peer) => format!("{}≤ {limit:.2} of {}: ", target.measure.label(), peer.name()),
-        None => format!("{}≤ {limit:.0} µs: ", target.measure.label()),
-    };
-    let _ = match measured {
-        None => write!(text, "not measured"),
-        Some(value) => write!(text, "{value:.2} {}", if value <= limit { "✓" } else { "✗" }),
-    };
-    text
-}
-
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::workloads;
 
-    fn results(ebbtide: [u64; 3], tokio: [u64; 3]) -> Results {
-        let workload = workloads::all().into_iter().find(|workload| workload.name == "echo64x1").unwrap();
+    /// Results of three rounds in which each message cost these microseconds.
+    pub(crate) fn results(name: &str, costs: &[(Peer, [u64; 3])]) -> Results {
+        let workload = workloads::all().into_iter().find(|workload| workload.name == name).unwrap();
         let rounds = |costs: [u64; 3]| {
             let measured = |cpu_ns| Measured { ops: 1000, cpu_ns, wall_ns: 1_000_000_000, ..Measured::default() };
             costs.map(|cost| Some(measured(cost * 1_000_000))).to_vec()
         };
-        let peers = vec![(Peer::Ebbtide, rounds(ebbtide)), (Peer::Tokio, rounds(tokio))];
-        Results { workload, threads: 1, peers, notes: Vec::new(), failed: 0 }
-    }
-
-    #[test]
-    fn the_upper_quartile_must_and_the_median_should() {
-        let (must, goal) = results([80, 80, 130], [100, 100, 100]).verdicts();
-        assert_eq!(must, "≤ 1.00 of tokio: 1.05 ✗");
-        assert_eq!(goal, "≤ 0.90 of tokio: 0.80 ✓");
+        let peers = costs.iter().map(|&(peer, costs)| (peer, rounds(costs))).collect();
+        Results { workload, threads: 1, shared: false, peers, notes: Vec::new(), failed: 0 }
     }
 
     #[test]
     fn every_line_has_as_many_cells_as_the_head() {
         let cells = |line: &str| line.matches('|').count();
-        let results = results([80, 80, 130], [100, 100, 100]);
+        let results = results("echo64x1", &[(Peer::Ebbtide, [80, 80, 130]), (Peer::Tokio, [100, 100, 100])]);
         for line in HEAD.lines().chain(results.lines().lines()) {
             assert_eq!(cells(line), cells(HEAD.lines().next().unwrap()), "{line}");
         }
@@ -223,8 +153,16 @@ mod tests {
 
     #[test]
     fn a_saturated_load_generator_is_reported() {
-        let mut results = results([80, 80, 80], [100, 100, 100]);
+        let mut results = results("echo64x1", &[(Peer::Ebbtide, [80, 80, 80]), (Peer::Tokio, [100, 100, 100])]);
         results.peers[0].1[0].as_mut().unwrap().load_ns = 990_000_000;
         assert_eq!(results.warnings(), ["the load generator was the bottleneck: ebbtide (1 of 3)"]);
+    }
+
+    #[test]
+    fn a_run_whose_server_waited_for_a_core_is_named() {
+        let mut results = results("echo64x1", &[(Peer::Ebbtide, [80, 80, 80]), (Peer::Tokio, [100, 100, 100])]);
+        results.peers[1].1[2].as_mut().unwrap().queued_ns = 900_000_000;
+        let [warning] = &results.warnings()[..] else { panic!("one warning") };
+        assert!(warning.ends_with("tokio (round 3)"), "{warning}");
     }
 }

@@ -1,4 +1,4 @@
-//! Short connections: connect, one byte each way, and a close by FIN or by RST; or one HTTP request.
+//! Short connections: connect, one byte each way, and a close by FIN or by RST; the same with TLS; or one HTTP request.
 
 use super::conn::Conn;
 use super::http;
@@ -8,11 +8,14 @@ use super::{End, NET, Subject, in_time};
 use crate::args::Args;
 use crate::http::{Answer, Version};
 use crate::measured::{Measured, short_nanos};
+use crate::tls;
 use rustix::event::epoll::EventFlags;
 use rustix::net::sockopt::set_socket_linger;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
@@ -26,6 +29,7 @@ pub(super) struct Plan {
     beside: usize,
     /// A request of HTTP in place of the byte.
     http: Option<Version>,
+    tls: bool,
 }
 
 impl Plan {
@@ -36,22 +40,23 @@ impl Plan {
             reset: args.flag("reset"),
             beside: args.value_or("beside", 0)?,
             http: args.value("http")?,
+            tls: args.flag("tls"),
         };
-        match plan {
-            Self { at_a_time: 0, .. } => Err("`--at-a-time` must be at least 1".to_owned()),
-            Self { http: Some(_), reset: true, .. } | Self { http: Some(_), beside: 1.., .. } => {
-                Err("`--http` goes with neither `--reset` nor `--beside`".to_owned())
-            }
-            plan => Ok(plan),
+        let other_than_a_byte = usize::from(plan.http.is_some()) + usize::from(plan.tls);
+        match (other_than_a_byte, plan.reset, plan.beside) {
+            _ if plan.at_a_time == 0 => Err("`--at-a-time` must be at least 1".to_owned()),
+            (0, _, _) | (1, false, 0) => Ok(plan),
+            _ => Err("`--http` and `--tls` exclude each other, `--reset` and `--beside`".to_owned()),
         }
     }
 }
 
 pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Result<Measured> {
-    let beside = Messages::connect(address, plan.beside)?;
+    let beside = Messages::connect(address, plan.beside, false)?;
     let sockets = subject.open_sockets()?;
     let (poll, buf) = (Poll::new()?, vec![0; http::BUFFER]);
-    let mut churn = Churn { address, plan: *plan, poll, slots: Vec::new(), latencies: Vec::new(), buf };
+    let tls = plan.tls.then(tls::client).transpose()?;
+    let mut churn = Churn { address, plan: *plan, tls, poll, slots: Vec::new(), latencies: Vec::new(), buf };
     churn.go(plan.count / 8)?;
     subject.wait_until_closed(sockets)?;
     churn.latencies.clear();
@@ -73,6 +78,7 @@ pub(super) fn run(address: SocketAddr, subject: &Subject, plan: &Plan) -> io::Re
 struct Churn {
     address: SocketAddr,
     plan: Plan,
+    tls: Option<Arc<ClientConfig>>,
     poll: Poll,
     slots: Vec<Slot>,
     /// How long each connection took, in nanoseconds.
@@ -89,10 +95,13 @@ struct Slot {
     ending: bool,
 }
 
+type Tls = StreamOwned<ClientConnection, TcpStream>;
+
 /// What a short connection does.
 enum Visit {
     /// Sends a byte, which has to come back.
     Byte(TcpStream, u8),
+    Tls(Box<Tls>, u8),
     Http(Box<http::Conn>, Version),
 }
 
@@ -126,8 +135,13 @@ impl Churn {
 
     fn open(&self, index: usize, byte: u8) -> io::Result<Slot> {
         let since = Instant::now();
-        let visit = match self.plan.http {
-            None => {
+        let visit = match (&self.tls, self.plan.http) {
+            (Some(tls), _) => {
+                let stream = tls_hello(tls::connection(tls)?, TcpStream::connect(self.address)?, byte)?;
+                self.poll.add(&stream.sock, index, EventFlags::IN | EventFlags::ET)?;
+                Visit::Tls(Box::new(stream), byte)
+            }
+            (None, None) => {
                 // The loopback interface answers at once, so this does not block.
                 let mut stream = TcpStream::connect(self.address)?;
                 stream.write_all(&[byte])?;
@@ -135,7 +149,7 @@ impl Churn {
                 self.poll.add(&stream, index, EventFlags::IN | EventFlags::ET)?;
                 Visit::Byte(stream, byte)
             }
-            Some(version) => {
+            (None, Some(version)) => {
                 let mut conn = http::Conn::open(self.address, version, Answer { streaming: false }, true)?;
                 conn.request(since);
                 conn.send()?;
@@ -153,6 +167,7 @@ impl Slot {
         match &mut self.visit {
             None => Ok(true),
             Some(Visit::Byte(stream, byte)) => byte_goes_on(stream, *byte, &mut self.ending, reset),
+            Some(Visit::Tls(stream, byte)) => tls_goes_on(stream, *byte, &mut self.ending),
             Some(Visit::Http(conn, version)) => http_goes_on(conn, *version, &mut self.ending, buf),
         }
     }
@@ -174,6 +189,36 @@ fn byte_goes_on(mut stream: &TcpStream, byte: u8, ending: &mut bool, reset: bool
             return Ok(false);
         }
         stream.shutdown(Shutdown::Write)?;
+    }
+}
+
+/// Sends the first message of the handshake, and queues the byte behind the last.
+fn tls_hello(tls: ClientConnection, socket: TcpStream, byte: u8) -> io::Result<Tls> {
+    socket.set_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+    let mut stream = StreamOwned::new(tls, socket);
+    stream.conn.writer().write_all(&[byte])?;
+    match stream.conn.complete_io(&mut stream.sock) {
+        Err(error) if error.kind() != ErrorKind::WouldBlock => Err(error),
+        _ => Ok(stream),
+    }
+}
+
+/// Both sides send `close_notify`: rustls returns an error if the server's is missing.
+fn tls_goes_on(stream: &mut Tls, byte: u8, ending: &mut bool) -> io::Result<bool> {
+    let mut buf = [0; 8];
+    loop {
+        match stream.read(&mut buf) {
+            Ok(0) if *ending => return Ok(false),
+            Ok(1) if !*ending && buf[0] == byte => {}
+            Ok(n) => return Err(io::Error::other(format!("{n} bytes where one was sent"))),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
+            Err(error) => return Err(error),
+        }
+        *ending = true;
+        stream.conn.send_close_notify();
+        stream.conn.complete_io(&mut stream.sock)?;
+        stream.sock.shutdown(Shutdown::Write)?;
     }
 }
 

@@ -1,7 +1,10 @@
 //! One connection of the load generator: sends bytes, receives them back, and compares each one.
 
+use crate::tls;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, Stream};
 
 /// At most this much is written or read at once.
 pub(super) const CHUNK: usize = 64 * 1024;
@@ -27,6 +30,7 @@ impl Pattern {
 
 pub(super) struct Conn {
     pub(super) stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     /// The position in the pattern at which it begins: no two neighbours send the same bytes.
     seed: usize,
     /// How many bytes are to be sent in all.
@@ -38,18 +42,39 @@ pub(super) struct Conn {
 }
 
 impl Conn {
-    pub(super) fn open(address: SocketAddr, seed: usize) -> io::Result<Self> {
+    /// Connects, and does the handshake if there is to be TLS.
+    pub(super) fn open(address: SocketAddr, seed: usize, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
+        let mut tls = tls.map(tls::connection).transpose()?;
+        if let Some(tls) = &mut tls {
+            while tls.is_handshaking() {
+                tls.complete_io(&mut &stream)?;
+            }
+        }
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, seed, due: 0, sent: 0, received: 0 })
+        Ok(Self { stream, tls: tls.map(Box::new), seed, due: 0, sent: 0, received: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => (&self.stream).write(bytes),
+            Some(tls) => Stream::new(&mut **tls, &mut &self.stream).write(bytes),
+        }
+    }
+
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &mut self.tls {
+            None => (&self.stream).read(buf),
+            Some(tls) => Stream::new(&mut **tls, &mut &self.stream).read(buf),
+        }
     }
 
     /// Sends what is due, as far as the socket takes it.
     pub(super) fn send(&mut self, pattern: &Pattern) -> io::Result<()> {
         while self.sent < self.due {
             let len = (self.due - self.sent).min(CHUNK as u64) as usize;
-            match (&self.stream).write(pattern.at(self.seed, self.sent, len)) {
+            match self.write(pattern.at(self.seed, self.sent, len)) {
                 Ok(n) => self.sent += n as u64,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
@@ -59,10 +84,10 @@ impl Conn {
     }
 
     /// Receives and compares all bytes that are there. A read that did not fill the buffer has emptied the socket;
-    /// epoll reports later bytes.
+    /// epoll reports later bytes. (So has one of TLS, if the answer is shorter than rustls' reads, which are of 4 KiB.)
     pub(super) fn receive(&mut self, pattern: &Pattern, buf: &mut [u8]) -> io::Result<()> {
         loop {
-            let n = match (&self.stream).read(buf) {
+            let n = match self.read(buf) {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 Ok(n) => n,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
@@ -96,7 +121,7 @@ mod tests {
 
     fn pair() -> (Conn, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let conn = Conn::open(listener.local_addr().unwrap(), 250).unwrap();
+        let conn = Conn::open(listener.local_addr().unwrap(), 250, None).unwrap();
         conn.stream.set_nonblocking(false).unwrap();
         (conn, listener.accept().unwrap().0)
     }

@@ -15,16 +15,26 @@ pub(super) struct Plan {
     close: bool,
     /// Close all connections while the server still runs.
     keep: bool,
+    /// Send one more byte each way over all connections, when the last is open: then none has been idle for long.
+    speak: bool,
 }
 
 impl Plan {
     pub(super) fn parse(args: &Args) -> Result<Self, String> {
-        Ok(Self { connections: args.value_or("connections", 64)?, close: args.flag("close"), keep: args.flag("keep") })
+        Ok(Self {
+            connections: args.value_or("connections", 64)?,
+            close: args.flag("close"),
+            keep: args.flag("keep"),
+            speak: args.flag("speak"),
+        })
     }
 }
 
 pub(super) fn run(address: SocketAddr, plan: &Plan) -> io::Result<Measured> {
-    let load = Messages::connect(address, plan.connections)?;
+    let mut load = Messages::connect(address, plan.connections, false)?;
+    if plan.speak {
+        load.greet(0)?;
+    }
     println!("ready");
     let closed = match plan {
         Plan { keep: true, .. } => {

@@ -5,6 +5,7 @@ use super::poll::Poll;
 use super::{End, NET, Subject, in_time};
 use crate::args::Args;
 use crate::measured::{Measured, short_nanos};
+use crate::tls;
 use rustix::event::epoll::EventFlags;
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ pub(super) struct Plan {
     rate: Option<f64>,
     /// Poll without sleeping.
     spin: bool,
+    tls: bool,
 }
 
 impl Plan {
@@ -35,6 +37,7 @@ impl Plan {
             time: Duration::from_millis(args.value_or("time", 500)?),
             rate: args.value("rate")?,
             spin: args.flag("spin"),
+            tls: args.flag("tls"),
         };
         let sensible = (1..=plan.connections).contains(&plan.active) && plan.message > 0;
         if sensible {
@@ -74,20 +77,21 @@ const BATCH: usize = 128;
 
 impl Messages {
     fn open(address: SocketAddr, plan: &Plan) -> io::Result<Self> {
-        let mut load = Self::connect(address, plan.connections)?;
+        let mut load = Self::connect(address, plan.connections, plan.tls)?;
         load.poll.spin = plan.spin;
         // Room for a little more than one message, so that a read of one message is short: it has emptied the socket.
         load.buf.truncate((plan.message as usize + 1).clamp(4096, CHUNK));
         Ok(load)
     }
 
-    pub(super) fn connect(address: SocketAddr, connections: usize) -> io::Result<Self> {
+    pub(super) fn connect(address: SocketAddr, connections: usize, tls: bool) -> io::Result<Self> {
+        let tls = tls.then(tls::client).transpose()?;
         let (poll, pattern) = (Poll::new()?, Pattern::new());
         let mut load = Self { conns: Vec::with_capacity(connections), poll, pattern, buf: vec![0; CHUNK] };
         while load.conns.len() < connections {
             let from = load.conns.len();
             for index in from..connections.min(from + BATCH) {
-                let conn = Conn::open(address, index)?;
+                let conn = Conn::open(address, index, tls.as_ref())?;
                 load.poll.add(&conn.stream, index, EventFlags::IN | EventFlags::OUT | EventFlags::ET)?;
                 load.conns.push(conn);
             }
@@ -97,7 +101,7 @@ impl Messages {
     }
 
     /// Sends one byte each way over the connections from `from` on.
-    fn greet(&mut self, from: usize) -> io::Result<()> {
+    pub(super) fn greet(&mut self, from: usize) -> io::Result<()> {
         for conn in &mut self.conns[from..] {
             conn.due += 1;
             conn.send(&self.pattern)?;

@@ -1,9 +1,11 @@
 //! ebbtide: the echo of the crate's documentation, with the defaults and every guarantee, on each executor.
 
 use crate::control::{Control, How, Stop};
+use crate::tls;
 use async_std::{io, prelude::*, task};
-use ebbtide::{Connection, Handle, Report, Serve, Server};
+use ebbtide::{Connection, Handle, ListenOptions, Report, Serve, Server, Tls};
 use futures_lite::future;
+use std::sync::Arc;
 use tokio::runtime::Builder;
 
 pub(super) fn on_async_std<H, Fut>(handler: H, control: &Control) -> io::Result<()>
@@ -34,6 +36,15 @@ where
     runtime.block_on(async {
         let server = bind().await?.executor(move |job| drop(tokio.spawn(job)));
         serve(server, handler, control).await
+    })
+}
+
+/// Serves TLS on async-std. `Tls::from_pem_files` makes the same configuration, for TLS 1.2 too.
+pub(super) fn tls(size: usize, control: &Control) -> io::Result<()> {
+    let options = ListenOptions::new().tls(&Tls::from_config(Arc::new(tls::server()?)));
+    task::block_on(async {
+        let server = Server::bind_with("127.0.0.1:0", &options).await?;
+        serve(server, move |conn| echo_by_more(conn, size), control).await
     })
 }
 

@@ -20,10 +20,12 @@ use std::task::{Context, Poll};
 pub(super) fn serve(peer: Peer, version: Version, answer: Answer, threads: usize, control: &Control) -> io::Result<()> {
     match (peer, version, answer.streaming) {
         (Peer::Ebbtide, _, _) => ebbtide::serve(answer, control),
-        (Peer::Tokio, _, _) => tokio::serve(threads, answer, control),
         (Peer::AsyncStd, _, _) => async_std::serve(version, answer, control),
         (Peer::Tide, Version::Http1, false) => tide::serve(control),
-        _ => Err(io::Error::other("it has no such server")),
+        (peer, _, _) => match peer.form() {
+            Some(form) => tokio::serve(form, threads, answer, control),
+            None => Err(io::Error::other("it has no such server")),
+        },
     }
 }
 

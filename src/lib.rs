@@ -213,8 +213,8 @@
 //! - `proxy-protocol`: `ProxyProtocol`, the client's own address behind HAProxy and other load balancers.
 //! - `systemd`: `systemd::sockets`, the sockets that systemd has opened, by name; `systemd::Notifier`, which tells
 //!   systemd when a service is ready, what it is doing, and that it is alive (Linux).
-//! - `upgrade`: `upgrade::Upgrade`, the next generation of a program takes over the listening sockets, says that it is
-//!   ready, and only then the old one drains (Unix).
+//! - `upgrade`: `upgrade::Upgrade`, the next generation of a program takes over the listening sockets once it is ready,
+//!   and only then does the old one drain (Unix).
 //!
 //! # The runtime
 //!

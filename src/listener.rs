@@ -110,7 +110,7 @@ pub struct Listener {
     is_copied: bool,
     /// `Some` if it was bound with an `Upgrade`: whose socket it is while two generations have it.
     #[cfg(all(unix, feature = "upgrade"))]
-    hold: Option<Arc<generations::Hold>>,
+    ownership: Option<Arc<generations::Ownership>>,
     /// The protocols that its connections begin with.
     protocols: Protocols,
     /// The process that created it: a forked process has only a copy.
@@ -388,7 +388,7 @@ impl Listener {
             #[cfg(unix)]
             is_copied: false,
             #[cfg(all(unix, feature = "upgrade"))]
-            hold: None,
+            ownership: None,
             protocols: Protocols::default(),
             origin: Origin::here(),
         }
@@ -407,7 +407,7 @@ impl Listener {
             #[cfg(unix)]
             is_copied: false,
             #[cfg(all(unix, feature = "upgrade"))]
-            hold: None,
+            ownership: None,
             protocols: options.protocols.clone(),
             origin: Origin::here(),
         })
@@ -426,7 +426,7 @@ impl Listener {
             inherited,
             is_copied: false,
             #[cfg(feature = "upgrade")]
-            hold: None,
+            ownership: None,
             protocols,
             origin: Origin::here(),
         })
@@ -525,8 +525,8 @@ impl Listener {
     /// them.
     pub(crate) fn is_shared(&self) -> bool {
         #[cfg(all(unix, feature = "upgrade"))]
-        if let (Some(hold), false) = (&self.hold, self.is_copied) {
-            return hold.is_shared();
+        if let (Some(ownership), false) = (&self.ownership, self.is_copied) {
+            return ownership.is_shared();
         }
         self.inherited.is_some()
     }
@@ -537,8 +537,8 @@ impl Listener {
             return custom.poll_accept(cx).map(|accepted| self.receive(accepted));
         }
         #[cfg(all(unix, feature = "upgrade"))]
-        if let Some(hold) = &self.hold {
-            ready!(hold.poll_accepts(cx));
+        if let Some(ownership) = &self.ownership {
+            ready!(ownership.poll_accepts(cx));
         }
         loop {
             if let Some(accepted) = self.accept_now() {
@@ -556,12 +556,14 @@ impl Listener {
     /// Accepts without waiting: `None` if no client is in the backlog.
     pub(crate) fn accept_now(&mut self) -> Option<io::Result<Accepted>> {
         #[cfg(all(unix, feature = "upgrade"))]
-        if let Some(hold) = &self.hold {
-            if !hold.accepts() {
-                return None;
+        let _owner = match &self.ownership {
+            Some(ownership) => {
+                let accepting = ownership.accepting()?; // `None`: the clients in the backlog are another generation's
+                self.inherited = self.inherited.or_else(|| ownership.once_sent());
+                Some(accepting)
             }
-            self.inherited = self.inherited.or_else(|| hold.once_sent());
-        }
+            None => None,
+        };
         #[cfg(unix)]
         if let Some(inherited) = &mut self.inherited {
             match inherited::has_client(&self.source, inherited) {
@@ -602,13 +604,13 @@ impl Listener {
     /// queue of a listener in memory.
     pub(crate) fn retire(&mut self) {
         #[cfg(all(unix, feature = "upgrade"))]
-        if let Some(hold) = &self.hold {
-            hold.close();
-        }
+        let is_given = self.ownership.as_ref().is_some_and(|ownership| ownership.close());
+        #[cfg(all(unix, not(feature = "upgrade")))]
+        let is_given = false;
         #[cfg(unix)]
         if let Some(file) = self.file.take() {
-            // While other processes have the socket, the file is theirs.
-            match self.is_shared() {
+            // While other processes may have the socket, the file is theirs.
+            match is_given || self.is_copied {
                 true => file.leave(),
                 false => drop(file),
             }

@@ -133,7 +133,7 @@ fn try_bind_each(addresses: &[SocketAddr], options: &ListenOptions) -> Result<Ve
 
 /// Returns the options for one address of a list. On most systems `[::]` accepts IPv4 clients too, so it would take the
 /// port of a `0.0.0.0` beside it. A list with both means one socket for each family.
-fn for_one_of(all: &[SocketAddr], address: SocketAddr, options: &ListenOptions) -> ListenOptions {
+pub(super) fn for_one_of(all: &[SocketAddr], address: SocketAddr, options: &ListenOptions) -> ListenOptions {
     let has_ipv4_beside = all.iter().any(|other| other.is_ipv4() && other.port() == address.port());
     ListenOptions { only_v6: options.only_v6.or(has_ipv4_beside.then_some(true)), ..options.clone() }
 }

@@ -57,7 +57,7 @@ fn receive_some(socket: &UnixStream, buf: &mut [u8]) -> io::Result<(usize, Optio
     #[cfg(not(target_vendor = "apple"))]
     let flags = RecvFlags::CMSG_CLOEXEC;
     #[cfg(target_vendor = "apple")]
-    let flags = RecvFlags::empty(); // `Passed::new` sets it
+    let flags = RecvFlags::empty(); // `PassedSocket::new` sets it
     let received = retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(buf)], &mut control, flags))?;
     if received.flags.contains(ReturnFlags::CTRUNC) {
         return wrong(format_args!(

@@ -1,14 +1,26 @@
 //! The messages between two generations, as bytes.
 //!
 //! ```text
-//! successor: HELLO
-//! parent:    STDIN (its standard input), SOCKET (a descriptor and its key) for each socket, END (their number)
-//! successor: READY, once it serves
-//! parent:    GO, and from here on it accepts no client any more
+//! next: HELLO
+//! old:  STDIN (its standard input), SOCKET (a descriptor and its key) for each socket, END (their number)
+//! next: READY     it can serve
+//! old:  GO        it has stopped accepting
+//! next: TAKEN     it accepts from now on
+//!
+//! old, at any time before it has received TAKEN: STOP     the hand-over is over; the old generation serves on
 //! ```
 //!
-//! A message is a header of [`HEADER`] bytes (`eb`, the version, the type, the length of the body) and a body. The
-//! successor's two messages have no body, so the parent never reads more than a header, whatever a successor sends.
+//! TAKEN decides: once it is in the old generation's receive buffer, the sockets are the next one's. So that both come
+//! to the same result, whatever ends first:
+//!
+//! 1. The old generation withdraws by STOP, then closes its receiving side (`shutdown`), and then reads what is in the
+//!    buffer. Either TAKEN is there, or it cannot come any more: the attempt to send it fails, and STOP is the reason.
+//! 2. The next generation withdraws by closing its receiving side. Either GO is there, or it cannot come any more.
+//! 3. EOF without STOP means that the old process has ended. It accepts nothing any more, so the next one takes over.
+//!    Hence the old generation never closes the connection without STOP while its process lives.
+//!
+//! A message is a header of [`HEADER`] bytes (`eb`, the version, the type, the length of the body) and a body. The next
+//! generation's messages have no body, so the old one never reads more than a header, whatever it is sent.
 
 use crate::listener::generations::Key;
 use crate::text::{Escaped, explained};
@@ -40,9 +52,12 @@ pub(super) enum Kind {
     End = 4,
     Ready = 5,
     Go = 6,
+    Taken = 7,
+    Stop = 8,
 }
 
-const KINDS: [Kind; 6] = [Kind::Hello, Kind::Stdin, Kind::Socket, Kind::End, Kind::Ready, Kind::Go];
+const KINDS: [Kind; 8] =
+    [Kind::Hello, Kind::Stdin, Kind::Socket, Kind::End, Kind::Ready, Kind::Go, Kind::Taken, Kind::Stop];
 
 /// Returns the bytes of a message. The body is at most [`LONGEST_BODY`] bytes long.
 pub(super) fn encode(kind: Kind, body: &[u8]) -> Vec<u8> {
@@ -61,7 +76,7 @@ pub(super) fn decode(header: [u8; HEADER]) -> io::Result<(Kind, usize)> {
     }
     if version != VERSION {
         return wrong(format_args!(
-            "the other generation speaks version {version} of the hand-over, and this one version {VERSION}: stop the \
+            "the other generation has version {version} of the hand-over, and this one version {VERSION}: stop the \
              program and start it again"
         ));
     }
@@ -118,8 +133,13 @@ fn unix(rest: &[u8]) -> Option<Key> {
 }
 
 /// Returns an error of kind `InvalidData`.
+pub(super) fn invalid(text: std::fmt::Arguments<'_>) -> io::Error {
+    explained(ErrorKind::InvalidData, text)
+}
+
+/// Returns `Err` with an error of kind `InvalidData`.
 pub(super) fn wrong<T>(text: std::fmt::Arguments<'_>) -> io::Result<T> {
-    Err(explained(ErrorKind::InvalidData, text))
+    Err(invalid(text))
 }
 
 #[cfg(test)]
@@ -153,7 +173,7 @@ mod tests {
             (*b"HTTP/1", "`HTTP/1` is no message"),
             (*b"eb\x02\x01\0\0", "version 2 of the hand-over, and this one version 1"),
             (*b"eb\0\x01\0\0", "version 0"),
-            (*b"eb\x01\x07\0\0", "unknown type 7"),
+            (*b"eb\x01\x09\0\0", "unknown type 9"),
             (*b"eb\x01\x01\xff\xff", "65535 bytes long"),
         ];
         for (header, text) in table {

@@ -1,12 +1,12 @@
-//! The generation before, as its successor sees it.
+//! The previous generation, as its successor sees it: finding it, and receiving its sockets.
 
-use super::descriptors::{receive, send};
-use super::message::{HEADER, Kind, MOST_SOCKETS, VERSION, decode_key, encode, expect, wrong};
-use super::{VARIABLE, read_header, within};
-use crate::listener::generations::Passed;
+use super::VARIABLE;
+use super::channel::{is_gone, post};
+use super::descriptors::receive;
+use super::message::{Kind, MOST_SOCKETS, VERSION, decode_key, wrong};
+use crate::listener::generations::PassedSocket;
 use crate::panic::log_line;
 use crate::text::{explained, explained_by};
-use async_io::Async;
 use rustix::fs::fstat;
 use rustix::io::fcntl_dupfd_cloexec;
 use rustix::stdio::dup2_stdin;
@@ -14,23 +14,28 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-/// How long an answer of the generation before may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer of the previous generation may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The lowest number of the copy of the standard input: not 0, 1 or 2.
 const ABOVE_STANDARD: i32 = 3;
 
-/// The generation before, which waits until this one is ready.
+/// Whether this process has taken the sockets. Its standard input is another one since, so a second look would take it
+/// for a first generation, which would bind addresses that are in use.
+static TAKEN: AtomicBool = AtomicBool::new(false);
+
+/// The previous generation, which waits until this one is ready.
 #[derive(Debug)]
 pub(super) struct Predecessor {
     channel: UnixStream,
 }
 
-/// Finds the generation before by the value of the variable, and takes its sockets over. `None`: the variable was meant
+/// Finds the previous generation by the value of the variable, and receives its sockets. `None`: the variable was meant
 /// for another process, from which this one has inherited it.
-pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<Passed>)>> {
+pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<PassedSocket>)>> {
     let shown = value.to_string_lossy();
     let Some((version, identity)) = parse(&shown) else {
         return wrong(format_args!(
@@ -39,9 +44,14 @@ pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<Passed>
     };
     if version != VERSION {
         return wrong(format_args!(
-            "the generation before speaks version {version} of the hand-over (`{VARIABLE}`), and this one version \
+            "the previous generation has version {version} of the hand-over (`{VARIABLE}`), and this one version \
              {VERSION}: stop the program and start it again"
         ));
+    }
+    if TAKEN.load(Ordering::SeqCst) {
+        let text = "the sockets of the previous generation have been taken already: clone the first `Upgrade` of this \
+                    process, and do not make a second one";
+        return Err(explained(ErrorKind::InvalidInput, text));
     }
     let stdin = io::stdin();
     let found = fstat(&stdin)?;
@@ -54,8 +64,9 @@ pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<Passed>
     }
     let channel = UnixStream::from(fcntl_dupfd_cloexec(&stdin, ABOVE_STANDARD)?);
     dup2_stdin(File::open("/dev/null")?)?; // until the own one arrives; a child must not inherit the socket
+    TAKEN.store(true, Ordering::SeqCst);
     take(channel).map(Some).map_err(|error| {
-        let text = format!("cannot take over from the generation before: {error}; it goes on serving");
+        let text = format!("cannot take over from the previous generation: {error}; end this process");
         explained_by(error, text)
     })
 }
@@ -67,19 +78,24 @@ fn parse(value: &str) -> Option<(u8, (i128, i128))> {
     Some((version.parse().ok()?, (device.parse().ok()?, inode.parse().ok()?)))
 }
 
-fn take(channel: UnixStream) -> io::Result<(Predecessor, Vec<Passed>)> {
+fn take(channel: UnixStream) -> io::Result<(Predecessor, Vec<PassedSocket>)> {
     channel.set_read_timeout(Some(PATIENCE))?;
     channel.set_write_timeout(Some(PATIENCE))?;
-    send(&channel, &encode(Kind::Hello, b""), None)?;
+    post(&channel, Kind::Hello)?;
     let mut passed = Vec::new();
     loop {
         match receive(&channel).map_err(explain)? {
             (Kind::Stdin, _, Some(stdin)) => dup2_stdin(stdin)?,
             (Kind::Socket, body, Some(socket)) if passed.len() < MOST_SOCKETS => {
-                passed.push(Passed::new(decode_key(&body)?, socket)?);
+                passed.push(PassedSocket::new(decode_key(&body)?, socket)?);
             }
             (Kind::End, body, None) if body == u16::try_from(passed.len()).unwrap_or(0).to_be_bytes() => {
                 return Ok((Predecessor { channel }, passed));
+            }
+            (Kind::Stop, ..) => {
+                let text =
+                    "it has withdrawn the hand-over, because this process took too long or a listener was closed";
+                return Err(explained(ErrorKind::ConnectionAborted, text));
             }
             (kind, body, _) => {
                 return wrong(format_args!(
@@ -93,31 +109,15 @@ fn take(channel: UnixStream) -> io::Result<(Predecessor, Vec<Passed>)> {
 }
 
 impl Predecessor {
-    /// Tells it that this generation is ready, and waits until it accepts no more.
-    pub(super) async fn tell_ready(self) -> io::Result<()> {
-        let told = async {
-            let channel = Async::new(self.channel)?;
-            let sent = channel.write_with(|channel| send(channel, &encode(Kind::Ready, b""), None)).await?;
-            if sent != HEADER {
-                return Err(ErrorKind::WriteZero.into());
-            }
-            expect(read_header(&channel).await?, Kind::Go)
-        };
-        let told = within(Instant::now().checked_add(PATIENCE), told).await;
-        told.unwrap_or_else(|| Err(ErrorKind::TimedOut.into())).map_err(|error| {
-            let error = explain(error);
-            let text = format!("cannot take over from the generation before: {error}; end this process");
-            explained_by(error, text)
-        })
+    pub(super) fn into_channel(self) -> UnixStream {
+        self.channel
     }
 }
 
-/// Says in words what the loss of the connection means.
+/// Returns the error with a text that says what the loss of the connection means.
 fn explain(error: io::Error) -> io::Error {
     let text = match error.kind() {
-        ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => {
-            "it has ended, or has given this process up, because it took too long or a server was closed"
-        }
+        _ if is_gone(&error) => "its process has ended before it had passed all sockets",
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "it does not answer",
         _ => return error,
     };

@@ -124,8 +124,14 @@ fn only_known_lines_spawn_tasks_and_start_threads() {
     // For a resolver, for a folder that another program keeps locked, for a logger that may block, and for the start
     // and the end of a process.
     let spawns = lines_with(&["runtime::unblock(", "unblock(log"]);
-    let expected =
-        ["bind_addrs.rs: ", "listener.rs: ", "server/progress.rs: ", "upgrade.rs: ", "upgrade.rs: ", "upgrade.rs: "];
+    let expected = [
+        "bind_addrs.rs: ",
+        "listener.rs: ",
+        "server/progress.rs: ",
+        "upgrade/hand_over.rs: ",
+        "upgrade/hand_over.rs: ",
+        "upgrade/hand_over.rs: ",
+    ];
     assert_eq!(spawns.len(), expected.len(), "{spawns:#?}");
     for (line, file) in spawns.iter().zip(expected) {
         assert!(line.starts_with(file), "{line}");

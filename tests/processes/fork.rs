@@ -65,6 +65,14 @@ fn the_body_of_a_scope_does_not_run_in_a_child() {
     assert!(!ended.stdout.iter().any(|line| line.contains("the body runs")), "{ended:?}");
 }
 
+#[test]
+fn a_child_that_drops_its_copy_of_a_hand_over_does_not_end_it_and_cannot_hand_over_itself() {
+    let ended = serves_after_the_child("drops a hand-over");
+    line(&ended, "child: cannot hand over here: it was bound in process ");
+    line(&ended, "child: cannot take over here: it was bound in process ");
+    line(&ended, "parent: the hand-over still runs: true");
+}
+
 /// Runs a program whose parent ends by itself.
 fn ends(does: &str) -> Ended {
     let folder = Folder::new();

@@ -6,12 +6,14 @@
 
 use async_std::prelude::*;
 use async_std::{future, io, task};
+use ebbtide::upgrade::Upgrade;
 use ebbtide::{Connection, Listener, Server, signal};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 use std::env;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
+use std::process::Command;
 use std::time::Duration;
 
 /// Runs code in a forked process, which then ends. A value that the child consumes still exists in the parent.
@@ -53,6 +55,25 @@ fn main() -> io::Result<()> {
             println!("non-blocking: {}", socket2::SockRef::from(&socket).nonblocking()?);
             Ok(())
         }
+        "drops a hand-over" => task::block_on(async {
+            let signals = signal::termination()?;
+            let upgrade = Upgrade::from_env()?;
+            let server = upgrade.bind_unix(&path).await?.shutdown_on(signals);
+            let mut sleep = Command::new("sleep");
+            sleep.arg("60");
+            let mut handing = Box::pin(upgrade.hand_over(sleep));
+            assert!(future::timeout(Duration::from_millis(500), &mut handing).await.is_err());
+            in_a_child!({
+                drop(handing);
+                println!("child: {}", task::block_on(upgrade.hand_over(Command::new("true"))).unwrap_err());
+                println!("child: {}", task::block_on(upgrade.ready()).unwrap_err());
+                drop(server);
+            });
+            let ended = future::timeout(Duration::from_millis(300), &mut handing).await;
+            println!("parent: the hand-over still runs: {}", ended.is_err());
+            drop(handing);
+            serve_until_sigterm(server).await
+        }),
         "drops the future" => task::block_on(async {
             let signals = signal::termination()?;
             let server = bind(&path).await?.shutdown_on(signals);

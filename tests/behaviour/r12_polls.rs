@@ -103,6 +103,23 @@ const WAITS: &[Wait] = &[
             drop(group.task("waits", async |stopping: Stopping| stopping.await).run().await);
         })
     }),
+    // `Upgrade::ready` waits only in a successor's process: `processes` counts its polls there.
+    #[cfg(feature = "upgrade")]
+    wait("Upgrade::hand_over", |_| {
+        Box::pin(async {
+            let upgrade = ebbtide::upgrade::Upgrade::from_env().unwrap();
+            let _server = upgrade.bind("127.0.0.1:0").await.unwrap();
+            let mut never_ready = std::process::Command::new("sleep");
+            drop(
+                upgrade
+                    .hand_over({
+                        never_ready.arg("60");
+                        never_ready
+                    })
+                    .await,
+            );
+        })
+    }),
     wait("until_shutdown", |conn| Box::pin(async move { _ = conn.until_shutdown(pending::<()>()).await })),
     wait("Handle::until_shutdown", |conn| {
         Box::pin(async move { _ = conn.server().until_shutdown(pending::<()>()).await })

@@ -24,7 +24,7 @@ fn has(names: &[String], package: &str) -> bool {
 
 #[test]
 fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
-    for features in ["", "smol", "smol,admin,tls,systemd,proxy-protocol"] {
+    for features in ["", "smol", "smol,admin,tls,systemd,proxy-protocol,upgrade"] {
         let names = packages(features);
         let unwanted: Vec<_> = names.iter().filter(|name| name.starts_with("async-std")).collect();
         assert_eq!(unwanted, [""; 0], "features `{features}`");
@@ -34,6 +34,11 @@ fn without_its_feature_nothing_of_async_std_is_in_the_tree() {
         assert_eq!(has(&names, "smol"), features.contains("smol"), "features `{features}`");
     }
     assert!(has(&packages("async-std"), "async-std"));
+}
+
+#[test]
+fn upgrades_need_no_package_more() {
+    assert_eq!(packages("async-std,upgrade"), packages("async-std"));
 }
 
 #[test]

@@ -42,13 +42,14 @@ const UNTIL_SIGINT: Duration = Duration::from_secs(10);
 const FIXED_PORT: &str = "127.0.0.1:8888";
 
 /// The features of this crate, and whether this build has them.
-const FEATURES: [(&str, bool); 6] = [
+const FEATURES: [(&str, bool); 7] = [
     ("admin", cfg!(feature = "admin")),
     ("http", cfg!(feature = "http")),
     ("smol", cfg!(feature = "smol")),
     ("tls", cfg!(feature = "tls")),
     ("proxy-protocol", cfg!(feature = "proxy-protocol")),
     ("systemd", cfg!(all(feature = "systemd", target_os = "linux"))),
+    ("upgrade", cfg!(all(feature = "upgrade", unix))),
 ];
 
 #[test]

@@ -41,7 +41,7 @@ async fn main() -> io::Result<()> {
     let address = args.next().unwrap_or("127.0.0.1:8888".into());
     let generation: u32 = args.next().map_or(1, |number| number.parse().expect("the generation is a number"));
 
-    let upgrade = Upgrade::from_env()?; // in generation 2: takes over what generation 1 passes
+    let upgrade = Upgrade::from_env()?; // in generation 2: receives the socket of generation 1
     let server = upgrade.bind(&address).await?;
     if !upgrade.is_successor() {
         println!("Server listening on {}", server.local_addr());
@@ -52,7 +52,7 @@ async fn main() -> io::Result<()> {
             async |server| {
                 if upgrade.is_successor() {
                     println!("Generation {generation} is ready");
-                    upgrade.ready().await?; // generation 1 accepts no clients any more
+                    upgrade.ready().await?; // from now on it accepts, and generation 1 does not
                     task::sleep(Duration::from_secs(2)).await;
                     return Ok(());
                 }

@@ -1,12 +1,12 @@
-//! [`Notifier`]: tells systemd what the servers of a process are doing. See the module `systemd`.
+//! [`Notifier`]: notifies systemd of what the servers of a process are doing. See the module `systemd`.
 //!
 //! This file has the public types. What they share is in `service`.
 
 mod environment;
+mod messages;
 mod service;
 mod socket;
 mod status;
-mod told;
 
 use crate::panic::log_line;
 use crate::server::Server;
@@ -142,7 +142,7 @@ impl Notifier {
         self.inner.is_some()
     }
 
-    /// Tells systemd that the service reloads its configuration, until the returned guard is dropped.
+    /// Notifies systemd that the service reloads its configuration, until the returned guard is dropped.
     ///
     /// It sends RELOADING=1 with MONOTONIC_USEC, and READY=1 at the drop. With `Type=notify-reload` `systemctl reload`
     /// sends SIGHUP ([`signal::hangup`](crate::signal::hangup)) and waits for that. A reload that fails is over as
@@ -187,7 +187,7 @@ impl fmt::Debug for Notifier {
     }
 }
 
-/// Guard of a reload: returned by [`Notifier::reloading`]. Its drop tells systemd that the reload is over.
+/// Guard of a reload: returned by [`Notifier::reloading`]. Its drop notifies systemd that the reload is over.
 ///
 /// # Examples
 ///

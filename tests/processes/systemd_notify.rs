@@ -27,26 +27,26 @@ use std::time::Duration;
 const GRACE: u64 = 60;
 
 #[test]
-fn a_signal_is_told_as_ready_stopping_with_more_time_and_how_it_ended() {
+fn a_signal_is_sent_as_ready_stopping_with_more_time_and_how_it_ended() {
     stops_in_order("signal", "SIGTERM was received", |service| service.send(Signal::SIGTERM));
 }
 
 #[test]
-fn a_request_by_a_handle_is_told_in_that_order() {
+fn a_request_by_a_handle_is_sent_in_that_order() {
     stops_in_order("handle", "a shutdown was requested", |service| service.say("stop"));
 }
 
 #[test]
-fn a_listener_that_fails_is_told_in_that_order() {
+fn a_listener_that_fails_is_sent_in_that_order() {
     stops_in_order("listener", "a listener failed", |service| service.say("stop"));
 }
 
 #[test]
-fn the_return_of_a_scopes_body_is_told_in_that_order() {
+fn the_return_of_a_scopes_body_is_sent_in_that_order() {
     stops_in_order("body", "the body returned", |service| service.say("stop"));
 }
 
-/// Stops a service that serves one client, which leaves once the drain was told.
+/// Stops a service that serves one client, which leaves once the drain was sent.
 fn stops_in_order(way: &str, because: &str, stop: impl Fn(&mut Process) + Sync) {
     with_each_executor(|start| {
         let systemd = Systemd::new();
@@ -75,7 +75,7 @@ fn stops_in_order(way: &str, because: &str, stop: impl Fn(&mut Process) + Sync) 
 }
 
 #[test]
-fn a_lame_duck_is_told_and_is_part_of_the_time_that_systemd_is_asked_for() {
+fn a_lame_duck_is_sent_and_is_part_of_the_time_that_systemd_is_asked_for() {
     let systemd = Systemd::new();
     let mut service = Process::start(&mut systemd.service("lame duck"));
     systemd.wait_for("READY=1");
@@ -87,7 +87,7 @@ fn a_lame_duck_is_told_and_is_part_of_the_time_that_systemd_is_asked_for() {
 }
 
 #[test]
-fn a_cancel_and_a_drop_are_told_before_what_is_left_is_gone() {
+fn a_cancel_and_a_drop_are_sent_before_what_is_left_is_gone() {
     for (way, because) in [("cancel", "because it was cancelled"), ("drop", "because it was dropped")] {
         with_each_executor(|start| {
             let systemd = Systemd::new();
@@ -144,7 +144,7 @@ fn two_servers_are_ready_when_both_serve_and_stop_when_the_first_is_asked_to() {
 }
 
 #[test]
-fn a_reload_is_told_with_the_clock_and_ends_as_ready() {
+fn a_reload_is_sent_with_the_clock_and_ends_as_ready() {
     let systemd = Systemd::new();
     let mut service = Process::start(&mut systemd.service("handle"));
     systemd.wait_for("READY=1");
@@ -234,7 +234,7 @@ fn a_full_socket_blocks_nothing_and_gets_ready_once_it_is_read() {
 }
 
 #[test]
-fn the_watchdog_is_told_while_the_executor_runs_and_not_while_all_its_threads_are_blocked() {
+fn the_watchdog_is_notified_while_the_executor_runs_and_not_while_all_its_threads_are_blocked() {
     let systemd = Systemd::new();
     let mut program = systemd.service("handle");
     program.env("ASYNC_STD_THREAD_COUNT", "1").env("SMOL_THREADS", "1").env("WATCHDOG_USEC", "400000");

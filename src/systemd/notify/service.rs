@@ -1,19 +1,19 @@
-//! [`Service`]: the servers of a notifier, and when systemd is told about them.
+//! [`Service`]: the servers of a notifier, and when systemd is notified of them.
 //!
 //! ```text
 //! phases of a run (Server::on_event) ──┐
-//! a side task of each server ──────────┼──▶ Service::update ──▶ told (what is to be sent) ──▶ socket
+//! a side task of each server ──────────┼──▶ Service::update ──▶ messages (what is to be sent) ──▶ socket
 //! reloads of the program ──────────────┘
 //! ```
 //!
-//! - Each phase is told by the thread that enters it, so that a drop is told too, without an executor.
-//! - The side task tells what time changes: the status, the deadline, and that its executor is alive.
+//! - Each phase is sent by the thread that enters it, so a drop is sent too, without an executor.
+//! - The side task sends what time changes: the status, the deadline, and that its executor is alive.
 //! - The lock is held while a datagram is sent, which keeps their order and never blocks. It is not held while
 //!   something is logged, or while a run is dropped.
 
+use super::messages::{End, Messages, ServiceState, Wanted};
 use super::socket::NotifySocket;
 use super::status::{self, View};
-use super::told::{End, Life, Told, Wanted};
 use crate::origin::Origin;
 use crate::run::Run;
 use crate::run::name::run_line;
@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_secs(10);
 /// The same for a server that stops, and while something could not be sent.
 const LOOK_OFTEN: Duration = Duration::from_secs(1);
 
-/// The shortest pause between two signs of life, however short `WatchdogSec=` is.
+/// The shortest pause between two WATCHDOG messages, however short `WatchdogSec=` is.
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
 /// How many servers that are closed the status still names, if another one is not.
@@ -57,7 +57,7 @@ struct State {
     servers: Vec<Watched>,
     /// The number of the next server.
     next: u64,
-    told: Told,
+    messages: Messages,
     /// How many [`Reloading`]s there are.
     reloads: usize,
     /// A datagram could not be sent, which was logged or is in `failure`.
@@ -133,8 +133,8 @@ impl Service {
     pub(super) fn begin_reload(&self) -> Option<String> {
         self.update(true, |state| {
             state.reloads += 1;
-            if state.told.life() == Some(Life::Ready) {
-                state.told.owe(Life::Reloading);
+            if state.messages.state() == Some(ServiceState::Ready) {
+                state.messages.change_to(ServiceState::Reloading);
             }
         })
     }
@@ -143,13 +143,13 @@ impl Service {
     pub(super) fn end_reload(&self) -> Option<String> {
         self.update(true, |state| {
             state.reloads -= 1;
-            if state.reloads == 0 && state.told.life() == Some(Life::Reloading) {
-                state.told.owe(Life::Ready);
+            if state.reloads == 0 && state.messages.state() == Some(ServiceState::Reloading) {
+                state.messages.change_to(ServiceState::Ready);
             }
         })
     }
 
-    /// Changes the state, and then sends what systemd has to know. `is_news`: the status has to be sent now.
+    /// Changes the state, and then sends what systemd does not know yet. `is_news`: the status has to be sent now.
     ///
     /// Returns a line to be logged, once.
     fn update(&self, is_news: bool, change: impl FnOnce(&mut State)) -> Option<String> {
@@ -180,9 +180,9 @@ impl State {
             matches!(server.stage, Stage::Closed(..)) || view.is_some_and(|view| view.request.is_some())
         };
         if all.clone().any(|(server, view)| is_asked(server, view)) {
-            self.told.owe(Life::Stopping);
-        } else if self.told.life().is_none() && all.all(|(server, _)| matches!(server.stage, Stage::Serving)) {
-            self.told.owe(Life::Ready);
+            self.messages.change_to(ServiceState::Stopping);
+        } else if self.messages.state().is_none() && all.all(|(server, _)| matches!(server.stage, Stage::Serving)) {
+            self.messages.change_to(ServiceState::Ready);
         }
     }
 
@@ -199,25 +199,25 @@ impl State {
                 _ => {}
             }
         }
-        let is_reloading = self.told.life() == Some(Life::Reloading);
+        let is_reloading = self.messages.state() == Some(ServiceState::Reloading);
         // The server with the most time counts. `None` is no limit, the most of all.
         let end = match ends.iter().any(Option::is_none) {
             true => Some(End::Unlimited),
             false => ends.into_iter().flatten().max().map(End::At),
         };
         // If each server that was asked is closed, there is still what the program does next.
-        let end = end.or((self.told.life() == Some(Life::Stopping)).then_some(End::At(now)));
+        let end = end.or((self.messages.state() == Some(ServiceState::Stopping)).then_some(End::At(now)));
         Wanted { status: status::joined(&servers, is_reloading), is_news, end }
     }
 
     /// Sends all that is to be sent, up to the first failure, of which the first of all is to be logged.
     fn send(&mut self, socket: &NotifySocket, wanted: &Wanted, now: Instant) {
         loop {
-            let (what, failure) = match self.told.next(wanted, now) {
+            let (what, failure) = match self.messages.next(wanted, now) {
                 Ok(None) => return,
                 Ok(Some(datagram)) => match socket.send(&datagram.text) {
                     Ok(()) => {
-                        self.told.sent(datagram, now);
+                        self.messages.sent(datagram, now);
                         continue;
                     }
                     Err(error) => (datagram.variables(), error),
@@ -235,12 +235,12 @@ impl State {
         }
     }
 
-    /// A server's executor is alive. Once all are, systemd is told: one that hangs must be missed.
+    /// A server's executor is alive. WATCHDOG is sent once all are: one that hangs must be noticed.
     fn alive(&mut self, number: u64) {
         let serving = || self.servers.iter().filter(|server| matches!(server.stage, Stage::Serving));
         if serving().all(|server| server.is_alive || server.number == number) {
             self.servers.iter_mut().for_each(|server| server.is_alive = false);
-            self.told.alive();
+            self.messages.alive();
         } else if let Some(server) = self.servers.iter_mut().find(|server| server.number == number) {
             server.is_alive = true;
         }
@@ -256,7 +256,7 @@ impl State {
     }
 }
 
-/// The side task of a server: tells systemd what time changes, until the server is closed. Never ends.
+/// The side task of a server: sends what time changes, until the server is closed. Never ends.
 pub(super) async fn attend(service: Arc<Service>, number: u64, run: Arc<Run>, log: SideLog) {
     let beat = service.watchdog.map(|within| (within / 2).max(SHORTEST_BEAT)); // as `sd_watchdog_enabled` recommends
     let mut next_beat = Instant::now();
@@ -275,7 +275,7 @@ pub(super) async fn attend(service: Arc<Service>, number: u64, run: Arc<Run>, lo
             log(Level::Warn, failure);
         }
         let is_asked = run.requested.is_signalled();
-        let look = now + if is_asked || lock(&service.state).told.owes() { LOOK_OFTEN } else { LOOK };
+        let look = now + if is_asked || lock(&service.state).messages.has_unsent() { LOOK_OFTEN } else { LOOK };
         let next = if beat.is_some() { look.min(next_beat) } else { look };
         let time = async {
             Timer::at(next).await;
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_server_that_serves_a_reload_tells_nothing() {
+    fn without_a_server_that_serves_a_reload_sends_nothing() {
         let (notifier, systemd) = notifier("early", Origin::here());
         drop(notifier.reloading());
         let server = Server::new(Listener::memory().0).notify_systemd(&notifier);
@@ -343,24 +343,24 @@ mod tests {
     }
 
     #[test]
-    fn the_watchdog_is_told_only_when_each_server_that_serves_is_alive() {
+    fn watchdog_is_sent_only_when_each_server_that_serves_is_alive() {
         let mut state = State::default();
         for (number, stage) in [(0, Stage::Serving), (1, Stage::Serving), (2, Stage::Bound)] {
             state.servers.push(Watched { number, run: Weak::new(), stage, is_alive: false });
         }
         for _ in 0..3 {
             state.alive(0);
-            assert!(!state.told.owes());
+            assert!(!state.messages.has_unsent());
         }
         state.alive(1);
-        assert!(state.told.owes());
+        assert!(state.messages.has_unsent());
         assert!(state.servers.iter().all(|server| !server.is_alive), "each has to show it again");
 
-        let mut state = State { told: Told::default(), ..state };
+        let mut state = State { messages: Messages::default(), ..state };
         state.alive(1);
-        assert!(!state.told.owes());
+        assert!(!state.messages.has_unsent());
         state.servers[0].stage = Stage::Closed(String::new(), String::new());
         state.alive(1);
-        assert!(state.told.owes());
+        assert!(state.messages.has_unsent());
     }
 }

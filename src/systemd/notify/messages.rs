@@ -1,9 +1,9 @@
-//! [`Told`]: what systemd has been told, and so what it has to be told next. No socket, no clock, no lock.
+//! [`Messages`]: what was sent to systemd, and so what has to be sent next. No socket, no clock, no lock.
 //!
 //! 1. READY, RELOADING and STOPPING are sent in order, each in a datagram of its own: systemd acts on the last of them
 //!    in a datagram. One that could not be sent stays at the head of the queue.
 //! 2. The others have no queue: what differs from what systemd knows is sent, and what is outdated never is.
-//! 3. The queue has at most four entries: a reload of which systemd knows nothing takes in the next one.
+//! 3. The queue has at most four entries: a reload that was not sent yet includes the next one.
 
 use sd_notify::NotifyState;
 use std::collections::VecDeque;
@@ -31,9 +31,9 @@ const LONGEST: Duration = Duration::from_secs(60 * 60);
 /// After this time systemd is asked again. A third of [`STEP`], so that two requests in a row may be lost.
 const AGAIN: Duration = Duration::from_secs(20);
 
-/// What systemd knows of the service's life.
+/// The states of a service that systemd is notified of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum ServiceState {
     Ready,
     Reloading,
     Stopping,
@@ -57,11 +57,11 @@ pub(super) struct Wanted {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Told {
+pub(super) struct Messages {
     /// What was decided last, sent or not.
-    life: Option<Life>,
+    state: Option<ServiceState>,
     /// What has to be sent, the oldest first.
-    owed: VecDeque<Life>,
+    unsent: VecDeque<ServiceState>,
     status: String,
     status_at: Option<Instant>,
     /// For which end systemd was asked to wait, and when.
@@ -74,7 +74,7 @@ pub(super) struct Told {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Datagram {
     pub(super) text: String,
-    has_life: bool,
+    has_state: bool,
     status: Option<String>,
     end: Option<End>,
 }
@@ -87,51 +87,51 @@ impl Datagram {
     }
 }
 
-impl Told {
-    pub(super) fn life(&self) -> Option<Life> {
-        self.life
+impl Messages {
+    pub(super) fn state(&self) -> Option<ServiceState> {
+        self.state
     }
 
     /// Returns whether something could not be sent.
-    pub(super) fn owes(&self) -> bool {
-        !self.owed.is_empty() || self.is_alive
+    pub(super) fn has_unsent(&self) -> bool {
+        !self.unsent.is_empty() || self.is_alive
     }
 
-    /// Decides on a new state of the service's life. Nothing follows `Stopping`.
-    pub(super) fn owe(&mut self, life: Life) {
-        if self.life == Some(Life::Stopping) || self.life == Some(life) {
+    /// Changes the service's state, which is then to be sent. Nothing follows `Stopping`.
+    pub(super) fn change_to(&mut self, state: ServiceState) {
+        if self.state == Some(ServiceState::Stopping) || self.state == Some(state) {
             return;
         }
-        self.life = Some(life);
-        match self.owed.make_contiguous() {
-            // systemd does not know of the last reload, so this one continues it.
-            [.., Life::Reloading, Life::Ready] if life == Life::Reloading => {
-                self.owed.pop_back();
+        self.state = Some(state);
+        match self.unsent.make_contiguous() {
+            // The last reload was not sent, so this one continues it.
+            [.., ServiceState::Reloading, ServiceState::Ready] if state == ServiceState::Reloading => {
+                self.unsent.pop_back();
             }
-            _ => self.owed.push_back(life),
+            _ => self.unsent.push_back(state),
         }
     }
 
-    /// All servers are alive: the watchdog is to be told.
+    /// All servers are alive: WATCHDOG is to be sent.
     pub(super) fn alive(&mut self) {
         self.is_alive = true;
     }
 
     /// Returns what has to be sent now. Once it was sent, the caller calls [`sent`](Self::sent), and then this again.
     pub(super) fn next(&self, wanted: &Wanted, now: Instant) -> io::Result<Option<Datagram>> {
-        let life = self.owed.front().copied();
-        let is_last = self.owed.len() <= 1;
-        let mut states = match life {
-            Some(Life::Ready) => vec![NotifyState::Ready],
-            Some(Life::Reloading) => vec![NotifyState::Reloading, NotifyState::monotonic_usec_now()?],
-            Some(Life::Stopping) => vec![NotifyState::Stopping],
+        let state = self.unsent.front().copied();
+        let is_last = self.unsent.len() <= 1;
+        let mut states = match state {
+            Some(ServiceState::Ready) => vec![NotifyState::Ready],
+            Some(ServiceState::Reloading) => vec![NotifyState::Reloading, NotifyState::monotonic_usec_now()?],
+            Some(ServiceState::Stopping) => vec![NotifyState::Stopping],
             None => Vec::new(),
         };
         let end = wanted.end.filter(|end| is_last && self.asks_for(*end, now));
         if let Some(end) = end {
             states.push(NotifyState::ExtendTimeoutUsec(extension(end, now)));
         }
-        let status = is_last && self.life.is_some() && self.is_due(wanted, life.is_some(), now);
+        let status = is_last && self.state.is_some() && self.is_due(wanted, state.is_some(), now);
         if status {
             states.push(NotifyState::Status(&wanted.status));
         }
@@ -146,13 +146,13 @@ impl Told {
             let _ = writeln!(text, "{state}"); // never fails
         }
         let status = status.then(|| wanted.status.clone());
-        Ok(Some(Datagram { text, has_life: life.is_some(), status, end }))
+        Ok(Some(Datagram { text, has_state: state.is_some(), status, end }))
     }
 
     /// Notes that this datagram was sent.
     pub(super) fn sent(&mut self, datagram: Datagram, now: Instant) {
-        if datagram.has_life {
-            self.owed.pop_front();
+        if datagram.has_state {
+            self.unsent.pop_front();
         }
         if let Some(end) = datagram.end {
             self.extended = Some((end, now));
@@ -175,10 +175,10 @@ impl Told {
         }
     }
 
-    fn is_due(&self, wanted: &Wanted, has_life: bool, now: Instant) -> bool {
-        let pause = if self.life == Some(Life::Stopping) { WHILE_STOPPING } else { WHILE_SERVING };
+    fn is_due(&self, wanted: &Wanted, has_state: bool, now: Instant) -> bool {
+        let pause = if self.state == Some(ServiceState::Stopping) { WHILE_STOPPING } else { WHILE_SERVING };
         let is_time = |at: Instant| now.saturating_duration_since(at) >= pause;
-        self.status != wanted.status && (has_life || wanted.is_news || self.status_at.is_none_or(is_time))
+        self.status != wanted.status && (has_state || wanted.is_news || self.status_at.is_none_or(is_time))
     }
 }
 
@@ -203,70 +203,70 @@ mod tests {
 
     /// Sends all that is to be sent, and returns the variables of each datagram in one line. The clock's value is left
     /// out.
-    fn send_all(told: &mut Told, wanted: &Wanted, now: Instant) -> Vec<String> {
+    fn send_all(messages: &mut Messages, wanted: &Wanted, now: Instant) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some(datagram) = told.next(wanted, now).unwrap() {
+        while let Some(datagram) = messages.next(wanted, now).unwrap() {
             let clock = |line: &str| line.split("USEC=").next().filter(|_| line.starts_with("MONO")).map(str::to_owned);
             let lines: Vec<_> = datagram.text.lines().map(|line| clock(line).unwrap_or(line.to_owned())).collect();
             all.push(lines.join(" "));
-            told.sent(datagram, now);
+            messages.sent(datagram, now);
             assert!(all.len() < 10, "{all:?}");
         }
         all
     }
 
     #[test]
-    fn nothing_is_sent_before_there_is_something_to_tell() {
-        let mut told = Told::default();
-        assert_eq!(send_all(&mut told, &wanted("starting", None), Instant::now()), [""; 0]);
-        told.owe(Life::Ready);
-        let sent = send_all(&mut told, &wanted("serving", None), Instant::now());
+    fn nothing_is_sent_before_the_service_is_ready() {
+        let mut messages = Messages::default();
+        assert_eq!(send_all(&mut messages, &wanted("starting", None), Instant::now()), [""; 0]);
+        messages.change_to(ServiceState::Ready);
+        let sent = send_all(&mut messages, &wanted("serving", None), Instant::now());
         assert_eq!(sent, ["READY=1 STATUS=serving"]);
     }
 
     #[test]
-    fn a_life_is_told_in_order_and_a_stop_is_the_end_of_it() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        told.owe(Life::Ready);
-        told.owe(Life::Reloading);
-        told.owe(Life::Ready);
-        told.owe(Life::Reloading); // systemd knows nothing of the first reload
-        told.owe(Life::Ready);
-        told.owe(Life::Stopping);
-        told.owe(Life::Ready); // too late
-        assert!(told.owes());
+    fn states_are_sent_in_order_and_none_after_stopping() {
+        let (mut messages, now) = (Messages::default(), Instant::now());
+        messages.change_to(ServiceState::Ready);
+        messages.change_to(ServiceState::Reloading);
+        messages.change_to(ServiceState::Ready);
+        messages.change_to(ServiceState::Reloading); // the first reload was not sent yet
+        messages.change_to(ServiceState::Ready);
+        messages.change_to(ServiceState::Stopping);
+        messages.change_to(ServiceState::Ready); // too late
+        assert!(messages.has_unsent());
         let end = Some(End::At(now + 8 * SECOND));
-        let sent = send_all(&mut told, &wanted("draining", end), now);
+        let sent = send_all(&mut messages, &wanted("draining", end), now);
         let expected =
             ["READY=1", "RELOADING=1 MONOTONIC_", "READY=1", "STOPPING=1 EXTEND_TIMEOUT_USEC=13000000 STATUS=draining"];
         assert_eq!(sent, expected);
-        assert!(!told.owes());
+        assert!(!messages.has_unsent());
     }
 
     #[test]
     fn the_status_changes_rarely_while_serving_and_every_second_while_stopping() {
-        let (mut told, start) = (Told::default(), Instant::now());
-        told.owe(Life::Ready);
-        assert_eq!(send_all(&mut told, &wanted("1", None), start), ["READY=1 STATUS=1"]);
-        assert_eq!(send_all(&mut told, &wanted("2", None), start + SECOND), [""; 0]);
-        assert_eq!(send_all(&mut told, &wanted("1", None), start + 10 * SECOND), [""; 0]);
-        assert_eq!(send_all(&mut told, &wanted("3", None), start + 10 * SECOND), ["STATUS=3"]);
+        let (mut messages, start) = (Messages::default(), Instant::now());
+        messages.change_to(ServiceState::Ready);
+        assert_eq!(send_all(&mut messages, &wanted("1", None), start), ["READY=1 STATUS=1"]);
+        assert_eq!(send_all(&mut messages, &wanted("2", None), start + SECOND), [""; 0]);
+        assert_eq!(send_all(&mut messages, &wanted("1", None), start + 10 * SECOND), [""; 0]);
+        assert_eq!(send_all(&mut messages, &wanted("3", None), start + 10 * SECOND), ["STATUS=3"]);
         let news = Wanted { is_news: true, ..wanted("4", None) };
-        assert_eq!(send_all(&mut told, &news, start + 11 * SECOND), ["STATUS=4"]);
-        told.owe(Life::Stopping);
+        assert_eq!(send_all(&mut messages, &news, start + 11 * SECOND), ["STATUS=4"]);
+        messages.change_to(ServiceState::Stopping);
         for n in 12..15 {
             let status = n.to_string();
-            let sent = send_all(&mut told, &wanted(&status, None), start + n * SECOND);
+            let sent = send_all(&mut messages, &wanted(&status, None), start + n * SECOND);
             assert!(sent.len() == 1 && sent[0].ends_with(&format!("STATUS={n}")), "{sent:?}");
         }
     }
 
     #[test]
     fn systemd_is_asked_to_wait_at_the_request_at_each_move_of_the_deadline_and_again_every_20_s() {
-        let (mut told, start) = (Told::default(), Instant::now());
-        told.owe(Life::Stopping);
+        let (mut messages, start) = (Messages::default(), Instant::now());
+        messages.change_to(ServiceState::Stopping);
         let mut ask = |end: End, at: u32| {
-            let sent = send_all(&mut told, &wanted("", Some(end)), start + at * SECOND).join(" ");
+            let sent = send_all(&mut messages, &wanted("", Some(end)), start + at * SECOND).join(" ");
             sent.split_once("USEC=").map(|(_, micros)| micros.parse::<u32>().unwrap() / 1_000_000)
         };
         let at = |seconds| End::At(start + seconds * SECOND);
@@ -284,21 +284,21 @@ mod tests {
 
     #[test]
     fn a_cancel_asks_for_the_margin_alone() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        told.owe(Life::Stopping);
-        let sent = send_all(&mut told, &wanted("cancelling", Some(End::At(now))), now + SECOND);
+        let (mut messages, now) = (Messages::default(), Instant::now());
+        messages.change_to(ServiceState::Stopping);
+        let sent = send_all(&mut messages, &wanted("cancelling", Some(End::At(now))), now + SECOND);
         assert_eq!(sent, ["STOPPING=1 EXTEND_TIMEOUT_USEC=5000000 STATUS=cancelling"]);
     }
 
     #[test]
     fn what_could_not_be_sent_is_the_next_again() {
-        let (mut told, now) = (Told::default(), Instant::now());
-        told.owe(Life::Ready);
-        told.alive();
-        let first = told.next(&wanted("1", None), now).unwrap().unwrap();
+        let (mut messages, now) = (Messages::default(), Instant::now());
+        messages.change_to(ServiceState::Ready);
+        messages.alive();
+        let first = messages.next(&wanted("1", None), now).unwrap().unwrap();
         assert_eq!(first.text, "READY=1\nSTATUS=1\nWATCHDOG=1\n");
-        assert!(told.owes());
-        assert_eq!(send_all(&mut told, &wanted("2", None), now), ["READY=1 STATUS=2 WATCHDOG=1"]);
-        assert!(!told.owes());
+        assert!(messages.has_unsent());
+        assert_eq!(send_all(&mut messages, &wanted("2", None), now), ["READY=1 STATUS=2 WATCHDOG=1"]);
+        assert!(!messages.has_unsent());
     }
 }

@@ -47,6 +47,11 @@ impl std::error::Error for Explained {
     }
 }
 
+/// Returns a number with its noun: `1 connection`, `2 connections`.
+pub(crate) fn plural<N: Copy + fmt::Display + PartialEq + From<u8>>(number: N, one: &str) -> String {
+    format!("{number} {one}{}", if number == N::from(1) { "" } else { "s" })
+}
+
 /// Shows a value, with every character escaped that could forge a log line or change a terminal: as `\n` or `\u{1b}`.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Escaped<T>(pub(crate) T);

@@ -291,6 +291,7 @@ fn log_undelivered(run: &Run, record: &ConnectionRecord, unsent: Option<u32>) {
     }
     let what = match unsent {
         None | Some(0) => "some of it is".to_owned(),
+        Some(1) => "at least 1 byte is".to_owned(),
         Some(unsent) => format!("at least {unsent} bytes are"),
     };
     let (id, peer, name) = (record.id.as_u64(), record.peer(), Named(record));

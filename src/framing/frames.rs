@@ -2,7 +2,7 @@
 
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
-use crate::text::explained;
+use crate::text::{explained, plural};
 use futures_core::Stream;
 use futures_lite::AsyncWriteExt;
 use std::future::poll_fn;
@@ -248,9 +248,8 @@ impl Frames {
         let length = frame.len() as u64;
         let fits = self.length_bytes == 8 || length >> (8 * self.length_bytes) == 0;
         if frame.len() > self.max_len || !fits {
-            let (max, bytes) = (self.max_len, self.length_bytes);
-            let what =
-                format!("a frame of {length} bytes does not fit: `max_len` is {max}, its length has {bytes} bytes");
+            let (max, length, bytes) = (self.max_len, plural(length, "byte"), plural(self.length_bytes, "byte"));
+            let what = format!("a frame of {length} does not fit: `max_len` is {max}, its length has {bytes}");
             return Err(explained(ErrorKind::InvalidInput, what));
         }
         let header = &length.to_be_bytes()[8 - self.length_bytes..];
@@ -293,8 +292,8 @@ impl Frames {
                 Ok(Some(self.length_bytes + length))
             }
             _ => {
-                let max = self.max_len;
-                let what = format!("a frame of {length} bytes is longer than {max}; if that is right, raise `max_len`");
+                let (max, length) = (self.max_len, plural(length, "byte"));
+                let what = format!("a frame of {length} is longer than {max}; if that is right, raise `max_len`");
                 Err(explained(ErrorKind::InvalidData, what))
             }
         }
@@ -306,8 +305,11 @@ const JOINED: usize = 64 * 1024;
 
 /// Makes the error for EOF in the middle of a frame.
 fn cut(have: usize, total: Option<usize>) -> io::Error {
-    let of = total.map_or_else(String::new, |total| format!(" of {total}"));
-    let what = format!("unexpected EOF in the middle of a frame, after {have}{of} bytes");
+    let read = match total {
+        Some(total) => format!("{have} of {}", plural(total, "byte")),
+        None => plural(have, "byte"),
+    };
+    let what = format!("unexpected EOF in the middle of a frame, after {read}");
     explained(ErrorKind::UnexpectedEof, what)
 }
 

@@ -2,7 +2,7 @@
 
 use super::read_ahead::{Filled, ReadAhead};
 use crate::connection::Connection;
-use crate::text::explained;
+use crate::text::{explained, plural};
 use futures_core::Stream;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -267,7 +267,8 @@ impl Lines {
         let line = self.ahead.take(with_end, |bytes| match std::str::from_utf8(&bytes[..length]) {
             Ok(line) => Ok(line.to_owned()),
             Err(error) => {
-                let what = format!("a line of {length} bytes is not UTF-8 from byte {} on", error.valid_up_to());
+                let (length, from) = (plural(length, "byte"), error.valid_up_to());
+                let what = format!("a line of {length} is not UTF-8 from byte {from} on");
                 Err(explained(ErrorKind::InvalidData, what))
             }
         });
@@ -275,14 +276,15 @@ impl Lines {
     }
 
     fn too_long(&self) -> io::Error {
-        let what = format!("a line is longer than {} bytes; if that is right, raise `max_len`", self.max_len);
+        let what = format!("a line is longer than {}; if that is right, raise `max_len`", plural(self.max_len, "byte"));
         self.ahead.note_bad_input(explained(ErrorKind::InvalidData, what))
     }
 }
 
 /// Makes the error for EOF in the middle of a line.
 fn cut(have: usize) -> io::Error {
-    explained(ErrorKind::UnexpectedEof, format!("unexpected EOF in the middle of a line, after {have} bytes"))
+    let have = plural(have, "byte");
+    explained(ErrorKind::UnexpectedEof, format!("unexpected EOF in the middle of a line, after {have}"))
 }
 
 /// The stream ends when [`next`](Lines::next) returns `None`. Its errors are those of `next`.

@@ -564,16 +564,22 @@ impl Counts {
             "{} accepted, {completed} completed, {failed} failed, {panicked} panicked, {cancelled} cancelled",
             self.accepted
         )?;
+        let nouns = |one, several, number| if number == 1 { one } else { several };
         let others = [
             (self.disconnected(), ", ", "disconnected", false),
             (self.rejected(), ", ", "rejected", false),
             (self.drained, "; of these, ", "ended during the drain", has_drained),
             (self.undelivered, "; ", "undelivered", false),
             (self.refused, "; ", "refused", false),
-            (self.accept_errors, "; ", "accept errors", false),
-            (self.requests, "; ", "requests", false),
-            (self.requests_failed, ", ", "requests failed", false),
-            (self.requests_panicked, ", ", "requests panicked", false),
+            (self.accept_errors, "; ", nouns("accept error", "accept errors", self.accept_errors), false),
+            (self.requests, "; ", nouns("request", "requests", self.requests), false),
+            (self.requests_failed, ", ", nouns("request failed", "requests failed", self.requests_failed), false),
+            (
+                self.requests_panicked,
+                ", ",
+                nouns("request panicked", "requests panicked", self.requests_panicked),
+                false,
+            ),
             (self.open() as u64, "; ", "open", false),
         ];
         for (number, before, what, always) in others {
@@ -759,5 +765,16 @@ mod tests {
             counters.read().to_string(),
             "1 accepted, 0 completed, 0 failed, 0 panicked, 0 cancelled, 1 disconnected"
         );
+    }
+
+    #[test]
+    fn display_has_the_singular_of_one() {
+        let counts =
+            Counts { accept_errors: 1, requests: 1, requests_failed: 1, requests_panicked: 1, ..Counts::default() };
+        let text = counts.to_string();
+        assert!(text.ends_with("; 1 accept error; 1 request, 1 request failed, 1 request panicked"), "{text}");
+        let counts = Counts { accept_errors: 2, requests: 2, requests_failed: 2, requests_panicked: 2, ..counts };
+        let text = counts.to_string();
+        assert!(text.ends_with("; 2 accept errors; 2 requests, 2 requests failed, 2 requests panicked"), "{text}");
     }
 }

@@ -1,6 +1,7 @@
 //! [`DrainProgress`]: how far a drain has come.
 
 use crate::span::Span;
+use crate::text::plural;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -33,9 +34,9 @@ pub(super) struct DrainStart {
 ///     observed.reached(Phase::Draining).await;
 ///     let drain = observed.drain_progress().expect("the drain has begun");
 ///     assert!(drain.connections_left() <= drain.connections_at_start());
-///     println!("{drain}"); // 0 of 1 connections and 1 task left, 0s of 30s
+///     println!("{drain}"); // 0 of 1 connection and 1 task left, 0s of 30s
 ///     # assert_eq!(drain.tasks_left(), 1);
-///     # assert!(drain.to_string().contains(" of 1 connections and 1 task left, "), "{drain}");
+///     # assert!(drain.to_string().contains(" of 1 connection and 1 task left, "), "{drain}");
 /// });
 /// let (_, report) = server.scope(async |conn: Connection| conn.draining().await, async |_| {}).await?;
 /// # assert_eq!(report.completed(), 1);
@@ -151,11 +152,9 @@ impl DrainProgress {
 impl fmt::Display for DrainProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { connections_at_start, connections_left, tasks_left, .. } = self;
-        write!(f, "{connections_left} of {connections_at_start} connections")?;
-        match tasks_left {
-            0 => {}
-            1 => f.write_str(" and 1 task")?,
-            tasks => write!(f, " and {tasks} tasks")?,
+        write!(f, "{connections_left} of {}", plural(*connections_at_start, "connection"))?;
+        if *tasks_left > 0 {
+            write!(f, " and {}", plural(*tasks_left, "task"))?;
         }
         write!(f, " left, {}", Span(self.elapsed))?;
         match self.limit {

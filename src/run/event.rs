@@ -13,6 +13,7 @@ use crate::address::Address;
 use crate::panic::{self, Kept};
 use crate::span::Span;
 use crate::sync::{Mutex, lock};
+use crate::text::plural;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -324,7 +325,7 @@ impl fmt::Display for Event<'_> {
             What::Ended(record, reason) => {
                 write!(f, "{record} ended after {}: {reason}", Span(record.since.elapsed()))?;
                 match record.bytes() {
-                    Some((read, written)) => write!(f, "; {read} bytes read, {written} written"),
+                    Some((read, written)) => write!(f, "; {} read, {written} written", plural(read, "byte")),
                     None => Ok(()),
                 }
             }

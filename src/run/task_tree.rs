@@ -8,6 +8,7 @@ use super::registry::ConnectionInfo;
 use super::tasks::TaskKind;
 use crate::group::ListedChild;
 use crate::span::Span;
+use crate::text::plural;
 use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
@@ -180,11 +181,7 @@ impl fmt::Display for TaskTree {
 
 /// Returns the line for those that are not listed, if there are any.
 fn more(number: usize, what: &str) -> Option<String> {
-    (number > 0).then(|| format!("… and {number} more {what}{}", if number == 1 { "" } else { "s" }))
-}
-
-fn plural(number: usize, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+    (number > 0).then(|| format!("… and {}", plural(number, &format!("more {what}"))))
 }
 
 /// The first line of a tree.
@@ -209,7 +206,7 @@ impl fmt::Display for Headline<'_> {
         }
         match tree.max_connections {
             usize::MAX => write!(f, ", {}", plural(tree.connection_count, "connection"))?,
-            max => write!(f, ", {} of {max} connections", tree.connection_count)?,
+            max => write!(f, ", {} of {}", tree.connection_count, plural(max, "connection"))?,
         }
         let (tasks, background) = tree.task_counts;
         for (number, separator, what) in [(tasks, "; ", "task"), (background, ", ", "background task")] {

@@ -17,6 +17,7 @@ use crate::signal::sealed::Trigger as _;
 use crate::signal::{Signal, Signals, Trigger};
 use crate::span::Span;
 use crate::sync::event::Event;
+use crate::text::plural;
 use async_io::Timer;
 use futures_concurrency::prelude::*;
 use futures_lite::{Stream, StreamExt};
@@ -237,7 +238,6 @@ fn first_of(mut names: Vec<String>, number: usize) -> String {
 
 /// Returns the numbers as text: `2 connections and 1 task`.
 fn count(connections: usize, tasks: usize) -> String {
-    let plural = |n: usize, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
     match (connections, tasks) {
         (_, 0) => plural(connections, "connection"),
         (0, _) => plural(tasks, "task"),

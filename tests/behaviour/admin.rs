@@ -98,7 +98,7 @@ fn a_probe_follows_the_phases_of_the_servers_and_is_answered_until_the_last_one_
         states(["503", "200"], ": lame duck, not ready, ");
         drop(main.shutdown()); // again: it ends the lame duck
         main.reached(Phase::Draining).await;
-        states(["503", "200"], ": draining, not ready, 1 of 1 connections left, ");
+        states(["503", "200"], ": draining, not ready, 1 of 1 connection left, ");
         main.cancel().await;
         states(["503", "200"], ": closed, not ready, 0 of ");
         assert_eq!(serving.await.unwrap().accepted(), 1, "its own clients are not the server's");

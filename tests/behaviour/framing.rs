@@ -293,7 +293,8 @@ fn with_require_newline_a_line_that_eof_has_cut_off_is_a_permanent_error() {
                         Err(error) => break Some(error),
                     }
                 };
-                let what = format!("unexpected EOF in the middle of a line, after {} bytes", rest.len());
+                let bytes = if rest.len() == 1 { "byte" } else { "bytes" };
+                let what = format!("unexpected EOF in the middle of a line, after {} {bytes}", rest.len());
                 if let Some(error) = &error {
                     assert_eq!((error.kind(), error.to_string()), (ErrorKind::UnexpectedEof, what));
                     assert_eq!(lines.next().await.unwrap_err().kind(), ErrorKind::UnexpectedEof, "it is permanent");
@@ -585,7 +586,7 @@ fn a_frame_that_is_longer_than_max_len_or_than_its_length_field_allows_is_not_wr
             written.await.unwrap(),
             [
                 "a frame of 4 bytes does not fit: `max_len` is 3, its length has 4 bytes",
-                "a frame of 256 bytes does not fit: `max_len` is 8388608, its length has 1 bytes",
+                "a frame of 256 bytes does not fit: `max_len` is 8388608, its length has 1 byte",
             ]
         );
     });

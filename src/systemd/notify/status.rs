@@ -2,7 +2,7 @@
 
 use crate::run::Run;
 use crate::run::phase::Phase;
-use crate::text::Escaped;
+use crate::text::{Escaped, plural};
 use std::time::{Duration, Instant};
 
 /// The longest status in bytes. systemd ignores a message of more than 4096 bytes as a whole.
@@ -65,10 +65,6 @@ impl View {
 /// Returns whole seconds, to the nearest: a timer is late by some milliseconds, never early.
 fn seconds(time: Duration) -> u64 {
     time.saturating_add(Duration::from_millis(500)).as_secs()
-}
-
-fn plural(number: usize, one: &str) -> String {
-    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Returns the status of several servers as one line. Each server is a name and a text; the name is left out if there

@@ -21,6 +21,7 @@ use crate::listener::{self, ListenOptions, Listener};
 use crate::run::Run;
 use crate::run::handle::Handle;
 use crate::run::report::{Cause, Report};
+use crate::sync::{Mutex, lock};
 use body::BodyOutput;
 use config::Config;
 use scope::{RunGuard, SideTask};
@@ -31,7 +32,7 @@ use std::io;
 #[cfg(unix)]
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -105,8 +106,8 @@ pub struct Server {
     config: Config,
     /// Streams that request a shutdown. They need not be `Sync`; the lock makes the server `Sync`.
     shutdown_streams: Mutex<Vec<ShutdownStream>>,
-    /// Tasks of this crate that run beside the server until its end.
-    side_tasks: Vec<SideTask>,
+    /// Tasks of this crate that run beside the server until its end. [`Serve`] has them too, until its first poll.
+    side_tasks: Arc<Mutex<Vec<SideTask>>>,
 }
 
 impl Server {
@@ -266,7 +267,7 @@ impl Server {
             bound: Bound(Some(Run::new(listener))),
             config: Config::default(),
             shutdown_streams: Mutex::default(),
-            side_tasks: Vec::new(),
+            side_tasks: Arc::default(),
         }
     }
 
@@ -446,8 +447,13 @@ impl Server {
         H: Fn(Connection) -> Fut + Send + Sync + 'static, // shared state: move |conn| handler(conn, Arc::clone(&state))
         Fut: Future<Output: HandlerOutput> + Send + 'static,
     {
-        let (handle, allowance) = (self.handle(), self.config.allowance());
-        Serve { future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }), handle, allowance }
+        Serve {
+            handle: self.handle(),
+            allowance: self.config.allowance(),
+            #[cfg(all(feature = "systemd", target_os = "linux"))]
+            side_tasks: Arc::clone(&self.side_tasks),
+            future: Box::pin(async move { RunGuard::start(self, handler)?.finish().await }),
+        }
     }
 
     /// Serves while `body` runs, and ends when it returns: Python's `async with server:`.
@@ -515,8 +521,8 @@ impl Server {
 
     /// Adds a task that runs beside the server until its end.
     #[cfg(all(feature = "systemd", target_os = "linux"))]
-    pub(crate) fn beside(mut self, task: SideTask) -> Self {
-        self.side_tasks.push(task);
+    pub(crate) fn beside(self, task: SideTask) -> Self {
+        lock(&self.side_tasks).push(task);
         self
     }
 
@@ -524,6 +530,7 @@ impl Server {
     fn into_parts(self) -> (Arc<Run>, Config, Vec<ShutdownStream>, Vec<SideTask>) {
         let Self { bound, config, shutdown_streams, side_tasks } = self;
         let streams = shutdown_streams.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let side_tasks = std::mem::take(&mut *lock(&side_tasks));
         (bound.served(), config, streams, side_tasks)
     }
 }
@@ -558,6 +565,9 @@ pub struct Serve {
     handle: Handle,
     /// How long the server's exit may last by its settings. `None`: no limit.
     allowance: Option<Duration>,
+    /// Those of the server, which takes them with the first poll.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    side_tasks: Arc<Mutex<Vec<SideTask>>>,
 }
 
 impl Serve {
@@ -582,6 +592,12 @@ impl Serve {
 
     pub(crate) fn allowance(&self) -> Option<Duration> {
         self.allowance
+    }
+
+    /// Adds a task that runs beside the server until its end. Before the first poll.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) fn beside(&self, task: SideTask) {
+        lock(&self.side_tasks).push(task);
     }
 }
 

@@ -5,9 +5,15 @@
 //! - `running`: a group from its start to its end;
 //! - `service`: one server or task of it;
 //! - `stopping`: tells a task that its turn to stop has come;
+//! - `observer`: how a module above this one follows a group;
 //! - `reports`, `error`: what `run` returns.
 
 mod error;
+#[cfg_attr(
+    not(all(feature = "systemd", target_os = "linux")),
+    allow(dead_code, reason = "only `systemd` follows groups")
+)]
+pub(crate) mod observer;
 mod reports;
 mod running;
 mod service;
@@ -22,6 +28,7 @@ use crate::signal::Trigger;
 use crate::sync::event::Event;
 pub use error::ServiceError;
 use futures_core::Stream;
+use observer::GroupObserver;
 pub use reports::{ServiceReports, TaskEnd};
 use running::{Following, Running, Services};
 use service::{Service, Work};
@@ -62,6 +69,8 @@ pub use stopping::Stopping;
 /// before it have what is left: after the deadline, nothing, so they are cancelled as soon as they are asked. As ever,
 /// *closed* counts more than the limit: a handler or a task that blocks its thread is waited for, with a warning once a
 /// second.
+///
+/// With the feature `systemd`, `ServiceGroup::notify_systemd` asks systemd for that time.
 ///
 /// # Compared with
 ///
@@ -130,6 +139,7 @@ pub struct ServiceGroup {
     /// `None`: the longest of the servers' own.
     grace: Option<Option<Duration>>,
     executor: Executor,
+    observer: Option<Box<dyn GroupObserver>>,
 }
 
 /// Requests of handles.
@@ -186,7 +196,7 @@ impl ServiceGroup {
 
     fn with_executor(executor: Executor) -> Self {
         let (services, streams, control) = Default::default();
-        Self { services, streams, control, grace: None, executor }
+        Self { services, streams, control, grace: None, executor, observer: None }
     }
 
     /// Adds a server: the future that [`Server::serve`](crate::Server::serve), or `Server::serve_http`, returns.
@@ -338,6 +348,13 @@ impl ServiceGroup {
         self
     }
 
+    /// Sets the observer, which `make` makes, unless there is one.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    pub(crate) fn observe(mut self, make: impl FnOnce() -> Option<Box<dyn GroupObserver>>) -> Self {
+        self.observer = self.observer.or_else(make);
+        self
+    }
+
     /// Returns a handle, which stops the group from anywhere.
     ///
     /// # Examples
@@ -401,8 +418,8 @@ impl ServiceGroup {
     #[doc(alias = "wait")]
     #[doc(alias = "join")]
     pub async fn run(self) -> Result<ServiceReports, ServiceError> {
-        let Self { services, streams, control, grace, executor } = self;
-        let mut running = Running::new((services, streams), control, grace, executor);
+        let Self { services, streams, control, grace, executor, observer } = self;
+        let mut running = Running::new((services, streams), control, grace, executor, observer);
         poll_fn(|cx| running.poll(cx)).await;
         running.finish().await
     }

@@ -50,20 +50,23 @@
 //! # Notifications
 //!
 //! A unit with `Type=notify` gives its service the address of a socket (`NOTIFY_SOCKET`).
-//! [`Server::notify_systemd`] tells systemd
+//! [`Server::notify_systemd`], or [`ServiceGroup::notify_systemd`](crate::ServiceGroup::notify_systemd) for all servers
+//! and tasks of a group, sends
 //!
 //! | variable | when |
 //! |---|---|
-//! | `READY=1` | every server of the [`Notifier`] serves: all sockets listen, and clients are accepted |
-//! | `STOPPING=1` | the first server is asked to stop, in whichever way: signal, handle, failure, the return of a body, cancel, drop |
-//! | `EXTEND_TIMEOUT_USEC=` | with `STOPPING=1`: the time to the deadline (lame duck and grace) and 5 s more; again when the deadline moves, and every 20 s. Without a limit 60 s each time. So a drain may take longer than `TimeoutStopSec=`, and systemd kills a service that is stuck beyond its deadline |
-//! | `STATUS=` | `systemctl status` shows it: `serving, 12 connections`, at most every 10 s; `draining, 3 connections and 1 task left, 2 s of 8 s`, every second; at the end the report. With several servers each has its name |
-//! | `WATCHDOG=1` | with `WatchdogSec=`, in half of that time, by a task on the executor of each server, once all have run. If all threads of an executor are blocked, it is missed: systemd aborts the service, and restarts it with `Restart=on-failure` |
+//! | `READY=1` | every server of the [`Notifier`] serves: all sockets listen, and clients are accepted; and every task of its groups has started |
+//! | `STOPPING=1` | the first server or group is asked to stop, in whichever way: signal, handle, failure, the return of a body, cancel, drop |
+//! | `EXTEND_TIMEOUT_USEC=` | with `STOPPING=1`: the time to the deadline (lame duck and grace; that of a group includes its tasks) and 5 s more; again when the deadline moves, and every 20 s. Without a limit 60 s each time. So a drain may take longer than `TimeoutStopSec=`, and systemd kills a service that is stuck beyond its deadline |
+//! | `STATUS=` | `systemctl status` shows it: `serving, 12 connections`, at most every 10 s; `draining, 3 connections and 1 task left, 2 s of 8 s`, every second; at the end the report. With several servers each has its name. A group that stops: `stopping, 2 s of 60 s; health: serving, 0 connections; cleaner: stopping` |
+//! | `WATCHDOG=1` | with `WatchdogSec=`, in half of that time, by a task on the executor of each server and of each group, once all have run. If all threads of an executor are blocked, it is missed: systemd aborts the service, and restarts it with `Restart=on-failure` |
 //! | `RELOADING=1`, `MONOTONIC_USEC=` | the program calls [`Notifier::reloading`]; `READY=1` follows (`Type=notify-reload`) |
 //!
-//! There is nothing to await: the messages come from tasks of the servers, and from the threads that end them. They
-//! end with the servers, and leave nothing.
+//! There is nothing to await: the messages come from tasks of the servers and groups, and from the threads that end
+//! them. They end with the servers, and leave nothing.
 //!
+//! - **One notifier for a process.** Make one by [`Notifier::from_env`] and clone it. Two that were made are independent:
+//!   each sends READY when its own servers serve, and the first STOPPING of either stops the service.
 //! - **Nothing waits for systemd.** A datagram is sent without blocking. If the socket is gone, full or not permitted,
 //!   one line at warn reports what could not be sent, to which socket, why, and what to do; the server goes on, and
 //!   READY, STOPPING and the watchdog are tried again every second.

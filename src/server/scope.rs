@@ -257,7 +257,8 @@ pub(crate) struct SideTask {
 /// Logs a line of a server, without waiting for the logger.
 pub(crate) type SideLog = Box<dyn Fn(Level, String) + Send + Sync>;
 
-type SideFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// Future of a [`SideTask`].
+pub(crate) type SideFuture = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 #[cfg(all(feature = "systemd", target_os = "linux"))]
 impl SideTask {

@@ -161,6 +161,17 @@ impl ServiceReports {
         })
     }
 
+    /// Returns all of it in one line.
+    pub(super) fn line(&self) -> String {
+        struct Line<'a>(&'a ServiceReports);
+        impl fmt::Display for Line<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write_line(f)
+            }
+        }
+        Line(self).to_string()
+    }
+
     /// Shows all of it in one line.
     pub(super) fn write_line(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "all services ended in {}", Span(self.elapsed))?;

@@ -11,6 +11,7 @@
 
 use super::Control;
 use super::error::ServiceError;
+use super::observer::{GroupObserver, GroupPhase, GroupView, Observed};
 use super::reports::{ServiceEnd, ServiceReports};
 use super::service::{Ended, Service, ServiceFailure, log_dropped, log_dropped_panic};
 use crate::group::Executor;
@@ -70,6 +71,13 @@ struct Stop {
     deadline: Option<Instant>,
 }
 
+impl Stop {
+    fn at_once(cause: Cause) -> Self {
+        let now = Instant::now();
+        Self { cause, at: now, deadline: Some(now) }
+    }
+}
+
 /// A group that runs. Its drop cancels and joins all services, in the reverse order.
 pub(super) struct Running {
     services: Services,
@@ -94,6 +102,10 @@ pub(super) struct Running {
     timer: Timer,
     /// Made for the first line.
     lines: Option<LogQueue>,
+    /// `Some` until the start, if there is an observer.
+    observer: Option<Box<dyn GroupObserver>>,
+    /// The same from the start on.
+    observed: Option<Observed>,
 }
 
 impl Running {
@@ -102,6 +114,7 @@ impl Running {
         control: Arc<Control>,
         grace: Option<Option<Duration>>,
         executor: Executor,
+        observer: Option<Box<dyn GroupObserver>>,
     ) -> Self {
         Self {
             services,
@@ -118,6 +131,8 @@ impl Running {
             panic: None,
             timer: Timer::never(),
             lines: None,
+            observer,
+            observed: None,
         }
     }
 
@@ -140,6 +155,9 @@ impl Running {
             }
             self.poll_service(last, cx);
         }
+        if self.observed.as_ref().is_some_and(|observed| observed.is_changed) {
+            self.report_change();
+        }
         match self.services.0.iter().all(|service| service.end.is_some()) {
             true => Poll::Ready(()),
             false => Poll::Pending,
@@ -148,6 +166,14 @@ impl Running {
 
     /// Starts the services in order, until the group stops.
     fn start(&mut self, cx: &mut Context<'_>) {
+        if let Some(observer) = self.observer.take() {
+            let lines = self.lines().clone();
+            let log = Box::new(move |level, text: String| lines.put(level, move || log_line(&level, None, &text)));
+            self.observed = Some(Observed::begin(observer, &self.services, self.executor.clone(), log));
+            if self.stop.is_some() {
+                self.report_change(); // a handle has asked for it before the start
+            }
+        }
         for index in 0..self.services.0.len() {
             if self.stop.is_some() {
                 return;
@@ -229,6 +255,7 @@ impl Running {
             }
         }
         let Poll::Ready(ended) = self.services.0[index].poll(cx) else { return };
+        self.note_change();
         match ended {
             Ended::Well => {}
             Ended::Failed(failure) => self.fail(index, failure),
@@ -274,6 +301,7 @@ impl Running {
         let allowance = self.grace.unwrap_or_else(|| self.longest_allowance());
         let deadline = allowance.and_then(|allowance| at.checked_add(allowance));
         self.stop = Some(Stop { cause, at, deadline });
+        self.report_change(); // before a server is asked: the deadline is the group's
         let limit = match allowance {
             Some(allowance) => format!("for at most {}", Span(allowance)),
             None => "without a limit".to_owned(),
@@ -302,6 +330,7 @@ impl Running {
 
     fn ask(&mut self, index: usize, stop: Stop) {
         self.services.0[index].ask(stop.cause, stop.deadline);
+        self.note_change();
         self.timer = stop.deadline.map_or_else(Timer::never, Timer::at);
         self.log(Level::Info, Some(index), format!("asked the {:?} to stop", self.services.0[index]));
     }
@@ -313,6 +342,7 @@ impl Running {
                 return Poll::Pending;
             }
             self.services.0[index].cancel(Cause::Cancel);
+            self.note_change();
             self.timer.set_after(BLOCKED);
             let task = format!("cancelled the {:?} at the end of the grace period", self.services.0[index]);
             self.log(Level::Warn, Some(index), task);
@@ -335,14 +365,13 @@ impl Running {
         if std::mem::replace(&mut self.is_cancelled, true) {
             return;
         }
-        self.stop.get_or_insert_with(|| {
-            let now = Instant::now();
-            Stop { cause, at: now, deadline: Some(now) }
-        });
+        self.stop.get_or_insert_with(|| Stop::at_once(cause));
+        self.report_change();
         let left = self.left();
         for service in self.services.0.iter_mut().rev() {
             service.cancel(cause);
         }
+        self.note_change();
         self.timer.set_after(BLOCKED);
         let services = if left == 1 { "service" } else { "services" };
         self.log(Level::Info, None, format!("cancelling {left} {services} at once: {why}"));
@@ -351,13 +380,44 @@ impl Running {
     /// Queues a log line, so that a stuck logger holds up neither a request nor a deadline.
     fn log(&mut self, level: Level, index: Option<usize>, text: String) {
         let service = index.map(|index| Arc::clone(&self.services.0[index].name));
-        let lines = self.lines.get_or_insert_with(|| LogQueue::new(self.executor.clone()));
-        lines.put(level, move || log_line(&level, service.as_deref(), &text));
+        self.lines().put(level, move || log_line(&level, service.as_deref(), &text));
+    }
+
+    fn lines(&mut self) -> &LogQueue {
+        self.lines.get_or_insert_with(|| LogQueue::new(self.executor.clone()))
+    }
+
+    /// The observer has to be called before this poll ends.
+    fn note_change(&mut self) {
+        if let Some(observed) = &mut self.observed {
+            observed.is_changed = true;
+        }
+    }
+
+    /// Calls the observer with what the group is doing now.
+    fn report_change(&mut self) {
+        let Some(observed) = &mut self.observed else { return };
+        let phase = match (self.is_cancelled, self.is_started) {
+            (true, _) => GroupPhase::Cancelling,
+            (false, true) => GroupPhase::Running,
+            (false, false) => GroupPhase::Starting,
+        };
+        let services = self.services.0.iter().filter_map(Service::view).collect();
+        let deadline = |stop: Stop| if self.is_cancelled { Some(stop.at) } else { stop.deadline };
+        let request = self.stop.map(|stop| (stop.at, deadline(stop)));
+        if let Some(failure) = observed.changed(GroupView { phase, request, services }) {
+            self.log(Level::Warn, None, failure);
+        }
     }
 
     /// Returns the reports, or the first failure. All services must have ended.
     pub(super) async fn finish(mut self) -> Result<ServiceReports, ServiceError> {
-        let elapsed = self.stop.map_or(Duration::ZERO, |stop| stop.at.elapsed());
+        let reports = self.reports();
+        if let Some(observed) = self.observed.take() {
+            if let Some(failure) = observed.end(reports.line()) {
+                self.log(Level::Warn, None, failure);
+            }
+        }
         if let Some(lines) = self.lines.take() {
             lines.finish().await;
         }
@@ -365,6 +425,16 @@ impl Running {
             drop(self);
             resume_unwind(payload);
         }
+        let mut failures = std::mem::take(&mut self.failures).into_iter();
+        let Some((index, first)) = failures.next() else { return Ok(reports) };
+        let service = Arc::clone(&self.services.0[index].name);
+        drop_caught(failures); // they are in the reports, and were logged
+        Err(ServiceError::new(service, first, reports))
+    }
+
+    /// Puts the first failure first, and returns the reports.
+    fn reports(&mut self) -> ServiceReports {
+        let elapsed = self.stop.map_or(Duration::ZERO, |stop| stop.at.elapsed());
         // A server that stopped the group by a failure has failed first, although its error came after its drain.
         if let Some(first) = self.failures.iter().position(|(index, _)| Some(*index) == self.culprit) {
             self.failures[..=first].rotate_right(1);
@@ -375,12 +445,7 @@ impl Running {
             let end = service.end.clone().unwrap_or(ServiceEnd::Server(None)); // not reached: all have ended
             (Arc::clone(&service.name), end)
         });
-        let reports = ServiceReports { ends: ends.collect(), failures, elapsed };
-        let mut failures = std::mem::take(&mut self.failures).into_iter();
-        let Some((index, first)) = failures.next() else { return Ok(reports) };
-        let service = name(index);
-        drop_caught(failures); // they are in the reports, and were logged
-        Err(ServiceError::new(service, first, reports))
+        ServiceReports { ends: ends.collect(), failures, elapsed }
     }
 }
 
@@ -396,6 +461,11 @@ impl Drop for Running {
         let [shutdown, cancel] = &mut self.places;
         shutdown.give_up(&self.control.shutdown);
         cancel.give_up(&self.control.cancel);
+        if self.observed.is_some() {
+            self.is_cancelled = true;
+            self.stop.get_or_insert_with(|| Stop::at_once(Cause::Dropped));
+            self.report_change();
+        }
         let names: Vec<_> = self.services.0.iter().map(|service| Arc::clone(&service.name)).collect();
         drop(std::mem::take(&mut self.services)); // cancels and joins all
         for (index, failure) in self.failures.drain(..) {

@@ -1,5 +1,6 @@
 //! [`Service`]: one server or task of a group, from its start to its end.
 
+use super::observer::{ServiceView, TaskState};
 use super::reports::{ServiceEnd, TaskEnd};
 use super::stopping::Stopping;
 use crate::error::Error;
@@ -119,6 +120,32 @@ impl Service {
             Kind::Server(server) => server.serve.as_ref().map(Serve::allowance),
             Kind::Task(_) => None,
         }
+    }
+
+    /// Returns the future of a server that has not ended.
+    pub(super) fn serve(&self) -> Option<&Serve> {
+        match &self.kind {
+            Kind::Server(server) => server.serve.as_ref(),
+            Kind::Task(_) => None,
+        }
+    }
+
+    /// Returns what it is doing; `None` if it has ended.
+    pub(super) fn view(&self) -> Option<ServiceView> {
+        if self.end.is_some() {
+            return None;
+        }
+        Some(match &self.kind {
+            Kind::Server(server) => ServiceView::Server(Arc::downgrade(&server.run)),
+            Kind::Task(task) => {
+                let state = match (task.is_cancelled, self.is_asked) {
+                    (true, _) => TaskState::Cancelling,
+                    (false, true) => TaskState::Stopping,
+                    (false, false) => TaskState::Running,
+                };
+                ServiceView::Task(Arc::clone(&self.name), state)
+            }
+        })
     }
 
     pub(super) fn is_task(&self) -> bool {

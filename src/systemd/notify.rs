@@ -1,8 +1,9 @@
 //! [`Notifier`]: notifies systemd of what the servers of a process are doing. See the module `systemd`.
 //!
-//! This file has the public types. What they share is in `service`.
+//! This file has the public types; `group` has those of groups. What they share is in `service`.
 
 mod environment;
+mod group;
 mod messages;
 mod service;
 mod socket;
@@ -10,21 +11,22 @@ mod status;
 
 use crate::panic::log_line;
 use crate::server::Server;
-use crate::server::scope::SideTask;
 use crate::text::explained_by;
 use environment::Environment;
-use service::{Service, attend};
+use service::Service;
 use socket::NotifySocket;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-/// Notifies systemd of what the servers of this process are doing (`sd_notify`).
+/// Notifies systemd of what the servers and tasks of this process are doing (`sd_notify`).
 ///
-/// Give it to each server by [`Server::notify_systemd`], before the first of them serves. There is nothing to await:
+/// Give it to each server by [`Server::notify_systemd`], or to a group of servers and tasks by
+/// [`ServiceGroup::notify_systemd`](crate::ServiceGroup::notify_systemd), before the first of them serves. There is nothing to await:
 /// the servers do the rest, until they are closed. The [module](crate::systemd#notifications) has the messages.
 ///
-/// Clones are the same notifier. Without `NOTIFY_SOCKET` in the environment it does nothing, so that the program also
+/// Clones are the same notifier. Make one for the process, and clone it: two that [`from_env`](Self::from_env) has
+/// returned are independent, and systemd would get READY from the first whose servers serve. Without `NOTIFY_SOCKET` in the environment it does nothing, so that the program also
 /// runs outside systemd.
 ///
 /// A notification is a datagram that is sent without blocking. If it cannot be sent, one line at warn reports it, and
@@ -80,6 +82,8 @@ pub struct Notifier {
 
 impl Notifier {
     /// Returns the notifier for the socket that `NOTIFY_SOCKET` names, or one that does nothing if it is not set.
+    ///
+    /// Each call makes a notifier that knows nothing of the others: call it once, and clone what it returns.
     ///
     /// A path and an abstract name (`@name`) are understood. The environment is left as it is, since changing it is not
     /// safe in a process with threads. So programs that this one starts inherit the variables. systemd ignores their
@@ -246,16 +250,9 @@ impl Server {
             return self;
         };
         let run = self.handle().run().clone();
-        let Some(number) = inner.watch(&run) else {
-            return self;
-        };
-        let (on_phase, of_run) = (Arc::clone(inner), Arc::downgrade(&run));
-        let server = self.on_event(move |event| {
-            if let (Some(phase), Some(run)) = (event.phase(), of_run.upgrade()) {
-                on_phase.entered(number, &run, phase);
-            }
-        });
-        let inner = Arc::clone(inner);
-        server.beside(SideTask::new("the task that notifies systemd", move |log| attend(inner, number, run, log)))
+        match inner.attach(&run, None) {
+            Some(task) => self.beside(task),
+            None => self,
+        }
     }
 }

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// layer.
 const LAYERS: &[&[&str]] = &[
     &["admin", "upgrade"],
-    &["http", "services", "systemd"],
+    &["http", "systemd"],
+    &["services"],
     &["server"],
     &["framing"],
     &["connection"],

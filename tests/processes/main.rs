@@ -25,6 +25,7 @@ mod socket_activation;
 mod stuck_logger;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd_group;
 mod systemd_notify;
 mod systemd_units;
 mod tls_clients;

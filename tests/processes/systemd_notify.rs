@@ -6,6 +6,7 @@ use crate::support::files::Folder;
 use crate::support::process::{
     ANY_PORT, Ended, PATIENCE, Process, part_to_play, print_log, this_binary, with_each_executor,
 };
+use crate::support::systemd::Systemd;
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::prelude::*;
 use async_std::task;
@@ -17,7 +18,6 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
@@ -50,7 +50,7 @@ fn the_return_of_a_scopes_body_is_sent_in_that_order() {
 fn stops_in_order(way: &str, because: &str, stop: impl Fn(&mut Process) + Sync) {
     with_each_executor(|start| {
         let systemd = Systemd::new();
-        let mut service = start(&mut systemd.service(way));
+        let mut service = start(&mut systemd.service(program(way)));
         let client = connect(&service);
         stop(&mut service);
         systemd.wait_for("STATUS=draining, 1 connection left, ");
@@ -77,7 +77,7 @@ fn stops_in_order(way: &str, because: &str, stop: impl Fn(&mut Process) + Sync) 
 #[test]
 fn a_lame_duck_is_sent_and_is_part_of_the_time_that_systemd_is_asked_for() {
     let systemd = Systemd::new();
-    let mut service = Process::start(&mut systemd.service("lame duck"));
+    let mut service = Process::start(&mut systemd.service(program("lame duck")));
     systemd.wait_for("READY=1");
     service.say("stop");
     systemd.wait_for("STATUS=lame duck, still accepting, 0 connections, ");
@@ -91,7 +91,7 @@ fn a_cancel_and_a_drop_are_sent_before_what_is_left_is_gone() {
     for (way, because) in [("cancel", "because it was cancelled"), ("drop", "because it was dropped")] {
         with_each_executor(|start| {
             let systemd = Systemd::new();
-            let mut service = start(&mut systemd.service(way));
+            let mut service = start(&mut systemd.service(program(way)));
             let _client = connect(&service);
             service.say("stop");
             let (all, ended) = systemd.all(service);
@@ -108,7 +108,7 @@ fn a_cancel_and_a_drop_are_sent_before_what_is_left_is_gone() {
 #[test]
 fn a_server_that_is_dropped_before_it_serves_is_never_ready() {
     let systemd = Systemd::new();
-    let service = Process::start(&mut systemd.service("unserved"));
+    let service = Process::start(&mut systemd.service(program("unserved")));
     let (all, _) = systemd.all(service);
     in_order(&all, &["STOPPING=1", "STATUS=closed in "]);
     assert!(!all.contains(&"READY=1".to_owned()), "{all:?}");
@@ -118,7 +118,7 @@ fn a_server_that_is_dropped_before_it_serves_is_never_ready() {
 fn two_servers_are_ready_when_both_serve_and_stop_when_the_first_is_asked_to() {
     with_each_executor(|start| {
         let systemd = Systemd::new();
-        let mut service = start(&mut systemd.service("two"));
+        let mut service = start(&mut systemd.service(program("two")));
         service.wait_for("main: serving on ");
         service.say("admin serves");
         systemd.wait_for("READY=1");
@@ -146,7 +146,7 @@ fn two_servers_are_ready_when_both_serve_and_stop_when_the_first_is_asked_to() {
 #[test]
 fn a_reload_is_sent_with_the_clock_and_ends_as_ready() {
     let systemd = Systemd::new();
-    let mut service = Process::start(&mut systemd.service("handle"));
+    let mut service = Process::start(&mut systemd.service(program("handle")));
     systemd.wait_for("READY=1");
     service.say("reload");
     systemd.wait_for("RELOADING=1");
@@ -180,7 +180,7 @@ fn a_socket_that_is_gone_before_the_start_or_during_the_run_is_one_warning() {
             if !is_there_first {
                 systemd.remove();
             }
-            let mut service = start(&mut systemd.service("handle"));
+            let mut service = start(&mut systemd.service(program("handle")));
             service.port();
             if is_there_first {
                 systemd.wait_for("READY=1");
@@ -236,7 +236,7 @@ fn a_full_socket_blocks_nothing_and_gets_ready_once_it_is_read() {
 #[test]
 fn the_watchdog_is_notified_while_the_executor_runs_and_not_while_all_its_threads_are_blocked() {
     let systemd = Systemd::new();
-    let mut program = systemd.service("handle");
+    let mut program = systemd.service(program("handle"));
     program.env("ASYNC_STD_THREAD_COUNT", "1").env("SMOL_THREADS", "1").env("WATCHDOG_USEC", "400000");
     let mut service = Process::start(&mut program);
     let mut client = connect(&service);
@@ -261,7 +261,8 @@ fn the_watchdog_is_notified_while_the_executor_runs_and_not_while_all_its_thread
 #[test]
 fn the_watchdog_of_another_process_is_left_to_it() {
     let systemd = Systemd::new();
-    let mut service = Process::start(systemd.service("handle").env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1"));
+    let mut service =
+        Process::start(systemd.service(program("handle")).env("WATCHDOG_USEC", "20000").env("WATCHDOG_PID", "1"));
     let client = connect(&service);
     systemd.wait_for("READY=1");
     client.shutdown(Shutdown::Write).unwrap();
@@ -290,102 +291,6 @@ fn a_wrong_variable_is_an_error_with_its_value_and_outside_systemd_nothing_is_se
     let ended = service.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(!ended.stdout.iter().any(|line| line.starts_with("WARN")), "{ended:?}");
-}
-
-/// The socket that systemd would have, in a folder of its own.
-struct Systemd {
-    path: PathBuf,
-    folder: Option<Folder>,
-    /// Each line of each datagram.
-    lines: mpsc::Receiver<String>,
-    /// The lines that were received already, and how many of them `wait_for` has passed.
-    seen: std::cell::RefCell<(Vec<String>, usize)>,
-    reader: Option<thread::JoinHandle<()>>,
-}
-
-/// Ends the reader.
-const END: &[u8] = b"END";
-
-impl Systemd {
-    fn new() -> Self {
-        let folder = Folder::new();
-        let path = folder.path("notify.sock");
-        let socket = UnixDatagram::bind(&path).unwrap();
-        let (send, lines) = mpsc::channel();
-        let reader = thread::spawn(move || {
-            let mut buf = [0; 8192];
-            while let Ok(n) = socket.recv(&mut buf) {
-                if &buf[..n] == END {
-                    return;
-                }
-                let text = std::str::from_utf8(&buf[..n]).unwrap();
-                assert!(text.ends_with('\n') && n <= 4096, "{text}");
-                text.lines().for_each(|line| _ = send.send(line.to_owned()));
-            }
-        });
-        Self { path, folder: Some(folder), lines, seen: Default::default(), reader: Some(reader) }
-    }
-
-    fn service(&self, part: &str) -> Command {
-        let mut program = program(part);
-        program.env("NOTIFY_SOCKET", &self.path);
-        program
-    }
-
-    /// Waits for a line that begins so, behind the one that was found last.
-    fn wait_for(&self, beginning: &str) {
-        let (seen, passed) = &mut *self.seen.borrow_mut();
-        loop {
-            while *passed < seen.len() {
-                *passed += 1;
-                if seen[*passed - 1].starts_with(beginning) {
-                    return;
-                }
-            }
-            match self.lines.recv_timeout(PATIENCE) {
-                Ok(line) => seen.push(line),
-                Err(error) => panic!("waited for `{beginning}`: {error}: {seen:?}"),
-            }
-        }
-    }
-
-    /// Returns the lines that have arrived and that no wait has seen.
-    fn forget(&self) -> Vec<String> {
-        let lines: Vec<_> = self.lines.try_iter().collect();
-        let (seen, passed) = &mut *self.seen.borrow_mut();
-        seen.extend(lines.iter().cloned());
-        *passed = seen.len();
-        lines
-    }
-
-    /// Waits for the service's end, and returns all lines.
-    fn all(mut self, service: Process) -> (Vec<String>, Ended) {
-        let ended = service.wait();
-        self.stop();
-        self.forget();
-        (self.seen.take().0, ended)
-    }
-
-    /// Closes the socket, and removes its file.
-    fn remove(&mut self) {
-        self.stop();
-        self.folder = None;
-    }
-
-    fn stop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            UnixDatagram::unbound().unwrap().send_to(END, &self.path).unwrap();
-            reader.join().unwrap();
-        }
-    }
-}
-
-impl Drop for Systemd {
-    fn drop(&mut self) {
-        if !thread::panicking() {
-            self.stop();
-        }
-    }
 }
 
 fn program(part: &str) -> Command {

@@ -25,6 +25,8 @@ pub mod scripted;
 #[cfg(feature = "tls")]
 pub mod secured;
 pub mod servers;
+#[cfg(all(feature = "systemd", target_os = "linux"))]
+pub mod systemd;
 pub mod ways;
 
 pub use addresses::loopback;

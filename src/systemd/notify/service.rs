@@ -1,8 +1,9 @@
-//! [`Service`]: the servers of a notifier, and when systemd is notified of them.
+//! [`Service`]: the servers and groups of a notifier, and when systemd is notified of them.
 //!
 //! ```text
 //! phases of a run (Server::on_event) ──┐
-//! a side task of each server ──────────┼──▶ Service::update ──▶ messages (what is to be sent) ──▶ socket
+//! changes of a group (GroupObserver) ──┤
+//! a side task of each of them ─────────┼──▶ Service::update ──▶ messages (what is to be sent) ──▶ socket
 //! reloads of the program ──────────────┘
 //! ```
 //!
@@ -18,7 +19,9 @@ use crate::origin::Origin;
 use crate::run::Run;
 use crate::run::name::run_line;
 use crate::run::phase::Phase;
-use crate::server::scope::SideLog;
+use crate::server::scope::{SideLog, SideTask};
+use crate::services::observer::{GroupPhase, GroupView};
+use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use crate::text::Escaped;
 use async_io::Timer;
@@ -38,7 +41,7 @@ const LOOK_OFTEN: Duration = Duration::from_secs(1);
 /// The shortest pause between two WATCHDOG messages, however short `WatchdogSec=` is.
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
-/// How many servers that are closed the status still names, if another one is not.
+/// How many servers and groups that are closed the status still names, if another one is not.
 const CLOSED: usize = 8;
 
 /// What the clones of a notifier share.
@@ -55,7 +58,8 @@ pub(super) struct Service {
 struct State {
     /// The servers, in the order in which they were given.
     servers: Vec<Watched>,
-    /// The number of the next server.
+    groups: Vec<WatchedGroup>,
+    /// The number of the next server or group.
     next: u64,
     messages: Messages,
     /// How many [`Reloading`]s there are.
@@ -72,8 +76,24 @@ struct Watched {
     /// The run has a function that owns the notifier, so this must not own the run.
     run: Weak<Run>,
     stage: Stage,
+    /// The number of its group, which has it in its own part of the status.
+    group: Option<u64>,
     /// Its executor was alive since the last WATCHDOG=1.
     is_alive: bool,
+}
+
+/// A group that is watched.
+struct WatchedGroup {
+    number: u64,
+    view: GroupView,
+    /// Its executor was alive since the last WATCHDOG=1.
+    is_alive: bool,
+}
+
+impl WatchedGroup {
+    fn stops(&self) -> bool {
+        self.view.request.is_some() || matches!(self.view.phase, GroupPhase::Cancelling | GroupPhase::Ended(_))
+    }
 }
 
 enum Stage {
@@ -88,20 +108,72 @@ impl Service {
         Self { origin: Origin::here(), socket, watchdog, state: Mutex::default() }
     }
 
-    /// Adds a server, and returns its number; `None` if it is there already, or this is a forked process.
-    pub(super) fn watch(&self, run: &Arc<Run>) -> Option<u64> {
+    /// Adds a server, by itself or as one of a group. Returns the task that has to run beside it; `None` if it is there
+    /// already, or this is a forked process.
+    pub(super) fn attach(self: &Arc<Self>, run: &Arc<Run>, group: Option<u64>) -> Option<SideTask> {
+        let number = self.watch(run, group)?;
+        let (on_phase, of_run) = (Arc::clone(self), Arc::downgrade(run));
+        run.observer.add(Box::new(move |event| {
+            if let (Some(phase), Some(run)) = (event.phase(), of_run.upgrade()) {
+                on_phase.entered(number, &run, phase);
+            }
+        }));
+        let (this, run) = (Arc::clone(self), Arc::clone(run));
+        let task = move |log| attend(this, number, Asked::Server(run), log);
+        Some(SideTask::new("the task that notifies systemd", task))
+    }
+
+    /// Adds a server, and returns its number; `None` as for `attach`.
+    fn watch(&self, run: &Arc<Run>, group: Option<u64>) -> Option<u64> {
         if self.origin.is_elsewhere() {
             return None; // without the lock, which another thread may have held at the fork
         }
         let mut state = lock(&self.state);
         let run = Arc::downgrade(run);
-        if state.servers.iter().any(|server| server.run.ptr_eq(&run)) {
+        if let Some(server) = state.servers.iter_mut().find(|server| server.run.ptr_eq(&run)) {
+            server.group = server.group.or(group);
             return None;
         }
-        let number = state.next;
-        state.next += 1;
-        state.servers.push(Watched { number, run, stage: Stage::Bound, is_alive: false });
+        let number = state.next_number();
+        state.servers.push(Watched { number, run, stage: Stage::Bound, group, is_alive: false });
         Some(number)
+    }
+
+    /// Adds a group, and returns its number; `None` in a forked process.
+    pub(super) fn watch_group(&self) -> Option<u64> {
+        if self.origin.is_elsewhere() {
+            return None;
+        }
+        let mut state = lock(&self.state);
+        let number = state.next_number();
+        let view = GroupView { phase: GroupPhase::Starting, request: None, services: Vec::new() };
+        state.groups.push(WatchedGroup { number, view, is_alive: false });
+        Some(number)
+    }
+
+    /// A group has changed. Returns a line to be logged.
+    pub(super) fn group_changed(&self, number: u64, view: GroupView) -> Option<String> {
+        let mut before = None; // dropped after the lock, with its weak references to runs
+        self.update(true, |state| {
+            if let Some(group) = state.groups.iter_mut().find(|group| group.number == number) {
+                before = Some(std::mem::replace(&mut group.view, view));
+            }
+            state.forget_closed();
+        })
+    }
+
+    /// A group is gone. If it has not ended before, it was dropped. Returns a line to be logged.
+    pub(super) fn group_dropped(&self, number: u64) -> Option<String> {
+        if self.origin.is_elsewhere() {
+            return None;
+        }
+        let has_ended = |group: &WatchedGroup| matches!(group.view.phase, GroupPhase::Ended(_));
+        let group_is_over = lock(&self.state).groups.iter().find(|group| group.number == number).is_none_or(has_ended);
+        if group_is_over {
+            return None;
+        }
+        let phase = GroupPhase::Ended("the services were dropped".to_owned());
+        self.group_changed(number, GroupView { phase, request: None, services: Vec::new() })
     }
 
     /// A server has entered a phase.
@@ -170,34 +242,55 @@ impl Service {
 }
 
 impl State {
-    /// Decides on the service's state: ready when all servers serve, stopping when the first is asked to stop.
+    fn next_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// Decides on the service's state: ready when all servers serve and all groups have started, stopping when the
+    /// first of them is asked to stop.
     fn decide(&mut self, views: &[Option<View>]) {
-        if self.servers.is_empty() {
+        if self.servers.is_empty() && self.groups.is_empty() {
             return;
         }
+        let groups_run = self.groups.iter().all(|group| group.view.phase == GroupPhase::Running);
         let mut all = self.servers.iter().zip(views);
         let is_asked = |server: &Watched, view: &Option<View>| {
             matches!(server.stage, Stage::Closed(..)) || view.is_some_and(|view| view.request.is_some())
         };
-        if all.clone().any(|(server, view)| is_asked(server, view)) {
+        if all.clone().any(|(server, view)| is_asked(server, view)) || self.groups.iter().any(WatchedGroup::stops) {
             self.messages.change_to(ServiceState::Stopping);
-        } else if self.messages.state().is_none() && all.all(|(server, _)| matches!(server.stage, Stage::Serving)) {
+        } else if self.messages.state().is_none()
+            && groups_run
+            && all.all(|(server, _)| matches!(server.stage, Stage::Serving))
+        {
             self.messages.change_to(ServiceState::Ready);
         }
     }
 
     fn wanted(&self, runs: &[Option<Arc<Run>>], views: &[Option<View>], is_news: bool, now: Instant) -> Wanted {
         let mut servers = Vec::new();
+        let mut of_groups = Vec::new();
         let mut ends = Vec::new();
         for ((server, run), view) in self.servers.iter().zip(runs).zip(views) {
-            match (&server.stage, run, view) {
-                (Stage::Closed(name, report), ..) => servers.push((name.clone(), report.clone())),
+            let line = match (&server.stage, run, view) {
+                (Stage::Closed(name, report), ..) => (name.clone(), report.clone()),
                 (_, Some(run), Some(view)) => {
-                    servers.push((run.name.to_string(), view.line(now)));
                     ends.extend(view.request.map(|(_, deadline)| deadline));
+                    (run.name.to_string(), view.line(now))
                 }
-                _ => {}
+                _ => continue,
+            };
+            match server.group {
+                Some(_) => of_groups.push((&server.run, line)),
+                None => servers.push(line),
             }
+        }
+        let mut groups = Vec::new();
+        for WatchedGroup { view, .. } in &self.groups {
+            ends.extend(view.request.map(|(_, deadline)| deadline));
+            let server = |run: &Weak<Run>| of_groups.iter().find(|(other, _)| other.ptr_eq(run)).map(|(_, line)| line);
+            groups.push(status::of_group(view, server, now));
         }
         let is_reloading = self.messages.state() == Some(ServiceState::Reloading);
         // The server with the most time counts. `None` is no limit, the most of all.
@@ -207,7 +300,7 @@ impl State {
         };
         // If each server that was asked is closed, there is still what the program does next.
         let end = end.or((self.messages.state() == Some(ServiceState::Stopping)).then_some(End::At(now)));
-        Wanted { status: status::joined(&servers, is_reloading), is_news, end }
+        Wanted { status: status::joined(&servers, &groups, is_reloading), is_news, end }
     }
 
     /// Sends all that is to be sent, up to the first failure, of which the first of all is to be logged.
@@ -235,14 +328,18 @@ impl State {
         }
     }
 
-    /// A server's executor is alive. WATCHDOG is sent once all are: one that hangs must be noticed.
+    /// The executor of a server or a group is alive. WATCHDOG is sent once all are: one that hangs must be noticed.
     fn alive(&mut self, number: u64) {
-        let serving = || self.servers.iter().filter(|server| matches!(server.stage, Stage::Serving));
-        if serving().all(|server| server.is_alive || server.number == number) {
-            self.servers.iter_mut().for_each(|server| server.is_alive = false);
+        let servers = self.servers.iter_mut().filter(|server| matches!(server.stage, Stage::Serving));
+        let runs = |group: &&mut WatchedGroup| matches!(group.view.phase, GroupPhase::Running | GroupPhase::Cancelling);
+        let groups = self.groups.iter_mut().filter(runs);
+        let mut marks: Vec<_> = servers.map(|server| (server.number, &mut server.is_alive)).collect();
+        marks.extend(groups.map(|group| (group.number, &mut group.is_alive)));
+        if marks.iter().all(|(other, is_alive)| **is_alive || *other == number) {
+            marks.into_iter().for_each(|(_, is_alive)| *is_alive = false);
             self.messages.alive();
-        } else if let Some(server) = self.servers.iter_mut().find(|server| server.number == number) {
-            server.is_alive = true;
+        } else if let Some((_, is_alive)) = marks.into_iter().find(|(other, _)| *other == number) {
+            *is_alive = true;
         }
     }
 
@@ -250,14 +347,36 @@ impl State {
     fn forget_closed(&mut self) {
         let is_closed = |server: &Watched| matches!(server.stage, Stage::Closed(..));
         while self.servers.iter().filter(|server| is_closed(server)).count() > CLOSED {
-            let Some(oldest) = self.servers.iter().position(is_closed) else { return };
+            let Some(oldest) = self.servers.iter().position(is_closed) else { break };
             self.servers.remove(oldest);
+        }
+        let has_ended = |group: &WatchedGroup| matches!(group.view.phase, GroupPhase::Ended(_));
+        while self.groups.iter().filter(|group| has_ended(group)).count() > CLOSED {
+            let Some(oldest) = self.groups.iter().position(has_ended) else { return };
+            self.groups.remove(oldest);
         }
     }
 }
 
-/// The side task of a server: sends what time changes, until the server is closed. Never ends.
-pub(super) async fn attend(service: Arc<Service>, number: u64, run: Arc<Run>, log: SideLog) {
+/// Whose side task it is.
+pub(super) enum Asked {
+    Server(Arc<Run>),
+    /// Its event is signalled when the group stops.
+    Group(Arc<Event>),
+}
+
+impl Asked {
+    /// Signalled once it is asked to stop.
+    fn event(&self) -> &Event {
+        match self {
+            Self::Server(run) => &run.requested,
+            Self::Group(stops) => stops,
+        }
+    }
+}
+
+/// The side task of a server or a group: sends what time changes, until that is closed. Never ends.
+pub(super) async fn attend(service: Arc<Service>, number: u64, asked: Asked, log: SideLog) {
     let beat = service.watchdog.map(|within| (within / 2).max(SHORTEST_BEAT)); // as `sd_watchdog_enabled` recommends
     let mut next_beat = Instant::now();
     loop {
@@ -274,7 +393,7 @@ pub(super) async fn attend(service: Arc<Service>, number: u64, run: Arc<Run>, lo
         if let Some(failure) = failure {
             log(Level::Warn, failure);
         }
-        let is_asked = run.requested.is_signalled();
+        let is_asked = asked.event().is_signalled();
         let look = now + if is_asked || lock(&service.state).messages.has_unsent() { LOOK_OFTEN } else { LOOK };
         let next = if beat.is_some() { look.min(next_beat) } else { look };
         let time = async {
@@ -282,7 +401,7 @@ pub(super) async fn attend(service: Arc<Service>, number: u64, run: Arc<Run>, lo
         };
         let request = async {
             match is_asked {
-                false => run.requested.wait().await,
+                false => asked.event().wait().await,
                 true => pending().await,
             }
         };
@@ -295,6 +414,7 @@ mod tests {
     use super::*;
     use crate::Listener;
     use crate::server::Server;
+    use crate::services::ServiceGroup;
     use crate::systemd::Notifier;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -343,10 +463,19 @@ mod tests {
     }
 
     #[test]
-    fn watchdog_is_sent_only_when_each_server_that_serves_is_alive() {
+    fn the_notifier_keeps_few_groups_that_have_ended() {
+        let (notifier, _systemd) = notifier("groups", Origin::here());
+        for _ in 0..3 * CLOSED {
+            drop(ServiceGroup::on(drop).notify_systemd(&notifier).notify_systemd(&notifier));
+        }
+        assert_eq!(lock(&notifier.inner.as_ref().unwrap().state).groups.len(), CLOSED);
+    }
+
+    #[test]
+    fn watchdog_is_sent_only_when_each_server_that_serves_and_each_group_that_runs_is_alive() {
         let mut state = State::default();
         for (number, stage) in [(0, Stage::Serving), (1, Stage::Serving), (2, Stage::Bound)] {
-            state.servers.push(Watched { number, run: Weak::new(), stage, is_alive: false });
+            state.servers.push(Watched { number, run: Weak::new(), stage, group: None, is_alive: false });
         }
         for _ in 0..3 {
             state.alive(0);
@@ -361,6 +490,14 @@ mod tests {
         assert!(!state.messages.has_unsent());
         state.servers[0].stage = Stage::Closed(String::new(), String::new());
         state.alive(1);
+        assert!(state.messages.has_unsent());
+
+        let view = GroupView { phase: GroupPhase::Running, request: None, services: Vec::new() };
+        let group = WatchedGroup { number: 3, view, is_alive: false };
+        let mut state = State { messages: Messages::default(), groups: vec![group], ..state };
+        state.alive(1);
+        assert!(!state.messages.has_unsent(), "the executor of the group's tasks is not known to be alive");
+        state.alive(3);
         assert!(state.messages.has_unsent());
     }
 }

@@ -1,8 +1,10 @@
-//! The text of `STATUS`: what a server is doing, in one line.
+//! The text of `STATUS`: what servers and groups are doing, in one line.
 
 use crate::run::Run;
 use crate::run::phase::Phase;
+use crate::services::observer::{GroupPhase, GroupView, ServiceView, TaskState};
 use crate::text::{Escaped, plural};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 /// The longest status in bytes. systemd ignores a message of more than 4096 bytes as a whole.
@@ -45,11 +47,7 @@ impl View {
             (Phase::Draining, _) => format!("draining, {left} left"),
         };
         match self.request {
-            Some((at, Some(deadline))) => match seconds(deadline.saturating_duration_since(at)) {
-                0 => what,
-                whole => format!("{what}, {} s of {whole} s", seconds(now.saturating_duration_since(at))),
-            },
-            Some((at, None)) => format!("{what}, {} s without a limit", seconds(now.saturating_duration_since(at))),
+            Some(request) => with_time(what, request, now),
             None => what,
         }
     }
@@ -62,21 +60,62 @@ impl View {
     }
 }
 
+/// Adds how much of its time a stop has used.
+fn with_time(what: String, (at, deadline): (Instant, Option<Instant>), now: Instant) -> String {
+    let used = seconds(now.saturating_duration_since(at));
+    match deadline.map(|deadline| seconds(deadline.saturating_duration_since(at))) {
+        Some(0) => what,
+        Some(whole) => format!("{what}, {used} s of {whole} s"),
+        None => format!("{what}, {used} s without a limit"),
+    }
+}
+
+/// Returns the part of a group: each service that has not ended; once all have, the reports. `server` returns the name
+/// of a server, and what it is doing.
+pub(super) fn of_group<'a>(
+    view: &GroupView,
+    server: impl Fn(&Weak<Run>) -> Option<&'a (String, String)>,
+    now: Instant,
+) -> String {
+    let mut parts = Vec::new();
+    match (&view.phase, view.request) {
+        (GroupPhase::Ended(reports), _) => return reports.clone(),
+        (GroupPhase::Cancelling, _) => parts.push("cancelling".to_owned()),
+        (_, Some(request)) => parts.push(with_time("stopping".to_owned(), request, now)),
+        (GroupPhase::Starting, None) => parts.push("starting".to_owned()),
+        (GroupPhase::Running, None) => {}
+    }
+    parts.extend(view.services.iter().filter_map(|service| match service {
+        ServiceView::Server(run) => server(run).map(|(name, line)| format!("{name}: {line}")),
+        ServiceView::Task(name, state) => Some(format!("{name}: {}", of_task(*state))),
+    }));
+    parts.join("; ")
+}
+
+fn of_task(state: TaskState) -> &'static str {
+    match state {
+        TaskState::Running => "running",
+        TaskState::Stopping => "stopping",
+        TaskState::Cancelling => "cancelling",
+    }
+}
+
 /// Returns whole seconds, to the nearest: a timer is late by some milliseconds, never early.
 fn seconds(time: Duration) -> u64 {
     time.saturating_add(Duration::from_millis(500)).as_secs()
 }
 
-/// Returns the status of several servers as one line. Each server is a name and a text; the name is left out if there
-/// is one server.
+/// Returns the status of several servers and groups as one line. Each server is a name and a text; the name is left out
+/// if there is one server and nothing else.
 ///
 /// A name or a report may have text of the program or of a peer in it: it is escaped, so that it cannot begin a
 /// variable of its own, and the line has a limit.
-pub(super) fn joined(servers: &[(String, String)], is_reloading: bool) -> String {
-    let each: Vec<_> = match servers {
-        [(_, text)] => vec![text.clone()],
+pub(super) fn joined(servers: &[(String, String)], groups: &[String], is_reloading: bool) -> String {
+    let mut each: Vec<_> = match (servers, groups) {
+        ([(_, text)], []) => vec![text.clone()],
         _ => servers.iter().map(|(name, text)| format!("{name}: {text}")).collect(),
     };
+    each.extend_from_slice(groups);
     let reloading = if is_reloading { "reloading; " } else { "" };
     let mut line = Escaped(format_args!("{reloading}{}", each.join("; "))).to_string();
     if line.len() > LONGEST {
@@ -127,19 +166,22 @@ mod tests {
     #[test]
     fn several_servers_are_one_line_that_no_name_can_break() {
         let server = |name: &str, text: &str| (name.to_owned(), text.to_owned());
-        assert_eq!(joined(&[], false), "");
-        assert_eq!(joined(&[server("a", "serving")], false), "serving");
-        assert_eq!(joined(&[server("a", "serving")], true), "reloading; serving");
-        assert_eq!(joined(&[server("a", "serving"), server("b", "starting")], false), "a: serving; b: starting");
+        assert_eq!(joined(&[], &[], false), "");
+        assert_eq!(joined(&[server("a", "serving")], &[], false), "serving");
+        assert_eq!(joined(&[server("a", "serving")], &[], true), "reloading; serving");
+        assert_eq!(joined(&[server("a", "serving"), server("b", "starting")], &[], false), "a: serving; b: starting");
+        let group = ["stopping, 2 s of 8 s; b: running".to_owned()];
+        assert_eq!(joined(&[], &group, false), "stopping, 2 s of 8 s; b: running");
+        assert_eq!(joined(&[server("a", "x")], &group, true), "reloading; a: x; stopping, 2 s of 8 s; b: running");
         let forged = [server("x\nREADY=1\0", "starting"), server("b", "closed because of \nSTOPPING=1")];
-        assert_eq!(joined(&forged, false), r"x\nREADY=1\u{0}: starting; b: closed because of \nSTOPPING=1");
+        assert_eq!(joined(&forged, &[], false), r"x\nREADY=1\u{0}: starting; b: closed because of \nSTOPPING=1");
     }
 
     #[test]
     fn a_long_line_is_cut_between_two_characters() {
         for shift in 0..4 {
             let text = "x".repeat(shift) + &"界".repeat(2000);
-            let line = joined(&[(String::new(), text)], false);
+            let line = joined(&[(String::new(), text)], &[], false);
             assert!(line.len() <= LONGEST && line.len() > LONGEST - 6, "{}", line.len());
             assert!(line.ends_with("界…"), "{line}");
         }

@@ -116,6 +116,7 @@ mod bind;
 mod channel;
 mod descriptors;
 mod hand_over;
+mod main_process;
 mod message;
 mod predecessor;
 mod process;
@@ -189,6 +190,9 @@ struct Shared {
     is_busy: AtomicBool,
     /// The process that has taken the sockets over. 0: none.
     successor: AtomicU32,
+    /// Notifies systemd which generation is the main process.
+    #[cfg(all(feature = "systemd", target_os = "linux"))]
+    notifier: std::sync::OnceLock<crate::systemd::Notifier>,
     /// A forked process has copies of the sockets, and no runtime.
     origin: Origin,
 }
@@ -288,6 +292,8 @@ impl Upgrade {
             is_successor,
             is_busy: AtomicBool::new(false),
             successor: AtomicU32::new(0),
+            #[cfg(all(feature = "systemd", target_os = "linux"))]
+            notifier: std::sync::OnceLock::new(),
             origin: Origin::here(),
         };
         Ok(Self { shared: Arc::new(shared), timeout: TIMEOUT })

@@ -12,11 +12,15 @@ mod status;
 use crate::panic::log_line;
 use crate::server::Server;
 use crate::text::explained_by;
+#[cfg(feature = "upgrade")]
+use async_io::Async;
 use environment::Environment;
 use service::Service;
 use socket::NotifySocket;
 use std::fmt;
 use std::io;
+#[cfg(feature = "upgrade")]
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 /// Notifies systemd of what the servers and tasks of this process are doing (`sd_notify`).
@@ -174,6 +178,33 @@ impl Notifier {
     pub fn reloading(&self) -> Reloading {
         self.reload(Service::begin_reload);
         Reloading { notifier: self.clone() }
+    }
+
+    /// Sends nothing from now on, until [`main_once_closed`](Self::main_once_closed): another process is the main one.
+    #[cfg(feature = "upgrade")]
+    pub(crate) fn wait_to_be_main(&self) {
+        if let Some(service) = &self.inner {
+            service.wait_to_be_main();
+        }
+    }
+
+    /// This is the main process once the other end has closed the connection; `None`: it has.
+    #[cfg(feature = "upgrade")]
+    pub(crate) fn main_once_closed(&self, connection: Option<Arc<Async<UnixStream>>>) {
+        self.log_failure(|service| service.main_once_closed(connection));
+    }
+
+    /// Sends that another process is the main one, then nothing more. Closes its connection once that was sent.
+    #[cfg(feature = "upgrade")]
+    pub(crate) fn hand_over(&self, id: u32, connection: Arc<Async<UnixStream>>) {
+        self.log_failure(|service| service.hand_over(id, connection));
+    }
+
+    #[cfg(feature = "upgrade")]
+    fn log_failure(&self, change: impl FnOnce(&Service) -> Option<String>) {
+        if let Some(failure) = self.inner.as_deref().and_then(change) {
+            log_line!(warn, "{failure}");
+        }
     }
 
     fn reload(&self, change: fn(&Service) -> Option<String>) {

@@ -166,6 +166,7 @@ impl Running<'_> {
             (End::Withdrawn(reason, found), _) => Some((reason, found)),
             (End::Taken, process) => {
                 if let Some(process) = process.take() {
+                    self.shared.name_main_process(process.id(), self.transfer.channel());
                     self.shared.successor.store(process.id(), Ordering::SeqCst);
                     process.detach();
                 }

@@ -6,6 +6,7 @@ use crate::text::explained_by;
 use rustix::fs::fstat;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use std::env;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -39,6 +40,7 @@ impl Process {
         })?;
         command.env(variable, value);
         command.stdin(Stdio::from(theirs));
+        leave_watchdog_to(&mut command);
         let child = command.spawn().map_err(|error| {
             let program = command.get_program().to_string_lossy().into_owned();
             let hint = match error.kind() {
@@ -69,6 +71,16 @@ impl Process {
     /// process has waited for it.
     pub(super) fn end(mut self) -> io::Result<Option<ExitStatus>> {
         self.child.take().map_or(Ok(None), |mut child| end(&mut child))
+    }
+}
+
+/// Removes `WATCHDOG_PID` from the environment of the next generation if it names this process: the watchdog's pings are
+/// the next one's then. A value that names another process, or that the program has set, stays.
+fn leave_watchdog_to(command: &mut Command) {
+    const VARIABLE: &str = "WATCHDOG_PID";
+    let names_this = env::var(VARIABLE).is_ok_and(|id| id.parse() == Ok(std::process::id()));
+    if names_this && !command.get_envs().any(|(name, _)| name == VARIABLE) {
+        command.env_remove(VARIABLE);
     }
 }
 

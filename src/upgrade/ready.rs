@@ -147,9 +147,11 @@ impl<'a> TakeOver<'a> {
             }
         });
         match answer.await {
-            Some(found) => self.decide(found?),
-            None => self.withdraw(),
+            Some(found) => self.decide(found?)?,
+            None => self.withdraw()?,
         }
+        self.shared.until_main_process(&self.channel).await;
+        Ok(())
     }
 
     /// Takes over if the previous generation has stopped accepting.
@@ -183,6 +185,7 @@ impl<'a> TakeOver<'a> {
             log_line!(info, "this process has taken over from the previous generation");
         }
         self.shared.after_take_over();
+        self.shared.main_process_once_closed(&self.channel);
         Ok(())
     }
 

@@ -103,6 +103,10 @@ impl Transfer {
         self.offer_now()
     }
 
+    pub(super) fn channel(&self) -> &Arc<Async<UnixStream>> {
+        &self.channel
+    }
+
     /// Waits for a message after the offer, or for EOF, or until the transfer is over.
     pub(super) async fn answered(&self) {
         let _failed = self.over.until(self.channel.readable()).await;

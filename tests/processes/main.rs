@@ -28,6 +28,7 @@ mod support;
 mod systemd_group;
 mod systemd_notify;
 mod systemd_units;
+mod systemd_upgrade;
 mod tls_clients;
 mod unix_processes;
 mod unprivileged;

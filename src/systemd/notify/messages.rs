@@ -1,9 +1,9 @@
 //! [`Messages`]: what was sent to systemd, and so what has to be sent next. No socket, no clock, no lock.
 //!
-//! 1. READY, RELOADING and STOPPING are sent in order, each in a datagram of its own: systemd acts on the last of them
+//! 1. READY, RELOADING, STOPPING and MAINPID are sent in order, each in a datagram of its own: systemd acts on the last of them
 //!    in a datagram. One that could not be sent stays at the head of the queue.
 //! 2. The others have no queue: what differs from what systemd knows is sent, and what is outdated never is.
-//! 3. The queue has at most four entries: a reload that was not sent yet includes the next one.
+//! 3. The queue has at most five entries: a reload that was not sent yet includes the next one.
 
 use sd_notify::NotifyState;
 use std::collections::VecDeque;
@@ -37,6 +37,9 @@ pub(super) enum ServiceState {
     Ready,
     Reloading,
     Stopping,
+    /// This process is the main process, with this id, instead of the one that sends.
+    #[cfg_attr(not(feature = "upgrade"), allow(dead_code, reason = "only `upgrade` hands over"))]
+    HandedOver(u32),
 }
 
 /// When the last of the servers that stop is out of time.
@@ -97,9 +100,20 @@ impl Messages {
         !self.unsent.is_empty() || self.is_alive
     }
 
+    /// Another process is the main process from now on. Nothing follows that. With a watchdog it has the whole time until
+    /// its first ping is due.
+    #[cfg(feature = "upgrade")]
+    pub(super) fn hand_over(&mut self, id: u32, watchdog: bool) {
+        self.unsent.retain(|state| *state != ServiceState::Stopping); // the service does not stop
+        self.state = Some(ServiceState::HandedOver(id));
+        self.unsent.push_back(ServiceState::HandedOver(id));
+        self.is_alive = watchdog;
+    }
+
     /// Changes the service's state, which is then to be sent. Nothing follows `Stopping`.
     pub(super) fn change_to(&mut self, state: ServiceState) {
-        if self.state == Some(ServiceState::Stopping) || self.state == Some(state) {
+        let is_last = matches!(self.state, Some(ServiceState::Stopping | ServiceState::HandedOver(_)));
+        if is_last || self.state == Some(state) {
             return;
         }
         self.state = Some(state);
@@ -114,7 +128,11 @@ impl Messages {
 
     /// All servers are alive: WATCHDOG is to be sent.
     pub(super) fn alive(&mut self) {
-        self.is_alive = true;
+        self.is_alive |= !self.is_handed_over();
+    }
+
+    fn is_handed_over(&self) -> bool {
+        matches!(self.state, Some(ServiceState::HandedOver(_)))
     }
 
     /// Returns what has to be sent now. Once it was sent, the caller calls [`sent`](Self::sent), and then this again.
@@ -125,13 +143,15 @@ impl Messages {
             Some(ServiceState::Ready) => vec![NotifyState::Ready],
             Some(ServiceState::Reloading) => vec![NotifyState::Reloading, NotifyState::monotonic_usec_now()?],
             Some(ServiceState::Stopping) => vec![NotifyState::Stopping],
+            Some(ServiceState::HandedOver(id)) => vec![NotifyState::MainPid(id)],
             None => Vec::new(),
         };
-        let end = wanted.end.filter(|end| is_last && self.asks_for(*end, now));
+        let end = wanted.end.filter(|end| is_last && !self.is_handed_over() && self.asks_for(*end, now));
         if let Some(end) = end {
             states.push(NotifyState::ExtendTimeoutUsec(extension(end, now)));
         }
-        let status = is_last && self.state.is_some() && self.is_due(wanted, state.is_some(), now);
+        let has_status = self.state.is_some() && !self.is_handed_over();
+        let status = is_last && has_status && self.is_due(wanted, state.is_some(), now);
         if status {
             states.push(NotifyState::Status(&wanted.status));
         }

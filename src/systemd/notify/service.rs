@@ -24,10 +24,16 @@ use crate::services::observer::{GroupPhase, GroupView};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use crate::text::Escaped;
+#[cfg(feature = "upgrade")]
+use async_io::Async;
 use async_io::Timer;
 use futures_concurrency::prelude::*;
 use log::Level;
 use std::future::pending;
+#[cfg(feature = "upgrade")]
+use std::io::{ErrorKind, Read};
+#[cfg(feature = "upgrade")]
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -62,12 +68,27 @@ struct State {
     /// The number of the next server or group.
     next: u64,
     messages: Messages,
+    main: MainProcess,
     /// How many [`Reloading`]s there are.
     reloads: usize,
     /// A datagram could not be sent, which was logged or is in `failure`.
     has_failed: bool,
     /// The line that is to be logged.
     failure: Option<String>,
+}
+
+/// Which process systemd accepts notifications from.
+#[derive(Default)]
+enum MainProcess {
+    #[default]
+    This,
+    /// The generation before. It closes the connection when it has named this process to systemd. `None`: there is
+    /// none yet.
+    #[cfg(feature = "upgrade")]
+    Predecessor(Option<Arc<Async<UnixStream>>>),
+    /// The next generation. Its connection is closed when systemd was notified of that.
+    #[cfg(feature = "upgrade")]
+    Successor(Option<Arc<Async<UnixStream>>>),
 }
 
 /// A server that is watched.
@@ -221,6 +242,30 @@ impl Service {
         })
     }
 
+    #[cfg(feature = "upgrade")]
+    pub(super) fn wait_to_be_main(&self) {
+        let _nothing_to_log = self.update(false, |state| state.main = MainProcess::Predecessor(None));
+    }
+
+    #[cfg(feature = "upgrade")]
+    pub(super) fn main_once_closed(&self, connection: Option<Arc<Async<UnixStream>>>) -> Option<String> {
+        self.update(true, |state| {
+            state.main = match connection {
+                Some(connection) => MainProcess::Predecessor(Some(connection)),
+                None => MainProcess::This,
+            };
+        })
+    }
+
+    #[cfg(feature = "upgrade")]
+    pub(super) fn hand_over(&self, id: u32, connection: Arc<Async<UnixStream>>) -> Option<String> {
+        let watchdog = self.watchdog.is_some();
+        self.update(false, |state| {
+            state.messages.hand_over(id, watchdog);
+            state.main = MainProcess::Successor(Some(connection));
+        })
+    }
+
     /// Changes the state, and then sends what systemd does not know yet. `is_news`: the status has to be sent now.
     ///
     /// Returns a line to be logged, once.
@@ -235,6 +280,9 @@ impl Service {
         let now = Instant::now();
         let views: Vec<_> = runs.iter().map(|run| run.as_deref().map(View::of)).collect();
         state.decide(&views);
+        if !state.is_main() {
+            return None;
+        }
         let wanted = state.wanted(&runs, &views, is_news, now);
         state.send(&self.socket, &wanted, now);
         state.failure.take()
@@ -242,6 +290,28 @@ impl Service {
 }
 
 impl State {
+    /// Returns whether systemd accepts notifications of this process.
+    fn is_main(&mut self) -> bool {
+        #[cfg(feature = "upgrade")]
+        if let MainProcess::Predecessor(connection) = &self.main {
+            let Some(mut connection) = connection.as_ref().map(|connection| connection.get_ref()) else { return false };
+            match connection.read(&mut [0]) {
+                Ok(read) if read > 0 => return false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Ok(_) | Err(_) => self.main = MainProcess::This,
+            }
+        }
+        true
+    }
+
+    /// Closes the connection to the next generation once systemd knows of it.
+    fn close_when_handed_over(&mut self) {
+        #[cfg(feature = "upgrade")]
+        if let (MainProcess::Successor(connection), false) = (&mut self.main, self.messages.has_unsent()) {
+            *connection = None;
+        }
+    }
+
     fn next_number(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -307,7 +377,7 @@ impl State {
     fn send(&mut self, socket: &NotifySocket, wanted: &Wanted, now: Instant) {
         loop {
             let (what, failure) = match self.messages.next(wanted, now) {
-                Ok(None) => return,
+                Ok(None) => return self.close_when_handed_over(),
                 Ok(Some(datagram)) => match socket.send(&datagram.text) {
                     Ok(()) => {
                         self.messages.sent(datagram, now);

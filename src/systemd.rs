@@ -61,6 +61,7 @@
 //! | `STATUS=` | `systemctl status` shows it: `serving, 12 connections`, at most every 10 s; `draining, 3 connections and 1 task left, 2 s of 8 s`, every second; at the end the report. With several servers each has its name. A group that stops: `stopping, 2 s of 60 s; health: serving, 0 connections; cleaner: stopping` |
 //! | `WATCHDOG=1` | with `WatchdogSec=`, in half of that time, by a task on the executor of each server and of each group, once all have run. If all threads of an executor are blocked, it is missed: systemd aborts the service, and restarts it with `Restart=on-failure` |
 //! | `RELOADING=1`, `MONOTONIC_USEC=` | the program calls [`Notifier::reloading`]; `READY=1` follows (`Type=notify-reload`) |
+//! | `MAINPID=` | with the feature `upgrade` and `Upgrade::notify_systemd`: the sockets were handed over to the next generation of the program. It is the last message of this process; the next one then sends its own |
 //!
 //! There is nothing to await: the messages come from tasks of the servers and groups, and from the threads that end
 //! them. They end with the servers, and leave nothing.

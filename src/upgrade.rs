@@ -97,10 +97,33 @@
 //!
 //! # Under systemd
 //!
-//! The main process of the unit changes, and systemd has to know: by `PIDFile=`, written after
-//! [`ready`](Upgrade::ready), or by `MAINPID=` with `NotifyAccess=all`. Otherwise it kills the next generation when the
-//! old one ends. Socket activation is simpler there: systemd keeps the sockets, and a restart loses no client. See
-//! `systemd`.
+//! Socket activation is simpler there: systemd keeps the sockets, and a restart loses no client. See `systemd`.
+//!
+//! With a hand-over the main process of the unit changes. With the feature `systemd` (on Linux), and
+//! `Upgrade::notify_systemd` in each generation, systemd follows:
+//!
+//! 1. When the next generation has confirmed that it takes over, the old one sends `MAINPID=` with its id. After that
+//!    it sends nothing more, so its drain is no stop of the service.
+//! 2. Then it closes its connection to the next generation, which has sent nothing to systemd so far. That one now sends
+//!    READY, its status and the watchdog's pings. So systemd gets each message from the process that is the main one
+//!    (`NotifyAccess=main`).
+//!
+//! With `Type=notify-reload`, or `ExecReload=kill -HUP $MAINPID`, `systemctl reload` is an upgrade: hold the guard of
+//! `Notifier::reloading` while `hand_over` runs; READY of the next generation ends the reload, or that of the old one if
+//! the hand-over has failed. `deploy/systemd/ebbtide-upgrade.service` has the settings. `hand_over` removes
+//! `WATCHDOG_PID` from the environment of the next generation if it names the old one; otherwise the next one would send
+//! no pings, and be killed. `LISTEN_PID` stays, so the next one does not take descriptors that it does not have for
+//! systemd's sockets.
+//!
+//! The limits:
+//!
+//! - While the old generation drains, the next one is its child, and systemd does not notice its death before the old
+//!   one has ended, except by `WatchdogSec=`. (It logs that it supervises a process which is not its child.)
+//! - If the next generation dies between the two steps, the old one may stay the main process. It drains, and ends in
+//!   good order: `Restart=always` starts the service again.
+//! - `systemctl stop` during the drain of an old generation cuts that drain when the new main process has ended.
+//! - Both versions need `Upgrade::notify_systemd`. The first upgrade to one that has it is a restart.
+//! - The order was tested with a notify socket that judges senders as systemd does, and not with systemd itself.
 //!
 //! # Compared with
 //!

@@ -7,8 +7,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The program that the service unit starts, once it is installed.
-const INSTALLED: &str = "/usr/local/bin/ebbtide-echo";
+/// The beginning of the paths of the programs that the service units start, once they are installed.
+const INSTALLED: &str = "/usr/local/bin/";
+
+const SERVICES: [&str; 2] = ["ebbtide-echo", "ebbtide-upgrade"];
 
 #[test]
 fn the_units_pass_the_check_of_systemd_without_a_warning() {
@@ -25,16 +27,19 @@ fn the_check_finds_a_mistake_in_a_unit() {
 /// Every setting of the service unit belongs to a comment above it, which the reader of the unit needs.
 #[test]
 fn each_group_of_settings_begins_with_a_comment() {
-    let text = fs::read_to_string(folder().join("ebbtide-echo.service")).unwrap();
-    let lines: Vec<_> = text.lines().collect();
-    let (_, service) = text.split_once("[Service]\n").expect("it has a service");
-    assert!(service.starts_with('#'), "{service}");
-    for needed in ["NotifyAccess=", "TimeoutStopSec=", "WatchdogSec=", "RestrictAddressFamilies=", "SystemCallFilter="]
-    {
-        assert!(lines.iter().any(|line| line.starts_with(needed)), "{needed}");
+    for name in SERVICES {
+        let text = fs::read_to_string(folder().join(format!("{name}.service"))).unwrap();
+        let lines: Vec<_> = text.lines().collect();
+        let (_, service) = text.split_once("[Service]\n").expect("it has a service");
+        assert!(service.starts_with('#'), "{service}");
+        let needed =
+            ["NotifyAccess=", "TimeoutStopSec=", "WatchdogSec=", "RestrictAddressFamilies=", "SystemCallFilter="];
+        for needed in needed {
+            assert!(lines.iter().any(|line| line.starts_with(needed)), "{name}: {needed}");
+        }
+        let families = lines.iter().find(|line| line.starts_with("RestrictAddressFamilies=")).unwrap();
+        assert!(families.contains("AF_UNIX"), "without it the program cannot notify systemd: {families}");
     }
-    let families = lines.iter().find(|line| line.starts_with("RestrictAddressFamilies=")).unwrap();
-    assert!(families.contains("AF_UNIX"), "without it the program cannot notify systemd: {families}");
 }
 
 fn folder() -> std::path::PathBuf {
@@ -53,17 +58,21 @@ fn complaints(change: impl Fn(String) -> String) -> Option<Vec<String>> {
     let program = example("socket_activation").get_program().to_str().unwrap().to_owned();
     let mut verify = Command::new("systemd-analyze");
     verify.args(["verify", "--man=no"]); // there may be no manual pages
-    for unit in ["ebbtide-echo.service", "ebbtide-echo.socket"] {
+    let mut copy = |unit: &str, installed: &str| {
         let text = fs::read_to_string(folder().join(unit)).unwrap();
-        if unit.ends_with(".service") {
-            assert!(text.contains(&format!("ExecStart={INSTALLED}\n")), "{text}");
-        }
-        verify.arg(copies.write(unit, &change(text.replace(INSTALLED, &program))));
+        verify.arg(copies.write(unit, &change(text.replace(installed, &program))));
+        text
+    };
+    copy("ebbtide-echo.socket", INSTALLED);
+    for name in SERVICES {
+        let installed = format!("{INSTALLED}{name}");
+        let text = copy(&format!("{name}.service"), &installed);
+        assert!(text.contains(&format!("ExecStart={installed}\n")), "{text}");
     }
     let output = verify.output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     // The machine's own units may have faults, of which it also complains.
-    let about_ours: Vec<_> = printed.lines().filter(|line| line.contains("ebbtide-echo")).map(str::to_owned).collect();
+    let about_ours: Vec<_> = printed.lines().filter(|line| line.contains("ebbtide-")).map(str::to_owned).collect();
     assert!(output.status.success() || !about_ours.is_empty(), "{}: {printed}", output.status);
     Some(about_ours)
 }

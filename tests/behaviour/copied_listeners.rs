@@ -6,7 +6,7 @@ use crate::support::*;
 use async_std::task;
 use ebbtide::{Connection, Handle, ListenOptions, Listener, Server};
 use socket2::SockRef;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 
 /// Serves nobody, with a client in the backlog at the shutdown. Returns how many were accepted.

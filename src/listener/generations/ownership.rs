@@ -12,6 +12,9 @@
 //! 2. Only an owner closes a backlog and removes a socket's file. `Previous` and `Next` leave both alone.
 //! 3. A listener that is closed ends the hand-over that runs ([`EndHandOver`]), before it decides whose the backlog is.
 
+#[cfg(all(test, ebbtide_loom))]
+mod loom_tests;
+
 use crate::listener::Inherited;
 use crate::origin::Origin;
 use crate::sync::{Mutex, MutexGuard, lock};
@@ -103,13 +106,18 @@ impl Ownership {
 
     /// Waits until this generation accepts. That may be never.
     pub(in crate::listener) fn poll_accepts(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.state);
-        if state.accepts() {
+        if lock(&self.state).accepts() {
             return Poll::Ready(());
         }
-        let earlier = state.waiting.replace(cx.waker().clone());
+        let waker = cx.waker().clone(); // user code, so before the lock
+        let mut state = lock(&self.state);
+        if state.accepts() {
+            drop(state);
+            return Poll::Ready(());
+        }
+        let earlier = state.waiting.replace(waker);
         drop(state);
-        drop(earlier); // not under the lock: it is a user's executor that made it
+        drop(earlier); // user code, too
         Poll::Pending
     }
 

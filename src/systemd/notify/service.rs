@@ -277,8 +277,8 @@ impl Service {
         let mut state = lock(&self.state);
         change(&mut state);
         runs.extend(state.servers.iter().map(|server| server.run.upgrade()));
-        let now = Instant::now();
         let views: Vec<_> = runs.iter().map(|run| run.as_deref().map(View::of)).collect();
+        let now = Instant::now(); // after the views: the deadline of a server that was just cancelled is over
         state.decide(&views);
         if !state.is_main() {
             return None;

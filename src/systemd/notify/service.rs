@@ -68,6 +68,7 @@ struct State {
     /// The number of the next server or group.
     next: u64,
     messages: Messages,
+    #[cfg(feature = "upgrade")]
     main: MainProcess,
     /// How many [`Reloading`]s there are.
     reloads: usize,
@@ -78,16 +79,15 @@ struct State {
 }
 
 /// Which process systemd accepts notifications from.
+#[cfg(feature = "upgrade")]
 #[derive(Default)]
 enum MainProcess {
     #[default]
     This,
     /// The generation before. It closes the connection when it has named this process to systemd. `None`: there is
     /// none yet.
-    #[cfg(feature = "upgrade")]
     Predecessor(Option<Arc<Async<UnixStream>>>),
     /// The next generation. Its connection is closed when systemd was notified of that.
-    #[cfg(feature = "upgrade")]
     Successor(Option<Arc<Async<UnixStream>>>),
 }
 

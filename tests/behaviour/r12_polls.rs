@@ -107,7 +107,8 @@ const WAITS: &[Wait] = &[
     #[cfg(feature = "upgrade")]
     wait("Upgrade::hand_over", |_| {
         Box::pin(async {
-            let upgrade = ebbtide::upgrade::Upgrade::from_env().unwrap();
+            // No limit: the timer of a limit keeps its earlier wakers until the reactor runs.
+            let upgrade = ebbtide::upgrade::Upgrade::from_env().unwrap().timeout(Duration::MAX);
             let _server = upgrade.bind("127.0.0.1:0").await.unwrap();
             let mut never_ready = std::process::Command::new("sleep");
             drop(

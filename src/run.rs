@@ -335,6 +335,7 @@ impl Run {
         let mut state = lock(&self.state);
         let unserved = state.unserved.take()?;
         state.enter(Phase::Serving);
+        self.observer.queue(Phase::Serving);
         (state.lame_duck, state.own_grace) = (lame_duck, own_grace);
         match state.is_limited {
             true => state.limit_lame_duck(),
@@ -348,7 +349,7 @@ impl Run {
         drop(state);
         self.started.store(true, Ordering::Release);
         self.wake_phase_waiters();
-        self.report_phase(Phase::Serving);
+        self.report_phases();
         Some((unserved, std::mem::take(&mut *lock(&self.listeners))))
     }
 
@@ -462,7 +463,7 @@ impl Run {
     /// Enters a later phase, and reports it to the functions of `Server::on_event`.
     pub(crate) fn advance(&self, phase: Phase) {
         if self.enter(phase) {
-            self.report_phase(phase);
+            self.report_phases();
         }
     }
 
@@ -479,6 +480,8 @@ impl Run {
                 return false;
             }
             state.enter(phase);
+            // Under the lock: otherwise a thread that enters the next phase could report its own first.
+            self.observer.queue(phase);
             change(&mut state);
         }
         self.wake_phase_waiters();
@@ -490,10 +493,10 @@ impl Run {
         wake_all(wakers);
     }
 
-    /// Reports a phase to the functions of `Server::on_event`. Several threads may enter phases; the order is kept,
-    /// because one thread at a time reports all that are queued.
-    fn report_phase(&self, phase: Phase) {
-        if !self.observer.is_set() || !self.observer.begin_to_report(phase) {
+    /// Reports the phases that were entered to the functions of `Server::on_event`. Several threads may enter phases;
+    /// the order is kept, because one thread at a time reports all that are queued.
+    fn report_phases(&self) {
+        if !self.observer.is_set() || !self.observer.begin_to_report() {
             return;
         }
         while let Some(phase) = self.observer.next_to_report() {
@@ -597,7 +600,7 @@ impl Run {
             _ => {}
         }
         if is_new {
-            self.report_phase(Phase::Draining);
+            self.report_phases();
         }
         records.len()
     }
@@ -641,7 +644,8 @@ impl Run {
         self.closed.signal();
         self.wake_phase_waiters();
         self.over.signal();
-        self.report_phase(Phase::Closed);
+        self.observer.queue(Phase::Closed); // no phase can follow it, so the lock of the state is not needed
+        self.report_phases();
         self.observer.end();
         let executor = std::mem::take(&mut *lock(&self.executor));
         drop(executor); // without the lock: its captures are the user's, and may hold a handle of this run

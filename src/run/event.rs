@@ -410,12 +410,18 @@ impl Observer {
         drop(all);
     }
 
-    /// Queues a phase. Returns whether this thread must report the queue, until
-    /// [`next_to_report`](Self::next_to_report) is `None`. If not, another thread is doing it.
-    pub(crate) fn begin_to_report(&self, phase: Phase) -> bool {
-        let mut phases = lock(&self.phases);
-        phases.waiting.push_back(phase);
-        !std::mem::replace(&mut phases.is_reporting, true)
+    /// Queues a phase that the run enters. Called under the lock of the run's state, so that the phases are queued in
+    /// the order in which they are entered.
+    pub(crate) fn queue(&self, phase: Phase) {
+        if self.is_set() {
+            lock(&self.phases).waiting.push_back(phase);
+        }
+    }
+
+    /// Returns whether this thread must report the queue, until [`next_to_report`](Self::next_to_report) is `None`. If
+    /// not, another thread is doing it.
+    pub(crate) fn begin_to_report(&self) -> bool {
+        !std::mem::replace(&mut lock(&self.phases).is_reporting, true)
     }
 
     pub(crate) fn next_to_report(&self) -> Option<Phase> {

@@ -306,3 +306,39 @@ impl Wake for Forward {
         self.0.wake_by_ref();
     }
 }
+
+/// A random server reported `Cancelling` before `Draining`: its supervisor had entered the drain, and before it had
+/// reported that, another thread dropped the server, and entered and reported the next phase.
+///
+/// Here the waker of a task that waits for the drain keeps the supervisor at that point until the drop has got so far.
+#[test]
+fn phases_are_reported_in_their_order_although_a_drop_comes_while_the_drain_begins() {
+    struct Meets {
+        handle: Handle,
+        has_entered: std::sync::mpsc::Sender<()>,
+    }
+    impl Wake for Meets {
+        fn wake(self: Arc<Self>) {
+            let _ = self.has_entered.send(());
+            let end = std::time::Instant::now() + NET;
+            while self.handle.phase() < Phase::Cancelling && std::time::Instant::now() < end {
+                std::thread::yield_now();
+            }
+        }
+    }
+    test(async {
+        let (server, seen) = with_events(bind().await);
+        let handle = server.handle();
+        let mut serving = Box::pin(server.serve(echo));
+        assert!(futures_lite::future::poll_once(serving.as_mut()).await.is_none());
+        let (has_entered, entered) = std::sync::mpsc::channel();
+        let waker = Waker::from(Arc::new(Meets { handle: handle.clone(), has_entered }));
+        let mut draining = handle.reached(Phase::Draining);
+        assert!(Pin::new(&mut draining).poll(&mut Context::from_waker(&waker)).is_pending());
+        drop(handle.shutdown());
+        entered.recv_timeout(NET).expect("the drain begins");
+        drop(serving);
+        let phases: Vec<_> = seen.lock().unwrap().iter().filter_map(|event| event.phase).collect();
+        assert_eq!(phases, [Phase::Serving, Phase::Draining, Phase::Cancelling, Phase::Closed]);
+    });
+}

@@ -501,6 +501,9 @@ impl Run {
         }
         while let Some(phase) = self.observer.next_to_report() {
             self.observer.tell(self, What::Phase(phase));
+            if phase == Phase::Closed {
+                self.observer.end(); // not in `close`: another thread may be reporting an earlier phase then
+            }
         }
     }
 
@@ -646,7 +649,6 @@ impl Run {
         self.over.signal();
         self.observer.queue(Phase::Closed); // no phase can follow it, so the lock of the state is not needed
         self.report_phases();
-        self.observer.end();
         let executor = std::mem::take(&mut *lock(&self.executor));
         drop(executor); // without the lock: its captures are the user's, and may hold a handle of this run
         if !self.logger_is_stuck.load(Ordering::Relaxed) {

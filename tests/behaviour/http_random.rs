@@ -3,6 +3,7 @@
 //! --test behaviour http_random -- --nocapture`.
 #![cfg(feature = "http")]
 
+use crate::support::dice::Dice;
 use crate::support::*;
 use async_std::prelude::*;
 use async_std::task::yield_now;
@@ -15,24 +16,22 @@ use ebbtide::{BoxError, Connector, Listener, Server};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-/// A small random generator (xorshift).
-struct Dice(u64);
+/// Random bytes and requests.
+trait Requests {
+    fn bytes(&mut self, most: usize) -> Vec<u8>;
+    /// Appends a valid request. Returns its answer.
+    fn request(&mut self, bytes: &mut Vec<u8>, is_last: bool) -> String;
+    /// Damages a stream of requests.
+    fn mutate(&mut self, bytes: &mut Vec<u8>);
+}
 
-impl Dice {
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n as u64) as usize
-    }
-
+impl Requests for Dice {
     fn bytes(&mut self, most: usize) -> Vec<u8> {
         // Many line ends: what looks like the end of a head may be in a body.
         let len = self.below(most + 1);
         (0..len).map(|_| b"\r\n\r\n\nabcGET /HTTP1.:0"[self.below(21)]).collect()
     }
 
-    /// Appends a valid request. Returns its answer.
     fn request(&mut self, bytes: &mut Vec<u8>, is_last: bool) -> String {
         let kind = self.below(6);
         let path = format!("/{}", self.below(1000));
@@ -67,7 +66,6 @@ impl Dice {
         describe(&path, &body)
     }
 
-    /// Damages a stream of requests.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
         for _ in 0..=self.below(4) {
             let at = self.below(bytes.len() + 1);
@@ -141,7 +139,7 @@ fn random_requests_in_random_pieces_are_answered_and_damaged_ones_fail_nothing()
     let long = long.map(|seconds| Duration::from_secs(seconds.parse().expect("a number of seconds")));
     let start = Instant::now();
     let seed = if long.is_some() { u64::from(std::process::id()) } else { 1 };
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+    let mut dice = Dice::new(seed);
     let mut cases = 0;
     loop {
         dice = test(round(dice, 300));

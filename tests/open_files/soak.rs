@@ -4,6 +4,7 @@
 //! More rounds: `EBBTIDE_SOAK_ROUNDS=100000 cargo test --release --test open_files soak -- --nocapture`.
 #![cfg(target_os = "linux")]
 
+use crate::support::dice::Dice;
 use crate::support::*;
 use async_std::{future, task};
 use ebbtide::{ListenOptions, OnFailure, Server};
@@ -16,14 +17,14 @@ use std::time::Duration;
 
 /// Resources that the process holds.
 #[derive(Clone, Copy, Debug)]
-struct Holds {
-    descriptors: usize,
-    threads: usize,
+pub(crate) struct Holds {
+    pub(crate) descriptors: usize,
+    pub(crate) threads: usize,
     resident_kib: usize,
 }
 
 impl Holds {
-    fn now() -> Self {
+    pub(crate) fn now() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let field = |name: &str| {
             let line = status.lines().find(|line| line.starts_with(name)).unwrap();
@@ -34,18 +35,6 @@ impl Holds {
             threads: field("Threads:"),
             resident_kib: field("VmRSS:"),
         }
-    }
-}
-
-/// Pseudo-random numbers, the same in each run, so that a failure can be repeated.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
     }
 }
 
@@ -102,9 +91,9 @@ fn tls() -> Protocol {
 
 fn round(dice: &mut Dice, protocol: &Arc<Protocol>) {
     let protocol = Arc::clone(protocol);
-    let exit = dice.roll(9);
+    let exit = dice.below(9);
     let orders: Vec<u8> =
-        (0..dice.roll(6)).map(|_| [POLITE, STUBBORN, FAILS, PANICS, REPLIES][dice.roll(5) as usize]).collect();
+        (0..dice.below(6)).map(|_| [POLITE, STUBBORN, FAILS, PANICS, REPLIES][dice.below(5)]).collect();
     let handlers = Handlers::new();
     let live = handlers.live.clone();
     on_thread(move || {
@@ -188,7 +177,7 @@ fn r11_a_thousand_rounds_leave_nothing_behind() {
 
 fn assert_leaves_nothing_behind(what: &str, protocol: Protocol, rounds: usize) {
     let protocol = Arc::new(protocol);
-    let mut dice = Dice(0x5eed);
+    let mut dice = Dice::new(0x5eed);
     (0..200).for_each(|_| round(&mut dice, &protocol)); // until pools and buffers have grown to their sizes
     let before = Holds::now();
     (0..rounds).for_each(|_| round(&mut dice, &protocol));

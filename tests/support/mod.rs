@@ -7,6 +7,7 @@ pub mod bomb;
 #[cfg(feature = "tls")]
 pub mod certificates;
 pub mod chosen;
+pub mod dice;
 pub mod executor;
 pub mod files;
 pub mod gate;

@@ -58,6 +58,11 @@ impl Script {
         self.steps.try_send(step).unwrap_or_else(|_| panic!("the listener was dropped"));
     }
 
+    /// Adds a step, and returns whether the listener is still there to take it.
+    pub fn try_tell(&self, step: Step) -> bool {
+        self.steps.try_send(step).is_ok()
+    }
+
     /// Adds an error.
     pub fn fail(&self, error: impl Into<io::Error>) {
         self.tell(Step::Fail(error.into()));
@@ -111,6 +116,14 @@ impl Accept for Scripted {
             Ok(Step::Panic(message)) => panic!("{message}"),
             Err(_) => pending().await,
         }
+    }
+}
+
+/// Closes the connections that nobody has accepted, as a kernel does.
+impl Drop for Scripted {
+    fn drop(&mut self) {
+        self.next.close();
+        while self.next.try_recv().is_ok() {}
     }
 }
 

@@ -45,8 +45,8 @@
 //! - An address that nothing was passed for is bound anew.
 //! - A socket that the next generation has not bound when it is ready is closed there, with a warning that names it; a
 //!   Unix socket's file is removed.
-//! - The [`ListenOptions`](crate::ListenOptions) of the next generation apply to its connections, and so does the mode of
-//!   a socket's file, from the moment at which it accepts. The backlog, `only_v6` and `reuse_port` stay as the first
+//! - The [`ListenOptions`](crate::ListenOptions) of the next generation apply to its connections, and so does the mode
+//!   of a socket's file, from the moment at which it accepts. The backlog, `only_v6` and `reuse_port` stay as the first
 //!   generation set them.
 //!
 //! Connections are not handed over: the old generation serves them to the end of its drain. It may last as long as it
@@ -85,8 +85,8 @@
 //!   still drains stays a zombie for that time.
 //! - Do not run the program as process 1 of a container, nor as the child of an init that ends with it (`tini`): the
 //!   container ends then, too, with the old generation.
-//! - A wrapper script has to start the program with `exec`, or at least with its own standard input. The process that is
-//!   killed is the one that was started.
+//! - A wrapper script has to start the program with `exec`, or at least with its own standard input. The process that
+//!   is killed is the one that was started.
 //! - The sockets come through the child's standard input: it is one end of a socket pair, to which no other process can
 //!   connect. [`Upgrade::from_env`] replaces it by the old generation's own standard input. So call it before anything
 //!   reads from there, and before other processes are started.
@@ -278,8 +278,8 @@ impl Successor {
 impl Upgrade {
     /// Receives the sockets that the previous generation has passed to this process; none in a first generation.
     ///
-    /// Call it once, at the start of `main`: it replaces the standard input (see the [module](self#the-processes)). In a
-    /// successor it blocks until the previous generation has sent its sockets, which it does at once.
+    /// Call it once, at the start of `main`: it replaces the standard input (see the [module](self#the-processes)). In
+    /// a successor it blocks until the previous generation has sent its sockets, which it does at once.
     ///
     /// # Errors
     ///

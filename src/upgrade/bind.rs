@@ -99,7 +99,7 @@ impl Upgrade {
         Ok(bound.into_iter().map(|(listener, entry)| self.enter(listener, entry)).collect())
     }
 
-    /// Listens like [`Server::bind_unix`], with the socket of the previous generation if it has passed one for this path.
+    /// Listens like [`Server::bind_unix`], with the socket of the previous generation if it has passed one for the path.
     ///
     /// The generation that accepts owns the socket's file: it removes the file when its listener is closed. A program
     /// that removes files of an earlier run itself must not do so in a [successor](Self::is_successor).
@@ -163,7 +163,7 @@ impl Upgrade {
 
     fn enter(&self, listener: Listener, entry: BoundSocket) -> Listener {
         let mut bound = lock(&self.shared.bound);
-        // Under the lock of `bound`: `ready` may return at this moment, and this generation then owns all that is bound.
+        // Under the lock of `bound`: `ready` may return at this moment, and this generation then owns what is bound.
         if self.shared.is_ready() {
             entry.ownership.own();
             bound.retain(|entry| !entry.ownership.is_closed()); // before, `ready` must know of them

@@ -60,7 +60,7 @@ impl Process {
         self.id
     }
 
-    /// Leaves the process running. It is not waited for: if it ends before this process does, it is a zombie until then.
+    /// Leaves the process running. It is not waited for: if it ends before this process, it is a zombie until then.
     pub(super) fn detach(mut self) {
         self.child = None;
     }

@@ -81,8 +81,8 @@ impl Transfer {
         }
     }
 
-    /// Sends the sockets, waits until the next generation is ready, and offers them. From then on nothing accepts, until
-    /// [`end`](Self::end).
+    /// Sends the sockets, waits until the next generation is ready, and offers them. From then on nothing accepts,
+    /// until [`end`](Self::end).
     ///
     /// Reads two headers and nothing else, so whatever the successor sends does no harm.
     pub(super) async fn offer(&self, sockets: Vec<Socket>) -> io::Result<()> {

@@ -1,9 +1,11 @@
 //! One generation of a program hands its listening sockets over to the next (feature `upgrade`).
 //!
-//! `load` counts exactly: each request gets its answer, and the generations have accepted as many clients as have
-//! connected. `failures` has successors that fail or lie, `deaths` processes that are killed or stopped, `moments` ends at
-//! many moments: one generation serves on, and no client is lost. `sockets` tests which socket is found for which address, and what
-//! becomes of the others. `programs` has the programs that the tests start, `liar` those that send messages of their own.
+//! - `load` counts exactly: each request gets its answer, and the generations have accepted as many clients as have
+//!   connected.
+//! - `failures` has successors that fail or lie, `deaths` processes that are killed or stopped, and `moments` ends at
+//!   many moments: one generation serves on, and no client is lost.
+//! - `sockets` tests which socket is found for which address, and what becomes of the others.
+//! - `programs` has the programs that the tests start, `liar` those that send messages of their own.
 #![cfg(all(unix, feature = "upgrade"))]
 
 mod deaths;

@@ -208,7 +208,10 @@ impl Checks<'_> {
             let door = self.case.doors[plan.door];
             let late_header = plan.manner == Manner::Newcomer && door.proxy == Proxy::Optional;
             let half_closed = plan.manner == Manner::HalfCloses && is_http;
-            if self.must_answer(n, met) && !late_header && !half_closed {
+            // Its head ends the newcomer's time, while the rest of the request is on its way.
+            let in_pieces = matches!(order, Order::Echo | Order::HalfPolled | Order::Lines);
+            let late_rest = plan.manner == Manner::Newcomer && in_pieces && !is_http;
+            if self.must_answer(n, met) && !late_header && !late_rest && !half_closed {
                 let ends = matches!(met.end, End::Eof | End::Left);
                 self.check(whole && ends, || {
                     format!("R5: client {n} has read {} of {} bytes: {:?}", got.len(), reply.len(), met.end)

@@ -132,6 +132,7 @@ impl Case {
         if matches!(exit, Exit::HandlerFails | Exit::ListenerFails | Exit::ListenerPanics) {
             // A server that is full accepts nobody who could fail.
             settings = Settings { max_connections: 100, per_ip: None, ..settings };
+            (settings.idle, settings.first_byte, settings.age) = (None, None, None); // would cut a handler that must fail
             settings.stops_on_failure |= exit == Exit::HandlerFails;
         }
         let http = dice.chance(20) && exit != Exit::HandlerFails;

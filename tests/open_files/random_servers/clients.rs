@@ -5,6 +5,7 @@ use super::plan::{Client, Manner, Order};
 use super::witness::{End, Met, Witness};
 use super::{handlers, http};
 use async_io::Timer;
+use async_std::io::{Read, Write};
 use async_std::prelude::*;
 use ebbtide::{Handle, Phase};
 use futures_concurrency::prelude::*;
@@ -106,7 +107,7 @@ impl Asks<'_> {
                 // only a peer that reads nothing does not see the end.
                 let gives_up = async {
                     match self.plan.order {
-                        Order::Escapes => drop(self.witness.left.1.recv().await),
+                        Order::Escapes | Order::Hoards => drop(self.witness.left.1.recv().await),
                         _ => pending().await,
                     }
                     Ok(End::Left)
@@ -119,16 +120,31 @@ impl Asks<'_> {
     }
 
     /// Reads until EOF, an error, or enough.
-    async fn read(&self, stream: &mut (impl async_std::io::Read + Unpin), met: &mut Met) -> io::Result<End> {
+    ///
+    /// If a listener closes while the kernel ends a client's handshake, the kernel may forget the client. It then sees
+    /// neither EOF nor a reset until it sends something. So a silent client sends a byte when the server was left.
+    async fn read(&self, stream: &mut (impl Read + Write + Unpin), met: &mut Met) -> io::Result<End> {
+        let mut is_silent = self.plan.manner == Manner::Silent;
         let slow = self.plan.manner == Manner::SlowReader;
         let mut buf = vec![0; if slow { 1 + self.plan.whim * 8 } else { 16 * 1024 }];
         loop {
             if self.has_enough(&met.got) {
                 return Ok(End::Left);
             }
-            match stream.read(&mut buf).await? {
-                0 => return Ok(End::Eof),
-                n => met.got.extend_from_slice(&buf[..n]),
+            let left = async {
+                match is_silent {
+                    true => drop(self.witness.left.1.recv().await),
+                    false => pending().await,
+                }
+                None
+            };
+            match (async { Some(stream.read(&mut buf).await) }, left).race().await.transpose()? {
+                Some(0) => return Ok(End::Eof),
+                Some(n) => met.got.extend_from_slice(&buf[..n]),
+                None => {
+                    is_silent = false;
+                    stream.write_all(b"x").await?;
+                }
             }
             if slow && self.plan.whim % 3 == 0 {
                 Timer::after(Duration::from_millis(1)).await;

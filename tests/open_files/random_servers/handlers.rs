@@ -160,6 +160,10 @@ async fn obey(conn: Connection, witness: Arc<Witness>) -> Result<(), BoxError> {
             let _bomb = Bomb("as ordered: a bomb");
             pending::<()>().await;
         }
+        Order::Hoards => {
+            escape(&conn, &witness);
+            pending::<()>().await;
+        }
         Order::Cuts => {
             for (n, other) in conn.server().connections().into_iter().enumerate() {
                 match (usize::from(size) + n) % 3 {

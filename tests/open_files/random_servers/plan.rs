@@ -32,6 +32,8 @@ pub enum Order {
     Stubborn,
     /// Ignores the drain, and its destructor panics.
     Bomb,
+    /// Gives clones away, and ignores the drain.
+    Hoards,
     /// Cancels and drains other connections.
     Cuts,
     /// Changes the limit, and pauses.
@@ -54,7 +56,7 @@ const TAME: &[Order] = &[
     Order::Panics,
     Order::TaskPanics,
 ];
-const WILD: &[Order] = &[Order::Stubborn, Order::Bomb, Order::Cuts, Order::Limits, Order::Stops];
+const WILD: &[Order] = &[Order::Stubborn, Order::Bomb, Order::Hoards, Order::Cuts, Order::Limits, Order::Stops];
 
 impl Order {
     pub fn of(byte: u8) -> Option<Self> {
@@ -68,7 +70,7 @@ impl Order {
 
     /// Whether the handler may outlive its client's wish, until the server stops.
     fn holds(self) -> bool {
-        matches!(self, Self::Polite | Self::Stubborn | Self::Bomb)
+        matches!(self, Self::Polite | Self::Stubborn | Self::Bomb | Self::Hoards)
     }
 }
 

@@ -4,12 +4,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const PAGES: [&str; 10] = [
+const PAGES: [&str; 11] = [
     "README.md",
     "docs/admin.md",
     "docs/guarantees.md",
     "docs/guide.md",
     "docs/logs.md",
+    "docs/reliability.md",
     "ARCHITECTURE.md",
     "CONTRIBUTING.md",
     "examples/README.md",

@@ -2,6 +2,7 @@
 
 mod admin;
 mod bind_errors;
+mod claims;
 mod copied_listeners;
 mod custom_listeners;
 mod custom_streams;
@@ -18,6 +19,7 @@ mod group_circles;
 mod group_drop;
 mod group_join;
 mod group_panics;
+mod group_random;
 mod group_reentry;
 mod group_send_sync;
 mod http;

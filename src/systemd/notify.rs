@@ -7,6 +7,7 @@ mod group;
 mod messages;
 mod service;
 mod socket;
+mod state;
 mod status;
 
 use crate::panic::log_line;

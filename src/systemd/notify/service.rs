@@ -12,9 +12,12 @@
 //! - The lock is held while a datagram is sent, which keeps their order and never blocks. It is not held while
 //!   something is logged, or while a run is dropped.
 
-use super::messages::{End, Messages, ServiceState, Wanted};
+use super::messages::ServiceState;
 use super::socket::NotifySocket;
-use super::status::{self, View};
+#[cfg(feature = "upgrade")]
+use super::state::MainProcess;
+use super::state::{Stage, State, Watched, WatchedGroup};
+use super::status::View;
 use crate::origin::Origin;
 use crate::run::Run;
 use crate::run::name::run_line;
@@ -23,7 +26,6 @@ use crate::server::scope::{SideLog, SideTask};
 use crate::services::observer::{GroupPhase, GroupView};
 use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
-use crate::text::Escaped;
 #[cfg(feature = "upgrade")]
 use async_io::Async;
 use async_io::Timer;
@@ -31,11 +33,9 @@ use futures_concurrency::prelude::*;
 use log::Level;
 use std::future::pending;
 #[cfg(feature = "upgrade")]
-use std::io::{ErrorKind, Read};
-#[cfg(feature = "upgrade")]
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How often a server that serves looks whether its status has changed.
@@ -47,9 +47,6 @@ const LOOK_OFTEN: Duration = Duration::from_secs(1);
 /// The shortest pause between two WATCHDOG messages, however short `WatchdogSec=` is.
 const SHORTEST_BEAT: Duration = Duration::from_millis(10);
 
-/// How many servers and groups that are closed the status still names, if another one is not.
-const CLOSED: usize = 8;
-
 /// What the clones of a notifier share.
 pub(super) struct Service {
     /// A forked process leaves the notifications to its parent.
@@ -58,70 +55,6 @@ pub(super) struct Service {
     /// Within which time systemd wants to hear that the process is alive.
     pub(super) watchdog: Option<Duration>,
     state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The servers, in the order in which they were given.
-    servers: Vec<Watched>,
-    groups: Vec<WatchedGroup>,
-    /// The number of the next server or group.
-    next: u64,
-    messages: Messages,
-    #[cfg(feature = "upgrade")]
-    main: MainProcess,
-    /// How many [`Reloading`]s there are.
-    reloads: usize,
-    /// A datagram could not be sent, which was logged or is in `failure`.
-    has_failed: bool,
-    /// The line that is to be logged.
-    failure: Option<String>,
-}
-
-/// Which process systemd accepts notifications from.
-#[cfg(feature = "upgrade")]
-#[derive(Default)]
-enum MainProcess {
-    #[default]
-    This,
-    /// The generation before. It closes the connection when it has named this process to systemd. `None`: there is
-    /// none yet.
-    Predecessor(Option<Arc<Async<UnixStream>>>),
-    /// The next generation. Its connection is closed when systemd was notified of that.
-    Successor(Option<Arc<Async<UnixStream>>>),
-}
-
-/// A server that is watched.
-struct Watched {
-    number: u64,
-    /// The run has a function that owns the notifier, so this must not own the run.
-    run: Weak<Run>,
-    stage: Stage,
-    /// The number of its group, which has it in its own part of the status.
-    group: Option<u64>,
-    /// Its executor was alive since the last WATCHDOG=1.
-    is_alive: bool,
-}
-
-/// A group that is watched.
-struct WatchedGroup {
-    number: u64,
-    view: GroupView,
-    /// Its executor was alive since the last WATCHDOG=1.
-    is_alive: bool,
-}
-
-impl WatchedGroup {
-    fn stops(&self) -> bool {
-        self.view.request.is_some() || matches!(self.view.phase, GroupPhase::Cancelling | GroupPhase::Ended(_))
-    }
-}
-
-enum Stage {
-    Bound,
-    Serving,
-    /// With its name and its report.
-    Closed(String, String),
 }
 
 impl Service {
@@ -289,145 +222,6 @@ impl Service {
     }
 }
 
-impl State {
-    /// Returns whether systemd accepts notifications of this process.
-    fn is_main(&mut self) -> bool {
-        #[cfg(feature = "upgrade")]
-        if let MainProcess::Predecessor(connection) = &self.main {
-            let Some(mut connection) = connection.as_ref().map(|connection| connection.get_ref()) else { return false };
-            match connection.read(&mut [0]) {
-                Ok(read) if read > 0 => return false,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Ok(_) | Err(_) => self.main = MainProcess::This,
-            }
-        }
-        true
-    }
-
-    /// Closes the connection to the next generation once systemd knows of it.
-    fn close_when_handed_over(&mut self) {
-        #[cfg(feature = "upgrade")]
-        if let (MainProcess::Successor(connection), false) = (&mut self.main, self.messages.has_unsent()) {
-            *connection = None;
-        }
-    }
-
-    fn next_number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
-    }
-
-    /// Decides on the service's state: ready when all servers serve and all groups have started, stopping when the
-    /// first of them is asked to stop.
-    fn decide(&mut self, views: &[Option<View>]) {
-        if self.servers.is_empty() && self.groups.is_empty() {
-            return;
-        }
-        let groups_run = self.groups.iter().all(|group| group.view.phase == GroupPhase::Running);
-        let mut all = self.servers.iter().zip(views);
-        let is_asked = |server: &Watched, view: &Option<View>| {
-            matches!(server.stage, Stage::Closed(..)) || view.is_some_and(|view| view.request.is_some())
-        };
-        if all.clone().any(|(server, view)| is_asked(server, view)) || self.groups.iter().any(WatchedGroup::stops) {
-            self.messages.change_to(ServiceState::Stopping);
-        } else if self.messages.state().is_none()
-            && groups_run
-            && all.all(|(server, _)| matches!(server.stage, Stage::Serving))
-        {
-            self.messages.change_to(ServiceState::Ready);
-        }
-    }
-
-    fn wanted(&self, runs: &[Option<Arc<Run>>], views: &[Option<View>], is_news: bool, now: Instant) -> Wanted {
-        let mut servers = Vec::new();
-        let mut of_groups = Vec::new();
-        let mut ends = Vec::new();
-        for ((server, run), view) in self.servers.iter().zip(runs).zip(views) {
-            let line = match (&server.stage, run, view) {
-                (Stage::Closed(name, report), ..) => (name.clone(), report.clone()),
-                (_, Some(run), Some(view)) => {
-                    ends.extend(view.request.map(|(_, deadline)| deadline));
-                    (run.name.to_string(), view.line(now))
-                }
-                _ => continue,
-            };
-            match server.group {
-                Some(_) => of_groups.push((&server.run, line)),
-                None => servers.push(line),
-            }
-        }
-        let mut groups = Vec::new();
-        for WatchedGroup { view, .. } in &self.groups {
-            ends.extend(view.request.map(|(_, deadline)| deadline));
-            let server = |run: &Weak<Run>| of_groups.iter().find(|(other, _)| other.ptr_eq(run)).map(|(_, line)| line);
-            groups.push(status::of_group(view, server, now));
-        }
-        let is_reloading = self.messages.state() == Some(ServiceState::Reloading);
-        // The server with the most time counts. `None` is no limit, the most of all.
-        let end = match ends.iter().any(Option::is_none) {
-            true => Some(End::Unlimited),
-            false => ends.into_iter().flatten().max().map(End::At),
-        };
-        // If each server that was asked is closed, there is still what the program does next.
-        let end = end.or((self.messages.state() == Some(ServiceState::Stopping)).then_some(End::At(now)));
-        Wanted { status: status::joined(&servers, &groups, is_reloading), is_news, end }
-    }
-
-    /// Sends all that is to be sent, up to the first failure, of which the first of all is to be logged.
-    fn send(&mut self, socket: &NotifySocket, wanted: &Wanted, now: Instant) {
-        loop {
-            let (what, failure) = match self.messages.next(wanted, now) {
-                Ok(None) => return self.close_when_handed_over(),
-                Ok(Some(datagram)) => match socket.send(&datagram.text) {
-                    Ok(()) => {
-                        self.messages.sent(datagram, now);
-                        continue;
-                    }
-                    Err(error) => (datagram.variables(), error),
-                },
-                Err(error) => ("RELOADING".to_owned(), format!("the clock cannot be read: {error}")),
-            };
-            if !std::mem::replace(&mut self.has_failed, true) {
-                let (socket, failure) = (Escaped(socket.shown()), Escaped(failure));
-                self.failure = Some(format!(
-                    "cannot send {what} to systemd at `{socket}` (`NOTIFY_SOCKET`): {failure}. The server goes on and \
-                     tries again; further failures are not logged"
-                ));
-            }
-            return;
-        }
-    }
-
-    /// The executor of a server or a group is alive. WATCHDOG is sent once all are: one that hangs must be noticed.
-    fn alive(&mut self, number: u64) {
-        let servers = self.servers.iter_mut().filter(|server| matches!(server.stage, Stage::Serving));
-        let runs = |group: &&mut WatchedGroup| matches!(group.view.phase, GroupPhase::Running | GroupPhase::Cancelling);
-        let groups = self.groups.iter_mut().filter(runs);
-        let mut marks: Vec<_> = servers.map(|server| (server.number, &mut server.is_alive)).collect();
-        marks.extend(groups.map(|group| (group.number, &mut group.is_alive)));
-        if marks.iter().all(|(other, is_alive)| **is_alive || *other == number) {
-            marks.into_iter().for_each(|(_, is_alive)| *is_alive = false);
-            self.messages.alive();
-        } else if let Some((_, is_alive)) = marks.into_iter().find(|(other, _)| *other == number) {
-            *is_alive = true;
-        }
-    }
-
-    /// Bounds the memory of a program that makes one server after the other.
-    fn forget_closed(&mut self) {
-        let is_closed = |server: &Watched| matches!(server.stage, Stage::Closed(..));
-        while self.servers.iter().filter(|server| is_closed(server)).count() > CLOSED {
-            let Some(oldest) = self.servers.iter().position(is_closed) else { break };
-            self.servers.remove(oldest);
-        }
-        let has_ended = |group: &WatchedGroup| matches!(group.view.phase, GroupPhase::Ended(_));
-        while self.groups.iter().filter(|group| has_ended(group)).count() > CLOSED {
-            let Some(oldest) = self.groups.iter().position(has_ended) else { return };
-            self.groups.remove(oldest);
-        }
-    }
-}
-
 /// Whose side task it is.
 pub(super) enum Asked {
     Server(Arc<Run>),
@@ -481,6 +275,8 @@ pub(super) async fn attend(service: Arc<Service>, number: u64, asked: Asked, log
 
 #[cfg(test)]
 mod tests {
+    use super::super::messages::Messages;
+    use super::super::state::CLOSED;
     use super::*;
     use crate::Listener;
     use crate::server::Server;
@@ -488,6 +284,7 @@ mod tests {
     use crate::systemd::Notifier;
     use std::os::linux::net::SocketAddrExt;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::sync::Weak;
 
     /// Returns a notifier, and the socket that it notifies, which has an abstract name and so leaves no file.
     fn notifier(name: &str, origin: Origin) -> (Notifier, UnixDatagram) {

@@ -97,8 +97,8 @@ impl Upgrade {
             let text = format_args!("it was not ready within {} (`Upgrade::ready`)", Span(self.timeout));
             Err(explained(ErrorKind::TimedOut, text))
         });
-        let was_ready = offered.is_ok();
-        if was_ready {
+        let was_ready = running.transfer.is_offered(); // also if GO could not be sent, because it ended at that moment
+        if offered.is_ok() {
             within(Instant::now().checked_add(UNTIL_TAKEN), running.transfer.answered()).await;
         }
         let error = match (running.end(), offered) {

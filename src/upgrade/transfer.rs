@@ -107,6 +107,11 @@ impl Transfer {
         &self.channel
     }
 
+    /// Returns whether the sockets are offered, and neither taken nor withdrawn yet.
+    pub(super) fn is_offered(&self) -> bool {
+        *lock(&self.stage) == Stage::Offered
+    }
+
     /// Waits for a message after the offer, or for EOF, or until the transfer is over.
     pub(super) async fn answered(&self) {
         let _failed = self.over.until(self.channel.readable()).await;

@@ -121,7 +121,7 @@ fn r03_a_task_that_is_spawned_against_the_last_end_is_refused_or_waited_for() {
             drop(guard);
         }
         assert_eq!(closed(&run).cause(), Cause::Shutdown);
-        assert!(run.completion_guard().is_none(), "a guard after the close would be waited for by nobody");
+        assert!(run.completion_guard().is_none(), "nothing waits for a guard after the close");
         last.join().unwrap();
     });
 }

@@ -1,8 +1,8 @@
 //! What a `ServiceGroup` sends to systemd: when all has started, at its stop, and for how long it asks, tasks included.
 #![cfg(all(feature = "systemd", target_os = "linux"))]
 
-use crate::support::process::{ANY_PORT, PATIENCE, Process, part_to_play, print_log, this_binary, with_each_executor};
-use crate::support::systemd::Systemd;
+use crate::support::process::{ANY_PORT, Process, part_to_play, print_log, this_binary, with_each_executor};
+use crate::support::systemd::{Systemd, connect, outside_systemd};
 use async_std::channel::{Receiver, unbounded};
 use async_std::prelude::*;
 use async_std::task;
@@ -10,8 +10,8 @@ use ebbtide::systemd::Notifier;
 use ebbtide::{Connection, Server, ServiceGroup, Stopping, signal};
 use nix::sys::signal::Signal;
 use std::future::pending;
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::io;
+use std::net::Shutdown;
 use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -203,19 +203,7 @@ fn asks_for(all: &[String], seconds: u64) {
 }
 
 fn program(part: &str) -> Command {
-    let mut program = this_binary(module_path!(), "the_program", part);
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
-        program.env_remove(variable);
-    }
-    program
-}
-
-/// Connects a client, and waits until its handler runs.
-fn connect(service: &Process) -> TcpStream {
-    let mut client = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.read_exact(&mut [0; 5]).unwrap();
-    client
+    outside_systemd(this_binary(module_path!(), "the_program", part))
 }
 
 /// Not a test by itself: the service that the tests run.

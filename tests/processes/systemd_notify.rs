@@ -6,7 +6,7 @@ use crate::support::files::Folder;
 use crate::support::process::{
     ANY_PORT, Ended, PATIENCE, Process, part_to_play, print_log, this_binary, with_each_executor,
 };
-use crate::support::systemd::Systemd;
+use crate::support::systemd::{Systemd, connect, outside_systemd};
 use async_std::channel::{Receiver, Sender, unbounded};
 use async_std::prelude::*;
 use async_std::task;
@@ -14,8 +14,8 @@ use ebbtide::systemd::Notifier;
 use ebbtide::{Accept, Address, Connection, Handle, Listener, MemoryStream, Server, signal};
 use nix::sys::signal::Signal;
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::io::{self, Write};
+use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
@@ -294,19 +294,7 @@ fn a_wrong_variable_is_an_error_with_its_value_and_outside_systemd_nothing_is_se
 }
 
 fn program(part: &str) -> Command {
-    let mut program = this_binary(module_path!(), "the_program", part);
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
-        program.env_remove(variable);
-    }
-    program
-}
-
-/// Connects a client, and waits until its handler runs.
-fn connect(service: &Process) -> TcpStream {
-    let mut client = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.read_exact(&mut [0; 5]).unwrap();
-    client
+    outside_systemd(this_binary(module_path!(), "the_program", part))
 }
 
 /// Checks that lines with these beginnings are there in this order, the last of them at the end. Others may be between.

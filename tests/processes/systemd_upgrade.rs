@@ -3,8 +3,8 @@
 //! `NotifyAccess=main`. (No test has systemd itself: that would have to be process 1.)
 #![cfg(all(feature = "systemd", feature = "upgrade", target_os = "linux"))]
 
-use crate::support::process::{PATIENCE, Process, part_to_play, print_log, send, this_binary, with_each_executor};
-use crate::support::systemd::{REFUSED, Systemd};
+use crate::support::process::{Process, part_to_play, print_log, send, this_binary, with_each_executor};
+use crate::support::systemd::{REFUSED, Systemd, connect, outside_systemd};
 use async_std::prelude::*;
 use async_std::task;
 use ebbtide::systemd::Notifier;
@@ -12,8 +12,8 @@ use ebbtide::upgrade::Upgrade;
 use ebbtide::{Connection, ServiceGroup, signal};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixDatagram;
 use std::process::{Command, exit};
 use std::time::Duration;
@@ -130,11 +130,7 @@ impl Drop for Killed {
 }
 
 fn program(part: &str) -> Command {
-    let mut program = this_binary(module_path!(), "the_program", part);
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
-        program.env_remove(variable);
-    }
-    program
+    outside_systemd(this_binary(module_path!(), "the_program", part))
 }
 
 /// Sets the watchdog's variables as systemd does: `WATCHDOG_PID` is the id of the program.
@@ -149,14 +145,6 @@ fn with_watchdog(program: Command, within: Duration) -> Command {
     }
     shell.env("WATCHDOG_USEC", within.as_micros().to_string());
     shell
-}
-
-/// Connects a client, and waits until its handler runs.
-fn connect(service: &Process) -> TcpStream {
-    let mut client = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    client.read_exact(&mut [0; 5]).unwrap();
-    client
 }
 
 /// Not a test by itself: the generations of a service.

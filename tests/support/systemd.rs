@@ -4,8 +4,9 @@
 use super::files::Folder;
 use super::process::{Ended, PATIENCE, Process};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg, sockopt::set_socket_passcred};
-use std::io::IoSliceMut;
+use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
@@ -153,4 +154,20 @@ fn receive(socket: &UnixDatagram, buf: &mut [u8]) -> (usize, u32) {
         _ => None,
     });
     (n, u32::try_from(sender.expect("the kernel names the sender")).unwrap())
+}
+
+/// Removes systemd's variables from the environment of a program.
+pub fn outside_systemd(mut program: Command) -> Command {
+    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        program.env_remove(variable);
+    }
+    program
+}
+
+/// Connects a client to a service that greets with five bytes, and waits until its handler runs.
+pub fn connect(service: &Process) -> TcpStream {
+    let mut client = TcpStream::connect(("127.0.0.1", service.port())).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    client
 }

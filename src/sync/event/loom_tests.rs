@@ -96,7 +96,7 @@ fn what_arrived_before_the_signal_is_found_by_a_wait_until_the_event() {
         let peer = {
             let (event, arrived) = (Arc::clone(&event), Arc::clone(&arrived));
             thread::spawn(move || {
-                arrived.store(true, Ordering::Release); // wakes nobody: only the signal does
+                arrived.store(true, Ordering::Release); // no wake-up: only the signal wakes
                 event.signal();
             })
         };

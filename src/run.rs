@@ -43,6 +43,7 @@ pub(crate) mod report;
 pub(crate) mod state;
 pub(crate) mod task_tree;
 pub(crate) mod tasks;
+pub(crate) mod timers;
 
 use crate::address::Addresses;
 use crate::group::{Executor, Owner, Spawner, TaskGroup};
@@ -72,6 +73,7 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
+use timers::Timers;
 
 /// Shared state of one server run. See the module.
 #[derive(Debug)]
@@ -102,6 +104,8 @@ pub(crate) struct Run {
     /// own, in its record.
     pub(crate) draining: Event,
     pub(crate) newcomers: Newcomers,
+    /// The time limits of the connections.
+    pub(crate) timers: Arc<Timers>,
     /// Wakers of tasks that wait for a phase.
     phase_waiters: Mutex<WakerSet>,
     pub(crate) observer: Observer,
@@ -246,6 +250,7 @@ impl Run {
             cancelled: Event::default(),
             draining: Event::default(),
             newcomers: Newcomers::default(),
+            timers: Timers::new(),
             phase_waiters: Mutex::default(),
             observer: Observer::default(),
             closed: Event::default(),

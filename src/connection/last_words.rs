@@ -11,9 +11,8 @@ use crate::run::record::{ConnectionRecord, DrainAlone};
 use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::span::Span;
-use async_io::Timer;
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -47,7 +46,8 @@ pub(super) fn last_words(
 /// Waits until the awaited tasks have ended, the connection is cancelled, or the task grace is over.
 async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, cut: CutUnlessDone<'_>) {
     let mut settled = pin!(tasks.awaited.settled());
-    let mut timer = Timer::after(grace);
+    let mut timer = cut.run.timers.timer();
+    timer.set(Instant::now().checked_add(grace));
     poll_fn(|cx| {
         if settled.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
@@ -59,7 +59,7 @@ async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, 
         if matches!(linger::discard(record, cx), Discarded::More) {
             cx.waker().wake_by_ref();
         }
-        Pin::new(&mut timer).poll(cx).map(|_| log_cut(cut.run, tasks, grace))
+        timer.poll(cx).map(|()| log_cut(cut.run, tasks, grace))
     })
     .await;
 }

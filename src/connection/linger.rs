@@ -20,7 +20,6 @@ use crate::run::record::{ConnectionRecord, Named};
 use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::sync::coop;
-use async_io::Timer;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -178,7 +177,7 @@ pub(super) async fn with_care(
 async fn half_close(run: &Run, record: &ConnectionRecord, start: Instant) -> bool {
     let mut drain = None;
     let mut progress: Option<Progress<'_>> = None; // made only if it is needed: each check is a system call
-    let (mut timer, mut armed) = (Timer::never(), None);
+    let (mut timer, mut armed) = (run.timers.timer(), None);
     let is_done = poll_fn(|cx| {
         if record.poll_close(cx).is_ready() {
             return Poll::Ready(true);
@@ -200,10 +199,10 @@ async fn half_close(run: &Run, record: &ConnectionRecord, start: Instant) -> boo
                     return Poll::Ready(false);
                 }
                 let next = progress.next_check().min(end);
-                timer.set_at(next);
+                timer.set(Some(next));
                 armed = Some(next);
             }
-            ready!(Pin::new(&mut timer).poll(cx));
+            ready!(timer.poll(cx));
         }
     })
     .await;
@@ -218,7 +217,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
     let (start, mut drain) = (Instant::now(), None);
     let mut draining = run.draining.listen();
     let mut progress: Option<Progress<'_>> = None; // made only if it is needed: each check is a system call
-    let (mut timer, mut armed) = (Timer::never(), None);
+    let (mut timer, mut armed) = (run.timers.timer(), None);
     let saw_eof = poll_fn(|cx| {
         loop {
             if record.is_cancelled() {
@@ -262,10 +261,10 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
                 _ => end,
             };
             if armed != Some(next) {
-                timer.set_at(next);
+                timer.set(Some(next));
                 armed = Some(next);
             }
-            ready!(Pin::new(&mut timer).poll(cx));
+            ready!(timer.poll(cx));
         }
     })
     .await;

@@ -12,7 +12,6 @@ use crate::run::Run;
 use crate::run::end_reason::EndReason;
 use crate::run::record::ConnectionRecord;
 use crate::span::Span;
-use async_io::Timer;
 use log::Level;
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -193,7 +192,8 @@ impl Clock<'_> {
         let start = Instant::now();
         let mut end =
             earliest(limit.and_then(|limit| start.checked_add(limit)), self.drain_seen.map(|seen| seen + IN_A_DRAIN));
-        let mut timer = end.map_or_else(Timer::never, Timer::at);
+        let mut timer = self.run.timers.timer();
+        timer.set(end);
         let mut draining = self.run.draining.listen(); // the run's event: the connection's own is for the handler
         let mut step = pin!(step);
         poll_fn(|cx| {
@@ -204,9 +204,9 @@ impl Clock<'_> {
                 let now = Instant::now();
                 self.drain_seen = Some(now);
                 end = earliest(end, Some(now + IN_A_DRAIN));
-                timer = end.map_or_else(Timer::never, Timer::at);
+                timer.set(end);
             }
-            Pin::new(&mut timer).poll(cx).map(|_| Err(end.map_or(Duration::MAX, |end| end - start)))
+            timer.poll(cx).map(|()| Err(end.map_or(Duration::MAX, |end| end - start)))
         })
         .await
     }

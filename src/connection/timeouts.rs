@@ -3,13 +3,12 @@
 
 use super::task::Policy;
 use crate::handler::TimedOut;
+use crate::run::Run;
 use crate::run::end_reason::EndReason;
 use crate::run::record::{ConnectionRecord, DrainAlone};
 use crate::run::state::ConnectionState;
-use async_io::Timer;
-use std::future::Future;
+use crate::run::timers::RunTimer;
 use std::hash::{BuildHasher, RandomState};
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -33,7 +32,7 @@ pub(super) struct Timeouts {
     /// The end of its newcomer time: then it is notified of its drain.
     notify_at: Option<Instant>,
     /// Fires at the next check.
-    timer: Timer,
+    timer: RunTimer,
 }
 
 /// A limit that has passed.
@@ -46,19 +45,21 @@ pub(super) enum Passed {
 
 impl Timeouts {
     /// Returns the limits of a new connection; `None` if there is none.
-    pub(super) fn new(policy: &Policy, record: &ConnectionRecord) -> Option<Box<Self>> {
+    pub(super) fn new(policy: &Policy, record: &ConnectionRecord, run: &Run) -> Option<Box<Self>> {
         let (idle, write) = (policy.idle_timeout, policy.write_timeout);
         let old_at = policy.max_age.and_then(|age| record.since.checked_add(jittered(age, record.id.as_u64())));
         if idle.is_none() && write.is_none() && old_at.is_none() {
             return None;
         }
-        Some(Box::new(Self { idle, write, old_at, alone: None, notify_at: None, timer: Timer::after(Duration::ZERO) }))
+        let mut limits = Self { idle, write, old_at, ..Self::none(run) };
+        limits.timer.set(Some(Instant::now())); // the first poll finds the times to wait for
+        Some(Box::new(limits))
     }
 
     /// Returns the limits of a connection that has none yet, and is to be drained alone.
-    pub(super) fn none() -> Box<Self> {
-        let timer = Timer::never();
-        Box::new(Self { idle: None, write: None, old_at: None, alone: None, notify_at: None, timer })
+    pub(super) fn none(run: &Run) -> Self {
+        let timer = run.timers.timer();
+        Self { idle: None, write: None, old_at: None, alone: None, notify_at: None, timer }
     }
 
     /// Begins the drain of this connection alone. Notifies it at once; a newcomer at the end of its newcomer time.
@@ -72,7 +73,7 @@ impl Timeouts {
         } else if record.state() != ConnectionState::Opening {
             self.be_newcomer(record, record.opened_at(), policy);
         } // else it is still opening: when its handler begins
-        self.timer.set_at(Instant::now());
+        self.timer.set(Some(Instant::now()));
     }
 
     /// Makes it a newcomer from `start`, when its handler begins or has begun. If it is drained alone, it is notified
@@ -82,7 +83,7 @@ impl Timeouts {
             let now = Instant::now();
             let quarter = now + deadline.saturating_duration_since(now) / 4; // three quarters are left for the answer
             self.notify_at = Some(start.checked_add(policy.newcomer_time).map_or(quarter, |end| end.min(quarter)));
-            self.timer.set_at(now);
+            self.timer.set(Some(now));
         }
     }
 
@@ -100,10 +101,9 @@ impl Timeouts {
 
     /// Ready once a limit has passed.
     pub(super) fn poll(&mut self, record: &ConnectionRecord, policy: &Policy, cx: &mut Context<'_>) -> Poll<Passed> {
-        while Pin::new(&mut self.timer).poll(cx).is_ready() {
+        while self.timer.poll(cx).is_ready() {
             match self.check(record, policy) {
-                Ok(Some(next)) => self.timer.set_at(next),
-                Ok(None) => self.timer = Timer::never(),
+                Ok(next) => self.timer.set(next),
                 Err(passed) => return Poll::Ready(passed),
             }
         }

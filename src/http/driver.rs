@@ -13,8 +13,8 @@ use super::builder::Settings;
 use super::error::stream_error;
 use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};
+use crate::run::timers::RunTimer;
 use crate::sync::event::EventListener;
-use async_io::Timer;
 use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -94,7 +94,7 @@ pub(super) struct Driver<'a> {
     leaving: Option<Instant>,
     /// When the end was announced to hyper.
     closing: Option<Instant>,
-    timer: Timer,
+    timer: RunTimer,
     /// When the timer ends.
     due: Option<Instant>,
 }
@@ -113,7 +113,7 @@ impl<'a> Driver<'a> {
             requested: is_http2.then(|| connection.server().run().requested.listen()),
             leaving: None,
             closing: None,
-            timer: Timer::never(),
+            timer: connection.server().run().timers.timer(),
             due: None,
         }
     }
@@ -171,14 +171,14 @@ impl<'a> Driver<'a> {
     /// due, and setting a timer costs more than one wake-up that finds nothing to do.
     fn poll_timer(&mut self, due: Instant, cx: &mut Context<'_>) -> Poll<()> {
         if self.due.is_none_or(|armed| due < armed) {
-            self.timer.set_at(due);
+            self.timer.set(Some(due));
             self.due = Some(due);
         }
-        let poll = Pin::new(&mut self.timer).poll(cx);
+        let poll = self.timer.poll(cx);
         if poll.is_ready() {
             self.due = None;
         }
-        poll.map(drop)
+        poll
     }
 
     /// Returns what is to be done if nothing happens until a certain time.

@@ -32,7 +32,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::unix::net::UnixStream;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -46,14 +46,18 @@ pub use tls::TlsInfo;
 #[repr(C)] // the fields that every message reads come first
 pub(crate) struct Transport {
     kind: TransportKind,
-    /// Bytes that were read before the handler began, and belong to it. The next reads return them.
-    pushback: OnceLock<Box<Pushback>>,
+    /// Bytes that were read too early. The next reads return them.
+    pushback: Pushback,
     /// When to read, and when to wait first. Only sockets use it, and the fields below.
     read_policy: ReadPolicy,
     /// The cooperative budget of writes.
     write_budget: Budget,
     /// Counts the writes that found no room.
     spurious_writes: SpuriousCount,
+    /// The socket was half-closed: the peer reads EOF after what was written.
+    is_half_closed: AtomicBool,
+    /// A read has found EOF: the peer has half-closed.
+    saw_eof: AtomicBool,
     /// The tasks that wait to read.
     readers: Readiness,
     /// The tasks that wait to write.
@@ -135,10 +139,12 @@ impl Transport {
     fn of(kind: TransportKind) -> Self {
         Self {
             kind,
-            pushback: OnceLock::new(),
+            pushback: Pushback::default(),
             read_policy: ReadPolicy::default(),
             write_budget: Budget::default(),
             spurious_writes: SpuriousCount::default(),
+            is_half_closed: AtomicBool::new(false),
+            saw_eof: AtomicBool::new(false),
             readers: Readiness::default(),
             writers: Readiness::default(),
         }
@@ -192,7 +198,7 @@ impl Transport {
     }
 
     /// Returns the bytes that were read too early from the active layer.
-    fn pushback(&self) -> &OnceLock<Box<Pushback>> {
+    fn pushback(&self) -> &Pushback {
         match &self.kind {
             #[cfg(feature = "tls")]
             TransportKind::Secured(secured) if secured.over().is_none() => secured.plain.pushback(),
@@ -295,6 +301,9 @@ impl Transport {
         let poll = self.read_policy.poll(cx, len, read, wait);
         if len > 0 && poll.is_ready() {
             self.readers.forget();
+            if matches!(poll, Poll::Ready(Ok(0))) {
+                self.saw_eof.store(true, Ordering::Relaxed);
+            }
         }
         poll
     }
@@ -305,34 +314,28 @@ impl Transport {
     }
 
     fn take_pushback_vectored(&self, bufs: &mut [IoSliceMut<'_>]) -> Option<usize> {
-        let pushback = self.pushback().get()?;
-        pushback.take(bufs.iter_mut().find(|buf| !buf.is_empty())?)
+        self.pushback().take(bufs.iter_mut().find(|buf| !buf.is_empty())?)
     }
 
     /// Takes pushed-back bytes. Returns their number, or `None` if there are none.
     fn take_pushback(&self, buf: &mut [u8]) -> Option<usize> {
-        self.pushback().get()?.take(buf)
+        self.pushback().take(buf)
     }
 
     /// Pushes back bytes that were read too early, in front of those that were pushed back already. The next read
     /// returns them.
     pub(crate) fn push_back(&self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.pushback().get_or_init(Box::default).push_back(bytes);
+        self.pushback().push_back(bytes);
     }
 
     /// Pushes back bytes that were read after those that were pushed back already.
     fn append_pushback(&self, bytes: &[u8]) {
-        if !bytes.is_empty() {
-            self.pushback().get_or_init(Box::default).append(bytes);
-        }
+        self.pushback().append(bytes);
     }
 
     /// Returns how many pushed-back bytes there are; `None` for none.
     fn pushed_back(&self) -> Option<usize> {
-        self.pushback().get()?.len()
+        self.pushback().len()
     }
 
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
@@ -377,8 +380,17 @@ impl Transport {
     /// Half-closes: the peer reads EOF after all that was written. If the peer is gone already, that is not an error.
     pub(crate) fn poll_close(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self,
-            socket => Poll::Ready(shut_down(socket.get_ref(), Shutdown::Write)),
+            socket => Poll::Ready(self.half_close(socket.get_ref())),
             shared => shared.poll(Direction::Write, cx, |stream, cx| stream.poll_close(cx)))
+    }
+
+    /// Half-closes the socket, once: each further call of the system would do nothing.
+    fn half_close(&self, socket: &impl Socket) -> io::Result<()> {
+        if !self.is_half_closed.load(Ordering::Relaxed) {
+            shut_down(socket, Shutdown::Write)?;
+            self.is_half_closed.store(true, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Shuts down both directions at once. Bytes that were written and not sent yet may be lost.
@@ -391,7 +403,10 @@ impl Transport {
             return secured.plain.shut_down();
         }
         each!(self,
-        socket => shut_down(socket.get_ref(), Shutdown::Both),
+        socket => match self.is_half_closed.load(Ordering::Relaxed) && self.saw_eof.load(Ordering::Relaxed) {
+            true => Ok(()), // both sides have half-closed: nothing is left to shut down
+            false => shut_down(socket.get_ref(), Shutdown::Both),
+        },
         shared => {
             shared.destroy();
             Ok(())
@@ -416,13 +431,17 @@ impl Transport {
     }
 }
 
+/// A socket that can be shut down.
 #[cfg(unix)]
-fn shut_down(socket: &impl std::os::fd::AsFd, how: Shutdown) -> io::Result<()> {
-    ignore_not_connected(socket2::SockRef::from(socket).shutdown(how))
-}
-
+trait Socket: std::os::fd::AsFd {}
+#[cfg(unix)]
+impl<S: std::os::fd::AsFd> Socket for S {}
 #[cfg(windows)]
-fn shut_down(socket: &impl std::os::windows::io::AsSocket, how: Shutdown) -> io::Result<()> {
+trait Socket: std::os::windows::io::AsSocket {}
+#[cfg(windows)]
+impl<S: std::os::windows::io::AsSocket> Socket for S {}
+
+fn shut_down(socket: &impl Socket, how: Shutdown) -> io::Result<()> {
     ignore_not_connected(socket2::SockRef::from(socket).shutdown(how))
 }
 

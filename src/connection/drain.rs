@@ -8,11 +8,11 @@ use crate::run::phase::Phase;
 use crate::run::record::ConnectionRecord;
 use crate::sync::event::EventPlace;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 /// # In a drain
@@ -285,9 +285,8 @@ impl Connection {
     #[doc(alias = "peek")]
     #[doc(alias = "fill_buf")]
     #[doc(alias = "at_eof")]
-    pub async fn more(&self) -> io::Result<bool> {
-        let arrived = self.until_draining(poll_fn(|cx| self.poll_arrived(cx))).await;
-        arrived.map_or(Ok(false), |arrived| arrived.map(|bytes| bytes > 0))
+    pub fn more(&self) -> impl Future<Output = io::Result<bool>> {
+        More { connection: self, place: EventPlace::default() }
     }
 
     /// Returns a future that is ready once this connection drains: see [`is_draining`](Self::is_draining).
@@ -333,6 +332,30 @@ impl Connection {
     #[doc(alias = "CancellationToken")]
     pub fn draining(&self) -> Draining {
         Draining { record: Arc::clone(&self.record), place: EventPlace::default() }
+    }
+}
+
+/// The future of [`Connection::more`]. By hand, because a handler waits in it most of its life: an async function would
+/// be twice as large.
+struct More<'a> {
+    connection: &'a Connection,
+    /// Its place among those who wait for the drain.
+    place: EventPlace,
+}
+
+impl Future for More<'_> {
+    type Output = io::Result<bool>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let Self { connection, place } = self.get_mut();
+        let arrived = ready!(connection.record.draining.poll_until(cx, place, |cx| connection.poll_arrived(cx)));
+        Poll::Ready(arrived.map_or(Ok(false), |arrived| arrived.map(|bytes| bytes > 0)))
+    }
+}
+
+impl Drop for More<'_> {
+    fn drop(&mut self) {
+        self.place.give_up(&self.connection.record.draining);
     }
 }
 

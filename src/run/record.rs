@@ -49,6 +49,7 @@ use crate::sync::event::Event;
 use crate::sync::{Mutex, lock};
 use crate::transport::Transport;
 pub(crate) use abort::{AbortReason, DrainAlone};
+use once_cell::race::OnceBox;
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
@@ -86,11 +87,9 @@ pub(crate) struct ConnectionRecord {
     peer: Address,
     /// When the connection was accepted.
     pub(crate) since: Instant,
-    /// When the last byte passed either way, in nanoseconds after `since`. Kept with [`Watch::IDLE`] only.
-    last_byte: AtomicU64,
     pub(crate) tasks: Tasks,
     /// Made on first use.
-    rare: OnceLock<Box<Rare>>,
+    rare: OnceBox<Rare>,
 }
 
 /// State that most connections never need, so that they pay one word for it.
@@ -108,6 +107,8 @@ struct Rare {
     awaiting_answer: BroadcastWaker,
     /// Signalled when the handler has returned. For waits that outlast a read; made by the first of them.
     returned: OnceLock<Event>,
+    /// When the last byte passed either way, in nanoseconds after `since`. Kept with [`Watch::IDLE`] only.
+    last_byte: AtomicU64,
     /// Since when a write waits, in nanoseconds after `since`; 0: none waits. Kept with [`Watch::WRITES`] only.
     write_waits: AtomicU64,
     bytes_read: AtomicU64,
@@ -176,7 +177,7 @@ impl ConnectionRecord {
             peer,
             since: Instant::now(),
             transport,
-            rare: rare.map_or_else(OnceLock::new, OnceLock::from),
+            rare: rare.map_or_else(OnceBox::new, OnceBox::with_value),
             draining: Event::default(),
             abort_reason: AtomicU8::new(AbortReason::NONE),
             dialogue: Dialogue::default(),
@@ -186,7 +187,6 @@ impl ConnectionRecord {
             end: AtomicU8::new(EndState::OPEN),
             saw_eof: AtomicBool::new(false),
             watch,
-            last_byte: AtomicU64::new(0),
             tasks: Tasks::default(),
         }
     }
@@ -479,7 +479,7 @@ impl ConnectionRecord {
     /// Notes that bytes have passed, for the idle timeout.
     pub(crate) fn note_bytes(&self) {
         if self.watch.has(Watch::IDLE) {
-            self.last_byte.store(self.elapsed(), Ordering::Relaxed);
+            self.rare().last_byte.store(self.elapsed(), Ordering::Relaxed);
         }
     }
 
@@ -494,7 +494,8 @@ impl ConnectionRecord {
 
     /// Returns when the last byte passed either way, or when the connection was accepted if none has.
     pub(crate) fn last_byte(&self) -> Instant {
-        self.since + Duration::from_nanos(self.last_byte.load(Ordering::Relaxed))
+        let after = self.rare.get().map_or(0, |rare| rare.last_byte.load(Ordering::Relaxed));
+        self.since + Duration::from_nanos(after)
     }
 
     /// Half-closes: the peer reads EOF after what was written.

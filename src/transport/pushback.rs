@@ -4,39 +4,47 @@
 //! for bytes, which reads what has arrived.
 
 use crate::sync::{Mutex, lock};
-use std::collections::VecDeque;
-use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Queue of pushed-back bytes.
+/// Queue of pushed-back bytes. Each connection has one, so it is small, and has no memory of its own while it is empty.
 #[derive(Debug, Default)]
 pub(super) struct Pushback {
-    bytes: Mutex<VecDeque<u8>>,
+    bytes: Mutex<Bytes>,
     /// There are bytes. It is written under the lock, and read without it, so that a read costs no lock once all bytes
     /// were taken. Only a push sets it, and only a take resets it.
     some: AtomicBool,
 }
 
+#[derive(Debug, Default)]
+struct Bytes {
+    kept: Box<[u8]>,
+    /// How many of `kept` were taken already.
+    taken: usize,
+}
+
+impl Bytes {
+    /// Returns the bytes that were not taken yet.
+    fn left(&self) -> &[u8] {
+        &self.kept[self.taken..]
+    }
+}
+
 impl Pushback {
     /// Puts bytes in front of those that are there.
     pub(super) fn push_back(&self, bytes: &[u8]) {
-        let mut kept = lock(&self.bytes);
-        if kept.is_empty() {
-            *kept = VecDeque::from(bytes.to_vec());
-        } else {
-            bytes.iter().rev().for_each(|byte| kept.push_front(*byte));
-        }
-        self.some.store(!kept.is_empty(), Ordering::Release);
+        self.put(|left| if left.is_empty() { bytes.into() } else { [bytes, left].concat().into() });
     }
 
     /// Puts bytes behind those that are there.
     pub(super) fn append(&self, bytes: &[u8]) {
-        let mut kept = lock(&self.bytes);
-        match kept.is_empty() {
-            true => *kept = VecDeque::from(bytes.to_vec()),
-            false => kept.extend(bytes),
-        }
-        self.some.store(!kept.is_empty(), Ordering::Release);
+        self.put(|left| if left.is_empty() { bytes.into() } else { [left, bytes].concat().into() });
+    }
+
+    /// Replaces the bytes that are left.
+    fn put(&self, replace: impl FnOnce(&[u8]) -> Box<[u8]>) {
+        let mut bytes = lock(&self.bytes);
+        *bytes = Bytes { kept: replace(bytes.left()), taken: 0 };
+        self.some.store(!bytes.kept.is_empty(), Ordering::Release);
     }
 
     fn is_empty(&self) -> bool {
@@ -48,7 +56,7 @@ impl Pushback {
         if self.is_empty() {
             return None;
         }
-        Some(lock(&self.bytes).len()).filter(|len| *len > 0)
+        Some(lock(&self.bytes).left().len()).filter(|len| *len > 0)
     }
 
     /// Moves as many bytes into `buf` as there are and fit. Returns their number; `None` if there are none.
@@ -56,15 +64,16 @@ impl Pushback {
         if self.is_empty() {
             return None;
         }
-        let mut kept = lock(&self.bytes);
-        if kept.is_empty() {
+        let mut bytes = lock(&self.bytes);
+        let left = bytes.left();
+        if left.is_empty() {
             return None; // another reader was faster
         }
-        let mut read = |buf: &mut [u8]| kept.read(buf).expect("reading from memory does not fail");
-        let mut n = read(buf); // a read takes from one of the deque's two slices
-        n += read(&mut buf[n..]);
-        if kept.is_empty() {
-            *kept = VecDeque::new(); // frees the memory
+        let (n, all) = (left.len().min(buf.len()), left.len() <= buf.len());
+        buf[..n].copy_from_slice(&left[..n]);
+        bytes.taken += n;
+        if all {
+            *bytes = Bytes::default(); // frees the memory
             self.some.store(false, Ordering::Release);
         }
         Some(n)
@@ -84,8 +93,12 @@ mod tests {
         pushback.push_back(b"ab");
         assert_eq!(pushback.take(&mut []), Some(0), "an empty buffer takes nothing, and the bytes stay");
         assert_eq!((pushback.take(&mut buf), &buf), (Some(4), b"abcd"));
-        assert_eq!((pushback.take(&mut buf), &buf[..2]), (Some(2), b"ef".as_slice()));
-        assert_eq!(pushback.take(&mut buf), None);
+        pushback.push_back(b"d");
+        pushback.append(b"g");
+        assert_eq!(pushback.len(), Some(4));
+        assert_eq!((pushback.take(&mut buf), &buf), (Some(4), b"defg"));
+        assert_eq!((pushback.take(&mut buf), pushback.len()), (None, None));
+        pushback.append(b"");
         assert!(pushback.is_empty());
     }
 }

@@ -18,9 +18,10 @@
 use super::spurious::{Pauses, SpuriousCount};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::identity;
+use once_cell::race::OnceBox;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker, ready};
 
 /// Tasks that wait for one direction of a socket.
@@ -29,7 +30,7 @@ pub(super) struct Readiness {
     /// The identity of the task whose own waker is, or was, registered; 0 if none is known.
     last: AtomicUsize,
     /// Made when a second task waits, or when attempts find nothing suspiciously often (rules 2 and 3).
-    common: OnceLock<Box<Common>>,
+    common: OnceBox<Common>,
 }
 
 /// The common waker of several tasks.

@@ -489,7 +489,7 @@ impl ConnectionRecord {
             return None;
         }
         let read = |rare: &Rare| (rare.bytes_read.load(Ordering::Relaxed), rare.bytes_written.load(Ordering::Relaxed));
-        Some(self.rare.get().map_or((0, 0), |rare| read(rare)))
+        Some(self.rare.get().map_or((0, 0), read))
     }
 
     /// Returns when the last byte passed either way, or when the connection was accepted if none has.

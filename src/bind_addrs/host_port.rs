@@ -16,6 +16,13 @@ pub(super) fn split(text: &str) -> io::Result<(String, u16)> {
     }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => match rest.split_once(']') {
+            Some((host, rest)) if !is_ipv6(host) => {
+                let port = rest.strip_prefix(':').unwrap_or("8888");
+                return wrong(match host.contains([':', '[']) || host.is_empty() {
+                    true => format!("`{host}` in its brackets is no IPv6 address: write it as `[::1]:8888`"),
+                    false => format!("only an IPv6 address has brackets: write `{host}:{port}`"),
+                });
+            }
             Some((host, "")) => return wrong(format!("it has no port: write `[{host}]:8888`")),
             Some((host, rest)) => match rest.strip_prefix(':') {
                 Some(port) => (host, port),
@@ -66,6 +73,11 @@ pub(super) fn check_host(host: &str, port: u16) -> io::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Returns whether the text is an IPv6 address, perhaps with its interface.
+fn is_ipv6(host: &str) -> bool {
+    host.split('%').next().unwrap_or_default().parse::<Ipv6Addr>().is_ok()
 }
 
 /// Joins a host and a port as they are shown.
@@ -190,6 +202,11 @@ mod tests {
             ("2001:db8:0:0:0:0:0:1:80", "has brackets", "`[2001:db8:0:0:0:0:0:1]:80`"),
             ("[::1:80", "no `]`", "`[::1]:8888`"),
             ("[::1]80", "has to be a `:`", "`[::1]:8888`"),
+            ("[[::1]:80", "`[::1` in its brackets is no IPv6 address", "`[::1]:8888`"),
+            ("[a:b]:80", "`a:b` in its brackets is no IPv6 address", "`[::1]:8888`"),
+            ("[]:80", "`` in its brackets is no IPv6 address", "`[::1]:8888`"),
+            ("[localhost]:80", "only an IPv6 address has brackets", "write `localhost:80`"),
+            ("[127.0.0.1]", "only an IPv6 address has brackets", "write `127.0.0.1:8888`"),
             ("127.0.0.1:99999", "port `99999`", "0 to 65535"),
             ("127.0.0.1:-1", "port `-1`", "0 to 65535"),
             ("127.0.0.1:+80", "port `+80`", "0 to 65535"),

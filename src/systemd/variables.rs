@@ -54,7 +54,8 @@ impl Variables {
         match number("LISTEN_FDS", fds)? {
             0 => none(format!("`LISTEN_FDS` is `0`; {HOW}")),
             count if count > MOST => {
-                wrong(format!("`LISTEN_FDS` is `{count}`, and no service manager passes more than {MOST}"))
+                let shown = fds.to_string_lossy();
+                wrong(format!("`LISTEN_FDS` is `{shown}`, and no service manager passes more than {MOST}"))
             }
             count => self.split_names(count),
         }
@@ -141,6 +142,7 @@ mod tests {
             ("42", "-1", None, "`LISTEN_FDS` is `-1`"),
             ("42", "65537", None, "`LISTEN_FDS` is `65537`"),
             ("42", "4294967295", None, "`LISTEN_FDS` is `4294967295`"),
+            ("42", "+065537", None, "`LISTEN_FDS` is `+065537`"),
             ("42", "99999999999999999999", None, "which is no number"),
             ("42", "2", Some("one"), "`LISTEN_FDNAMES` is `one`: 1 names for the 2 of `LISTEN_FDS`"),
             ("42", "1", Some("one:two"), "2 names for the 1"),

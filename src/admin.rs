@@ -67,7 +67,7 @@
 //! Nothing between requests. A response looks at all connections of the servers: about a millisecond for 10,000.
 
 mod agent_check;
-mod host;
+pub(crate) mod host;
 mod lists;
 mod live;
 mod metrics;

@@ -3,7 +3,7 @@
 //! Each converts into [`BindAddrs`], which [`BindAddrs::resolve`] turns into socket addresses. The messages about
 //! malformed texts are in `host_port`.
 
-mod host_port;
+pub(crate) mod host_port;
 
 use crate::address::Address;
 use crate::runtime;

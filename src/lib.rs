@@ -246,6 +246,8 @@ mod origin;
 mod panic;
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
+#[cfg(test)]
+mod random_bytes;
 mod run;
 mod runtime;
 mod server;
@@ -272,9 +274,6 @@ pub use framing::{EofOnDrain, Frames, Lines};
 pub use group::{Job, JoinError, JoinHandle, Spawner, TaskGroup, TaskSet};
 pub use handler::HandlerOutput;
 pub use listener::{Accept, Connector, Keepalive, ListenOptions, Listener, MemoryStream};
-#[cfg(all(fuzzing, feature = "proxy-protocol"))]
-#[doc(hidden)]
-pub use proxy::fuzz as fuzz_proxy_header;
 #[cfg(feature = "proxy-protocol")]
 pub use proxy::{ProxyHeader, ProxyProtocol};
 pub use run::counts::Counts;
@@ -295,6 +294,33 @@ pub use services::{ServiceError, ServiceGroup, ServiceGroupHandle, ServiceReport
 pub use tls::{Tls, TlsFiles};
 #[cfg(feature = "tls")]
 pub use transport::TlsInfo;
+
+/// Checks of readers that are private, for `fuzz/`.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzz {
+    macro_rules! checks {
+        ($($(#[$attribute:meta])* $name:ident: $check:path;)*) => {
+            $($(#[$attribute])* #[allow(missing_docs)] pub fn $name(bytes: &[u8]) { let _ = $check(bytes); })*
+        };
+    }
+
+    checks! {
+        address: crate::bind_addrs::host_port::invariants::check;
+        #[cfg(feature = "admin")]
+        admin_host: crate::admin::host::invariants::check;
+        #[cfg(all(feature = "systemd", target_os = "linux"))]
+        listen_fds: crate::systemd::variables::invariants::check;
+        #[cfg(all(feature = "systemd", target_os = "linux"))]
+        notify_socket: crate::systemd::notify::environment::invariants::check;
+        #[cfg(feature = "tls")]
+        pem: crate::tls::files::invariants::check;
+        #[cfg(feature = "proxy-protocol")]
+        proxy_header: crate::proxy::parse::invariants::check;
+        #[cfg(all(unix, feature = "upgrade"))]
+        upgrade: crate::upgrade::message::invariants::check;
+    }
+}
 
 /// The TLS library, for [`Tls::from_config`] and the types of [`TlsInfo`] (feature `tls`).
 #[cfg(feature = "tls")]

@@ -6,13 +6,6 @@
 mod header;
 pub(crate) mod parse;
 
-/// Entry point for `fuzz/`: see [`parse::invariants`].
-#[cfg(fuzzing)]
-#[doc(hidden)]
-pub fn fuzz(bytes: &[u8]) {
-    let _ = parse::invariants::check(bytes);
-}
-
 use crate::address::Address;
 use crate::text::explained;
 pub use header::ProxyHeader;

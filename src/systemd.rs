@@ -79,8 +79,8 @@
 //! - **The file descriptor store** (`FDSTORE=1`) is not used: systemd keeps the listening sockets of a socket unit
 //!   anyway, and a connection cannot be handed over, because its handler's state is in this process.
 
-mod notify;
-mod variables;
+pub(crate) mod notify;
+pub(crate) mod variables;
 
 use crate::listener::Listener;
 use crate::server::Server;
@@ -417,4 +417,51 @@ fn server_on(listeners: Vec<Listener>) -> Server {
     let mut listeners = listeners.into_iter();
     let first = listeners.next().expect("the caller has at least one listener");
     listeners.fold(Server::new(first), Server::add_listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random_bytes::Dice;
+    use std::fs::{self, File};
+
+    /// Returns whether the descriptor is closed on exec; an error if it is not open.
+    fn is_closed_on_exec(number: i32) -> io::Result<bool> {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
+        let flags = info.split_whitespace().nth(3).expect("`flags:` and its value are in the second line");
+        Ok(u32::from_str_radix(flags, 8).unwrap() & 0o2_000_000 != 0)
+    }
+
+    #[test]
+    fn random_bytes_may_name_any_descriptors_and_all_are_taken_or_none_and_none_of_this_process_own() {
+        let mut dice = Dice::new(1);
+        let mut taken = 0;
+        for _ in 0..300 {
+            let fds: Vec<OwnedFd> = (0..=dice.below(4)).map(|_| File::open("/dev/null").unwrap().into()).collect();
+            let own: Vec<bool> = fds.iter().map(|_| dice.chance(20)).collect();
+            for (fd, _) in fds.iter().zip(&own).filter(|(_, own)| !**own) {
+                fcntl_setfd(fd, FdFlags::empty()).unwrap(); // as if it was passed
+            }
+            let numbers: Vec<_> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+            match adopt(fds) {
+                Ok(fds) => {
+                    assert!(own.iter().all(|own| !own));
+                    assert_eq!(fds.iter().map(AsRawFd::as_raw_fd).collect::<Vec<_>>(), numbers);
+                    assert!(numbers.iter().all(|number| is_closed_on_exec(*number).unwrap()));
+                    taken += 1;
+                }
+                Err(error) => {
+                    let first = own.iter().position(|own| *own).expect("one is this process' own");
+                    assert!(
+                        error.to_string().starts_with(&format!("the descriptor {} was not passed", numbers[first]))
+                    );
+                    for (number, own) in numbers.into_iter().zip(own) {
+                        assert_eq!(is_closed_on_exec(number).unwrap(), own, "it is left as it was");
+                        nix::unistd::close(number).unwrap();
+                    }
+                }
+            }
+        }
+        assert!((50..250).contains(&taken), "{taken}");
+    }
 }

@@ -5,7 +5,7 @@
 //! encrypted stream are in `transport/tls.rs`.
 
 mod der;
-mod files;
+pub(crate) mod files;
 mod pem;
 mod validity;
 

@@ -140,7 +140,7 @@ mod channel;
 mod descriptors;
 mod hand_over;
 mod main_process;
-mod message;
+pub(crate) mod message;
 mod predecessor;
 mod process;
 mod ready;

@@ -1,4 +1,4 @@
-//! Fuzzes the parser of PROXY headers: it must not panic, not change a decision, and not ask for a byte too many.
+//! Fuzzes the parser of PROXY headers: see `src/proxy/parse/invariants.rs`.
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ebbtide::fuzz_proxy_header(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| ebbtide::fuzz::proxy_header(bytes));

@@ -1,6 +1,9 @@
 //! Which `Host` a request may name. A page of the Web that has its own name resolve to this machine (DNS rebinding)
 //! could otherwise read the admin listener through a browser on this machine.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+
 use hyper::header::HOST;
 use hyper::http::uri::Authority;
 use hyper::{Request, Version};

@@ -1,5 +1,8 @@
 //! Parses `host:port`. The error for any other text names what is wrong with it and what to write.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+
 use crate::text::explained;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

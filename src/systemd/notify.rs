@@ -2,7 +2,7 @@
 //!
 //! This file has the public types; `group` has those of groups. What they share is in `service`.
 
-mod environment;
+pub(crate) mod environment;
 mod group;
 mod messages;
 mod service;

@@ -3,6 +3,9 @@
 //!
 //! Each variable that is missing or wrong gives an error with its value and what to do.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+
 use crate::text::explained;
 use std::env;
 use std::ffi::{OsStr, OsString};

@@ -3,6 +3,9 @@
 //! Each file is read completely, or refused with an error that names the file, the reason and the remedy. No section is
 //! skipped silently.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+
 use super::der;
 use super::pem::{self, Section};
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -42,8 +45,11 @@ impl fmt::Display for Role {
 
 /// Reads the server's certificates, its own first.
 pub(super) fn certificates(path: &Path) -> io::Result<Vec<Certificate>> {
-    let text = read(path, Role::Certificates)?;
-    let chain = certificates_in(&text, path, Role::Certificates)?;
+    chain_in(&read(path, Role::Certificates)?, path)
+}
+
+fn chain_in(text: &[u8], path: &Path) -> io::Result<Vec<Certificate>> {
+    let chain = certificates_in(text, path, Role::Certificates)?;
     if let Some(own) = chain.first() {
         if let Err(error) = ParsedCertificate::try_from(&own.der) {
             return Err(unusable(path, Role::Certificates, no_certificate(path, own, &error)));
@@ -136,10 +142,13 @@ fn not_for_certificates(section: &Section<'_>, path: &str, role: Role) -> Option
 
 /// Reads the private key, ready to sign. An error if the file has more than one.
 pub(super) fn private_key(path: &Path, provider: &CryptoProvider) -> io::Result<Arc<dyn SigningKey>> {
-    let text = read(path, Role::Key)?;
+    key_in(&read(path, Role::Key)?, path, provider)
+}
+
+fn key_in(text: &[u8], path: &Path, provider: &CryptoProvider) -> io::Result<Arc<dyn SigningKey>> {
     let shown = path.display().to_string();
     let read = || {
-        let sections = sections(&text, &shown, Role::Key)?;
+        let sections = sections(text, &shown, Role::Key)?;
         let keys: Vec<_> = sections.iter().filter(|section| section.label.ends_with("PRIVATE KEY")).collect();
         match keys[..] {
             [] => Err(nothing_found(&sections, Role::Key)),

@@ -22,6 +22,9 @@
 //! A message is a header of [`HEADER`] bytes (`eb`, the version, the type, the length of the body) and a body. The next
 //! generation's messages have no body, so the old one never reads more than a header, whatever it is sent.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+
 use crate::listener::generations::Key;
 use crate::text::{Escaped, explained};
 use std::ffi::OsStr;

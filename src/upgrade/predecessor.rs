@@ -72,7 +72,7 @@ pub(super) fn find(value: &OsStr) -> io::Result<Option<(Predecessor, Vec<PassedS
 }
 
 /// Reads `version:device:inode`.
-fn parse(value: &str) -> Option<(u8, (i128, i128))> {
+pub(super) fn parse(value: &str) -> Option<(u8, (i128, i128))> {
     let (version, identity) = value.split_once(':')?;
     let (device, inode) = identity.split_once(':')?;
     Some((version.parse().ok()?, (device.parse().ok()?, inode.parse().ok()?)))

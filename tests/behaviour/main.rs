@@ -64,6 +64,7 @@ mod r10_last_bytes;
 mod r10_slow_readers;
 mod r12_polls;
 mod r12_spurious_readiness;
+mod random_bytes;
 mod rebind;
 mod requests;
 mod reuse_port;

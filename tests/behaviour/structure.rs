@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["proxy", "bind_addrs", "signal"],
     &["address", "sync", "span"],
     &["panic", "origin", "runtime"],
-    &["text"],
+    &["text", "random_bytes"],
 ];
 
 /// Returns the crate's source without its comments, by file.

@@ -1,44 +1,7 @@
 //! Pseudo-random numbers from a seed, the same in each run, so that a failure can be repeated.
 
+pub(crate) use super::random_bytes::Dice;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// A small random generator (SplitMix64). Any two seeds give unrelated numbers.
-#[derive(Clone, Debug)]
-pub struct Dice(u64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// Returns a number below `n`.
-    pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    /// Returns true in `percent` of 100 calls.
-    pub fn chance(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
-    }
-
-    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-}
-
-impl Dice {
-    /// Returns another generator, whose numbers do not depend on how this one is used afterwards.
-    pub fn fork(&mut self) -> Self {
-        Self(self.next())
-    }
-}
 
 /// Returns the seeds of a random test: `usual` of them, or `EBBTIDE_RANDOM_CASES`. With `EBBTIDE_RANDOM_SEED` they are all
 /// that one, because a case that fails rarely has to be tried often.

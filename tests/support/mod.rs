@@ -22,6 +22,8 @@ pub mod probe;
 pub mod process;
 #[cfg(feature = "proxy-protocol")]
 pub mod proxied;
+#[path = "../../src/random_bytes.rs"]
+pub mod random_bytes;
 pub mod scripted;
 #[cfg(feature = "tls")]
 pub mod secured;

@@ -3,79 +3,74 @@
 use super::invariants::check;
 use super::tests::{addresses, binary, said, tlv, with_checksum};
 use super::{Parsed, parse};
+use crate::random_bytes::Dice;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-/// A small random generator with a seed, so that a failure can be repeated.
-struct Dice(u64);
+/// Random headers.
+trait Headers {
+    fn byte(&mut self) -> u8;
+    fn pair(&mut self) -> (SocketAddr, SocketAddr);
+    /// Returns a valid header, with its source and destination.
+    fn header(&mut self) -> (Vec<u8>, (SocketAddr, SocketAddr));
+    /// Changes the bytes a little, as a fuzzer does.
+    fn mutate(&mut self, bytes: &mut Vec<u8>);
+}
 
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from((self.0 >> 11) % sides as u64).unwrap()
-    }
-
+impl Headers for Dice {
     fn byte(&mut self) -> u8 {
-        self.roll(256) as u8
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        (0..length).map(|_| self.byte()).collect()
+        self.below(256) as u8
     }
 
     fn pair(&mut self) -> (SocketAddr, SocketAddr) {
-        let six = self.roll(2) == 0;
+        let six = self.below(2) == 0;
         let mut one = || {
             let ip: IpAddr = match six {
-                true => <[u8; 16]>::try_from(self.bytes(16)).unwrap().into(),
-                false => <[u8; 4]>::try_from(self.bytes(4)).unwrap().into(),
+                true => <[u8; 16]>::try_from(self.any_bytes(16)).unwrap().into(),
+                false => <[u8; 4]>::try_from(self.any_bytes(4)).unwrap().into(),
             };
             SocketAddr::new(ip, u16::from_be_bytes([self.byte(), self.byte()]))
         };
         (one(), one())
     }
 
-    /// Returns a valid header, with its source and destination.
     fn header(&mut self) -> (Vec<u8>, (SocketAddr, SocketAddr)) {
         let (source, destination) = self.pair();
         let six = source.is_ipv6();
-        if self.roll(2) == 0 {
+        if self.below(2) == 0 {
             let family = if six { 6 } else { 4 };
             let (from, to) = (source.ip(), destination.ip());
             let line = format!("PROXY TCP{family} {from} {to} {} {}\r\n", source.port(), destination.port());
             return (line.into_bytes(), (source, destination));
         }
         let mut follows = addresses(source, destination);
-        for _ in 0..self.roll(4) {
-            let value = self.roll(40);
-            let kind = [0x01, 0x02, 0x04, 0x05, 0x20, 0x30, 0xe0][self.roll(7)];
-            follows.extend(tlv(kind, &self.bytes(value)));
+        for _ in 0..self.below(4) {
+            let value = self.below(40);
+            let kind = [0x01, 0x02, 0x04, 0x05, 0x20, 0x30, 0xe0][self.below(7)];
+            follows.extend(tlv(kind, &self.any_bytes(value)));
         }
         let family = if six { 0x21 } else { 0x11 };
-        let make = if self.roll(2) == 0 { binary } else { with_checksum };
+        let make = if self.below(2) == 0 { binary } else { with_checksum };
         (make(0x21, family, &follows), (source, destination))
     }
 
-    /// Changes the bytes a little, as a fuzzer does.
     fn mutate(&mut self, bytes: &mut Vec<u8>) {
-        for _ in 0..=self.roll(4) {
-            let at = self.roll(bytes.len().max(1));
-            match self.roll(7) {
-                0 if at < bytes.len() => bytes[at] ^= 1 << self.roll(8),
+        for _ in 0..=self.below(4) {
+            let at = self.below(bytes.len().max(1));
+            match self.below(7) {
+                0 if at < bytes.len() => bytes[at] ^= 1 << self.below(8),
                 1 if at < bytes.len() => bytes[at] = self.byte(),
                 2 if at < bytes.len() => drop(bytes.remove(at)),
-                3 => bytes.insert(at.min(bytes.len()), b" \r\n+0:.%\0\xff"[self.roll(10)]),
+                3 => bytes.insert(at.min(bytes.len()), b" \r\n+0:.%\0\xff"[self.below(10)]),
                 4 => bytes.truncate(at),
                 5 => {
                     let (piece, _) = self.header();
-                    let n = self.roll(piece.len());
+                    let n = self.below(piece.len());
                     bytes.splice(at.min(bytes.len())..at.min(bytes.len()), piece[..n].iter().copied());
                 }
                 _ => {
-                    let n = self.roll(120);
-                    bytes.extend(self.bytes(n));
+                    let n = self.below(120);
+                    bytes.extend(self.any_bytes(n));
                 }
             }
         }
@@ -98,15 +93,15 @@ fn compare(bytes: &[u8], parsed: &Parsed) {
 }
 
 /// Parses 5,000 random headers, and each again with random changes. For a longer run: `EBBTIDE_FUZZ_SECONDS=600 cargo
-/// test --release --features proxy-protocol --lib whatever -- --nocapture`.
+/// test --release --features proxy-protocol --lib random_bytes -- --nocapture`.
 #[test]
-fn whatever_the_bytes_nothing_panics_and_no_decision_changes() {
+fn random_bytes_are_a_proxy_header_or_none_and_no_decision_changes() {
     let long = std::env::var("EBBTIDE_FUZZ_SECONDS")
         .ok()
         .map(|seconds| Duration::from_secs(seconds.parse().expect("EBBTIDE_FUZZ_SECONDS is a number of seconds")));
     let start = Instant::now();
     let seed = if long.is_some() { std::process::id().into() } else { 1 };
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15 ^ seed);
+    let mut dice = Dice::new(seed);
     let (mut headers, mut others, mut flaws, mut unfinished) = (0_u64, 0_u64, 0_u64, 0_u64);
     while long.map_or(headers + others + flaws + unfinished < 5_000, |long| start.elapsed() < long) {
         let (mut bytes, (source, destination)) = dice.header();

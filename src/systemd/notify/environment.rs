@@ -2,6 +2,9 @@
 //!
 //! Each value that is wrong gives an error with the value and what to do.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod invariants;
+
 use crate::text::explained;
 use std::env;
 use std::ffi::{OsStr, OsString};

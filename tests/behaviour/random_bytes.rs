@@ -34,7 +34,9 @@ fn with_settings(settings: &[&[u8]], contents: &[&[u8]]) -> Vec<Vec<u8>> {
 #[test]
 fn random_bytes_are_the_lines_and_frames_of_a_reference_whatever_their_pieces() {
     // Limit, flags, counts, longest piece, its seed, whether the server drains.
-    let settings: [&[u8; framing::SETTINGS]; 8] = [
+    let settings: [&[u8; framing::SETTINGS]; 10] = [
+        b"\x02\x07\0\0\0\0",
+        b"\x05\x04\0\x03\x01\x01",
         b"\x05\0\0\0\0\0",
         b"\x04\x14\x21\x07\0\0",
         b"\x02\x1a\x42\x01\0\x01",
@@ -44,7 +46,8 @@ fn random_bytes_are_the_lines_and_frames_of_a_reference_whatever_their_pieces() 
         b"\x07\xc1\xff\xff\x02\0",
         b"\x06\xf8\x05\xf0\x01\0",
     ];
-    let contents: [&[u8]; 6] = [
+    let contents: [&[u8]; 7] = [
+        b"\0\0\0\x05hello\0\0\0\x06sixsix\0\0\0\0",
         b"one\r\ntwo\n\n\r\nlast\r",
         b"\0\0\0\x05hello\0\0\0\0\0\0\0\x01x",
         b"\x05hello\0\x01x\x02\r\n",

@@ -1,10 +1,11 @@
 //! Checks what is read from a file of certificates or a key, on any bytes: for the tests and for the fuzzer.
 //!
 //! 1. No certificate is skipped: whatever the reader of rustls finds in a file that is accepted is there, and each line
-//!    `-----BEGIN CERTIFICATE-----` is one certificate.
+//!    with `-BEGIN CERTIFICATE`, damaged or not, is one certificate.
 //! 2. A key that is accepted is the one that the reader of rustls finds.
 //! 3. An error is one line, names the file, and shows nothing of a key.
 
+use super::super::pem::contains;
 use super::{Role, certificates_in, chain_in, key_in};
 use futures_rustls::pki_types::pem::PemObject;
 use futures_rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -48,10 +49,9 @@ fn check_certificates(bytes: &[u8], role: Role) -> bool {
             return false;
         }
     };
-    let lines =
-        bytes.split(|byte| b"\r\n".contains(byte)).map(|line| line.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(line));
-    let begins = lines.filter(|line| line.trim_ascii_end() == b"-----BEGIN CERTIFICATE-----").count();
-    assert_eq!(found.len(), begins, "each `BEGIN CERTIFICATE` is a certificate");
+    let lines = bytes.split(|byte| b"\r\n".contains(byte)).filter(|line| !line.trim_ascii_start().starts_with(b"#"));
+    let begins = lines.filter(|line| contains(line, b"-BEGIN CERTIFICATE") && !contains(line, b" REQUEST")).count();
+    assert_eq!(found.len(), begins, "each line with `-BEGIN CERTIFICATE`, damaged or not, is a certificate");
     let mut ours = found.iter();
     for theirs in CertificateDer::pem_slice_iter(bytes).filter_map(Result::ok) {
         assert!(ours.any(|ours| ours.der == theirs), "a certificate is missing, or in another place");
@@ -75,7 +75,7 @@ fn check_key(bytes: &[u8], provider: &CryptoProvider) -> bool {
             let shown = error.to_string();
             let runs = bytes.split(|byte| !byte.is_ascii_alphanumeric() && !b"+/".contains(byte));
             for run in runs.filter(|run| run.len() >= SECRET) {
-                let is_shown = |part: &[u8]| super::pem::contains(shown.as_bytes(), part);
+                let is_shown = |part: &[u8]| contains(shown.as_bytes(), part);
                 let mut parts = run.windows(SECRET).filter(|part| part.iter().any(u8::is_ascii_lowercase));
                 let is_shown = parts.any(is_shown);
                 assert!(!is_shown, "the error shows a part of a key: {shown}");
@@ -115,8 +115,14 @@ mod tests {
             one.replace("BEGIN CERTIFICATE", "BEGIN TRUSTED CERTIFICATE"),
             secret.replace("-----\n", "-----\nProc-Type: 4,ENCRYPTED\n\n"),
         ];
+        let damaged = two.replace("-----BEGIN", "----BEGIN").replace("CERTIFICATE-----\n", "CERTIFICATE----\n");
         let mut seeds: Vec<_> = seeds.into_iter().map(String::into_bytes).collect();
         seeds.push(key.serialize_der());
+        seeds.push(format!("{one}{damaged}").into_bytes());
+        let valid = ["certificates", "certificates", "a key", "certificates and a key", "certificates"];
+        for (seed, expected) in seeds.iter().zip(valid) {
+            assert_eq!(super::check(seed), expected, "{}", seed.escape_ascii());
+        }
         let parts: &[&[u8]] = &[
             b"-----BEGIN CERTIFICATE-----\n",
             b"-----END CERTIFICATE-----\n",

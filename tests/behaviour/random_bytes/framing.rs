@@ -161,6 +161,7 @@ async fn read(connection: &Connection, plan: &Plan, sent: &[u8], traffic: &Traff
     let mut last = Item::End;
     if plan.drains {
         drop(connection.server().shutdown());
+        connection.draining().await;
     }
     'readers: for (reader, count) in plan.readers {
         let mut messages = Messages::new(connection, reader, plan);

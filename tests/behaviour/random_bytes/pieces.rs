@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 /// Most bytes that a reader may ask for before the peer has sent as many: the buffer of the executor's thread.
 pub const SCRATCH: usize = 16 * 1024;
@@ -62,6 +63,8 @@ pub struct Pieces {
     /// reads are pending first.
     longest: usize,
     random: u32,
+    /// How many of the next reads are pending.
+    pending: usize,
     was_pending: bool,
     traffic: Traffic,
 }
@@ -69,7 +72,14 @@ pub struct Pieces {
 impl Pieces {
     pub fn new(bytes: &[u8], longest: u8, seed: u8) -> Self {
         let random = u32::from(seed) + 1;
-        Self { bytes: bytes.into(), longest: longest.into(), random, was_pending: false, traffic: Traffic::default() }
+        Self {
+            bytes: bytes.into(),
+            longest: longest.into(),
+            random,
+            pending: 0,
+            was_pending: false,
+            traffic: Traffic::default(),
+        }
     }
 
     pub fn traffic(&self) -> Traffic {
@@ -86,6 +96,10 @@ impl AsyncRead for Pieces {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         let read = self.traffic.read();
         if self.longest > 0 && !self.was_pending && self.random() % 3 == 0 {
+            self.pending = 1 + self.random() % 3; // a wait in a drain looks twice
+        }
+        if self.pending > 0 {
+            self.pending -= 1;
             self.was_pending = true;
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -153,7 +167,8 @@ where
 {
     let traffic = pieces.traffic();
     let listener = set(Listener::custom(Address::named("pieces"), One(Some(pieces))));
-    let scope = Server::new(listener).scope(handler, async |_| traffic.dropped().await);
+    let server = Server::new(listener).newcomer_time(Duration::ZERO);
+    let scope = server.scope(handler, async |_| traffic.dropped().await);
     let ((), report) = future::block_on(scope).expect("the server goes on");
     assert_eq!((report.accepted(), report.panicked(), report.cancelled()), (1, 0, 0), "{report}");
     report

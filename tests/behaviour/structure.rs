@@ -209,8 +209,9 @@ fn one_module_names_the_runtime_and_signals_do_not_use_the_server() {
 fn every_log_line_goes_through_the_macro_that_catches_a_loggers_panic() {
     let direct =
         lines_with(&["log::error!", "log::warn!", "log::info!", "log::debug!", "log::trace!", "log::log!", "println!"]);
-    // Only the macro itself calls the logger.
-    assert!(direct.iter().all(|line| line.starts_with("panic.rs: ")), "{direct:#?}");
+    // Only the macro itself calls the logger. `random_bytes` is a part of the tests.
+    let is_known = |line: &String| line.starts_with("panic.rs: ") || line.starts_with("random_bytes.rs: ");
+    assert!(direct.iter().all(is_known), "{direct:#?}");
 }
 
 #[test]

@@ -20,7 +20,9 @@ use std::time::Duration;
 pub(crate) struct Holds {
     pub(crate) descriptors: usize,
     pub(crate) threads: usize,
-    resident_kib: usize,
+    pub(crate) resident_kib: usize,
+    /// Bytes that are allocated, as the program has asked for them.
+    pub(crate) live_bytes: usize,
 }
 
 impl Holds {
@@ -34,6 +36,7 @@ impl Holds {
             descriptors: std::fs::read_dir("/proc/self/fd").unwrap().count(),
             threads: field("Threads:"),
             resident_kib: field("VmRSS:"),
+            live_bytes: crate::LIVE_BYTES.allocated(),
         }
     }
 }

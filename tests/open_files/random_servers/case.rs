@@ -73,7 +73,7 @@ pub const GRACEFUL: &[Exit] = &[
     Exit::ListenerPanics,
     Exit::HandlerFails,
 ];
-const ABRUPT: &[Exit] = &[
+pub const ABRUPT: &[Exit] = &[
     Exit::Within(Duration::from_millis(20)),
     Exit::Cancel,
     Exit::StreamTwice,

@@ -5,7 +5,7 @@ use super::doors::OpenDoor;
 use super::exits::Outcome;
 use super::handlers;
 use super::http;
-use super::plan::{Manner, Order};
+use super::plan::{Client, Manner, Order};
 use super::witness::{End, Ended, Met, Seen, Witness};
 use crate::support::NET;
 use crate::support::dice::lock;
@@ -28,7 +28,49 @@ pub struct Checks<'a> {
     pub report: Report,
 }
 
+/// What a client has read of its reply.
+pub struct Got<'a> {
+    pub order: Order,
+    reply: Vec<u8>,
+    bytes: &'a [u8],
+    pub is_whole: bool,
+}
+
+impl<'a> Got<'a> {
+    /// Compares what client `n` has read with its reply. `None`: nobody knows what that should be.
+    pub fn new(case: &Case, n: usize, plan: &Client, met: &'a Met) -> Option<Self> {
+        let is_http = case.http && cfg!(feature = "http");
+        let order = if is_http && plan.order != Order::Echo { Order::Reply } else { plan.order };
+        let reply = handlers::reply(order, n, plan.size)?;
+        if plan.manner == Manner::Garbage {
+            return None; // its answer is an alert, or an error page
+        }
+        let (bytes, is_whole) = match is_http {
+            true => match http::answer(&met.got) {
+                Some(answer) if answer.is_ok => (answer.body, answer.is_whole),
+                _ => (&[][..], false),
+            },
+            false => (&met.got[..], met.got == reply),
+        };
+        Some(Self { order, reply, bytes, is_whole })
+    }
+
+    /// Whether a byte is not the reply's.
+    pub fn is_wrong(&self) -> bool {
+        !self.reply.starts_with(self.bytes)
+    }
+}
+
 impl Checks<'_> {
+    /// Checks the server after its end.
+    pub fn server(&self, doors: &[OpenDoor]) {
+        self.way_out();
+        self.deadline();
+        self.counts();
+        self.doors(doors);
+        self.escaped();
+    }
+
     fn check(&self, holds: bool, text: impl FnOnce() -> String) {
         if !holds {
             self.witness.violation(text());
@@ -53,7 +95,7 @@ impl Checks<'_> {
     }
 
     /// R1: what came out of the scope, and why it ended.
-    pub fn way_out(&self) {
+    fn way_out(&self) {
         let (exit, outcome, cause) = (self.case.exit, &self.outcome, self.report.cause());
         let by_handler = self.case.settings.stops_on_failure && exit != Exit::HandlerFails;
         let by_order = !self.case.tame && self.case.clients.iter().any(|it| it.order == Order::Stops);
@@ -82,7 +124,7 @@ impl Checks<'_> {
     }
 
     /// R6: the deadline.
-    pub fn deadline(&self) {
+    fn deadline(&self) {
         let set = &self.case.settings;
         let bound = match self.case.exit {
             Exit::Within(time) => Some(time),
@@ -95,7 +137,7 @@ impl Checks<'_> {
     }
 
     /// R9: the report, the live counts, the events and the handlers say the same.
-    pub fn counts(&self) {
+    fn counts(&self) {
         let (report, handle) = (&self.report, self.handle);
         crate::support::assert_adds_up(report);
         let (counts, live) = (report.counts(), handle.counts());
@@ -180,7 +222,7 @@ impl Checks<'_> {
     }
 
     /// R1, R4: no socket and no file is left.
-    pub fn doors(&self, doors: &[OpenDoor]) {
+    fn doors(&self, doors: &[OpenDoor]) {
         for left in doors.iter().filter_map(OpenDoor::left_behind) {
             self.witness.violation(format!("R1: {left}"));
         }
@@ -192,19 +234,9 @@ impl Checks<'_> {
         let mut truncated = 0;
         for (n, (plan, met)) in self.case.clients.iter().zip(all).enumerate() {
             let is_http = self.case.http && cfg!(feature = "http");
-            let order = if is_http && plan.order != Order::Echo { Order::Reply } else { plan.order };
-            let Some(reply) = handlers::reply(order, n, plan.size) else { continue };
-            if plan.manner == Manner::Garbage {
-                continue; // its answer is an alert, or an error page
-            }
-            let (got, whole) = match is_http {
-                true => match http::answer(&met.got) {
-                    Some(answer) if answer.is_ok => (answer.body, answer.is_whole),
-                    _ => (&[][..], false),
-                },
-                false => (&met.got[..], met.got == reply),
-            };
-            self.check(reply.starts_with(got), || format!("R10: client {n} has read {} wrong bytes", got.len()));
+            let Some(got) = Got::new(self.case, n, plan, met) else { continue };
+            let (order, whole) = (got.order, got.is_whole);
+            self.check(!got.is_wrong(), || format!("R10: client {n} has read {} wrong bytes", got.bytes.len()));
             let door = self.case.doors[plan.door];
             let late_header = plan.manner == Manner::Newcomer && door.proxy == Proxy::Optional;
             let half_closed = plan.manner == Manner::HalfCloses && is_http;
@@ -214,7 +246,7 @@ impl Checks<'_> {
             if self.must_answer(n, met) && !late_header && !late_rest && !half_closed {
                 let ends = matches!(met.end, End::Eof | End::Left);
                 self.check(whole && ends, || {
-                    format!("R5: client {n} has read {} of {} bytes: {:?}", got.len(), reply.len(), met.end)
+                    format!("R5: client {n} has read {} of {} bytes: {:?}", got.bytes.len(), got.reply.len(), met.end)
                 });
             }
             let completed =
@@ -246,7 +278,7 @@ impl Checks<'_> {
     }
 
     /// R3: clones that have escaped are of no use, and nobody waits through them.
-    pub fn escaped(&self) {
+    fn escaped(&self) {
         let clones = std::mem::take(&mut *lock(&self.witness.escaped));
         async_io::block_on(async {
             for mut clone in clones {

@@ -11,17 +11,17 @@
 #![cfg(target_os = "linux")]
 #![allow(unreachable_pub)] // as in `tests/support`: each module is used by its siblings
 
-mod case;
-mod checks;
-mod clients;
-mod doors;
-mod exits;
+pub mod case;
+pub mod checks;
+pub mod clients;
+pub mod doors;
+pub mod exits;
 mod handlers;
 mod http;
 mod orders;
-mod plan;
-mod settings;
-mod witness;
+pub mod plan;
+pub mod settings;
+pub mod witness;
 
 use crate::soak::Holds;
 use crate::support::dice::{lock, seeds};
@@ -35,8 +35,8 @@ use ebbtide::Server;
 use exits::Scene;
 use futures_lite::future::poll_once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use witness::Witness;
 
@@ -50,12 +50,7 @@ const LIMIT: Duration = Duration::from_secs(45);
 
 #[test]
 fn random_servers_are_left_in_random_ways_and_break_no_rule() {
-    std::panic::set_hook(Box::new(|info| {
-        let text = info.to_string();
-        if !text.contains("as ordered") {
-            eprintln!("{text}");
-        }
-    }));
+    hide_ordered_panics();
     let seeds = seeds(IN_CI);
     gate::run(Role::Alone, FOR_EVER * 24, &String::new, move || {
         let start = Instant::now();
@@ -70,6 +65,16 @@ fn random_servers_are_left_in_random_ways_and_break_no_rule() {
         }
         println!("{} cases ({:.1?}), {before} open files before and after", seeds.len(), start.elapsed());
     });
+}
+
+/// Prints the panics that no case has ordered, and no other.
+pub fn hide_ordered_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        let text = info.to_string();
+        if !text.contains("as ordered") {
+            eprintln!("{text}");
+        }
+    }));
 }
 
 /// Runs cases beside each other. Panics with the seed of one that fails.
@@ -127,16 +132,32 @@ fn find_leak(batch: &[u64], before: usize) {
     panic!("{open} files are open, {before} were: a case of {batch:?} leaves them open, but not each time");
 }
 
+/// Opens the listeners of a case. Returns its server, and where clients connect.
+pub fn open(case: &Case, name: String, witness: &Arc<Witness>) -> (Server, Vec<OpenDoor>) {
+    let (listeners, doors): (Vec<_>, Vec<_>) = case.doors.iter().map(|&door| OpenDoor::new(door)).unzip();
+    let mut listeners = listeners.into_iter();
+    let first = Server::new(listeners.next().expect("a server has a listener")).name(name);
+    (exits::configure(case, listeners.fold(first, Server::add_listener), witness), doors)
+}
+
+/// Leaves the server of a case, and checks what must hold at once.
+pub fn leave<'a>(scene: &Scene<'a>, server: Server) -> Checks<'a> {
+    let Scene { case, witness, handle, .. } = *scene;
+    let outcome = scene.leave(server);
+    let at_once = async_io::block_on(poll_once(handle.closed()));
+    let report = at_once.expect("`Handle::closed` is ready when control has returned");
+    let checks = Checks { case, witness, handle, outcome, report };
+    checks.closed();
+    checks
+}
+
 /// Builds the case, runs it to its end, and checks everything. Panics with what it has found.
 fn run_case(seed: u64) {
     static RUN: AtomicU64 = AtomicU64::new(0);
     let case = Case::new(seed);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
     let witness = Witness::new(&case);
-    let (listeners, doors): (Vec<_>, Vec<_>) = case.doors.iter().map(|&door| OpenDoor::new(door)).unzip();
-    let mut listeners = listeners.into_iter();
-    let first = Server::new(listeners.next().expect("a server has a listener")).name(format!("case {seed}, {run}"));
-    let server = exits::configure(&case, listeners.fold(first, Server::add_listener), &witness);
+    let (server, doors) = open(&case, format!("case {seed}, {run}"), &witness);
     let handle = server.handle();
     let (done, all_done) = async_std::channel::unbounded();
     let asks: Vec<_> = case
@@ -152,18 +173,10 @@ fn run_case(seed: u64) {
     let (checks, (met, phases)) = std::thread::scope(|scope| {
         let clients = scope.spawn(|| clients::run_all(asks, &handle));
         let scene = Scene { case: &case, doors: &doors, witness: &witness, handle: &handle, all_done: &all_done };
-        let outcome = scene.leave(server);
-        let at_once = async_io::block_on(poll_once(handle.closed()));
-        let report = at_once.expect("`Handle::closed` is ready when control has returned");
-        let checks = Checks { case: &case, witness: &witness, handle: &handle, outcome, report };
-        checks.closed();
+        let checks = leave(&scene, server);
         (checks, clients.join().expect("clients do not panic"))
     });
-    checks.way_out();
-    checks.deadline();
-    checks.counts();
-    checks.doors(&doors);
-    checks.escaped();
+    checks.server(&doors);
     checks.clients(&met, &phases);
     let violations = lock(&witness.violations);
     assert!(

@@ -34,9 +34,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// How long the load lasts if `EBBTIDE_SOAK_MINUTES` is not set.
-const IN_CI: Duration = Duration::from_secs(3);
+const IN_CI: Duration = Duration::from_secs(2);
 /// Generations before the first look: pools, tables and queues grow to their sizes.
-const WARM_UP: u64 = 5;
+const WARM_UP: u64 = 3;
 /// A generation that is not over so long after its load hangs.
 const LIMIT: Duration = NET;
 /// Clients of each server at a time.

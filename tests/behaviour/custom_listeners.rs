@@ -482,6 +482,35 @@ fn the_limit_per_ip_address_applies_to_clients_of_a_custom_listener() {
     });
 }
 
+#[test]
+fn the_limit_per_ip_address_counts_a_network_of_ipv6_as_one_client() {
+    test(async {
+        // Clients of two networks of 64 bits, which are in one of 48 bits. The last two are in one network.
+        let clients = ["2001:db8:0:1::1", "2001:db8:0:2::1", "2001:db8:0:2::2"];
+        for (bits, accepted) in [(None, 2), (Some(48), 1), (Some(64), 2), (Some(128), 3), (Some(255), 3)] {
+            let asked = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&asked);
+            let listener = accept_by(move || {
+                let n = counted.fetch_add(1, SeqCst);
+                async move {
+                    let Some(ip) = clients.get(n) else { return pending().await };
+                    let address = std::net::SocketAddr::from((ip.parse::<std::net::Ipv6Addr>().unwrap(), 1));
+                    Ok((MemoryStream::pair().0, address.into()))
+                }
+            });
+            let handler = async |conn: Connection| conn.until_draining(pending::<()>()).await.unwrap_or(());
+            let body = async |_| until(|| asked.load(SeqCst) > clients.len()).await;
+            let server = Server::new(listener).max_connections_per_ip(1);
+            let server = match bits {
+                Some(bits) => server.ipv6_prefix(bits),
+                None => server,
+            };
+            let (_, report) = server.scope(handler, body).await.unwrap();
+            assert_eq!((report.accepted(), report.refused()), (accepted, 3 - accepted), "{bits:?}: {report}");
+        }
+    });
+}
+
 /// Listener without clients. Its destructor runs a closure.
 struct OnDrop(Option<Box<dyn FnOnce() + Send>>);
 

@@ -30,7 +30,13 @@ struct Seen {
 fn with_events(server: Server) -> (Server, Arc<Mutex<Vec<Seen>>>) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&seen);
-    let server = server.on_event(move |event| {
+    let server = server.name("observed").on_event(move |event| {
+        assert_eq!(event.server_name(), "observed");
+        let peer = event.peer_addr().map(ToString::to_string);
+        match event.connection() {
+            Some(connection) => assert_eq!(peer, Some(connection.peer_addr().to_string())),
+            None => assert_eq!(peer.is_some(), event.kind() == EventKind::Refused, "{peer:?}"),
+        }
         assert_eq!(event.connection().map(|connection| connection.id()), event.id());
         assert_eq!(event.age().is_some(), event.id().is_some());
         kept.lock().unwrap().push(Seen {

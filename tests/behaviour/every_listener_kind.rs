@@ -4,11 +4,13 @@
 use crate::support::gate::side_by_side;
 use crate::support::ways::{Client, Kind, Place, close, rest};
 use crate::support::{NET, alone, assert_adds_up, echo_at_eof, hold_executor, on_thread};
+use async_std::io as io_std;
 use async_std::prelude::*;
 use async_std::{future, task};
 use ebbtide::{Connection, Handle, Server};
-use std::future::pending;
-use std::io::{self, ErrorKind};
+use std::future::{pending, poll_fn};
+use std::io::{self, ErrorKind, IoSlice, IoSliceMut};
+use std::pin::Pin;
 use std::time::Duration;
 
 /// Runs a test for each kind, all at the same time.
@@ -35,6 +37,85 @@ fn a_client_that_half_closes_still_gets_its_reply() {
             Ok(rest(&mut client).await)
         };
         let (reply, report) = server.scope(echo_at_eof, body).await.unwrap();
+        assert_eq!((reply.as_str(), report.completed()), ("hello", 1), "{report}");
+    });
+}
+
+/// Reads into three buffers, the first of which is empty. Returns the bytes.
+async fn read_into_three(stream: &mut (impl io_std::Read + Unpin)) -> io::Result<Vec<u8>> {
+    let (mut first, mut second) = ([0; 3], [0; 4]);
+    let mut bufs = [IoSliceMut::new(&mut []), IoSliceMut::new(&mut first), IoSliceMut::new(&mut second)];
+    let n = stream.read_vectored(&mut bufs).await?;
+    let mut bytes = [&first[..], &second[..]].concat();
+    bytes.truncate(n);
+    Ok(bytes)
+}
+
+/// Sends a text, closes, and returns the reply.
+async fn say_all(place: &Place, text: &str) -> String {
+    let mut client = place.say(text.as_bytes()).await;
+    close(&mut client).await;
+    rest(&mut client).await
+}
+
+#[test]
+fn reads_into_several_buffers_lose_no_byte_also_if_some_were_looked_at_before() {
+    const TEXT: &str = "a text that is longer than all buffers together";
+    for_every_kind(async |server, place| {
+        let handler = async |mut conn: Connection| {
+            let (mut text, mut turn) = (Vec::new(), 0);
+            loop {
+                turn += 1;
+                if turn % 3 == 1 && !conn.more().await? {
+                    break; // it keeps bytes that it has read too early
+                }
+                let bytes = read_into_three(&mut conn).await?;
+                if bytes.is_empty() {
+                    break;
+                }
+                text.extend(bytes);
+            }
+            assert_eq!(conn.read_vectored(&mut [IoSliceMut::new(&mut [])]).await?, 0, "it does not wait");
+            conn.write_all(&text).await
+        };
+        let (reply, report) = server.scope(handler, async |_| Ok(say_all(&place, TEXT).await)).await.unwrap();
+        assert_eq!((reply.as_str(), report.completed()), (TEXT, 1), "{report}");
+    });
+}
+
+#[test]
+fn the_view_with_eof_in_a_drain_reads_and_writes_several_buffers_and_half_closes() {
+    for_every_kind(async |server, place| {
+        let handler = async |conn: Connection| {
+            let mut view = conn.eof_on_drain();
+            let mut text = Vec::new();
+            while text.len() < 5 {
+                text.extend(read_into_three(&mut view).await?);
+            }
+            let mut parts = vec![&text[..2], &[], &text[2..]];
+            while !parts.is_empty() {
+                let slices: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
+                let mut n = view.write_vectored(&slices).await?;
+                for part in &mut parts {
+                    let done = n.min(part.len());
+                    (*part, n) = (&part[done..], n - done);
+                }
+                parts.retain(|part| !part.is_empty());
+            }
+            view.flush().await?;
+            poll_fn(|cx| io_std::Write::poll_close(Pin::new(&mut view), cx)).await?; // the client reads EOF, and the handler goes on
+            assert_eq!(read_into_three(&mut view).await?, b"", "EOF, because the server drains");
+            assert!(conn.is_draining());
+            io::Result::Ok(())
+        };
+        let body = async |server: Handle| {
+            let mut client = place.say(b"hello").await;
+            let reply = rest(&mut client).await;
+            drop(server.shutdown());
+            server.closed().await;
+            Ok(reply)
+        };
+        let (reply, report) = server.newcomer_time(Duration::ZERO).scope(handler, body).await.unwrap();
         assert_eq!((reply.as_str(), report.completed()), ("hello", 1), "{report}");
     });
 }

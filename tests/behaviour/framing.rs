@@ -7,6 +7,7 @@ use async_std::io::{self, ErrorKind, prelude::*};
 use async_std::stream::{Stream, StreamExt};
 use async_std::task;
 use ebbtide::{Accept, Address, Connection, Listener, MemoryStream, Server};
+use futures_concurrency::prelude::*;
 use std::fmt::Debug;
 use std::future::Future;
 use std::io::{Read as _, Write as _};
@@ -622,4 +623,39 @@ impl Random {
         }
         pieces
     }
+}
+
+#[test]
+fn frames_of_all_lengths_go_both_ways() {
+    // Up to 64 KiB a frame is written together with its length, a longer one after it.
+    const LENGTHS: [usize; 5] = [0, 1, 64 * 1024, 64 * 1024 + 1, 1 << 20];
+    fn frame(length: usize) -> Vec<u8> {
+        (0..length).map(|n| (n * 7 + n / 251) as u8).collect()
+    }
+    test(async {
+        let (listener, connector) = Listener::memory();
+        let handler = async |conn: Connection| {
+            let mut frames = conn.frames().max_len(1 << 20);
+            while let Some(frame) = frames.next().await? {
+                frames.write(&frame).await?;
+            }
+            std::io::Result::Ok(())
+        };
+        let body = async |_| {
+            let mut client = connector.connect().await?;
+            for length in LENGTHS {
+                let sent = [&(length as u32).to_be_bytes()[..], &frame(length)].concat();
+                let mut got = vec![0; sent.len()];
+                let (mut reader, mut writer) = futures_lite::io::split(&mut client);
+                let read = async { reader.read_exact(&mut got).await };
+                let (written, read) = (writer.write_all(&sent), read).join().await;
+                (written?, read?);
+                assert!(got == sent, "a frame of {length} bytes has come back with other bytes");
+            }
+            client.close().await
+        };
+        let body = async |handle| Ok(body(handle).await?);
+        let ((), report) = Server::new(listener).scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
 }

@@ -60,6 +60,24 @@ async fn ask(client: &Client, path: &str) -> Option<Result<String, h2::Error>> {
 }
 
 #[test]
+fn a_client_of_http_2_is_told_how_many_requests_it_may_send_at_a_time() {
+    test(async {
+        let server = bind().await;
+        let address = server.local_addr().clone();
+        let http = Http::new().max_streams(3).handler(paths());
+        let body = async |_| {
+            let most = with_client(address, async |client: Client, _| {
+                ask(&client, "/hello").await.unwrap().unwrap(); // the settings come before the answer
+                client.current_max_send_streams()
+            });
+            Ok(most.await)
+        };
+        let (most, _) = server.scope(http, body).await.unwrap();
+        assert_eq!(most, 3);
+    });
+}
+
+#[test]
 fn no_request_of_busy_clients_of_http_2_is_lost() {
     const CONNECTIONS: usize = 8;
     const STREAMS: usize = 8;

@@ -4,7 +4,7 @@
 
 use crate::support::proxied::*;
 use crate::support::*;
-use ebbtide::{Handle, OnFailure, ProxyProtocol, Report, Server};
+use ebbtide::{Handle, Listener, OnFailure, ProxyProtocol, Report, Server};
 use log::Level;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,23 @@ fn wait_for_line(logs: &logs::Logs, line: &str, before: usize) {
 fn assert_one_completed(report: &Report, failed: u64) {
     let counts = (report.accepted(), report.rejected(), report.completed(), report.cancelled(), report.panicked());
     assert_eq!(counts, (failed + 1, failed, 1, 0, 0), "{report}");
+}
+
+#[test]
+fn r14_a_required_header_from_no_trusted_proxy_is_warned_of() {
+    on_thread(|| {
+        let logs = logs::remember();
+        let (first, second) = (Listener::tcp(loopback()).unwrap(), Listener::tcp(loopback()).unwrap());
+        let lines = |listener: &Listener| {
+            let address = listener.local_addr();
+            logs.lines_with(&format!("trusts no proxy, so every client of `{address}` will be closed"))
+        };
+        let first = first.proxy_protocol(ProxyProtocol::required());
+        let lines_of_first = lines(&first);
+        assert!(matches!(&lines_of_first[..], [(Level::Warn, _)]), "{lines_of_first:?}");
+        let second = second.proxy_protocol(required());
+        assert_eq!(lines(&second), []);
+    });
 }
 
 #[test]

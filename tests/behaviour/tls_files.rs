@@ -38,6 +38,24 @@ fn a_damaged_file_is_refused_with_its_name_the_reason_and_the_remedy() {
         ("DER", Certificates, der(leaf), "it is DER and not PEM|openssl x509 -inform DER -in {path}"),
         ("DER", Key, der(key), "it is DER and not PEM|openssl pkey -inform DER -in {path}"),
         ("PKCS #12", Key, element(0x30, &[2, 1, 3, 4, 1, 0]), "it is PKCS #12|openssl pkcs12 -in {path} -nocerts"),
+        (
+            "PKCS #12",
+            Certificates,
+            element(0x30, &[2, 1, 3, 4, 1, 0]),
+            "it is PKCS #12|openssl pkcs12 -in {path} -nokeys -out",
+        ),
+        (
+            "PKCS #12",
+            Authorities,
+            element(0x30, &[2, 1, 3, 4, 1, 0]),
+            "it is PKCS #12|openssl pkcs12 -in {path} -nokeys -cacerts -out",
+        ),
+        (
+            "a key of an unknown form",
+            Key,
+            text(&key.replace("PRIVATE KEY", "SECRET PRIVATE KEY")),
+            "the key that begins in line 1 is in an unknown form, `BEGIN SECRET PRIVATE KEY`|openssl pkey -in {path} -out",
+        ),
         // Sections that many libraries skip.
         (
             "glued",

@@ -181,3 +181,27 @@ impl FolderLock {
 fn pause(time: Duration) {
     std::thread::sleep(time);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What happens if another server replaces the file between the check and the removal. It cannot be arranged from
+    /// outside: the time between the two is that of one system call.
+    #[test]
+    fn a_file_that_was_renamed_by_mistake_is_put_back_but_not_over_another() {
+        let folder = std::env::temp_dir().join(format!("ebbtide-put-back-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (path, aside) = (folder.join("socket"), folder.join("aside"));
+        fs::write(&aside, "of a server").unwrap();
+        put_back(&aside, &path).unwrap();
+        assert_eq!((fs::read_to_string(&path).unwrap().as_str(), aside.exists()), ("of a server", false));
+        #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+        {
+            fs::write(&aside, "of another server").unwrap();
+            assert_eq!(put_back(&aside, &path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read_to_string(&path).unwrap(), "of a server");
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

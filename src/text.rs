@@ -114,6 +114,7 @@ mod tests {
             ("\u{85}\u{2028}\u{2029}", r"\u{85}\u{2028}\u{2029}"),
             ("\u{202e}gpj.exe \u{2066}x\u{2069}\u{200f}", r"\u{202e}gpj.exe \u{2066}x\u{2069}\u{200f}"),
             ("zero\u{200b}width\u{feff}", r"zero\u{200b}width\u{feff}"),
+            ("tag\u{e0041}\u{e007f} end", r"tag\u{e0041}\u{e007f} end"),
             ("Grüße, 世界 🎉 नमस्ते שלום e\u{301}", "Grüße, 世界 🎉 नमस्ते שלום e\u{301}"),
             (r#"C:\folder "quoted" 'x'"#, r#"C:\folder "quoted" 'x'"#),
             ("", ""),

@@ -176,6 +176,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_name_that_cannot_be_resolved_has_the_reason_and_a_hint_that_fits_the_name() {
+        let reason = io::Error::new(io::ErrorKind::NotFound, io::Error::other("no such name"));
+        for (host, hint) in [
+            ("300.1.1.1", "an IPv4 address has four numbers from 0 to 255"),
+            ("fe80::1%eth9", "is what follows the `%` an interface of this machine (`ip link`)?"),
+            ("nowhere.invalid", "is the name right, and does this machine know it (DNS, `/etc/hosts`)?"),
+        ] {
+            let error = unresolved(host, 80, &reason);
+            let end = format!("the name `{host}` cannot be resolved (no such name); {hint}");
+            assert!(error.to_string().ends_with(&end), "{error}");
+            assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        }
+    }
+
+    #[test]
     fn a_host_and_a_port_in_each_form() {
         let table = [
             ("127.0.0.1:80", ("127.0.0.1", 80)),

@@ -156,6 +156,43 @@ fn r07_a_panicking_request_of_http_1_is_answered_with_500_and_the_next_is_served
     });
 }
 
+/// An error that panics when it is asked for its source.
+#[derive(Debug)]
+struct BadError;
+
+impl std::fmt::Display for BadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("bad error")
+    }
+}
+
+impl std::error::Error for BadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        panic!("bad source")
+    }
+}
+
+#[test]
+fn r07_a_request_whose_error_panics_is_a_failed_request_and_other_connections_go_on() {
+    test(async {
+        let service = service_fn(async |request: Request<Incoming>| match request.uri().path() {
+            "/bad" => Err(BadError),
+            _ => Ok(Response::new(String::from("fine"))),
+        });
+        let (end, report) = serving(service, |address, _| {
+            let mut other = HttpClient::new(&address);
+            assert_eq!(other.ask(&get("/")).unwrap().body, "fine");
+            let end = HttpClient::new(&address).ask(&get("/bad")).unwrap_err().kind();
+            assert_eq!(other.ask(&get("/")).unwrap().body, "fine");
+            end
+        })
+        .await;
+        assert_eq!(end, io::ErrorKind::UnexpectedEof);
+        assert_eq!((report.completed(), report.failed(), report.panicked()), (1, 1, 0), "{report}");
+        assert_eq!(requests(&report), (3, 1, 0), "{report}");
+    });
+}
+
 #[test]
 fn r07_a_panicking_body_of_http_1_cuts_its_answer_and_no_other_connection() {
     test(async {

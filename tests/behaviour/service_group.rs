@@ -333,6 +333,18 @@ fn a_panic_of_a_task_is_logged_stops_all_services_and_is_the_error() {
 }
 
 #[test]
+fn a_panic_of_the_function_that_makes_a_tasks_future_is_the_tasks_panic() {
+    test(async {
+        let (serve, handle) = silent("main");
+        let panics = |_: Stopping| -> std::future::Ready<()> { panic!("this function is out of cheese") };
+        let error = ServiceGroup::new().server(serve).task("cheese maker", panics).run().await.unwrap_err();
+        assert_eq!(error.to_string(), "the task `cheese maker` panicked: this function is out of cheese");
+        assert_eq!(ends(error.reports()), [("cheese maker", TaskEnd::Panicked)]);
+        assert_eq!(handle.phase(), Phase::Closed);
+    });
+}
+
+#[test]
 fn a_task_that_returns_ok_has_ended_and_changes_nothing() {
     test(async {
         let (serve, handle) = silent("main");

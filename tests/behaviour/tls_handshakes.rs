@@ -112,6 +112,27 @@ fn a_client_that_is_reset_in_the_middle_of_its_handshake_is_counted() {
 }
 
 #[test]
+fn a_client_that_does_not_trust_the_certificate_is_logged_as_such() {
+    test_alone(async {
+        let logs = logs::remember();
+        let house = TlsFixture::new();
+        let stranger = Authority::new("an authority of others").client(None);
+        let server = house.bind().await;
+        let body = async |server: ebbtide::Handle| {
+            let mut client = secure(connect(server.local_addr()), stranger);
+            let error = client.read(&mut [0]).unwrap_err();
+            let _ = client.sock.read_to_end(&mut Vec::new()); // the alert has been read before the server closes
+            Ok(error)
+        };
+        let (error, report) = server.scope(echo, body).await.unwrap();
+        assert!(error.to_string().contains("UnknownIssuer"), "{error}");
+        assert_eq!(report.rejected(), 1, "{report}");
+        let lines = logs.lines_with("it does not trust this server's certificate");
+        assert!(matches!(&lines[..], [(log::Level::Debug, _)]), "{lines:?}");
+    });
+}
+
+#[test]
 fn a_client_that_does_not_speak_tls_gets_an_alert_and_is_logged() {
     test_alone(async {
         let logs = logs::remember();

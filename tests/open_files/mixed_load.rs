@@ -35,8 +35,6 @@ use std::time::{Duration, Instant};
 
 /// How long the load lasts if `EBBTIDE_SOAK_MINUTES` is not set.
 const IN_CI: Duration = Duration::from_secs(2);
-/// Generations before the first look: pools, tables and queues grow to their sizes.
-const WARM_UP: u64 = 3;
 /// A generation that is not over so long after its load hangs.
 const LIMIT: Duration = NET;
 /// Clients of each server at a time.
@@ -45,10 +43,14 @@ const LANES: usize = 24;
 /// reactor keep the size of their peak, and double when a later peak is higher.
 const TABLES: usize = 64 << 10;
 
-/// What the program runs for: the whole time, the interval of the rows, and the times of generations.
+/// How long everything lasts.
 struct Length {
+    /// Generations before the first look: pools, tables and queues grow to their sizes.
+    warm_up: u64,
     whole: Duration,
+    /// Between two rows of figures.
     row: Duration,
+    /// The load of a generation.
     shortest: Duration,
     longest: Duration,
 }
@@ -56,11 +58,12 @@ struct Length {
 impl Length {
     fn new() -> Self {
         match std::env::var("EBBTIDE_SOAK_MINUTES") {
-            Err(_) => Self { whole: IN_CI, row: MS(1000), shortest: MS(200), longest: MS(500) },
+            Err(_) => Self { warm_up: 3, whole: IN_CI, row: MS(1000), shortest: MS(200), longest: MS(500) },
             Ok(text) => {
                 let minutes: u64 =
                     text.parse().unwrap_or_else(|_| panic!("EBBTIDE_SOAK_MINUTES is a number, not `{text}`"));
                 Self {
+                    warm_up: 5,
                     whole: Duration::from_secs(60 * minutes),
                     row: Duration::from_secs(60),
                     shortest: Duration::from_secs(1),
@@ -119,7 +122,7 @@ fn r11_generations_under_a_mixed_load_leave_nothing_behind() {
     hide_ordered_panics();
     gate::run(Role::Alone, FOR_EVER * 24, &String::new, || {
         let (length, mut dice, mut totals) = (Length::new(), Dice::new(0x50a4), Totals::default());
-        for _ in 0..WARM_UP {
+        for _ in 0..length.warm_up {
             generation(&mut totals, &mut dice, &length);
         }
         let before = settled();

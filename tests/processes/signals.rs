@@ -179,6 +179,37 @@ fn in_the_background_of_a_shell_script_ctrl_c_has_no_effect() {
     });
 }
 
+/// Nothing usual ignores SIGTERM, so this is a warning.
+#[test]
+fn an_ignored_sigterm_has_no_effect_and_is_warned_of() {
+    with_each_executor(|start| {
+        let script = r#"trap "" TERM; exec "$@""#;
+        let server = start(&mut inside("sh", &["-c", script, "sh"], program("server")));
+        server
+            .wait_for("WARN SIGTERM stays ignored: the program that started this one has set it so (`trap '' TERM`?)");
+        serves_after(&server, server.id(), Signal::SIGTERM);
+        server.send(Signal::SIGINT);
+        assert_closed(&server.wait(), Signal::SIGINT, "1 accepted, 1 completed");
+    });
+}
+
+/// A signal cannot be given back, so the crate decides what one does whose stream was dropped.
+#[test]
+fn after_its_stream_was_dropped_sighup_has_no_effect_and_sigterm_exits_with_its_status() {
+    with_each_executor(|start| {
+        let mut program = start(&mut program("dropped streams"));
+        program.wait_for("dropped");
+        program.send(Signal::SIGHUP);
+        program.wait_for("INFO received SIGHUP, but its stream was dropped: no effect");
+        assert!(program.is_running(), "{program}");
+        program.send(Signal::SIGTERM);
+        let ended = program.wait();
+        assert_eq!(ended.status.code(), Some(128 + 15), "{ended:?}");
+        let line = "WARN received SIGTERM whose stream was dropped: exiting now with status 143";
+        assert!(ended.stdout.iter().any(|printed| printed.contains(line)), "{ended:?}");
+    });
+}
+
 /// Sends the signal, and checks that a client that connects afterwards is served.
 fn serves_after(server: &Process, id: u32, signal: Signal) {
     let port = server.port();
@@ -470,6 +501,11 @@ fn the_program() {
             become_program("server")
         }
         "three streams" => three_streams(),
+        "dropped streams" => {
+            drop((signal::hangup().unwrap(), signal::termination().unwrap()));
+            println!("dropped");
+            park()
+        }
         "counter" => {
             count_signals();
             println!("counting");

@@ -4,6 +4,7 @@
 use crate::support::http::paths;
 use crate::support::*;
 use async_std::task::{self, spawn_blocking};
+use ebbtide::http::http_body_util::{BodyExt, Full};
 use ebbtide::http::hyper;
 use ebbtide::http::hyper::body::{Body, Bytes, Frame, Incoming};
 use ebbtide::http::hyper::rt::{Read as _, ReadBuf, Write as _};
@@ -74,6 +75,42 @@ fn a_client_of_http_2_is_told_how_many_requests_it_may_send_at_a_time() {
         };
         let (most, _) = server.scope(http, body).await.unwrap();
         assert_eq!(most, 3);
+    });
+}
+
+#[test]
+fn r07_a_request_of_http_2_that_its_client_cuts_is_no_failed_request() {
+    test(async {
+        let (begun, has_begun) = async_std::channel::unbounded();
+        let (ended, has_ended) = async_std::channel::unbounded();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (begun, ended) = (begun.clone(), ended.clone());
+            async move {
+                begun.send(()).await.unwrap();
+                let body = request.into_body().collect().await;
+                ended.send(body.is_err()).await.unwrap();
+                Ok::<_, hyper::Error>(Response::new(Full::new(body?.to_bytes())))
+            }
+        });
+        let server = bind().await;
+        let address = server.local_addr().clone();
+        let body = async |_| {
+            let client = with_client(address, async move |client: Client, _| {
+                let request = Request::post("http://a/").body(()).unwrap();
+                let (answer, mut upload) = client.ready().await.unwrap().send_request(request, false).unwrap();
+                upload.send_data(Bytes::from_static(b"half"), false).unwrap();
+                has_begun.recv().await.unwrap();
+                upload.send_reset(h2::Reason::CANCEL);
+                assert!(has_ended.recv().await.unwrap(), "the body ends with an error");
+                drop(answer);
+            });
+            client.await;
+            Ok(())
+        };
+        let ((), report) = server.scope(Http::new().handler(service), body).await.unwrap();
+        let counts = report.counts();
+        assert_eq!((counts.requests(), counts.requests_failed(), counts.requests_panicked()), (1, 0, 0), "{report}");
+        assert_eq!((report.completed(), report.failed()), (1, 0), "{report}");
     });
 }
 

@@ -46,6 +46,9 @@ impl<T: AsSocket> Socket<T> {
     }
 
     /// Polls until a client may be in the backlog. Registers the socket with the reactor first, if it is not yet.
+    ///
+    /// After an error the next poll registers the socket again: the reactor has kept the waker of the failed attempt, and
+    /// would take the next one for registered.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let registered = match &mut self.registered {
             Some(registered) => registered,
@@ -54,7 +57,11 @@ impl<T: AsSocket> Socket<T> {
                 origin: Origin::here(),
             }),
         };
-        registered.entry.as_ref().expect("the entry is there until the drop").poll_readable(cx)
+        let poll = registered.entry.as_ref().expect("the entry is there until the drop").poll_readable(cx);
+        if let Poll::Ready(Err(_)) = poll {
+            self.registered = None;
+        }
+        poll
     }
 }
 

@@ -1,4 +1,5 @@
-//! Decides whether a handler's error is the peer's fault: it is if the connection's own stream has returned that error.
+//! Decides whether a handler's error is the peer's fault: it is if the connection's own stream has returned that error,
+//! unless the system had run out of something.
 
 use crate::panic::{self, DEEPEST};
 use crate::run::end_reason::EndReason;
@@ -23,6 +24,22 @@ pub(super) fn reason_of(error: &BoxError, record: &ConnectionRecord) -> EndReaso
             panic::discard(payload);
             EndReason::Failed
         }
+    }
+}
+
+/// Returns whether the system has run out of something. Then the stream's error is not the peer's fault, although no
+/// other stream has caused it.
+pub(super) fn is_exhaustion(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    {
+        use rustix::io::Errno;
+        let errno = Errno::from_io_error(error);
+        let exhausted = [Errno::NOMEM, Errno::NOBUFS, Errno::MFILE, Errno::NFILE, Errno::NOSPC];
+        errno.is_some_and(|errno| exhausted.contains(&errno))
+    }
+    #[cfg(not(unix))]
+    {
+        error.raw_os_error() == Some(10055) || error.kind() == io::ErrorKind::OutOfMemory // WSAENOBUFS
     }
 }
 

@@ -4,6 +4,7 @@
 //! what the run needs to know: bytes, EOF, errors, and writes that wait.
 
 use super::Connection;
+use super::blame::is_exhaustion;
 use crate::run::end_reason::EndReason;
 use crate::sync::coop;
 use crate::text::explained;
@@ -113,7 +114,7 @@ impl Connection {
         }
         // Not `Other`: an error that has nothing to do with the stream may be of that kind, and the panic of a custom
         // stream is.
-        if kind != io::ErrorKind::Other {
+        if kind != io::ErrorKind::Other && !is_exhaustion(error) {
             self.record.note_given(kind, EndReason::Disconnected);
         }
     }

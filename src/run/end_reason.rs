@@ -44,6 +44,9 @@ pub enum EndReason {
     /// - After a reset of its own connection, a handler's error of that kind is the peer's.
     /// - After EOF from the peer, an `UnexpectedEof` is the peer's.
     ///
+    /// An error for which the system has run out of something, such as memory for sockets (`ENOMEM`, `ENOBUFS`), is not
+    /// the peer's: it counts as [`Failed`](Self::Failed).
+    ///
     /// A handler that also reads from another source, such as a database, gives the errors of that source a type or a
     /// kind of their own.
     Disconnected,

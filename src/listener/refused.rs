@@ -50,8 +50,21 @@ fn of_the_system(address: SocketAddr, error: &io::Error) -> String {
     #[cfg(unix)]
     {
         use rustix::io::Errno;
+        let errno = Errno::from_io_error(error);
+        match errno {
+            Some(Errno::MFILE) => {
+                let text =
+                    "the process has reached its limit on open files: raise it (`ulimit -n`, systemd's `LimitNOFILE=`)";
+                return text.into();
+            }
+            Some(Errno::NFILE) => {
+                return "the system has reached its limit on open files: raise `fs.file-max`, or close other programs"
+                    .into();
+            }
+            _ => {}
+        }
         let SocketAddr::V6(v6) = address else { return String::new() };
-        match (Errno::from_io_error(error), v6.scope_id()) {
+        match (errno, v6.scope_id()) {
             (Some(Errno::INVAL), 0) if v6.ip().is_unicast_link_local() => {
                 let (ip, port) = (v6.ip(), v6.port());
                 return format!("a link-local address needs its interface (`ip link`), as in `[{ip}%eth0]:{port}`");
@@ -158,6 +171,8 @@ mod tests {
             ("[fe80::1%7]:80", Errno::NODEV, "no interface with the number 7"),
             ("0.0.0.0:80", Errno::ACCESS, "ports below 1024 need a privilege"),
             ("0.0.0.0:8080", Errno::ACCESS, "the system's policy"),
+            ("0.0.0.0:80", Errno::MFILE, "; the process has reached its limit on open files: raise it"),
+            ("[::]:80", Errno::NFILE, "raise `fs.file-max`"),
             ("[2001:db8::1]:80", Errno::INVAL, "`[2001:db8::1]:80`: Invalid argument (os error 22)"),
         ];
         for (address, errno, remedy) in table {

@@ -4,7 +4,7 @@ use super::refused::{explain, is_every_machines, is_unsupported_family};
 use super::{Inherited, ListenOptions, Listener};
 use crate::address::Address;
 use crate::panic::log_line;
-use crate::text::explained;
+use crate::text::{explained, explained_by};
 use crate::transport::Transport;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, ErrorKind};
@@ -48,21 +48,29 @@ pub(super) fn bind(address: SocketAddr, options: &ListenOptions) -> io::Result<T
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // On Windows the option has another meaning: other programs may take the port.
     #[cfg(unix)]
-    socket.set_reuse_address(options.reuse_address)?;
+    named("SO_REUSEADDR", socket.set_reuse_address(options.reuse_address))?;
     #[cfg(unix)]
     if options.reuse_port {
-        socket.set_reuse_port(true)?;
+        named("SO_REUSEPORT", socket.set_reuse_port(true))?;
     }
     let is_mapped = matches!(address, SocketAddr::V6(v6) if v6.ip().to_ipv4_mapped().is_some());
     if let (SocketAddr::V6(_), false, Some(only_v6)) = (address, is_mapped, options.only_v6) {
-        socket.set_only_v6(only_v6)?;
+        named("IPV6_V6ONLY", socket.set_only_v6(only_v6))?;
     }
     // Set once here instead of on each connection: connections inherit it from the kernel.
-    socket.set_tcp_nodelay(options.nodelay)?;
-    options.keepalive.set(&socket)?;
+    named("TCP_NODELAY", socket.set_tcp_nodelay(options.nodelay))?;
+    named("the keep-alive", options.keepalive.set(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
+}
+
+/// Adds to an error which option of the socket could not be set.
+fn named(option: &str, result: io::Result<()>) -> io::Result<()> {
+    result.map_err(|error| {
+        let text = format!("cannot set {option}: {error}");
+        explained_by(error, text)
+    })
 }
 
 /// Binds every address; those with port 0 get the same port. An address family that the machine lacks is skipped if

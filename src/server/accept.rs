@@ -5,6 +5,7 @@
 //! socket.
 
 use super::accept_error::{AcceptErrorClass, classify, hint};
+use super::progress::Progress;
 use crate::address::Address;
 use crate::connection::Connection;
 use crate::connection::task::{ConnectionGuard, ConnectionTask, Service};
@@ -21,6 +22,7 @@ use crate::runtime::yield_now;
 use crate::span::Span;
 use crate::sync::event::Event;
 use async_io::Timer;
+use log::Level;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
@@ -48,6 +50,8 @@ pub(super) struct AcceptLoop<H> {
     pub(super) run: Arc<Run>,
     /// Signalled when accepting has to end.
     pub(super) stop: Arc<Event>,
+    /// Where its lines go that are about no client: it waits for no logger.
+    pub(super) progress: Progress,
     /// Keeps the run from being closed while the loop runs.
     pub(super) completion: CompletionGuard,
 }
@@ -104,7 +108,7 @@ where
             let error = match accepted {
                 Ok((client, permit)) => {
                     self.admit(client, permit);
-                    note_room(&self.run);
+                    note_room(&self.run, &self.progress);
                     (pause, skipped) = (SHORTEST_PAUSE, Skipped::default());
                     continue;
                 }
@@ -132,14 +136,14 @@ where
         let listener = self.listener.get_mut();
         let mut stop = self.stop.listen();
         let mut wait = PermitWait { limit: &self.run.limit, turn: Turn::since(*last) };
-        let run = &self.run;
+        let (run, progress) = (&self.run, &self.progress);
         poll_fn(|cx| {
             if stop.poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
             let poll = poll_accept(listener, cx, &mut wait, last).map(Some);
             if poll.is_pending() && wait.turn.is_waiting() {
-                warn_of_limit(run);
+                warn_of_limit(run, progress);
             }
             poll
         })
@@ -260,7 +264,9 @@ where
         let address = self.listener.get().local_addr().clone();
         let why = panic::text(|| Chain(&source).to_string());
         self.run.fail(Cause::ListenerFailed, Failure::Listener { address: address.clone(), source });
-        run_line!(error, self.run, [listener:% = address], "cannot accept connections on `{address}` any more: {why}");
+        self.progress.call(Level::Error, move |run| {
+            run_line!(error, run, [listener:% = address], "cannot accept connections on `{address}` any more: {why}");
+        });
     }
 
     fn log_skipped(&self, error: &io::Error) {
@@ -274,14 +280,17 @@ where
     }
 
     fn log_pause(&self, error: &io::Error, pause: Duration) {
-        let (listener, hint, error) = (self.listener.get(), hint(error), Chain(error));
-        run_line!(
-            warn,
-            self.run,
-            [listener:% = listener, connections = self.run.registry.len()],
-            "cannot accept connections on `{listener}`, trying again in {}: {error}{hint}",
-            Span(pause)
-        );
+        let (listener, hint) = (self.listener.get().local_addr().clone(), hint(error));
+        let (error, connections) = (panic::text(|| Chain(error).to_string()), self.run.registry.len());
+        self.progress.call(Level::Warn, move |run| {
+            run_line!(
+                warn,
+                run,
+                [listener:% = listener, connections = connections],
+                "cannot accept connections on `{listener}`, trying again in {}: {error}{hint}",
+                Span(pause)
+            );
+        });
     }
 
     fn log_turned_away(&self, listener: &Address, clients: u64) {
@@ -291,52 +300,62 @@ where
             false => format!("all {max} of `max_connections` are in use; raise it"),
         };
         let what = if clients == 1 { "client" } else { "clients" };
-        run_line!(
-            warn,
-            self.run,
-            [listener:% = listener, clients = clients],
-            "closed {clients} {what} in the backlog of `{listener}` unserved: {why}"
-        );
+        let listener = listener.clone();
+        self.progress.call(Level::Warn, move |run| {
+            run_line!(
+                warn,
+                run,
+                [listener:% = listener, clients = clients],
+                "closed {clients} {what} in the backlog of `{listener}` unserved: {why}"
+            );
+        });
     }
 
     fn log_queue_lost(&self, error: &io::Error) {
-        let (listener, hint, error) = (self.listener.get(), hint(error), Chain(error));
-        run_line!(
-            warn,
-            self.run,
-            [listener:% = listener],
-            "cannot accept the clients that still wait on `{listener}`: {error}{hint}"
-        );
+        let (listener, hint) = (self.listener.get().local_addr().clone(), hint(error));
+        let error = panic::text(|| Chain(error).to_string());
+        self.progress.call(Level::Warn, move |run| {
+            run_line!(
+                warn,
+                run,
+                [listener:% = listener],
+                "cannot accept the clients that still wait on `{listener}`: {error}{hint}"
+            );
+        });
     }
 }
 
 /// Warns once that all permits are in use; not if accepting is paused.
-fn warn_of_limit(run: &Run) {
+fn warn_of_limit(run: &Run, progress: &Progress) {
     let limit = &run.limit;
     let max = limit.max();
     if max > 0 && !limit.is_paused() && !limit.admits() && run.limit_warning.is_new(Instant::now()) {
-        run_line!(
-            warn,
-            run,
-            [connections = max],
-            "all {max} of `max_connections` are in use: further clients wait in the backlog. To serve more at a time \
-             raise it, and the limit on open files with it (`ulimit -n`, systemd's `LimitNOFILE=`); to free places \
-             sooner set `idle_timeout`"
-        );
+        progress.call(Level::Warn, move |run| {
+            run_line!(
+                warn,
+                run,
+                [connections = max],
+                "all {max} of `max_connections` are in use: further clients wait in the backlog. To serve more at a \
+                 time raise it, and the limit on open files with it (`ulimit -n`, systemd's `LimitNOFILE=`); to free \
+                 places sooner set `idle_timeout`"
+            );
+        });
     }
 }
 
 /// Logs that permits are free again after such a warning.
-fn note_room(run: &Run) {
+fn note_room(run: &Run, progress: &Progress) {
     if run.limit_warning.is_set() {
         let (used, max) = (run.limit.used(), run.limit.max());
         if run.limit_warning.is_over(used, max, Instant::now()) {
-            run_line!(
-                info,
-                run,
-                [connections = used],
-                "{used} of {max} of `max_connections` are in use: accepting clients again"
-            );
+            progress.call(Level::Info, move |run| {
+                run_line!(
+                    info,
+                    run,
+                    [connections = used],
+                    "{used} of {max} of `max_connections` are in use: accepting clients again"
+                );
+            });
         }
     }
 }

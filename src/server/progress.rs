@@ -1,10 +1,11 @@
-//! [`LogQueue`], the queue of a shutdown's log lines, so that a shutdown never waits for the logger; and [`Progress`],
-//! the queue of one server.
+//! [`LogQueue`], the queue of a server's own log lines, so that neither accepting nor a shutdown waits for the logger;
+//! and [`Progress`], the queue of one server.
 //!
 //! A logger may block: its standard output is a full pipe, or a stopped terminal, which is not rare when a server is
-//! shut down. Neither a second request nor the deadline may wait for that. So the supervisor and the shutdown streams
-//! put their lines into a queue, and a task hands them to the logger one after the other, on a thread for blocking
-//! work. (Lines about one connection are logged by its own task, and block its thread.)
+//! shut down. Neither the first client, nor a second request, nor the deadline may wait for that. So the start, the
+//! accept loops, the supervisor and the shutdown streams put their lines into a queue, and a task hands them to the
+//! logger one after the other, on a thread for blocking work. (Lines about one connection are logged by its own task,
+//! and block its thread.)
 
 use crate::address::Address;
 use crate::group::{Executor, TaskGroup};
@@ -21,6 +22,9 @@ use log::Level;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// How many lines may wait for a logger that is stuck; further ones are dropped.
+const MOST_LINES: usize = 1000;
 
 /// How long the end of a shutdown waits for its last lines to be logged.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -49,7 +53,7 @@ impl LogQueue {
 
     /// Queues a line, which `call` hands to the logger.
     pub(crate) fn put(&self, level: Level, call: impl FnOnce() + Send + 'static) {
-        if level <= log::max_level() {
+        if level <= log::max_level() && self.lines.len() < MOST_LINES {
             let _closed = self.lines.try_send(Box::new(call)); // after `finish` the line is dropped
         }
     }
@@ -114,6 +118,12 @@ impl Progress {
         self.put(Line { level, phase, connections, about: None, text });
     }
 
+    /// Queues a line that `log` logs, with key-values of its own.
+    pub(super) fn call(&self, level: Level, log: impl FnOnce(&Run) + Send + 'static) {
+        let run = Arc::clone(&self.run);
+        self.queue.put(level, move || log(&run));
+    }
+
     /// Queues a line about one connection.
     pub(super) fn log_about(&self, about: &ConnectionRecord, phase: Phase, connections: usize, text: String) {
         let about = Some((about.id, about.peer().clone()));
@@ -121,8 +131,7 @@ impl Progress {
     }
 
     fn put(&self, line: Line) {
-        let run = Arc::clone(&self.run);
-        self.queue.put(line.level, move || log_one(&run, &line));
+        self.call(line.level, move |run| log_one(run, &line));
     }
 
     /// Waits until all lines are logged: see [`LogQueue::finish`].

@@ -93,9 +93,14 @@ impl RunGuard {
         let guard = Self { run, origin: Origin::here(), group };
         if let Some((unserved, listeners)) = guard.run.start((config.grace, config.policy.own_grace), config.lame_duck)
         {
+            let progress = Progress::new(&guard.run);
             let addresses: Vec<_> = guard.run.name.addresses.iter().map(ToString::to_string).collect();
-            run_line!(info, guard.run, [phase:% = Phase::Serving], "serving on {}", addresses.join(", "));
-            let tasks = spawn_all(&guard.run, (unserved, listeners), &config, (streams, side_tasks), handler);
+            let addresses = addresses.join(", ");
+            progress.call(Level::Info, move |run| {
+                run_line!(info, run, [phase:% = Phase::Serving], "serving on {addresses}");
+            });
+            let sources = (unserved, listeners);
+            let tasks = spawn_all(&guard.run, progress, sources, &config, (streams, side_tasks), handler);
             guard.group.spawn(tasks.supervise());
         }
         Ok(guard)
@@ -184,6 +189,7 @@ type LargeHandler<T> = Box<dyn Fn(Connection) -> LargeFuture<T> + Send + Sync>;
 /// Spawns all tasks of a run except the supervisor.
 fn spawn_all<H, Fut>(
     run: &Arc<Run>,
+    progress: Progress,
     (unserved, listeners): (Unserved, Vec<OpenListener>),
     config: &Config,
     (streams, side_tasks): (Vec<ShutdownStream>, Vec<SideTask>),
@@ -203,7 +209,7 @@ where
         tasks,
         background,
         to_the_end: group(),
-        progress: Progress::new(run),
+        progress,
         stop_accepting: Arc::new(Event::default()),
         run: Arc::clone(run),
         completion,
@@ -215,6 +221,7 @@ where
             service: Arc::clone(&service),
             run: Arc::clone(run),
             stop: Arc::clone(&all.stop_accepting),
+            progress: all.progress.clone(),
             completion: all.completion.clone(),
         };
         // Made before the task: the executor may drop that before its first poll.

@@ -36,6 +36,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+pub(crate) use peek::UNSEEN;
 use pushback::Pushback;
 pub(crate) use scratch::with_scratch;
 use spurious::SpuriousCount;

@@ -15,6 +15,7 @@ use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};
 use crate::run::timers::RunTimer;
 use crate::sync::event::EventListener;
+use crate::transport::UNSEEN;
 use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -84,6 +85,7 @@ pub(super) enum End {
 
 /// Runs hyper's future for one connection.
 pub(super) struct Driver<'a> {
+    connection: &'a Connection,
     progress: &'a Progress,
     settings: &'a Settings,
     draining: Draining,
@@ -97,6 +99,9 @@ pub(super) struct Driver<'a> {
     timer: RunTimer,
     /// When the timer ends.
     due: Option<Instant>,
+    /// The last limit that had passed while bytes were in the socket, and the end of the time in which hyper may still
+    /// read them: see [`UNSEEN`].
+    unseen: Option<(Instant, Instant)>,
 }
 
 impl<'a> Driver<'a> {
@@ -107,6 +112,7 @@ impl<'a> Driver<'a> {
         is_http2: bool,
     ) -> Self {
         Self {
+            connection,
             progress,
             settings,
             draining: connection.draining(),
@@ -115,6 +121,7 @@ impl<'a> Driver<'a> {
             closing: None,
             timer: connection.server().run().timers.timer(),
             due: None,
+            unseen: None,
         }
     }
 
@@ -145,6 +152,12 @@ impl<'a> Driver<'a> {
                 }
                 return Poll::Pending;
             }
+            if let Some(end) = self.unseen_until(due, act).filter(|end| *end > Instant::now()) {
+                if self.poll_timer(end, cx).is_ready() {
+                    continue;
+                }
+                return Poll::Pending;
+            }
             match act {
                 Act::Close => {
                     self.closing = Some(Instant::now());
@@ -153,6 +166,23 @@ impl<'a> Driver<'a> {
                 Act::GiveUp => return Poll::Ready(End::Closed(Ok(()))),
                 Act::EndSlowHead => return Poll::Ready(End::SlowHead),
             }
+        }
+    }
+
+    /// Returns the end of the time in which bytes that have arrived may still be read, after a limit that has passed.
+    /// `None` if there are none, or if it is no limit on the peer.
+    fn unseen_until(&mut self, due: Instant, act: Act) -> Option<Instant> {
+        if self.leaving.is_some() || act == Act::GiveUp {
+            return None;
+        }
+        match self.unseen {
+            Some((after, end)) if after == due => Some(end),
+            _ if self.connection.record().transport.is_readable() => {
+                let end = Instant::now() + UNSEEN;
+                self.unseen = Some((due, end));
+                Some(end)
+            }
+            _ => None,
         }
     }
 

@@ -469,6 +469,10 @@ impl Server {
     /// A handler that works for longer than this without reading or writing is ended too. The bytes of a TLS handshake
     /// do not count, so set it longer than a handshake takes.
     ///
+    /// If the time is over while bytes of the client are still unread in the socket, the handler gets another second to
+    /// read them: they may have arrived in time, while the process was stopped. The limits on the first byte, on a
+    /// handshake and on HTTP do the same.
+    ///
     /// # Examples
     ///
     /// ```

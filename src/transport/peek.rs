@@ -10,6 +10,13 @@ use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+/// How much longer a peer is waited for if a time limit has passed, and bytes are in the socket that nobody has read.
+///
+/// They may have arrived in time: after a stop of the process (SIGSTOP, a paused machine) all timers fire at once, and
+/// the reactor learns of the readable sockets one part after the other. If the bytes are not read within this time,
+/// nobody wants to read them, and the limit counts.
+pub(crate) const UNSEEN: Duration = Duration::from_secs(1);
+
 impl Transport {
     /// Ready once bytes have arrived, with how many of them the next read can take; 0 at EOF.
     ///
@@ -109,15 +116,26 @@ impl Transport {
     /// Returns whether the socket has room for a write; false on Windows, and for a stream that is not a socket.
     pub(crate) fn is_writable(&self) -> bool {
         #[cfg(unix)]
-        {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let fd =
-                each!(self.plain(), socket => PollFd::new(socket.get_ref(), PollFlags::OUT), _shared => return false);
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
-        }
+        return self.is_ready(rustix::event::PollFlags::OUT);
         #[cfg(not(unix))]
         false
+    }
+
+    /// Returns whether bytes, or EOF, have arrived that were not read from the socket; false on Windows, and for a stream
+    /// that is not a socket.
+    pub(crate) fn is_readable(&self) -> bool {
+        #[cfg(unix)]
+        return self.is_ready(rustix::event::PollFlags::IN);
+        #[cfg(not(unix))]
+        false
+    }
+
+    #[cfg(unix)]
+    fn is_ready(&self, flags: rustix::event::PollFlags) -> bool {
+        use rustix::event::{PollFd, Timespec, poll};
+        let fd = each!(self.plain(), socket => PollFd::new(socket.get_ref(), flags), _shared => return false);
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
     }
 
     /// Returns whether the peer has closed or reset the connection, as far as that can be known without a read.

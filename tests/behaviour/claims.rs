@@ -189,6 +189,17 @@ fn a_connections_end_is_counted_in_one_line_and_threads_wait_for_each_other_in_o
     assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
+/// A jump of the wall clock ends no connection: the wall clock only gives the dates in the lists of the admin listener,
+/// and decides which certificates are valid.
+#[test]
+fn no_time_limit_counts_from_the_wall_clock() {
+    let reads = ["SystemTime", "UNIX_EPOCH", "UnixTime"].map(code_with).concat();
+    assert!(!reads.is_empty());
+    let is_known = |line: &&String| !line.starts_with("admin/lists.rs: ") && !line.starts_with("tls");
+    let unknown: Vec<_> = reads.iter().filter(is_known).collect();
+    assert!(unknown.is_empty(), "{unknown:#?}");
+}
+
 #[test]
 fn there_is_no_unsafe_code_and_each_dependency_has_its_purpose_beside_it() {
     assert_eq!(code_with("unsafe ").iter().filter(|line| !line.contains("unsafe_code")).count(), 0);

@@ -6,6 +6,7 @@ mod ctrlc_termination;
 mod dependencies;
 mod diagnostics;
 mod examples;
+mod faults;
 mod fork;
 mod hand_over;
 mod haproxy;

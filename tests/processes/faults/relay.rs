@@ -140,11 +140,9 @@ fn a_drain_loses_nothing_that_a_slow_network_has_delivered() {
             assert!(echo.len() >= delivered[n], "client {n}: {} of {} bytes: {server}", echo.len(), delivered[n]);
         }
     });
-    let mut late = match connect(port) {
-        Err(_) => None, // refused
-        Ok(late) => Some(late),
-    };
-    late.iter_mut().for_each(|late| assert_ends(late, &server));
+    if let Ok(mut late) = connect(port) {
+        assert_ends(&mut late, &server); // in most runs it is refused
+    }
     let ended = server.wait();
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert_eq!(Numbers::of(&ended).get("accepted"), CLIENTS as u64, "{ended:?}");

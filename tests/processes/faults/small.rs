@@ -67,8 +67,12 @@ impl Drop for Group {
     }
 }
 
+/// Only in the long form (`EBBTIDE_TEST_FAULTS`): the kernel drops what has no room, so a transfer may pause for long.
 #[test]
 fn in_a_control_group_with_little_memory_for_sockets_messages_arrive_whole() {
+    if std::env::var_os("EBBTIDE_TEST_FAULTS").is_none() {
+        return;
+    }
     let Some(group) = Group::new(256 << 10) else {
         println!("skipped: there is no memory control group of version 1, or it is not permitted");
         return;

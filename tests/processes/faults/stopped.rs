@@ -105,7 +105,6 @@ fn a_server_that_is_stopped_in_its_drain_ends_and_silent_clients_are_counted_as_
         let mut idle = connect(served.port()).unwrap();
         say_and_hear(&mut idle, b"hello").unwrap();
         let mut silent = connect(served.port()).unwrap();
-        // Its limit begins when the server accepts it, before the stop or after it.
         stop(served.id());
         std::thread::sleep(STOP);
         go_on(served.id());
@@ -113,7 +112,9 @@ fn a_server_that_is_stopped_in_its_drain_ends_and_silent_clients_are_counted_as_
         assert_ends(&mut silent, &served);
         served.send(Signal::SIGTERM);
         let numbers = numbers(served);
-        assert_eq!(["idle_timeout", "first_byte_timeout"].map(|end| numbers.get(end)), [1, 1], "{numbers:?}");
+        // The limit of the first byte may begin after the stop, if that came just after the accept.
+        let [idle, first_byte] = ["idle_timeout", "first_byte_timeout"].map(|end| numbers.get(end));
+        assert!(idle >= 1 && idle + first_byte == 2, "{numbers:?}");
 
         let drained = Process::start(&mut server(&["grace=1000", "stubborn"], threads));
         let mut held = connect(drained.port()).unwrap();
@@ -150,8 +151,8 @@ fn a_client() {
     let mut last = Instant::now();
     while last.elapsed() < Duration::from_millis(300) {
         match client.write(&[b'x'; 1 << 16]) {
-            Ok(_) => last = Instant::now(),
-            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+            Ok(1..) => last = Instant::now(),
+            _ => std::thread::sleep(Duration::from_millis(1)),
         }
     }
     println!("full");

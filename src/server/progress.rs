@@ -9,21 +9,23 @@
 
 use crate::address::Address;
 use crate::group::{Executor, TaskGroup};
+use crate::panic::log_line;
 use crate::run::Run;
 use crate::run::name::run_line;
 use crate::run::phase::Phase;
 use crate::run::record::ConnectionRecord;
 use crate::run::registry::ConnectionId;
 use crate::runtime::unblock;
+use crate::text::plural;
 use async_channel::{Receiver, Sender, unbounded};
 use async_io::Timer;
 use futures_concurrency::prelude::*;
 use log::Level;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How many lines may wait for a logger that is stuck; further ones are dropped.
+/// How many lines may wait for a logger that is stuck; further ones are dropped, and counted.
 const MOST_LINES: usize = 1000;
 
 /// How long the end of a shutdown waits for its last lines to be logged.
@@ -37,6 +39,8 @@ pub(crate) struct LogQueue {
     logging: Arc<TaskGroup>,
     /// Whether the logger is running, with a line.
     is_logging: Arc<AtomicBool>,
+    /// How many lines were dropped since the last line was logged.
+    dropped: Arc<AtomicUsize>,
 }
 
 /// The call of the logger with one line.
@@ -46,16 +50,21 @@ impl LogQueue {
     pub(crate) fn new(executor: Executor) -> Self {
         let (lines, queue) = unbounded();
         let logging = Arc::new(TaskGroup::with_executor(executor));
-        let this = Self { lines, logging, is_logging: Arc::default() };
-        this.logging.spawn(log_all(Arc::clone(&this.is_logging), queue));
+        let this = Self { lines, logging, is_logging: Arc::default(), dropped: Arc::default() };
+        this.logging.spawn(log_all(Arc::clone(&this.is_logging), Arc::clone(&this.dropped), queue));
         this
     }
 
     /// Queues a line, which `call` hands to the logger.
     pub(crate) fn put(&self, level: Level, call: impl FnOnce() + Send + 'static) {
-        if level <= log::max_level() && self.lines.len() < MOST_LINES {
-            let _closed = self.lines.try_send(Box::new(call)); // after `finish` the line is dropped
+        if level > log::max_level() {
+            return;
         }
+        if self.lines.len() >= MOST_LINES {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let _closed = self.lines.try_send(Box::new(call)); // after `finish` the line is dropped
     }
 
     /// Closes the queue and waits until all lines are logged, but no longer than [`PATIENCE`]. Returns whether the
@@ -77,12 +86,17 @@ impl LogQueue {
 }
 
 /// Hands the lines to the logger, one after the other.
-async fn log_all(is_logging: Arc<AtomicBool>, queue: Receiver<Call>) {
+async fn log_all(is_logging: Arc<AtomicBool>, dropped: Arc<AtomicUsize>, queue: Receiver<Call>) {
     while let Ok(call) = queue.recv().await {
-        let is_logging = Arc::clone(&is_logging);
+        let (is_logging, dropped) = (Arc::clone(&is_logging), Arc::clone(&dropped));
         let log = move || {
             is_logging.store(true, Ordering::Relaxed);
             call();
+            let dropped = dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                let lines = plural(dropped, "line");
+                log_line!(warn, "dropped {lines} of the log: the logger was blocked");
+            }
             is_logging.store(false, Ordering::Relaxed);
         };
         unblock(log).await;
@@ -153,5 +167,37 @@ fn log_one(run: &Run, line: &Line) {
             [phase:% = phase, connections = connections, connection = id.as_u64(), peer:% = peer],
             "{text}"
         ),
+    }
+}
+
+#[cfg(all(test, feature = "async-std"))]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_logger_that_is_stuck_costs_bounded_memory_and_each_line_is_logged_or_counted() {
+        log::set_max_level(log::LevelFilter::Error);
+        let queue = LogQueue::new(Executor::default());
+        let (started, has_started) = mpsc::channel();
+        let (go, gate) = mpsc::channel();
+        queue.put(Level::Error, move || {
+            started.send(()).unwrap();
+            gate.recv().unwrap(); // stuck
+        });
+        has_started.recv().unwrap();
+        let logged = Arc::new(AtomicUsize::new(0));
+        for _ in 0..MOST_LINES + 10 {
+            let logged = Arc::clone(&logged);
+            queue.put(Level::Error, move || {
+                logged.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!(queue.dropped.load(Ordering::Relaxed), 10);
+        go.send(()).unwrap();
+        while logged.load(Ordering::Relaxed) < MOST_LINES {
+            std::thread::yield_now();
+        }
+        assert_eq!(queue.dropped.load(Ordering::Relaxed), 0, "their number was logged");
     }
 }

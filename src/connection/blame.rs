@@ -27,8 +27,8 @@ pub(super) fn reason_of(error: &BoxError, record: &ConnectionRecord) -> EndReaso
     }
 }
 
-/// Returns whether the system has run out of something. Then the stream's error is not the peer's fault, although no
-/// other stream has caused it.
+/// Returns whether the system has run out of something, such as memory for sockets: then the error is not the peer's
+/// fault.
 pub(super) fn is_exhaustion(error: &io::Error) -> bool {
     #[cfg(unix)]
     {

@@ -335,11 +335,11 @@ impl Connection {
     }
 }
 
-/// The future of [`Connection::more`]. By hand, because a handler waits in it most of its life: an async function would
-/// be twice as large.
+/// The future of [`Connection::more`]. By hand, because a handler waits in it most of its life, and an async function
+/// is larger.
 struct More<'a> {
     connection: &'a Connection,
-    /// Its place among those who wait for the drain.
+    /// This future's place among the event's waiters.
     place: EventPlace,
 }
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How many lines may wait for a logger that is stuck; further ones are dropped, and counted.
+/// How many lines may wait for a logger that is stuck. Further ones are dropped, and their number is logged.
 const MOST_LINES: usize = 1000;
 
 /// How long the end of a shutdown waits for its last lines to be logged.

@@ -10,11 +10,11 @@ use std::mem::MaybeUninit;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// How much longer a peer is waited for if a time limit has passed, and bytes are in the socket that nobody has read.
+/// How much longer a peer is waited for if a time limit has passed while unread bytes are in the socket.
 ///
 /// They may have arrived in time: after a stop of the process (SIGSTOP, a paused machine) all timers fire at once, and
 /// the reactor learns of the readable sockets one part after the other. If the bytes are not read within this time,
-/// nobody wants to read them, and the limit counts.
+/// the handler does not want them, and the limit counts.
 pub(crate) const UNSEEN: Duration = Duration::from_secs(1);
 
 impl Transport {

@@ -38,6 +38,7 @@ use std::time::Duration;
 
 pub(crate) use peek::UNSEEN;
 use pushback::Pushback;
+use scratch::LENGTH as SCRATCH_LENGTH;
 pub(crate) use scratch::with_scratch;
 use spurious::SpuriousCount;
 #[cfg(feature = "tls")]
@@ -49,6 +50,8 @@ pub(crate) struct Transport {
     kind: TransportKind,
     /// Bytes that were read too early. The next reads return them.
     pushback: Pushback,
+    /// The last read has returned as many bytes as a scratch buffer holds, or more.
+    reads_much: AtomicBool,
     /// When to read, and when to wait first. Only sockets use it, and the fields below.
     read_policy: ReadPolicy,
     /// The cooperative budget of writes.
@@ -141,6 +144,7 @@ impl Transport {
         Self {
             kind,
             pushback: Pushback::default(),
+            reads_much: AtomicBool::new(false),
             read_policy: ReadPolicy::default(),
             write_budget: Budget::default(),
             spurious_writes: SpuriousCount::default(),
@@ -260,9 +264,13 @@ impl Transport {
 
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
         each!(self,
-        socket => match self.take_pushback(buf) {
-            Some(n) => Poll::Ready(Ok(n)),
-            None => self.poll_socket(cx, socket, buf.len(), || socket.get_ref().read(buf)),
+        socket => {
+            let n = match self.take_pushback(buf) {
+                Some(n) => n,
+                None => ready!(self.poll_socket(cx, socket, buf.len(), || socket.get_ref().read(buf)))?,
+            };
+            self.note_read(n);
+            Poll::Ready(Ok(n))
         },
         // During its turn, so that a byte which another task has just pushed back is returned in order.
         shared => shared.poll(Direction::Read, cx, |stream, cx| match self.take_pushback(buf) {
@@ -277,17 +285,29 @@ impl Transport {
         bufs: &mut [IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         each!(self,
-        socket => match self.take_pushback_vectored(bufs) {
-            Some(n) => Poll::Ready(Ok(n)),
-            None => {
-                let len = bufs.iter().map(|buf| buf.len()).sum();
-                self.poll_socket(cx, socket, len, || socket.get_ref().read_vectored(bufs))
-            }
+        socket => {
+            let n = match self.take_pushback_vectored(bufs) {
+                Some(n) => n,
+                None => {
+                    let len = bufs.iter().map(|buf| buf.len()).sum();
+                    ready!(self.poll_socket(cx, socket, len, || socket.get_ref().read_vectored(bufs)))?
+                }
+            };
+            self.note_read(n);
+            Poll::Ready(Ok(n))
         },
         shared => shared.poll(Direction::Read, cx, |stream, cx| match self.take_pushback_vectored(bufs) {
             Some(n) => Poll::Ready(Ok(n)),
             None => stream.poll_read_vectored(cx, bufs),
         }))
+    }
+
+    /// Notes how many bytes a read has returned, for the next [`poll_arrived`](Self::poll_arrived).
+    fn note_read(&self, n: usize) {
+        let much = n >= SCRATCH_LENGTH;
+        if self.reads_much.load(Ordering::Relaxed) != much {
+            self.reads_much.store(much, Ordering::Relaxed);
+        }
     }
 
     fn poll_socket<S>(

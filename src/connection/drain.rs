@@ -245,7 +245,8 @@ impl Connection {
     /// Reading the rest of a message, for example with `read_exact`, does not end in a drain; the server's
     /// [`deadline`](Self::deadline) bounds it. Only one task at a time may read.
     ///
-    /// It costs no extra system call: it reads what has arrived, at most 16 KiB, and keeps it for the next read. A
+    /// A small message costs no extra system call: it reads what has arrived, at most 16 KiB, and keeps it for the next
+    /// read. After a read of 16 KiB or more it only looks, which is one call more, so that large buffers are filled. A
     /// connection that waits has no buffer.
     ///
     /// # Errors

@@ -1,12 +1,13 @@
 //! Waiting for bytes without taking them, checking whether the peer has hung up, and discarding what it still sends.
 
 use super::scratch::with_scratch;
-use super::{Active, Transport, each};
+use super::{Active, Socket, Transport, each};
 use crate::sync::coop::Direction;
 use async_io::Timer;
 use std::future::poll_fn;
 use std::io::{self, Read};
 use std::mem::MaybeUninit;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,16 +19,20 @@ use std::time::Duration;
 pub(crate) const UNSEEN: Duration = Duration::from_secs(1);
 
 impl Transport {
-    /// Ready once bytes have arrived, with how many of them the next read can take; 0 at EOF.
+    /// Ready once bytes have arrived, with how many of them are known; 0 at EOF.
     ///
     /// It reads the bytes as a normal read does, and pushes them back. So the caller needs no buffer, and the system
-    /// call is one that the next read saves.
+    /// call is one that the next read saves. But a reader with a large buffer would get only these bytes, copied once
+    /// more. So if the last read has returned so many, the socket is peeked at: that is a call more, and no copy.
     pub(crate) fn poll_arrived(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         with_scratch(|scratch| {
             each!(self,
             socket => {
                 if let Some(n) = self.pushed_back() {
                     return Poll::Ready(Ok(n));
+                }
+                if self.reads_much.load(Ordering::Relaxed) {
+                    return self.poll_socket(cx, socket, 1, || peek(socket.get_ref()));
                 }
                 let n = ready!(self.poll_socket(cx, socket, scratch.len(), || socket.get_ref().read(scratch)))?;
                 self.append_pushback(&scratch[..n]);
@@ -53,7 +58,7 @@ impl Transport {
         }
         loop {
             let peeked = each!(self,
-                socket => socket2::SockRef::from(socket.get_ref()).peek(&mut [MaybeUninit::uninit()]),
+                socket => peek(socket.get_ref()),
                 _shared => return None);
             match peeked {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
@@ -154,3 +159,11 @@ impl Transport {
         false
     }
 }
+
+/// Looks for one byte, which stays to be read.
+fn peek(socket: &impl Socket) -> io::Result<usize> {
+    socket2::SockRef::from(socket).peek(&mut [MaybeUninit::uninit()])
+}
+
+#[cfg(test)]
+mod tests;

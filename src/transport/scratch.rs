@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 /// As much as a busy peer usually sends before it waits for an answer.
-const LENGTH: usize = 16 * 1024;
+pub(super) const LENGTH: usize = 16 * 1024;
 
 /// Runs `work` with the buffer of this thread. It belongs to the thread and not to a connection, so a thousand waiting
 /// connections need no memory for it.

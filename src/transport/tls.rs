@@ -5,6 +5,7 @@
 //! and after the handshake, and a shutdown, a cancel or a timeout can end it at any of these moments.
 
 use super::{Boxed, Transport};
+use crate::sync::coop;
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_rustls::TlsAcceptor;
 use futures_rustls::pki_types::CertificateDer;
@@ -48,7 +49,8 @@ impl Secured {
 
     /// Performs the server's side of the handshake, and sets the encrypted stream.
     pub(super) async fn handshake(&self, acceptor: TlsAcceptor) -> io::Result<()> {
-        let plain = PlainStream { plain: Arc::clone(&self.plain), held: Vec::new(), handshaking: true };
+        let plain =
+            PlainStream { plain: Arc::clone(&self.plain), held: Vec::new(), handshaking: true, owes_ack: false };
         let mut stream = match acceptor.accept(plain).into_fallible().await {
             Ok(stream) => stream,
             Err((error, mut plain)) => {
@@ -61,10 +63,7 @@ impl Secured {
         let plain = stream.get_mut().0;
         plain.handshaking = false;
         if tickets {
-            // The tickets, which are held back, would have carried the acknowledgement of the client's last flight. A
-            // client with Nagle's algorithm sends its first message only after that, and by itself the kernel may take
-            // 40 ms to acknowledge.
-            self.plain.acknowledge();
+            plain.owes_ack = true;
         } else {
             poll_fn(|cx| plain.poll_send(cx)).await?; // the last flight of the handshake: the client waits for it
         }
@@ -89,6 +88,11 @@ struct PlainStream {
     held: Vec<u8>,
     /// The handshake is under way: written bytes are held.
     handshaking: bool,
+    /// The held tickets would have carried the acknowledgement of the client's last flight. A client with Nagle's
+    /// algorithm sends its first message only after that, and by itself the kernel may take 40 ms to acknowledge. So
+    /// the first wait for the client does it, unless a write has carried it by then. Often the first message has
+    /// arrived already, and then it costs no system call.
+    owes_ack: bool,
 }
 
 impl PlainStream {
@@ -130,7 +134,13 @@ impl AsyncRead for PlainStream {
         if self.handshaking {
             ready!(self.poll_send(cx))?;
         }
-        self.plain.poll_read(cx, buf)
+        let yields = coop::yields();
+        let poll = self.plain.poll_read(cx, buf);
+        if self.owes_ack && poll.is_pending() && coop::yields() == yields {
+            self.owes_ack = false;
+            self.plain.acknowledge();
+        }
+        poll
     }
 }
 
@@ -149,7 +159,9 @@ impl AsyncWrite for PlainStream {
             bufs.iter().for_each(|buf| self.held.extend_from_slice(buf));
             return Poll::Ready(Ok(self.held.len() - before));
         }
-        self.poll_write_after_held(cx, bufs)
+        let written = ready!(self.poll_write_after_held(cx, bufs))?;
+        self.owes_ack = false;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

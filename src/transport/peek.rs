@@ -121,7 +121,7 @@ impl Transport {
     /// Returns whether the socket has room for a write; false on Windows, and for a stream that is not a socket.
     pub(crate) fn is_writable(&self) -> bool {
         #[cfg(unix)]
-        return self.is_ready(rustix::event::PollFlags::OUT);
+        return self.is_ready(rustix::event::PollFlags::OUT) == Some(true);
         #[cfg(not(unix))]
         false
     }
@@ -130,17 +130,27 @@ impl Transport {
     /// that is not a socket.
     pub(crate) fn is_readable(&self) -> bool {
         #[cfg(unix)]
-        return self.is_ready(rustix::event::PollFlags::IN);
+        return self.is_ready(rustix::event::PollFlags::IN) == Some(true);
         #[cfg(not(unix))]
         false
     }
 
+    /// Returns whether a read would find nothing, not even EOF; false if only a read could tell. It costs less than a
+    /// read, and registers no task.
+    pub(crate) fn is_surely_empty(&self) -> bool {
+        #[cfg(unix)]
+        return self.pushed_back().is_none() && self.is_ready(rustix::event::PollFlags::IN) == Some(false);
+        #[cfg(not(unix))]
+        false
+    }
+
+    /// Returns whether the socket is ready, or has an error; `None` for a stream that is not a socket.
     #[cfg(unix)]
-    fn is_ready(&self, flags: rustix::event::PollFlags) -> bool {
+    fn is_ready(&self, flags: rustix::event::PollFlags) -> Option<bool> {
         use rustix::event::{PollFd, Timespec, poll};
-        let fd = each!(self.plain(), socket => PollFd::new(socket.get_ref(), flags), _shared => return false);
+        let fd = each!(self.plain(), socket => PollFd::new(socket.get_ref(), flags), _shared => return None);
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
+        poll(&mut [fd], Some(&at_once)).ok().map(|ready| ready > 0)
     }
 
     /// Returns whether the peer has closed or reset the connection, as far as that can be known without a read.

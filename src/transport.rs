@@ -6,9 +6,11 @@
 //!   `spurious`: pauses after spurious wake-ups;
 //! - `boxed`: a stream that is not a socket; `tls`: encryption over another stream;
 //! - `pushback`: bytes that were read too early; `peek`: waiting for bytes without taking them; `scratch`: a buffer;
+//! - `extra_time`: a little more time for a peer whose bytes have arrived when its time limit has passed;
 //! - `tcp_info`: what Linux reports about a TCP connection.
 
 mod boxed;
+mod extra_time;
 mod peek;
 mod pushback;
 mod read;
@@ -36,7 +38,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-pub(crate) use peek::UNSEEN;
+pub(crate) use extra_time::ExtraTime;
 use pushback::Pushback;
 use scratch::LENGTH as SCRATCH_LENGTH;
 pub(crate) use scratch::with_scratch;

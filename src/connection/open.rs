@@ -12,13 +12,13 @@ use crate::run::Run;
 use crate::run::end_reason::EndReason;
 use crate::run::record::ConnectionRecord;
 use crate::span::Span;
-use crate::transport::UNSEEN;
+use crate::transport::ExtraTime;
 use log::Level;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Poll, ready};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How long a connection may take to open once the server drains: clients that were just accepted get their chance, and
@@ -148,7 +148,7 @@ async fn steps(
     limits: Limits,
     counted: &mut Option<Box<Counted>>,
 ) -> Result<(), Unopened> {
-    let mut clock = Clock { run, record, drain_seen: None };
+    let mut clock = Clock { run, record, drain_seen: None, extra: ExtraTime::default() };
     #[cfg(feature = "proxy-protocol")]
     if let Some(proxy) = &protocols.proxy {
         *counted = proxy::receive(proxy, record, &mut clock, &run.limit).await.map_err(Unopened::Unproxied)?;
@@ -186,13 +186,15 @@ struct Clock<'a> {
     record: &'a ConnectionRecord,
     /// The time at which a step has seen the drain.
     drain_seen: Option<Instant>,
+    /// The drain's limit is the same for all steps, and is extended once.
+    extra: ExtraTime,
 }
 
 impl Clock<'_> {
     /// Runs one step. If it takes too long it is dropped, and the error is the time that it had.
     ///
-    /// If bytes are in the socket when the time is over, the step gets [`UNSEEN`] more, once: they may have arrived in
-    /// time.
+    /// If bytes are in the socket when the time is over, the step gets [`ExtraTime`]. A drain that begins in that time
+    /// does not shorten it.
     async fn within<F: Future>(&mut self, limit: Option<Duration>, step: F) -> Result<F::Output, Duration> {
         let start = Instant::now();
         let mut end =
@@ -201,7 +203,6 @@ impl Clock<'_> {
         timer.set(end);
         let mut draining = self.run.draining.listen(); // the run's event: the connection's own is for the handler
         let mut step = pin!(step);
-        let mut is_extended = false;
         poll_fn(|cx| {
             if let Poll::Ready(output) = step.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
@@ -212,12 +213,14 @@ impl Clock<'_> {
                 end = earliest(end, Some(now + IN_A_DRAIN));
                 timer.set(end);
             }
-            ready!(timer.poll(cx));
-            if !std::mem::replace(&mut is_extended, true) && self.record.transport.is_readable() {
-                timer.set(Some(Instant::now() + UNSEEN));
-                ready!(timer.poll(cx));
+            while timer.poll(cx).is_ready() {
+                let Some(end) = end else { break }; // not reached: without an end the timer is not set
+                match self.extra.after(end, Instant::now(), &self.record.transport) {
+                    Some(extra) => timer.set(Some(extra)),
+                    None => return Poll::Ready(Err(end - start)),
+                }
             }
-            Poll::Ready(Err(end.map_or(Duration::MAX, |end| end - start)))
+            Poll::Pending
         })
         .await
     }

@@ -8,7 +8,7 @@ use crate::run::end_reason::EndReason;
 use crate::run::record::{ConnectionRecord, DrainAlone};
 use crate::run::state::ConnectionState;
 use crate::run::timers::RunTimer;
-use crate::transport::UNSEEN;
+use crate::transport::ExtraTime;
 use std::hash::{BuildHasher, RandomState};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -32,9 +32,8 @@ pub(super) struct Timeouts {
     alone: Option<DrainAlone>,
     /// The end of its newcomer time: then it is notified of its drain.
     notify_at: Option<Instant>,
-    /// The last byte after which the idle timeout had passed, while bytes were in the socket, and the end of the time in
-    /// which they may still be read.
-    unseen: Option<(Instant, Instant)>,
+    /// The extra time of the idle timeout.
+    extra: ExtraTime,
     /// Fires at the next check.
     timer: RunTimer,
 }
@@ -63,7 +62,8 @@ impl Timeouts {
     /// Returns the limits of a connection that has none yet, and is to be drained alone.
     pub(super) fn none(run: &Run) -> Self {
         let timer = run.timers.timer();
-        Self { idle: None, write: None, old_at: None, alone: None, notify_at: None, unseen: None, timer }
+        let extra = ExtraTime::default();
+        Self { idle: None, write: None, old_at: None, alone: None, notify_at: None, extra, timer }
     }
 
     /// Begins the drain of this connection alone. Notifies it at once; a newcomer at the end of its newcomer time.
@@ -101,19 +101,6 @@ impl Timeouts {
             return None;
         }
         Some(since)
-    }
-
-    /// Returns the end of the time in which bytes that have arrived may still be read: see [`UNSEEN`]. `None` if there are
-    /// none. A connection gets this time once after each byte.
-    fn unseen_until(&mut self, last_byte: Instant, record: &ConnectionRecord, now: Instant) -> Option<Instant> {
-        match self.unseen {
-            Some((after, end)) if after == last_byte => Some(end),
-            _ if record.transport.is_readable() => {
-                self.unseen = Some((last_byte, now + UNSEEN));
-                Some(now + UNSEEN)
-            }
-            _ => None,
-        }
     }
 
     /// Ready once a limit has passed.
@@ -154,14 +141,11 @@ impl Timeouts {
         ];
         for (start, limit, passed) in limits.into_iter().flatten() {
             let end = start.unwrap_or(now).checked_add(limit);
-            if let (Some(end), Some(start), TimedOut::Idle(_)) = (end, start, &passed) {
-                let unseen = if end <= now { self.unseen_until(start, record, now) } else { None };
-                if let Some(unseen) = unseen.filter(|unseen| *unseen > now) {
-                    at(unseen);
-                    continue;
-                }
-            }
-            match end {
+            let extra = match (end, &passed) {
+                (Some(end), TimedOut::Idle(_)) if end <= now => self.extra.after(end, now, &record.transport),
+                _ => None,
+            };
+            match extra.or(end) {
                 Some(end) if end <= now && start.is_some() => return Err(Passed::TimedOut(passed)),
                 Some(end) if end <= now => at(now + SHORTEST_LOOK),
                 Some(end) => at(end),

@@ -15,7 +15,7 @@ use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};
 use crate::run::timers::RunTimer;
 use crate::sync::event::EventListener;
-use crate::transport::UNSEEN;
+use crate::transport::ExtraTime;
 use hyper::rt::bounds::Http2ServerConnExec;
 use hyper::server::conn::{http1, http2};
 use hyper::service::Service;
@@ -99,9 +99,8 @@ pub(super) struct Driver<'a> {
     timer: RunTimer,
     /// When the timer ends.
     due: Option<Instant>,
-    /// The last limit that had passed while bytes were in the socket, and the end of the time in which hyper may still
-    /// read them: see [`UNSEEN`].
-    unseen: Option<(Instant, Instant)>,
+    /// The extra time of the last limit that had passed.
+    extra: ExtraTime,
 }
 
 impl<'a> Driver<'a> {
@@ -121,7 +120,7 @@ impl<'a> Driver<'a> {
             closing: None,
             timer: connection.server().run().timers.timer(),
             due: None,
-            unseen: None,
+            extra: ExtraTime::default(),
         }
     }
 
@@ -146,15 +145,11 @@ impl<'a> Driver<'a> {
             }
             self.poll_leaving(cx);
             let Some((due, act)) = self.plan::<P>() else { return Poll::Pending };
-            if due > Instant::now() {
-                if self.poll_timer(due, cx).is_ready() {
+            let now = Instant::now();
+            let later = if due > now { Some(due) } else { self.extra_time(due, act, now) };
+            if let Some(later) = later {
+                if self.poll_timer(later, cx).is_ready() {
                     continue; // it was set for an earlier time than is due now
-                }
-                return Poll::Pending;
-            }
-            if let Some(end) = self.unseen_until(due, act).filter(|end| *end > Instant::now()) {
-                if self.poll_timer(end, cx).is_ready() {
-                    continue;
                 }
                 return Poll::Pending;
             }
@@ -169,21 +164,13 @@ impl<'a> Driver<'a> {
         }
     }
 
-    /// Returns the end of the time in which bytes that have arrived may still be read, after a limit that has passed.
-    /// `None` if there are none, or if it is no limit on the peer.
-    fn unseen_until(&mut self, due: Instant, act: Act) -> Option<Instant> {
+    /// Returns until when bytes that have arrived may still be read, after a limit on the peer. In a drain there are none
+    /// that hyper has not found: each read tries the socket then.
+    fn extra_time(&mut self, due: Instant, act: Act, now: Instant) -> Option<Instant> {
         if self.leaving.is_some() || act == Act::GiveUp {
             return None;
         }
-        match self.unseen {
-            Some((after, end)) if after == due => Some(end),
-            _ if self.connection.record().transport.is_readable() => {
-                let end = Instant::now() + UNSEEN;
-                self.unseen = Some((due, end));
-                Some(end)
-            }
-            _ => None,
-        }
+        self.extra.after(due, now, &self.connection.record().transport)
     }
 
     /// Notes when the connection is asked to leave.

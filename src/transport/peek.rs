@@ -11,13 +11,6 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-/// How much longer a peer is waited for if a time limit has passed while unread bytes are in the socket.
-///
-/// They may have arrived in time: after a stop of the process (SIGSTOP, a paused machine) all timers fire at once, and
-/// the reactor learns of the readable sockets one part after the other. If the bytes are not read within this time,
-/// the handler does not want them, and the limit counts.
-pub(crate) const UNSEEN: Duration = Duration::from_secs(1);
-
 impl Transport {
     /// Ready once bytes have arrived, with how many of them are known; 0 at EOF.
     ///

@@ -11,6 +11,7 @@ mod drain_one_connection;
 mod events;
 mod every_listener_kind;
 mod executors;
+mod extra_time;
 mod fast_read;
 mod floods;
 mod framing;

@@ -255,7 +255,7 @@ where
     S: HttpService<M, B>,
     B: RequestBody,
 {
-    let spoken = version(&connection, &settings).await.map_err(Error::broken)?;
+    let spoken = version(&connection, &settings).await.map_err(|error| Error::broken(error, &connection))?;
     let is_http1 = match spoken {
         Spoken::Http1 => true,
         Spoken::Http2 => false,
@@ -301,6 +301,6 @@ async fn slow_head(mut connection: &Connection, settings: &Settings) -> Error {
     };
     match write.or(timeout).await {
         Ok(()) => Error::slow_head(settings.header_timeout, connection),
-        Err(error) => Error::broken(error),
+        Err(error) => Error::broken(error, connection),
     }
 }

@@ -107,15 +107,16 @@ impl Connection {
     /// Notes an error, so that it is recognised if the handler returns it. After a reset no more bytes arrive, and none
     /// reach the peer: that is noted like EOF.
     #[cold]
-    fn note_error(&self, error: &io::Error) {
+    pub(crate) fn note_error(&self, error: &io::Error) {
         let kind = error.kind();
         if kind == io::ErrorKind::ConnectionReset {
             self.record.note_eof();
         }
         // Not `Other`: an error that has nothing to do with the stream may be of that kind, and the panic of a custom
         // stream is.
-        if kind != io::ErrorKind::Other && !is_exhaustion(error) {
-            self.record.note_given(kind, EndReason::Disconnected);
+        if kind != io::ErrorKind::Other {
+            let is_own = is_exhaustion(error); // of this system: no fault of the peer's
+            self.record.note_given(kind, if is_own { EndReason::Failed } else { EndReason::Disconnected });
         }
     }
 

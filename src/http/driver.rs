@@ -10,7 +10,7 @@
 //! and refuses only streams that were opened after that.
 
 use super::builder::Settings;
-use super::error::stream_error;
+use super::error::has_left;
 use super::progress::{Progress, RECENT};
 use crate::connection::{Connection, Draining};
 use crate::run::timers::RunTimer;
@@ -133,7 +133,7 @@ impl<'a> Driver<'a> {
                 let is_idle = !self.progress.is_busy() && self.progress.head_began().is_none();
                 return Poll::Ready(End::Closed(match end {
                     // A peer that leaves between two requests has lost nothing, however it leaves.
-                    Err(error) if is_idle && !error.is_user() && stream_error(&error).is_some() => Ok(()),
+                    Err(error) if is_idle && !error.is_user() && has_left(&error, self.connection) => Ok(()),
                     end => end,
                 }));
             }

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 /// The error of [`serve_connection`](super::serve_connection).
 ///
-/// It is either the peer's fault ([`is_peer`](Self::is_peer)) or the service's. If a handler returns it, the end of the
-/// connection is logged and counted accordingly: the peer's fault at debug, as
-/// [`disconnected`](crate::Report::disconnected); the service's at warn, as [`failed`](crate::Report::failed).
+/// It is either the peer's fault ([`is_peer`](Self::is_peer)) or not: the service's, or the system's, if that had no memory
+/// for the connection. If a handler returns it, the end of the connection is logged and counted accordingly: the peer's
+/// fault at debug, as [`disconnected`](crate::Report::disconnected); the others at warn, as
+/// [`failed`](crate::Report::failed).
 ///
 /// # Examples
 ///
@@ -45,6 +46,8 @@ enum Kind {
     Disconnected,
     /// The service returned an error, or an answer that cannot be sent, or its answer's body failed.
     Service,
+    /// The system had no memory for the connection, or had run out of something else.
+    Exhausted,
 }
 
 impl Error {
@@ -54,6 +57,9 @@ impl Error {
             return Self { kind: Kind::Service, source: error.into() };
         }
         let (kind, source) = match stream_error(&error) {
+            Some(kind) if is_exhaustion(kind, connection) => {
+                return Self { kind: Kind::Exhausted, source: error.into() };
+            }
             Some(kind) => (Kind::Disconnected, kind),
             None if error.is_incomplete_message() => (Kind::Disconnected, io::ErrorKind::UnexpectedEof),
             None => (Kind::Malformed, io::ErrorKind::InvalidData),
@@ -81,8 +87,9 @@ impl Error {
     }
 
     /// Makes the error of a stream that broke before a request began.
-    pub(super) fn broken(error: io::Error) -> Self {
-        Self { kind: Kind::Disconnected, source: error.into() }
+    pub(super) fn broken(error: io::Error, connection: &Connection) -> Self {
+        let kind = if is_exhaustion(error.kind(), connection) { Kind::Exhausted } else { Kind::Disconnected };
+        Self { kind, source: error.into() }
     }
 
     pub(super) fn slow_head(limit: Option<Duration>, connection: &Connection) -> Self {
@@ -93,7 +100,8 @@ impl Error {
     }
 
     /// Returns whether the peer is at fault: it sent what is not HTTP, exceeded a limit, was too slow, or left in the
-    /// middle of a request. Otherwise the service is: it returned an error, or an answer that cannot be sent.
+    /// middle of a request. Otherwise the service is: it returned an error, or an answer that cannot be sent; or the
+    /// system is: it had no memory for the connection.
     ///
     /// # Examples
     ///
@@ -103,7 +111,7 @@ impl Error {
     /// # let _ = is_bug;
     /// ```
     pub fn is_peer(&self) -> bool {
-        self.kind != Kind::Service
+        !matches!(self.kind, Kind::Service | Kind::Exhausted)
     }
 
     /// Returns whether a request's head was not complete within the
@@ -128,6 +136,7 @@ impl fmt::Display for Error {
             Kind::SlowHead => "the peer sent only a part of a request's head",
             Kind::Disconnected => "the peer left in the middle of a request",
             Kind::Service => "the HTTP service failed",
+            Kind::Exhausted => "the connection broke because the system has run out of memory or of another resource",
         })
     }
 }
@@ -145,8 +154,19 @@ impl std::error::Error for Error {
     }
 }
 
+/// Returns whether an error of the stream ended hyper's work that is not the system's fault.
+pub(super) fn has_left(error: &hyper::Error, connection: &Connection) -> bool {
+    stream_error(error).is_some_and(|kind| !is_exhaustion(kind, connection))
+}
+
+/// Returns whether an error of this kind came from a system that has run out of something. The connection has noted that:
+/// h2 keeps no more of an error than its kind.
+fn is_exhaustion(kind: io::ErrorKind, connection: &Connection) -> bool {
+    connection.record().given(kind) == Some(EndReason::Failed)
+}
+
 /// Returns the kind of the error of the stream that ended hyper's work; `None` if it is not one.
-pub(super) fn stream_error(error: &hyper::Error) -> Option<io::ErrorKind> {
+fn stream_error(error: &hyper::Error) -> Option<io::ErrorKind> {
     // hyper has no predicate for this. Such an error has an `io::Error` among its sources.
     std::iter::successors(Some(error as &(dyn std::error::Error + 'static)), |error| (**error).source())
         .take(DEEPEST)

@@ -81,7 +81,8 @@ impl FirstBytes<'_> {
         poll_fn(|cx| {
             with_scratch(|scratch| {
                 // Not through the connection, which would count these bytes twice.
-                let n = ready!(transport.poll_read(cx, scratch))?;
+                let n =
+                    ready!(transport.poll_read(cx, scratch)).inspect_err(|error| self.connection.note_error(error))?;
                 bytes.extend_from_slice(&scratch[..n]);
                 Ok(n).into()
             })

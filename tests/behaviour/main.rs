@@ -26,6 +26,7 @@ mod group_send_sync;
 mod http;
 mod http2;
 mod http_drain;
+mod http_faults;
 mod http_isolation;
 mod http_random;
 mod inherited_and_shared;

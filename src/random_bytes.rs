@@ -95,16 +95,22 @@ impl Inputs<'_> {
     }
 }
 
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is a number, not `{text}`")))
+}
+
+/// Returns how long a test with random inputs runs, if `EBBTIDE_FUZZ_SECONDS` is set.
+pub(crate) fn long() -> Option<Duration> {
+    number("EBBTIDE_FUZZ_SECONDS").map(Duration::from_secs)
+}
+
 /// Calls `check` with `usual` inputs, or with as many as take `EBBTIDE_FUZZ_SECONDS`. `check` returns a name for the kind
 /// of the result; each of `kinds` has to be among the results.
 ///
 /// A failure prints its input, and the command that repeats it.
 pub(crate) fn run(usual: u64, inputs: &Inputs<'_>, kinds: &[&str], check: impl Fn(&[u8]) -> &'static str) {
-    let number = |variable: &str| {
-        let text = env::var(variable).ok()?;
-        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{variable} is a number, not `{text}`")))
-    };
-    let long = number("EBBTIDE_FUZZ_SECONDS").map(Duration::from_secs);
+    let long = long();
     let only = number("EBBTIDE_RANDOM_SEED");
     let first = only.unwrap_or(if long.is_some() { u64::from(std::process::id()) << 32 } else { 1 });
     let (start, mut found, mut cases) = (Instant::now(), BTreeMap::new(), 0);

@@ -14,7 +14,7 @@ use ebbtide::http::hyper::service::service_fn;
 use ebbtide::http::hyper::{Request, Response};
 use ebbtide::{BoxError, Connector, Listener, Server};
 use std::fmt::Write as _;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Random bytes and requests.
 trait Requests {
@@ -135,8 +135,7 @@ fn bodies(answers: &str) -> Vec<String> {
 
 #[test]
 fn random_requests_in_random_pieces_are_answered_and_damaged_ones_fail_nothing() {
-    let long = std::env::var("EBBTIDE_FUZZ_SECONDS").ok();
-    let long = long.map(|seconds| Duration::from_secs(seconds.parse().expect("a number of seconds")));
+    let long = crate::support::random_bytes::long();
     let start = Instant::now();
     let seed = if long.is_some() { u64::from(std::process::id()) } else { 1 };
     let mut dice = Dice::new(seed);

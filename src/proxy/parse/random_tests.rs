@@ -3,9 +3,9 @@
 use super::invariants::check;
 use super::tests::{addresses, binary, said, tlv, with_checksum};
 use super::{Parsed, parse};
-use crate::random_bytes::Dice;
+use crate::random_bytes::{Dice, long};
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Random headers.
 trait Headers {
@@ -96,9 +96,7 @@ fn compare(bytes: &[u8], parsed: &Parsed) {
 /// test --release --features proxy-protocol --lib random_bytes -- --nocapture`.
 #[test]
 fn random_bytes_are_a_proxy_header_or_none_and_no_decision_changes() {
-    let long = std::env::var("EBBTIDE_FUZZ_SECONDS")
-        .ok()
-        .map(|seconds| Duration::from_secs(seconds.parse().expect("EBBTIDE_FUZZ_SECONDS is a number of seconds")));
+    let long = long();
     let start = Instant::now();
     let seed = if long.is_some() { std::process::id().into() } else { 1 };
     let mut dice = Dice::new(seed);

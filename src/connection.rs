@@ -11,6 +11,8 @@ mod delivery;
 mod drain;
 mod last_words;
 mod linger;
+#[cfg(all(test, ebbtide_loom))]
+mod loom_tests;
 pub(crate) mod open;
 pub(crate) mod stream;
 pub(crate) mod task;

@@ -32,7 +32,7 @@ pub(crate) mod event;
 pub(crate) mod handle;
 pub(crate) mod limit_warning;
 #[cfg(all(test, ebbtide_loom))]
-mod loom_tests;
+pub(crate) mod loom_tests;
 pub(crate) mod name;
 pub(crate) mod newcomers;
 pub(crate) mod phase;
@@ -53,9 +53,9 @@ use crate::panic::{Kept, drop_caught};
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
+use crate::sync::time::{self, Timer};
 use crate::sync::waker_set::{WakerSet, wake_all};
 use crate::sync::{Mutex, lock};
-use async_io::Timer;
 use completion::{ClosingListeners, Completion, CompletionGuard, OpenListener};
 use counts::{Counters, Counts};
 use drain_progress::{DrainProgress, DrainStart};
@@ -378,7 +378,7 @@ impl Run {
     pub(crate) fn cancel(&self, cause: Cause) {
         self.enter_request(cause, None, Limit::Own);
         if let Some(request) = &mut lock(&self.state).request {
-            let now = Instant::now();
+            let now = time::now();
             request.deadline = Some(request.deadline.map_or(now, |deadline| deadline.min(now)));
         }
         self.cancelled.signal();
@@ -437,7 +437,7 @@ impl Run {
 
     /// Enters a request: the first one with its cause and deadline, a later one only with a nearer deadline.
     fn enter_request(&self, cause: Cause, failure: Option<Failure>, limit: Limit) -> Entered {
-        let now = Instant::now();
+        let now = time::now();
         let mut state = lock(&self.state);
         if let Some(request) = &mut state.request {
             let deadline = match limit {
@@ -576,7 +576,7 @@ impl Run {
     pub(crate) fn is_out_of_time(&self) -> bool {
         self.cancelled.is_signalled()
             || self.requested.is_signalled() // first: it takes no lock
-                && self.deadline().is_some_and(|deadline| deadline <= Instant::now())
+                && self.deadline().is_some_and(|deadline| deadline <= time::now())
     }
 
     /// Returns how far the drain has come, if it has begun.
@@ -598,11 +598,13 @@ impl Run {
     /// Called after the last listening socket was closed, so there is no later connection to miss.
     pub(crate) fn begin_drain(&self, newcomer_time: Duration, spread: Duration) -> usize {
         let connections = self.registry.len(); // before the first handler is notified
-        let start = DrainStart { at: Instant::now(), connections };
+        let start = DrainStart { at: time::now(), connections };
         let is_new = self.enter_with(Phase::Draining, |state| state.drain = Some(start));
+        let deadline = self.deadline();
+        self.newcomers.prepare(newcomer_time, deadline);
         self.draining.signal();
-        let (records, deadline) = (self.registry.all(), self.deadline());
-        self.newcomers.begin_drain(&records, newcomer_time, spread, deadline);
+        let records = self.registry.all();
+        self.newcomers.begin_drain(&records, spread);
         match self.deadline() {
             Some(nearer) if deadline != Some(nearer) => self.newcomers.hurry(nearer), // it was just moved
             _ => {}
@@ -643,7 +645,7 @@ impl Run {
         state.enter(Phase::Closed);
         let (cause, at) = match &state.request {
             Some(request) => (request.cause, request.at),
-            None => (Cause::Dropped, Instant::now()), // not reached: every way out is a request
+            None => (Cause::Dropped, time::now()), // not reached: every way out is a request
         };
         let report = Report::new(cause, self.counters.read(), self.counters.take_cut(), at.elapsed());
         state.report = Some(report.clone());

@@ -5,11 +5,13 @@
 //!
 //! - [`event`]: a one-time event with any number of waiters;
 //! - [`waker_set`]: the wakers of tasks that wait for one thing; [`broadcast`]: one waker that wakes many tasks;
-//! - [`coop`]: the cooperative budget.
+//! - [`coop`]: the cooperative budget;
+//! - [`time`]: the clock, and a timer of the reactor.
 
 pub(crate) mod broadcast;
 pub(crate) mod coop;
 pub(crate) mod event;
+pub(crate) mod time;
 pub(crate) mod waker_set;
 
 #[cfg(all(test, ebbtide_loom))]
@@ -61,7 +63,7 @@ mod names {
         loom::thread::current().id()
     }
 
-    /// Waits until notified. A model has no clock, so the limit is never reached.
+    /// Waits until notified. A model's clock ends no such wait, so the limit is never reached.
     pub(crate) fn wait<'a, T>(
         condvar: &Condvar,
         guard: MutexGuard<'a, T>,

@@ -2,6 +2,7 @@
 //! lingering connection asks again and again, 1 to 64 ms apart.
 
 use crate::run::record::ConnectionRecord;
+use crate::sync::time;
 use crate::transport::Delivery;
 use std::time::{Duration, Instant};
 
@@ -28,7 +29,7 @@ pub(super) struct Progress<'a> {
 impl<'a> Progress<'a> {
     /// Makes the first check of a connection that has been lingering since `start`.
     pub(super) fn since(start: Instant, record: &'a ConnectionRecord) -> Self {
-        let (last, now) = (record.transport.delivery(), Instant::now());
+        let (last, now) = (record.transport.delivery(), time::now());
         let heard = last.and_then(|last| now.checked_sub(last.last_heard)).unwrap_or(now);
         Self { record, last, at: heard.max(start), pause: PAUSES[0] }
     }
@@ -37,7 +38,7 @@ impl<'a> Progress<'a> {
     pub(super) fn check(&mut self) {
         let now = self.record.transport.delivery();
         if now.map(Delivery::mark) != self.last.map(Delivery::mark) {
-            (self.at, self.pause) = (Instant::now(), PAUSES[0]);
+            (self.at, self.pause) = (time::now(), PAUSES[0]);
         }
         self.last = now;
     }
@@ -66,7 +67,7 @@ impl<'a> Progress<'a> {
     pub(super) fn next_check(&mut self) -> Instant {
         let pause = self.pause;
         self.pause = (pause * 2).min(PAUSES[1]);
-        Instant::now() + pause
+        time::now() + pause
     }
 
     /// Returns how many bytes have not been sent yet.

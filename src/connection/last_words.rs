@@ -11,11 +11,12 @@ use crate::run::record::{ConnectionRecord, DrainAlone};
 use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::span::Span;
+use crate::sync::time;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many cut tasks of one connection are examined for the warning.
 const EXAMINED: usize = 100;
@@ -34,7 +35,7 @@ pub(super) fn last_words(
         record.set_state(ConnectionState::Finishing);
         record.end_reads();
         tasks.background.cancel();
-        let left = |alone: DrainAlone| alone.deadline.saturating_duration_since(Instant::now());
+        let left = |alone: DrainAlone| alone.deadline.saturating_duration_since(time::now());
         let grace = record.alone().map_or(grace, |alone| grace.min(left(alone)));
         let cut = CutUnlessDone { run: &run, record: &record, tasks: &tasks };
         finish(&record, &tasks, grace, cut).await;
@@ -47,7 +48,7 @@ pub(super) fn last_words(
 async fn finish(record: &ConnectionRecord, tasks: &TaskGroups, grace: Duration, cut: CutUnlessDone<'_>) {
     let mut settled = pin!(tasks.awaited.settled());
     let mut timer = cut.run.timers.timer();
-    timer.set(Instant::now().checked_add(grace));
+    timer.set(time::now().checked_add(grace));
     poll_fn(|cx| {
         if settled.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());

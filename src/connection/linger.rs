@@ -20,6 +20,7 @@ use crate::run::record::{ConnectionRecord, Named};
 use crate::run::state::ConnectionState;
 use crate::run::tasks::TaskGroups;
 use crate::sync::coop;
+use crate::sync::time;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -106,7 +107,7 @@ pub(super) fn has_clones(record: &Arc<ConnectionRecord>) -> bool {
 /// Notes the time at which the drain is first seen.
 fn note_drain(run: &Run, drain: &mut Option<Instant>) {
     if drain.is_none() && in_drain(run) {
-        *drain = Some(Instant::now());
+        *drain = Some(time::now());
     }
 }
 
@@ -132,7 +133,7 @@ fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Resul
         return Err(None);
     }
     // Asked before the half-close: its FIN is always on its way for a moment.
-    let is_delivered = Progress::since(Instant::now(), record).is_done();
+    let is_delivered = Progress::since(time::now(), record).is_done();
     // A drain waits only for peers that still send, or have not acknowledged everything. The order matters: first
     // half-close, then look for unread bytes. Bytes that arrive after the look make the system reset the connection,
     // but a peer that has our EOF by then reads everything that came before it.
@@ -144,7 +145,7 @@ fn is_quiet(run: &Run, record: &ConnectionRecord, cx: &mut Context<'_>) -> Resul
         Discarded::End => Ok(()),
         Discarded::Nothing if is_delivered => Ok(()),
         Discarded::Nothing | Discarded::Unknown => Err(None),
-        Discarded::More | Discarded::Some => Err(Some(Instant::now())),
+        Discarded::More | Discarded::Some => Err(Some(time::now())),
     }
 }
 
@@ -155,7 +156,7 @@ pub(super) async fn with_care(
     tasks: Option<Box<TaskGroups>>,
     last_read: Option<Instant>,
 ) {
-    let start = Instant::now();
+    let start = time::now();
     record.set_state(ConnectionState::Lingering);
     if let Some(tasks) = &tasks {
         tasks.cancel(); // before the half-close, which may take long
@@ -193,7 +194,7 @@ async fn half_close(run: &Run, record: &ConnectionRecord, start: Instant) -> boo
         }
         let progress = progress.get_or_insert_with(|| Progress::since(start, record));
         loop {
-            let now = Instant::now();
+            let now = time::now();
             if armed.is_none_or(|armed| armed <= now) {
                 progress.check();
                 note_drain(run, &mut drain);
@@ -217,7 +218,7 @@ async fn half_close(run: &Run, record: &ConnectionRecord, start: Instant) -> boo
 
 /// Reads and discards until it is safe to close the other half: see the table in the module's doc. A cancel ends it.
 async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut last_read: Option<Instant>) {
-    let (start, mut drain) = (Instant::now(), None);
+    let (start, mut drain) = (time::now(), None);
     let mut draining = run.draining.listen();
     let mut progress: Option<Progress<'_>> = None; // made only if it is needed: each check is a system call
     let (mut timer, mut armed) = (run.timers.timer(), None);
@@ -229,12 +230,12 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
             let discarded = discard(record, cx);
             match discarded {
                 Discarded::End => return Poll::Ready(true),
-                Discarded::More | Discarded::Some => last_read = Some(Instant::now()),
+                Discarded::More | Discarded::Some => last_read = Some(time::now()),
                 Discarded::Nothing | Discarded::Unknown => {}
             }
             let in_drain = draining.poll(cx).is_ready();
             note_drain(run, &mut drain);
-            if in_drain || start + LINGER <= Instant::now() {
+            if in_drain || start + LINGER <= time::now() {
                 match &mut progress {
                     None => progress = Some(Progress::since(start, record)),
                     Some(progress) => progress.check(),
@@ -252,7 +253,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
                 },
             };
             let end = latest(record, longest_from).min(end);
-            if end <= Instant::now() {
+            if end <= time::now() {
                 return Poll::Ready(false);
             }
             if matches!(discarded, Discarded::More) {

@@ -12,6 +12,7 @@ use crate::run::Run;
 use crate::run::end_reason::EndReason;
 use crate::run::record::ConnectionRecord;
 use crate::span::Span;
+use crate::sync::time;
 use crate::transport::ExtraTime;
 use log::Level;
 use std::fmt;
@@ -196,7 +197,7 @@ impl Clock<'_> {
     /// If bytes are in the socket when the time is over, the step gets [`ExtraTime`]. A drain that begins in that time
     /// does not shorten it.
     async fn within<F: Future>(&mut self, limit: Option<Duration>, step: F) -> Result<F::Output, Duration> {
-        let start = Instant::now();
+        let start = time::now();
         let mut end =
             earliest(limit.and_then(|limit| start.checked_add(limit)), self.drain_seen.map(|seen| seen + IN_A_DRAIN));
         let mut timer = self.run.timers.timer();
@@ -208,14 +209,14 @@ impl Clock<'_> {
                 return Poll::Ready(Ok(output));
             }
             if self.drain_seen.is_none() && draining.poll(cx).is_ready() {
-                let now = Instant::now();
+                let now = time::now();
                 self.drain_seen = Some(now);
                 end = earliest(end, Some(now + IN_A_DRAIN));
                 timer.set(end);
             }
             while timer.poll(cx).is_ready() {
                 let Some(end) = end else { break }; // not reached: without an end the timer is not set
-                match self.extra.after(end, Instant::now(), &self.record.transport) {
+                match self.extra.after(end, time::now(), &self.record.transport) {
                     Some(extra) => timer.set(Some(extra)),
                     None => return Poll::Ready(Err(end - start)),
                 }

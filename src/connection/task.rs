@@ -33,6 +33,7 @@ use crate::run::name::run_line;
 use crate::run::record::{AbortReason, ConnectionRecord, Named, Watch};
 use crate::run::report::{Cause, Failure};
 use crate::run::state::ConnectionState;
+use crate::sync::time;
 use log::Level;
 use pin_project_lite::pin_project;
 use std::borrow::Cow;
@@ -40,7 +41,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The handler and the settings, shared by all connections of a server.
 pub(crate) struct Service<H> {
@@ -168,7 +169,7 @@ where
                 }
                 this.guard.begin_to_serve();
                 if let Some(timeouts) = this.timeouts {
-                    timeouts.be_newcomer(this.guard.record(), Instant::now(), &this.service.policy);
+                    timeouts.be_newcomer(this.guard.record(), time::now(), &this.service.policy);
                 }
                 let connection = this.guard.connection().clone();
                 match panic::catch(|| (this.service.handler.get())(connection)) {
@@ -314,7 +315,7 @@ impl ConnectionGuard {
         let record = self.record();
         record.set_state(ConnectionState::Serving);
         if record.is_spared() && self.run().draining.is_signalled() {
-            self.run().newcomers.enter(record, Instant::now());
+            self.run().newcomers.enter(record, time::now());
         }
     }
 

@@ -8,6 +8,7 @@ use crate::run::end_reason::EndReason;
 use crate::run::record::{ConnectionRecord, DrainAlone};
 use crate::run::state::ConnectionState;
 use crate::run::timers::RunTimer;
+use crate::sync::time;
 use crate::transport::ExtraTime;
 use std::hash::{BuildHasher, RandomState};
 use std::task::{Context, Poll};
@@ -55,7 +56,7 @@ impl Timeouts {
             return None;
         }
         let mut limits = Self { idle, write, old_at, ..Self::none(run) };
-        limits.timer.set(Some(Instant::now())); // the first poll finds the times to wait for
+        limits.timer.set(Some(time::now())); // the first poll finds the times to wait for
         Some(Box::new(limits))
     }
 
@@ -77,14 +78,14 @@ impl Timeouts {
         } else if record.state() != ConnectionState::Opening {
             self.be_newcomer(record, record.opened_at(), policy);
         } // else it is still opening: when its handler begins
-        self.timer.set(Some(Instant::now()));
+        self.timer.set(Some(time::now()));
     }
 
     /// Makes it a newcomer from `start`, when its handler begins or has begun. If it is drained alone, it is notified
     /// at the end of its newcomer time.
     pub(super) fn be_newcomer(&mut self, record: &ConnectionRecord, start: Instant, policy: &Policy) {
         if let Some(DrainAlone { deadline, .. }) = self.alone.filter(|_| record.is_spared()) {
-            let now = Instant::now();
+            let now = time::now();
             let quarter = now + deadline.saturating_duration_since(now) / 4; // three quarters are left for the answer
             self.notify_at = Some(start.checked_add(policy.newcomer_time).map_or(quarter, |end| end.min(quarter)));
             self.timer.set(Some(now));
@@ -116,7 +117,7 @@ impl Timeouts {
 
     /// Checks all limits. Returns when to check again, or the limit that has passed.
     fn check(&mut self, record: &ConnectionRecord, policy: &Policy) -> Result<Option<Instant>, Passed> {
-        let now = Instant::now();
+        let now = time::now();
         if self.old_at.is_some_and(|at| at <= now) {
             self.old_at = None;
             record.drain_alone(DrainAlone { deadline: now + policy.own_grace, reason: EndReason::Age });

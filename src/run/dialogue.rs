@@ -31,7 +31,11 @@ const ANSWERED: u8 = 3;
 
 impl Default for Dialogue {
     fn default() -> Self {
-        Self(AtomicU8::new(SILENT))
+        let dialogue = Self(AtomicU8::new(SILENT));
+        // loom lets a `SeqCst` load overlook later `SeqCst` stores, but only in favour of a value that was not stored so.
+        #[cfg(all(test, ebbtide_loom))]
+        dialogue.0.store(SILENT, Ordering::SeqCst);
+        dialogue
     }
 }
 

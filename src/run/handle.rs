@@ -15,6 +15,7 @@ use super::task_tree::{self, TaskTree};
 use super::{Run, phase::Phase};
 use crate::address::Address;
 use crate::group::{JoinHandle, Label, Spawner, boxed_if_large, named};
+use crate::sync::time;
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
@@ -22,7 +23,7 @@ use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Handle of a running server: requests its shutdown, waits for its end, observes it, and starts tasks in it.
 ///
@@ -484,7 +485,7 @@ impl Handle {
         match self.run.registry.find(id) {
             Some(record) => {
                 if !record.has_returned() {
-                    let deadline = Instant::now() + self.run.own_grace();
+                    let deadline = time::now() + self.run.own_grace();
                     record.drain_alone(DrainAlone { deadline, reason: EndReason::DrainedById });
                     let (id, peer) = (record.id.as_u64(), record.peer());
                     run_line!(

@@ -11,9 +11,9 @@
 use super::record::ConnectionRecord;
 use super::registry::ConnectionId;
 use super::state::ConnectionState;
+use crate::sync::time::{self, Timer};
 use crate::sync::waker_set::wake;
 use crate::sync::{Mutex, lock};
-use async_io::Timer;
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -21,8 +21,8 @@ use std::sync::{Arc, Weak};
 use std::task::{Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
-/// Upper limit of a spread, longer than any drain.
-const LONGEST_SPREAD: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Upper limit of a spread and of a newcomer time, longer than any drain.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Queue of the connections that are notified later. Empty before a drain.
 #[derive(Debug, Default)]
@@ -40,6 +40,15 @@ struct Queue {
     due: BTreeMap<(Instant, ConnectionId), Entry>,
     /// Waker of the task that waits for the first entry.
     waker: Option<Waker>,
+}
+
+impl Queue {
+    /// Enters a connection. Returns the waker of the task that waits for the first entry.
+    #[must_use = "wake it after the lock is released"]
+    fn put(&mut self, at: Instant, record: &Arc<ConnectionRecord>, is_turn: bool) -> Option<Waker> {
+        self.due.insert((at, record.id), Entry { record: Arc::downgrade(record), is_turn });
+        self.waker.take()
+    }
 }
 
 #[derive(Debug)]
@@ -60,24 +69,23 @@ impl Entry {
 }
 
 impl Newcomers {
+    /// Sets the newcomer time and the deadline of a drain that is about to begin. To be called before anyone can see
+    /// that it has begun: from then on connections enter by themselves.
+    pub(super) fn prepare(&self, time: Duration, deadline: Option<Instant>) {
+        let mut queue = lock(&self.queue);
+        (queue.time, queue.deadline) = (time, deadline);
+    }
+
     /// Notifies all connections of the drain that has just begun: newcomers later, the others evenly over `spread`.
-    ///
-    /// `time` is the newcomer time.
-    pub(super) fn begin_drain(
-        &self,
-        records: &[Arc<ConnectionRecord>],
-        time: Duration,
-        spread: Duration,
-        deadline: Option<Instant>,
-    ) {
-        {
-            let mut queue = lock(&self.queue);
-            (queue.time, queue.deadline) = (time, deadline);
-        }
-        let start = Instant::now();
+    pub(super) fn begin_drain(&self, records: &[Arc<ConnectionRecord>], spread: Duration) {
+        let (time, deadline) = {
+            let queue = lock(&self.queue);
+            (queue.time, queue.deadline)
+        };
+        let start = time::now();
         let half = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(start) / 2);
         // Each turn is a fraction of this, added to an `Instant`: a huge spread would overflow.
-        let spread = spread.min(half).min(LONGEST_SPREAD);
+        let spread = spread.min(half).min(LONGEST);
         for (turn, record) in records.iter().enumerate() {
             let is_new = record.state() == ConnectionState::Opening
                 || record.opened_at().checked_add(time).is_none_or(|end| end > start);
@@ -96,7 +104,7 @@ impl Newcomers {
 
     /// Adapts to a nearer deadline: all turns are now, and newcomers keep at most a quarter of the time that is left.
     pub(super) fn hurry(&self, deadline: Instant) {
-        let now = Instant::now();
+        let now = time::now();
         let latest = now + deadline.saturating_duration_since(now) / 4;
         let mut queue = lock(&self.queue);
         queue.deadline = Some(deadline);
@@ -110,31 +118,26 @@ impl Newcomers {
     }
 
     fn put(&self, at: Instant, record: &Arc<ConnectionRecord>, is_turn: bool) {
-        let mut queue = lock(&self.queue);
-        queue.due.insert((at, record.id), Entry { record: Arc::downgrade(record), is_turn });
-        let waker = queue.waker.take();
-        drop(queue);
+        let waker = lock(&self.queue).put(at, record, is_turn);
         waker.into_iter().for_each(wake);
     }
 
     /// Enters a connection that was spared. Its newcomer time runs from `start`, and is at most a quarter of the time
     /// that is left of the drain, so that most of that is left to answer in.
     pub(crate) fn enter(&self, record: &Arc<ConnectionRecord>, start: Instant) {
-        let now = Instant::now();
-        let (time, deadline) = {
-            let queue = lock(&self.queue);
-            (queue.time, queue.deadline)
-        };
-        let quarter = deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 4);
-        let end = match (start.checked_add(time), quarter) {
-            (Some(end), Some(quarter)) => end.min(quarter),
-            (Some(end), None) | (None, Some(end)) => end,
-            (None, None) => return, // a newcomer without end, as the settings ask for
-        };
-        match end <= now {
-            true => record.end_newcomer_time(),
-            false => self.put(end, record, false),
+        let now = time::now();
+        let mut queue = lock(&self.queue); // until the entry is there, which `hurry` must find or must precede
+        let quarter = queue.deadline.map(|deadline| now + deadline.saturating_duration_since(now) / 4);
+        // Entered even if its time is longer than any drain: a request may set a deadline later.
+        let end = start + queue.time.min(LONGEST);
+        let end = quarter.map_or(end, |quarter| end.min(quarter));
+        if end <= now {
+            drop(queue);
+            return record.end_newcomer_time();
         }
+        let waker = queue.put(end, record, false);
+        drop(queue);
+        waker.into_iter().for_each(wake);
     }
 
     /// Notifies each entry when its time is over. Never returns.

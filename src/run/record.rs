@@ -46,6 +46,7 @@ use crate::proxy::ProxyHeader;
 use crate::sync::atomic::{AtomicBool, AtomicU8, Ordering, fence};
 use crate::sync::broadcast::BroadcastWaker;
 use crate::sync::event::Event;
+use crate::sync::time;
 use crate::sync::{Mutex, lock};
 use crate::transport::Transport;
 pub(crate) use abort::{AbortReason, DrainAlone};
@@ -175,7 +176,7 @@ impl ConnectionRecord {
         Self {
             id,
             peer,
-            since: Instant::now(),
+            since: time::now(),
             transport,
             rare: rare.map_or_else(OnceBox::new, OnceBox::with_value),
             draining: Event::default(),
@@ -269,7 +270,7 @@ impl ConnectionRecord {
 
     /// Notes that the opening has ended: PROXY header, handshake, first byte.
     pub(crate) fn note_opened(&self) {
-        let _ = self.rare().opened_at.set(Instant::now()); // a connection has one opening
+        let _ = self.rare().opened_at.set(time::now()); // a connection has one opening
     }
 
     /// Returns when the client could first send to the handler: the end of the opening, or the accept.

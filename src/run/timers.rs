@@ -6,9 +6,9 @@
 //! only if a limit is earlier than the time for which it is set. On a server with clients it rarely is. If a limit is
 //! dropped, the timer stays set, and may fire for no task: about once in the time that a limit has.
 
+use crate::sync::time::{self, Timer};
 use crate::sync::waker_set::wake_all;
 use crate::sync::{Mutex, identity, lock};
-use async_io::Timer;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
@@ -82,7 +82,7 @@ impl Timers {
     fn fire(&self) {
         loop {
             let mut state = lock(&self.state);
-            let later = state.waiting.split_off(&(Instant::now(), u64::MAX));
+            let later = state.waiting.split_off(&(time::now(), u64::MAX));
             let due = std::mem::replace(&mut state.waiting, later);
             state.armed = None;
             let next = state.waiting.keys().next().map(|(at, _)| *at);
@@ -136,7 +136,7 @@ impl RunTimer {
     /// Ready once the time has come. After that it is not set.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(at) = self.at else { return Poll::Pending };
-        if at <= Instant::now() {
+        if at <= time::now() {
             self.set(None);
             return Poll::Ready(());
         }

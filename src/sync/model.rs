@@ -1,4 +1,6 @@
-//! Runs a model with loom, and a task in it.
+//! Runs a model with loom, and a task in it. [`clock`]: its time, and its timers.
+
+pub(crate) mod clock;
 
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll, Waker};

@@ -457,15 +457,52 @@ impl fmt::Debug for Children {
     }
 }
 
-#[cfg(all(test, not(ebbtide_loom), target_pointer_width = "64"))]
+#[cfg(all(test, not(ebbtide_loom)))]
 mod tests {
-    use super::{Child, Present, Shell};
-    use std::sync::Arc;
+    use super::*;
+    use std::future::{pending, poll_fn};
+
+    fn children() -> Arc<Children> {
+        Arc::new(Children::new(Executor::new(drop), None))
+    }
+
+    /// Returns the capacity of the list after that many children have come and gone.
+    fn places_after(peak: usize) -> usize {
+        let children = children();
+        for _ in 0..peak {
+            assert!(children.hold(Label::At(Location::caller()), pending()));
+        }
+        assert_eq!(children.len(), peak);
+        children.cancel_and_destroy();
+        assert_eq!(children.len(), 0);
+        lock(&children.state).present.capacity()
+    }
+
+    #[test]
+    fn the_places_of_a_peak_are_freed_and_a_few_are_kept() {
+        assert_eq!(places_after(SPARE), SPARE); // the capacity is a power of two
+        assert_eq!(places_after(100), 128);
+        assert_eq!(places_after(SPARE + 1), 0);
+        assert_eq!(places_after(10 * SPARE), 0);
+    }
+
+    #[test]
+    fn the_panic_of_a_child_without_a_handle_is_given_to_the_next_join_once() {
+        let (children, mut cx) = (children(), Context::from_waker(Waker::noop()));
+        let enter = |future| children.enter(Label::At(Location::caller()), future).expect("admitted").0;
+        let join = || children.poll_empty(&mut Context::from_waker(Waker::noop()), &mut None);
+        let shell = enter(poll_fn(|_| panic!("on purpose")));
+        assert!(join().is_pending() && shell.poll(&mut cx).is_ready());
+        let Poll::Ready(Some(payload)) = join() else { panic!("the panic is lost") };
+        assert_eq!(panic::message(&payload), "on purpose");
+        assert!(matches!(join(), Poll::Ready(None)), "the panic was given twice");
+    }
 
     /// One more word would take the allocator's next larger size class, once for each connection and each of its tasks:
     /// an `Arc` of 88 bytes, with the 8 bytes of glibc's header, fills the class of 96. The second word of the shell
     /// fills the size class of the executor's task.
     #[test]
+    #[cfg(target_pointer_width = "64")]
     fn a_child_is_small() {
         assert!(size_of::<Child>() <= 72, "{}", size_of::<Child>());
         assert!(size_of::<Shell>() <= 16, "{}", size_of::<Shell>());

@@ -292,6 +292,33 @@ mod tests {
         }
     }
 
+    /// Returns a child that has ended with the result 7. Its future had `SIZE` bytes.
+    fn ended<const SIZE: usize>() -> BoxedFuture {
+        let held = [7_u8; SIZE];
+        let future = std::future::poll_fn(move |_| Poll::Ready(u32::from(held[SIZE / 2])));
+        let mut child: BoxedFuture = Box::pin(WithResult::<_, ()>::new(future));
+        assert!(child.as_mut().poll(&mut Context::from_waker(Waker::noop()), true).is_ready());
+        child
+    }
+
+    #[test]
+    fn a_result_leaves_the_place_of_a_large_future_and_stays_in_that_of_a_small_one() {
+        for (child, moves) in
+            [(ended::<16>(), false), (ended::<100>(), false), (ended::<200>(), true), (ended::<900>(), true)]
+        {
+            let before = std::ptr::from_ref(&*child).addr();
+            let mut child = child.compact();
+            assert_eq!(std::ptr::from_ref(&*child).addr() != before, moves, "{} bytes", size_of_val(&*child));
+            assert!(size_of_val(&*child) <= 128 + size_of::<u32>() * 2, "{} bytes are kept", size_of_val(&*child));
+            let mut result: Option<Result<u32, Box<Panic>>> = None;
+            child.as_mut().take_result(&mut result);
+            assert_eq!(result.and_then(Result::ok), Some(7));
+            let mut again: Option<Result<u32, Box<Panic>>> = None;
+            child.as_mut().take_result(&mut again);
+            assert!(again.is_none(), "a result was taken twice");
+        }
+    }
+
     #[test]
     fn a_panic_is_a_result_that_can_be_taken_once() {
         let mut child = Box::pin(WithResult::<_, ()>::new(std::future::pending::<()>()));

@@ -53,4 +53,15 @@ mod tests {
         assert_eq!(SpawnTime::after(Duration::MAX).0, u32::MAX);
         assert!(SpawnTime::now().age().is_some_and(|age| age < Duration::from_secs(60)));
     }
+
+    #[test]
+    fn a_child_grows_older() {
+        let (start, spawned) = (Instant::now(), SpawnTime::now());
+        while spawned.age().is_none_or(|age| age < 2 * UNIT) {
+            assert!(start.elapsed() < Duration::from_secs(60), "its age stays {:?}", spawned.age());
+            std::thread::yield_now();
+        }
+        assert!(start.elapsed() >= 2 * UNIT, "it is older than what spawned it");
+        assert_eq!(SpawnTime::UNKNOWN.age(), None);
+    }
 }

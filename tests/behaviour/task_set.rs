@@ -428,6 +428,33 @@ fn results_that_were_not_taken_are_dropped_with_the_set() {
 }
 
 #[test]
+fn a_child_that_drops_its_own_set_takes_those_that_wait_along_at_once() {
+    test(async {
+        let live = Live::default();
+        let place = Arc::new(Mutex::new(None));
+        let mut set = TaskSet::new().limit(1);
+        let (own, waiting) = (Arc::clone(&place), live.clone());
+        let (report, left) = mpsc::channel();
+        let gate = Gate::new();
+        let behind = gate.clone();
+        set.spawn(async move {
+            behind.opened().await;
+            drop(own.lock().unwrap().take());
+            report.send(waiting.count()).unwrap(); // while this child, which is only marked, still runs
+            pending::<()>().await;
+        });
+        for _ in 0..5 {
+            set.spawn(live.sleeper());
+        }
+        assert_eq!((set.len(), live.count()), (6, 5));
+        *place.lock().unwrap() = Some(set);
+        gate.open();
+        assert_eq!(left.recv_timeout(NET), Ok(0), "children that waited for the limit outlive the drop of their set");
+        assert_eq!(live.polls(), 0, "one of them was started");
+    });
+}
+
+#[test]
 fn a_child_may_own_a_set_and_spawn_into_another() {
     let live = Live::default();
     live.clone().within_net(move || {

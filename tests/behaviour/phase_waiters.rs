@@ -4,7 +4,6 @@
 use crate::support::test;
 use async_std::prelude::*;
 use ebbtide::{Connection, Handle, Listener, Phase, Phases, Server};
-use std::future::Future as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};

@@ -238,7 +238,7 @@ fn case(dice: &mut Dice, http: bool, time: Duration) -> Case {
         tame: false,
         crowded: false,
         http,
-        doors: DOORS.map(|(base, proxy, tls)| Door { base, proxy, tls }).to_vec(),
+        doors: DOORS.map(|(base, proxy, tls)| Door::plain(base, proxy, tls)).to_vec(),
         settings,
         clients: Vec::new(), // they come by `lane`
         tasks: dice.below(4),

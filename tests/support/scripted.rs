@@ -7,6 +7,8 @@ use ebbtide::{Accept, Address, Listener, MemoryStream};
 use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 /// What the listener's next accept does.
@@ -22,6 +24,8 @@ pub struct Script {
     steps: Sender<Step>,
     /// Gets a message when `accept` is called for the first time.
     asked: Receiver<()>,
+    /// How many accepts have failed, or panicked.
+    failures: Arc<AtomicUsize>,
 }
 
 impl Script {
@@ -44,8 +48,9 @@ impl Script {
     fn make(address: &str, forgets: bool) -> (Listener, Self) {
         let (steps, next) = unbounded();
         let (send, asked) = unbounded();
-        let scripted = Scripted { next, clients: 0, forgets, asked: Some(send) };
-        (Listener::custom(Address::named(address), scripted), Self { steps, asked })
+        let failures = Arc::default();
+        let scripted = Scripted { next, clients: 0, forgets, asked: Some(send), failures: Arc::clone(&failures) };
+        (Listener::custom(Address::named(address), scripted), Self { steps, asked, failures })
     }
 
     /// Waits until `accept` is called for the first time.
@@ -80,6 +85,11 @@ impl Script {
         self.steps.is_closed()
     }
 
+    /// Returns how many accepts have failed, or panicked.
+    pub fn failures(&self) -> usize {
+        self.failures.load(Ordering::SeqCst)
+    }
+
     /// Returns how many steps the listener has not taken yet.
     pub fn left(&self) -> usize {
         self.steps.len()
@@ -94,6 +104,7 @@ struct Scripted {
     forgets: bool,
     /// Taken by the first accept.
     asked: Option<Sender<()>>,
+    failures: Arc<AtomicUsize>,
 }
 
 impl Accept for Scripted {
@@ -112,8 +123,14 @@ impl Accept for Scripted {
                 self.clients += 1;
                 Ok((stream, Address::named(format!("client {}", self.clients))))
             }
-            Ok(Step::Fail(error)) => Err(error),
-            Ok(Step::Panic(message)) => panic!("{message}"),
+            Ok(Step::Fail(error)) => {
+                self.failures.fetch_add(1, Ordering::SeqCst);
+                Err(error)
+            }
+            Ok(Step::Panic(message)) => {
+                self.failures.fetch_add(1, Ordering::SeqCst);
+                panic!("{message}")
+            }
             Err(_) => pending().await,
         }
     }

@@ -4,6 +4,7 @@
 //! request that was sent before the server was asked to stop must be answered. The others are *wild*: there any reply
 //! may be cut, but nothing may be left, and the counts must add up.
 
+use super::environment::Faults;
 use super::plan::{Client, Manner, Order, client};
 use super::settings::{MS, Settings};
 use crate::support::dice::Dice;
@@ -35,6 +36,11 @@ pub struct Door {
     pub base: Base,
     pub proxy: Proxy,
     pub tls: bool,
+    /// Another process, so to say, has the inherited socket too.
+    pub is_held: bool,
+    pub nonblocking: bool,
+    /// Accepts of a custom listener that fail before each client.
+    pub faults: Faults,
 }
 
 /// How the server is left.
@@ -124,7 +130,7 @@ impl Case {
         };
         let mut doors: Vec<_> = (0..=dice.below(3)).map(|_| door(dice)).collect();
         if matches!(exit, Exit::ListenerFails | Exit::ListenerPanics) {
-            doors.push(Door { base: Base::Custom, proxy: Proxy::No, tls: false });
+            doors.push(Door::plain(Base::Custom, Proxy::No, false));
         }
         let newcomers = tame && dice.chance(30);
         let clients: Vec<_> = (0..dice.below(9)).map(|_| client(dice, doors.len(), tame, newcomers)).collect();
@@ -146,6 +152,8 @@ impl Case {
         if !tame && dice.chance(20) && !matches!(exit, Exit::NeverServed | Exit::NeverPolled) {
             case.crowd(dice);
         }
+        let around = &mut Dice::new(!seed); // of its own, so that it changes nothing else
+        case.doors.iter_mut().for_each(|door| door.surround(around));
         case.tasks = if dice.chance(25) { 1 + dice.below(3) } else { 0 };
         case.moment = if case.crowded { Moment::AllDone } else { case.moment(dice) };
         case
@@ -186,5 +194,22 @@ fn door(dice: &mut Dice) -> Door {
     use Base::{Abstract, Custom, Inherited, InheritedUnix, Memory, Tcp, Unix};
     let base = dice.pick(&[Tcp, Tcp, Inherited, InheritedUnix, Unix, Abstract, Memory, Custom]);
     let proxy = if dice.chance(20) { dice.pick(&[Proxy::Optional, Proxy::Required]) } else { Proxy::No };
-    Door { base, proxy, tls: dice.chance(15) }
+    Door::plain(base, proxy, dice.chance(15))
+}
+
+impl Door {
+    /// Returns a door without anything around it.
+    pub fn plain(base: Base, proxy: Proxy, tls: bool) -> Self {
+        Self { base, proxy, tls, is_held: false, nonblocking: false, faults: Faults::default() }
+    }
+
+    fn surround(&mut self, dice: &mut Dice) {
+        match self.base {
+            Base::Inherited | Base::InheritedUnix => {
+                (self.is_held, self.nonblocking) = (dice.chance(50), dice.chance(50));
+            }
+            Base::Custom => self.faults = Faults::new(dice),
+            _ => {}
+        }
+    }
 }

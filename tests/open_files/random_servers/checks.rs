@@ -68,6 +68,8 @@ impl Checks<'_> {
         self.deadline();
         self.counts();
         self.doors(doors);
+        self.accepting(doors);
+        self.error();
         self.escaped();
     }
 
@@ -221,6 +223,29 @@ impl Checks<'_> {
         self.check(unknown.is_empty(), || format!("R9: handlers of connections {unknown:?}, which were not accepted"));
     }
 
+    /// R8: each accept that failed is counted, and no other.
+    fn accepting(&self, doors: &[OpenDoor]) {
+        let failed: usize = doors.iter().map(OpenDoor::failures).sum();
+        let counted = self.report.counts().accept_errors();
+        self.check(counted == failed as u64, || format!("R8: {failed} accepts have failed, {counted} are counted"));
+    }
+
+    /// R14: the error says what has failed, and why.
+    fn error(&self) {
+        let Some(text) = &self.outcome.text else { return };
+        let parts: &[&str] = match (self.report.cause(), self.case.exit) {
+            (Cause::BodyFailed, _) => &["as ordered"],
+            (Cause::ListenerFailed, Exit::ListenerFails) => &["scripted", "Bad file descriptor"],
+            (Cause::ListenerFailed, _) => &["scripted", "as ordered"],
+            (Cause::HandlerFailed, _) => &["the handler of the connection from "],
+            _ => &[],
+        };
+        let is_one_line = !text.is_empty() && !text.chars().any(char::is_control);
+        self.check(is_one_line && parts.iter().all(|part| text.contains(part)), || {
+            format!("R14: the error is `{text}`, without one of {parts:?}")
+        });
+    }
+
     /// R1, R4: no socket and no file is left.
     fn doors(&self, doors: &[OpenDoor]) {
         for left in doors.iter().filter_map(OpenDoor::left_behind) {
@@ -270,7 +295,9 @@ impl Checks<'_> {
         // A request that comes before the first poll of `serve` closes the server unserved.
         let served = lock(&self.witness.events).iter().any(|event| matches!(event, Seen::Phase(Phase::Serving)));
         let inherited = matches!(self.case.doors[plan.door].base, Base::Inherited | Base::InheritedUnix);
-        self.case.must_answer(plan) && in_time && served && (!inherited || self.was_handled(n))
+        // Its listener was paused when the sweep came, or failed in the sweep.
+        let paused = self.case.doors[plan.door].faults.end_a_sweep();
+        self.case.must_answer(plan) && in_time && served && (!(inherited || paused) || self.was_handled(n))
     }
 
     fn was_handled(&self, n: usize) -> bool {

@@ -1,6 +1,8 @@
 //! The listeners of a case, of all kinds and with all layers, and how clients reach them.
 
 use super::case::{Base, Door, Proxy};
+use super::environment::Held;
+use crate::support::dice::lock;
 use crate::support::files::Folder;
 use crate::support::scripted::{Script, Step};
 use crate::support::{BoxedStream, loopback, tcp};
@@ -9,19 +11,22 @@ use async_std::io::{Read, Write};
 use ebbtide::{Connector, Listener, MemoryStream};
 use std::io::{self, ErrorKind};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 /// Where the clients of one listener connect.
 pub struct OpenDoor {
     pub door: Door,
     to: To,
-    _folder: Option<Folder>,
+    folder: Option<Folder>,
+    /// The other holder of an inherited socket, until the server was left.
+    held: Mutex<Option<Held>>,
 }
 
 enum To {
@@ -34,7 +39,8 @@ enum To {
 
 impl OpenDoor {
     pub fn new(door: Door) -> (Listener, Self) {
-        let mut folder = None;
+        let (mut folder, mut held) = (None, None);
+        let mut hold = |socket: &dyn AsFd| held = door.is_held.then(|| Held::new(socket, door.nonblocking));
         let (listener, to) = match door.base {
             Base::Tcp => {
                 let listener = Listener::tcp(loopback()).unwrap();
@@ -43,11 +49,14 @@ impl OpenDoor {
             }
             Base::Inherited => {
                 let socket = TcpListener::bind(loopback()).unwrap();
+                hold(&socket);
                 let address = socket.local_addr().unwrap();
                 (Listener::try_from(socket).unwrap(), To::Tcp(address))
             }
             Base::Unix => {
-                let path = folder.insert(Folder::new()).path("s");
+                let folder = folder.insert(Folder::new());
+                folder.write("other", "not the server's");
+                let path = folder.path("s");
                 (Listener::unix(&path).unwrap(), To::Unix(path))
             }
             Base::Abstract | Base::InheritedUnix => {
@@ -56,7 +65,11 @@ impl OpenDoor {
                 let name = format!("ebbtide-random-{}-{n}", std::process::id());
                 let listener = match door.base {
                     Base::Abstract => Listener::unix_abstract(&name).unwrap(),
-                    _ => Listener::try_from(UnixListener::bind_addr(&abstract_name(&name)).unwrap()).unwrap(),
+                    _ => {
+                        let socket = UnixListener::bind_addr(&abstract_name(&name)).unwrap();
+                        hold(&socket);
+                        Listener::try_from(socket).unwrap()
+                    }
                 };
                 (listener, To::Abstract(name))
             }
@@ -69,7 +82,7 @@ impl OpenDoor {
                 (listener, To::Custom(script))
             }
         };
-        (layers::put_on(listener, door), Self { door, to, _folder: folder })
+        (layers::put_on(listener, door), Self { door, to, folder, held: Mutex::new(held) })
     }
 
     /// Connects, without a header or a handshake.
@@ -84,6 +97,9 @@ impl OpenDoor {
             To::Memory(connector) => Wire::Memory(connector.connect().await?),
             To::Custom(script) => {
                 let (ours, theirs) = MemoryStream::pair();
+                for error in self.door.faults.errors() {
+                    let _ = script.try_tell(Step::Fail(error));
+                }
                 match script.try_tell(Step::Client(Box::pin(theirs))) {
                     true => Wire::Memory(ours),
                     false => return Err(ErrorKind::ConnectionRefused.into()),
@@ -102,10 +118,30 @@ impl OpenDoor {
         matches!(&self.to, To::Custom(script) if script.try_tell(step))
     }
 
-    /// Returns what a closed server has left behind.
+    /// Returns how many accepts have failed as ordered.
+    pub fn failures(&self) -> usize {
+        match &self.to {
+            To::Custom(script) => script.failures(),
+            _ => 0,
+        }
+    }
+
+    /// Closes the inherited socket of the other holder, once the server was left. Returns what is wrong with it.
+    pub fn release(&self) -> Option<String> {
+        let held = lock(&self.held).take()?;
+        held.changed().or_else(|| {
+            let refused = async_io::block_on(self.connect()).err()?;
+            Some(format!("an inherited socket that another holds accepts nobody: {refused}"))
+        })
+    }
+
+    /// Returns what a closed server has left behind, or has taken away.
     pub fn left_behind(&self) -> Option<String> {
         match &self.to {
             To::Custom(script) => (!script.is_gone()).then(|| "the custom listener is alive".to_owned()),
+            To::Unix(_) if self.folder.as_ref().is_some_and(|folder| !folder.path("other").exists()) => {
+                Some("a file of others is gone".to_owned())
+            }
             To::Unix(path) if path.exists() => Some(format!("{} is left", path.display())),
             _ => match async_io::block_on(self.connect()) {
                 Ok(_) => Some(format!("{:?} still accepts connections", self.door)),

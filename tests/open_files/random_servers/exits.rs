@@ -22,6 +22,8 @@ pub struct Outcome {
     /// `None`: this way out gives no report.
     pub report: Option<Report>,
     pub error: Option<ErrorKind>,
+    /// What `main` prints of the error.
+    pub text: Option<String>,
     pub panicked: bool,
     /// How many futures of the server were alive when control returned.
     pub alive: usize,
@@ -253,6 +255,9 @@ impl Scene<'_> {
 fn finish(result: Result<Report, ebbtide::Error>) -> Outcome {
     match result {
         Ok(report) => Outcome { report: Some(report), ..Outcome::default() },
-        Err(error) => Outcome { error: Some(error.kind()), report: Some(error.into_report()), ..Outcome::default() },
+        Err(error) => {
+            let (kind, text) = (error.kind(), format!("{error:?}"));
+            Outcome { error: Some(kind), text: Some(text), report: Some(error.into_report()), ..Outcome::default() }
+        }
     }
 }

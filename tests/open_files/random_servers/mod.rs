@@ -1,5 +1,5 @@
 //! Random servers, with random clients, are left in random ways at random moments. After each of them every rule of
-//! the crate that such a case can break is checked: R1–R7, R9–R12.
+//! the crate that such a case can break is checked: R1–R14.
 //!
 //! ```sh
 //! EBBTIDE_RANDOM_CASES=10000 cargo test --release --all-features --test open_files random_servers -- --nocapture
@@ -15,6 +15,7 @@ pub mod case;
 pub mod checks;
 pub mod clients;
 pub mod doors;
+pub mod environment;
 pub mod exits;
 mod handlers;
 mod http;
@@ -32,6 +33,7 @@ use checks::Checks;
 use clients::Asks;
 use doors::OpenDoor;
 use ebbtide::Server;
+use environment::Lines;
 use exits::Scene;
 use futures_lite::future::poll_once;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -71,7 +73,7 @@ fn random_servers_are_left_in_random_ways_and_break_no_rule() {
 pub fn hide_ordered_panics() {
     std::panic::set_hook(Box::new(|info| {
         let text = info.to_string();
-        if !text.contains("as ordered") {
+        if !text.contains("as ordered") || text.contains("EBBTIDE_RANDOM_SEED") {
             eprintln!("{text}");
         }
     }));
@@ -144,6 +146,9 @@ pub fn open(case: &Case, name: String, witness: &Arc<Witness>) -> (Server, Vec<O
 pub fn leave<'a>(scene: &Scene<'a>, server: Server) -> Checks<'a> {
     let Scene { case, witness, handle, .. } = *scene;
     let outcome = scene.leave(server);
+    for what in scene.doors.iter().filter_map(OpenDoor::release) {
+        witness.violation(format!("R13: {what}"));
+    }
     let at_once = async_io::block_on(poll_once(handle.closed()));
     let report = at_once.expect("`Handle::closed` is ready when control has returned");
     let checks = Checks { case, witness, handle, outcome, report };
@@ -157,7 +162,9 @@ fn run_case(seed: u64) {
     let case = Case::new(seed);
     let run = RUN.fetch_add(1, Ordering::Relaxed);
     let witness = Witness::new(&case);
-    let (server, doors) = open(&case, format!("case {seed}, {run}"), &witness);
+    let name = format!("case {seed}, {run}");
+    let lines = Lines::new(&name);
+    let (server, doors) = open(&case, name, &witness);
     let handle = server.handle();
     let (done, all_done) = async_std::channel::unbounded();
     let asks: Vec<_> = case
@@ -178,6 +185,7 @@ fn run_case(seed: u64) {
     });
     checks.server(&doors);
     checks.clients(&met, &phases);
+    lines.check(checks.report.counts(), &phases, &witness);
     let violations = lock(&witness.violations);
     assert!(
         violations.is_empty(),

@@ -1,6 +1,7 @@
 //! What was seen while a case ran: events, handlers, clients, and violations that were found on the way.
 
 use super::case::Case;
+use super::environment::check_defaults;
 use crate::support::dice::lock;
 use crate::support::{Live, LiveGuard};
 use async_std::channel::{Receiver, Sender, unbounded};
@@ -159,6 +160,7 @@ impl Witness {
         if alive > limit {
             self.violation(format!("{alive} handlers run, the limit is {limit}"));
         }
+        check_defaults(conn, self);
         let phase = conn.server().phase();
         if matches!(phase, Phase::Bound | Phase::Closed) {
             self.violation(format!("a handler begins while the server is {phase:?}"));

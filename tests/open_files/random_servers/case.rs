@@ -152,10 +152,14 @@ impl Case {
         if !tame && dice.chance(20) && !matches!(exit, Exit::NeverServed | Exit::NeverPolled) {
             case.crowd(dice);
         }
-        let around = &mut Dice::new(!seed); // of its own, so that it changes nothing else
-        case.doors.iter_mut().for_each(|door| door.surround(around));
         case.tasks = if dice.chance(25) { 1 + dice.below(3) } else { 0 };
         case.moment = if case.crowded { Moment::AllDone } else { case.moment(dice) };
+        let around = &mut Dice::new(!seed); // of its own, so that it changes nothing else
+        for door in &mut case.doors {
+            door.surround(around);
+            // A server that ends by itself would leave the clients in the backlog to the other holder, and so without an end.
+            door.is_held &= case.moment != Moment::AllDone;
+        }
         case
     }
 

@@ -486,6 +486,31 @@ mod tests {
     use super::*;
     use std::future::{Pending, pending};
 
+    #[test]
+    fn who_closes_with_care_waits_for_the_peer_and_only_an_orderly_end_has_a_task_grace() {
+        use crate::handler::Rejection;
+        let grace = Duration::from_secs(9);
+        let rejected = |lingers| {
+            let reason = Box::new("rejected, on purpose");
+            Outcome::Rejected(Rejection { end: EndReason::Handshake, reason, level: Level::Debug, lingers })
+        };
+        let limit = Duration::from_secs(1);
+        for (outcome, how, tasks) in [
+            (None, How::Abruptly, None),
+            (Some(Outcome::Completed), How::WithCare, Some(grace)),
+            (Some(Outcome::Failed("failed, on purpose".into())), How::WithCare, Some(grace)),
+            (Some(Outcome::Panicked(String::new())), How::WithCare, None),
+            (Some(Outcome::TaskPanicked(String::new())), How::WithCare, None),
+            (Some(rejected(true)), How::WithCare, None),
+            (Some(rejected(false)), How::WithoutWaiting, None),
+            (Some(Outcome::TimedOut(TimedOut::Idle(limit))), How::WithoutWaiting, None),
+            (Some(Outcome::TimedOut(TimedOut::Write(limit))), How::WithoutWaiting, None),
+            (Some(Outcome::TimedOut(TimedOut::Ack(limit))), How::WithoutWaiting, None),
+        ] {
+            assert_eq!(how_to_close(outcome.as_ref(), grace), (how, tasks), "{outcome:?}");
+        }
+    }
+
     fn child_of<H, Fut>(_: &H) -> usize
     where
         H: Fn(Connection) -> Fut,

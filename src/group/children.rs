@@ -498,6 +498,17 @@ mod tests {
         assert!(matches!(join(), Poll::Ready(None)), "the panic was given twice");
     }
 
+    #[test]
+    fn a_group_that_is_closed_refuses_new_children_and_keeps_the_present_ones() {
+        let (give, jobs) = std::sync::mpsc::channel();
+        let group = crate::group::TaskGroup::on(move |job| drop(give.send(job)));
+        let present = group.spawn(pending::<()>());
+        group.close();
+        assert!(group.spawn(async {}).is_finished(), "not refused");
+        assert!(!present.is_finished() && group.len() == 1, "the present child has ended");
+        assert_eq!(jobs.try_iter().count(), 1);
+    }
+
     /// One more word would take the allocator's next larger size class, once for each connection and each of its tasks:
     /// an `Arc` of 88 bytes, with the 8 bytes of glibc's header, fills the class of 96. The second word of the shell
     /// fills the size class of the executor's task.

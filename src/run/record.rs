@@ -31,6 +31,8 @@
 //! `draining` may be signalled at any time.
 
 mod abort;
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests;
 
 use super::dialogue::Dialogue;
 use super::end_reason::EndReason;
@@ -553,30 +555,5 @@ impl fmt::Display for Label<'_> {
             write!(f, "{}", shown.escape_debug())?;
         }
         if rest.next().is_some() { f.write_str("…") } else { Ok(()) }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Watch;
-
-    #[test]
-    fn each_thing_that_is_watched_is_set_and_cleared_alone() {
-        let all = [Watch::IDLE, Watch::WRITES, Watch::BYTES];
-        for what in all {
-            let mut watch = Watch::default();
-            for times in 0..2 {
-                watch.set(what, true);
-                assert!(
-                    all.iter().all(|other| watch.has(*other) == (*other == what)),
-                    "{what}, set {times} times before"
-                );
-            }
-            all.iter().for_each(|other| watch.set(*other, true));
-            for times in 0..2 {
-                watch.set(what, false);
-                assert!(all.iter().all(|other| watch.has(*other) != (*other == what)), "{what}, cleared {times} times");
-            }
-        }
     }
 }

@@ -8,7 +8,7 @@ use log::Level;
 use nix::errno::Errno;
 use socket2::{SockRef, Socket};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 /// Errors of one client: the next one is accepted at once.
@@ -77,7 +77,7 @@ impl Found {
 
 impl Held {
     pub fn new(socket: &dyn AsFd, nonblocking: bool) -> Self {
-        let socket = Socket::from(OwnedFd::from(socket.as_fd().try_clone_to_owned().unwrap()));
+        let socket = Socket::from(socket.as_fd().try_clone_to_owned().unwrap());
         socket.set_nonblocking(nonblocking).unwrap();
         let was = Found::of(SockRef::from(&socket)).unwrap();
         Self { socket, was }

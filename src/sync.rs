@@ -96,3 +96,18 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) fn identity(waker: &Waker) -> usize {
     (waker.data().addr() ^ std::ptr::from_ref(waker.vtable()).addr().rotate_left(32)).max(1)
 }
+
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests {
+    use super::identity;
+    use super::waker_set::counting::Count;
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    #[test]
+    fn wakers_of_different_tasks_have_different_identities_and_clones_have_the_same() {
+        let wakers: Vec<_> = (0..1000).map(|_| Arc::new(Count::default()).waker()).collect();
+        assert!(wakers.iter().all(|waker| identity(waker) != 0 && identity(waker) == identity(&waker.clone())));
+        assert_eq!(wakers.iter().map(identity).collect::<HashSet<_>>().len(), wakers.len());
+    }
+}

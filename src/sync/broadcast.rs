@@ -169,4 +169,20 @@ mod tests {
         waiters.wake_all();
         assert!(tasks.iter().all(|task| task.woken() > 0));
     }
+
+    #[test]
+    fn a_waker_made_of_it_wakes_all_tasks_whether_it_is_kept_or_not() {
+        let waiters = Arc::new(BroadcastWaker::default());
+        let tasks: Vec<_> = (0..3).map(|_| Arc::new(Count::default())).collect();
+        let waker = Waker::from(Arc::clone(&waiters));
+        let woken = |add: bool| {
+            tasks.iter().filter(|_| add).for_each(|task| waiters.add(&task.waker()));
+            tasks.iter().map(|task| task.woken()).collect::<Vec<_>>()
+        };
+        assert_eq!(woken(true), [0, 0, 0]);
+        waker.wake_by_ref();
+        assert_eq!(woken(true), [1, 1, 1]);
+        waker.wake();
+        assert_eq!(woken(false), [2, 2, 2]);
+    }
 }

@@ -1,5 +1,6 @@
 //! Opening a connection, before its handler is called: the PROXY header, the TLS handshake, and the wait for the first
-//! byte. Each step has a time limit. In a drain all of them together have one second.
+//! byte. Each step has a time limit. In a drain all of them together have one second, and one more if bytes have arrived
+//! that were not read yet.
 
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
@@ -22,7 +23,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// How long a connection may take to open once the server drains: clients that were just accepted get their chance, and
+/// How long a connection may take to open once the server drains, the extra time apart: clients that were just accepted get their chance, and
 /// silent ones do not delay the exit.
 const IN_A_DRAIN: Duration = Duration::from_secs(1);
 
@@ -216,9 +217,11 @@ impl Clock<'_> {
             }
             while timer.poll(cx).is_ready() {
                 let Some(end) = end else { break }; // not reached: without an end the timer is not set
-                match self.extra.after(end, time::now(), &self.record.transport) {
+                let now = time::now();
+                match self.extra.after(end, now, &self.record.transport) {
                     Some(extra) => timer.set(Some(extra)),
-                    None => return Poll::Ready(Err(end - start)),
+                    // A step that begins in the extra time of a drain has only that.
+                    None => return Poll::Ready(Err(if end > start { end - start } else { now - start })),
                 }
             }
             Poll::Pending

@@ -2,7 +2,7 @@
 
 use super::builder::{Only, Settings};
 use crate::connection::Connection;
-use crate::transport::with_scratch;
+use crate::transport::{ExtraTime, Transport, with_scratch};
 use async_io::Timer;
 use futures_lite::FutureExt as _;
 use std::future::poll_fn;
@@ -40,24 +40,28 @@ pub(super) async fn version(connection: &Connection, settings: &Settings) -> io:
         _ => {}
     }
     let mut first = FirstBytes { connection, bytes: Vec::new() };
-    let mut began = None;
+    let (start, mut began) = (Instant::now(), None);
+    let mut extra = ExtraTime::default();
     loop {
         let limit = if began.is_some() { settings.header_timeout } else { settings.keep_alive_timeout };
-        let due = limit.and_then(|limit| began.unwrap_or_else(Instant::now).checked_add(limit));
-        let read = async {
-            match began {
-                Some(_) => Some(first.read_more().await),
-                None => connection.until_draining(first.read_more()).await,
+        let due = limit.and_then(|limit| began.unwrap_or(start).checked_add(limit));
+        let mut at = due;
+        let read = loop {
+            let read = async {
+                match began {
+                    Some(_) => Some(first.read_more().await),
+                    None => connection.until_draining(first.read_more()).await,
+                }
+            };
+            match async { Waited::For(read.await) }.or(passed(at)).await {
+                Waited::For(read) => break read.transpose()?,
+                Waited::TooLong => at = due.and_then(|due| extra.after(due, Instant::now(), first.transport())),
+            }
+            if at.is_none() {
+                break None;
             }
         };
-        let timeout = async {
-            match due {
-                Some(due) => Timer::at(due).await,
-                None => std::future::pending().await,
-            };
-            None
-        };
-        match read.or(timeout).await.transpose()? {
+        match read {
             None if began.is_some() => return Ok(Spoken::SlowHead),
             None | Some(0) if first.bytes.is_empty() => return Ok(Spoken::Nothing),
             _ if first.bytes.starts_with(PREFACE) => return Ok(Spoken::Http2),
@@ -68,6 +72,22 @@ pub(super) async fn version(connection: &Connection, settings: &Settings) -> io:
     }
 }
 
+/// Result of a wait with a time limit.
+enum Waited {
+    /// What was read; `None` in a drain.
+    For(Option<io::Result<usize>>),
+    TooLong,
+}
+
+/// Ready once this time has passed; `None`: never.
+async fn passed(at: Option<Instant>) -> Waited {
+    match at {
+        Some(at) => Timer::at(at).await,
+        None => std::future::pending().await,
+    };
+    Waited::TooLong
+}
+
 /// Bytes that were read to look at them. The drop pushes them back, so that the next read finds them.
 struct FirstBytes<'a> {
     connection: &'a Connection,
@@ -75,6 +95,10 @@ struct FirstBytes<'a> {
 }
 
 impl FirstBytes<'_> {
+    fn transport(&self) -> &Transport {
+        &self.connection.record().transport
+    }
+
     /// Reads what has arrived, and returns its length.
     async fn read_more(&mut self) -> io::Result<usize> {
         let (transport, bytes) = (&self.connection.record().transport, &mut self.bytes);

@@ -105,9 +105,11 @@ impl Newcomers {
     /// Adapts to a nearer deadline: all turns are now, and newcomers keep at most a quarter of the time that is left.
     pub(super) fn hurry(&self, deadline: Instant) {
         let now = time::now();
-        let latest = now + deadline.saturating_duration_since(now) / 4;
         let mut queue = lock(&self.queue);
+        // Two requests may arrive here in the other order.
+        let deadline = queue.deadline.map_or(deadline, |nearest| nearest.min(deadline));
         queue.deadline = Some(deadline);
+        let latest = now + deadline.saturating_duration_since(now) / 4;
         let (turns, newcomers): (BTreeMap<_, Entry>, BTreeMap<_, Entry>) =
             std::mem::take(&mut queue.due).into_iter().partition(|(_, entry)| entry.is_turn);
         queue.due = newcomers.into_iter().map(|((end, id), entry)| ((end.min(latest), id), entry)).collect();

@@ -400,7 +400,8 @@ impl Server {
 
     /// Sets how long a client may be silent before its first byte.
     ///
-    /// A `Duration`, or `None` for no limit. Default: no limit. In a drain it is at most 1 second. A client that sends
+    /// A `Duration`, or `None` for no limit. Default: no limit. In a drain it is at most 1 second, or 2 if bytes
+    /// have arrived that were not read yet. A client that sends
     /// nothing in this time is closed and counted as [`rejected`](crate::Counts::rejected), and no handler is called.
     /// The first byte is not consumed: the handler reads it.
     ///
@@ -437,7 +438,8 @@ impl Server {
 
     /// Sets how long a client may take for its TLS handshake (feature `tls`).
     ///
-    /// A `Duration`, or `None` for no limit. Default: 10 seconds. In a drain it is at most 1 second. A client that
+    /// A `Duration`, or `None` for no limit. Default: 10 seconds. In a drain it is at most 1 second, or 2 if bytes
+    /// have arrived that were not read yet. A client that
     /// takes longer is closed and counted as [`rejected`](crate::Counts::rejected), and no handler is called.
     ///
     /// # Examples

@@ -25,7 +25,15 @@ impl Transport {
                     return Poll::Ready(Ok(n));
                 }
                 if self.reads_much.load(Ordering::Relaxed) {
-                    return self.poll_socket(cx, socket, 1, || peek(socket.get_ref()));
+                    return self.poll_socket(cx, socket, 1, || match peek(socket.get_ref()) {
+                        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error), // a peek has taken it
+                        Ok(n @ 1..) => Ok(n),
+                        _ => {
+                            let n = socket.get_ref().read(scratch)?;
+                            self.append_pushback(&scratch[..n]);
+                            Ok(n)
+                        }
+                    });
                 }
                 let n = ready!(self.poll_socket(cx, socket, scratch.len(), || socket.get_ref().read(scratch)))?;
                 self.append_pushback(&scratch[..n]);
@@ -132,7 +140,8 @@ impl Transport {
     /// read, and registers no task.
     pub(crate) fn is_surely_empty(&self) -> bool {
         #[cfg(unix)]
-        return self.pushed_back().is_none() && self.is_ready(rustix::event::PollFlags::IN) == Some(false);
+        return self.pushed_back().is_none()
+            && self.is_ready(rustix::event::PollFlags::IN | rustix::event::PollFlags::PRI) == Some(false);
         #[cfg(not(unix))]
         false
     }

@@ -62,9 +62,8 @@ impl Secured {
         let tickets = stream.get_ref().1.protocol_version() == Some(ProtocolVersion::TLSv1_3);
         let plain = stream.get_mut().0;
         plain.handshaking = false;
-        if tickets {
-            plain.owes_ack = true;
-        } else {
+        plain.owes_ack = tickets || plain.held.is_empty();
+        if !tickets {
             poll_fn(|cx| plain.poll_send(cx)).await?; // the last flight of the handshake: the client waits for it
         }
         let info = TlsInfo::of(stream.get_ref().1);

@@ -171,6 +171,17 @@ fn open(executor: &ByHand, limit: Duration) -> Vec<Case> {
         let idle = serve(http().keep_alive_timeout(limit));
         let kept = Case::new("keep-alive", idle, &request, &request, ok);
         cases.push(Case { first_answer: ok, ..kept });
+        let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"; // and empty settings
+        let (first, rest) = preface.split_at(10);
+        cases.push(Case::new("preface of HTTP/2", serve(http().header_timeout(limit)), first, rest, b"\0\0"));
+        #[cfg(feature = "proxy-protocol")]
+        {
+            use crate::support::proxied::{V1, trusting};
+            let proxy = trusting(ebbtide::ProxyProtocol::required());
+            let server = bind_on(executor, &ListenOptions::new().proxy_protocol(proxy));
+            let serve = server.serve(http().keep_alive_timeout(limit).handler(paths()));
+            cases.push(Case::new("first request", serve, V1, &request, ok));
+        }
     }
     cases
 }

@@ -164,3 +164,26 @@ fn in_a_drain_one_poll_finds_what_has_arrived_by_a_look_too() {
         read_all(&transport, 4, 8).await;
     });
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn an_urgent_byte_that_only_a_look_has_passed_is_taken() {
+    for closes in [true, false] {
+        run(async {
+            let (mut client, transport) = pair();
+            read_much(&mut client, &transport).await;
+            socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
+            Timer::after(Duration::from_millis(50)).await;
+            if closes {
+                client.shutdown(std::net::Shutdown::Write).unwrap();
+                assert_eq!(arrived(&transport).await.unwrap(), 0);
+            } else {
+                let mut wait = pin!(arrived(&transport));
+                for _ in 0..3 {
+                    assert!(wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+                }
+            }
+            assert_eq!(transport.is_ready(rustix::event::PollFlags::PRI), Some(false), "closes: {closes}");
+        });
+    }
+}

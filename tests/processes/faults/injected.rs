@@ -1,5 +1,5 @@
-//! System calls that fail. `strace` makes chosen calls of the server return an error, again and again, while clients
-//! come and go.
+//! System calls that fail, or take long. `strace` makes chosen calls of the server return an error, or delays them, again
+//! and again, while clients come and go.
 //!
 //! What it found: a listening socket whose wait could not be registered (`epoll_ctl`) was never waited for again, and no
 //! client was accepted any more, because async-io takes the waker for registered after the error. A connection that
@@ -34,6 +34,7 @@ use Expected::{Fails, Loses, Serves, Stalls, Stops};
 
 struct Row {
     calls: &'static str,
+    /// Or a delay of 1 to 50 ms, before ([`ENTER`]) or after ([`EXIT`]) the call.
     error: &'static str,
     /// The first call of each thread that fails, and how many calls later the next one does; 0: every call fails.
     when: (usize, usize),
@@ -51,6 +52,9 @@ const fn row(
 ) -> Row {
     Row { calls, error, when, expected, prints }
 }
+
+const ENTER: &str = "delay_enter";
+const EXIT: &str = "delay_exit";
 
 const WAIT: &str = "epoll_wait,epoll_pwait,epoll_pwait2";
 
@@ -87,6 +91,20 @@ const ROWS: &[Row] = &[
     row("timerfd_settime", "EINVAL", (2, 3), Serves, ""),
     row("timerfd_create", "EMFILE", (1, 1), Serves, ""),
     row("eventfd2", "EMFILE", (1, 1), Serves, ""),
+    row("accept4", ENTER, (1, 2), Serves, ""),
+    row("accept4", EXIT, (1, 2), Serves, ""),
+    row("recvfrom", ENTER, (3, 3), Serves, ""),
+    row("recvfrom", EXIT, (3, 2), Serves, ""),
+    row("sendto", ENTER, (2, 2), Serves, ""),
+    row("sendto", EXIT, (2, 3), Serves, ""),
+    row("epoll_ctl", ENTER, (1, 3), Serves, ""),
+    row("epoll_ctl", EXIT, (1, 2), Serves, ""),
+    row("shutdown", ENTER, (1, 1), Serves, ""),
+    row("shutdown", EXIT, (1, 1), Serves, ""),
+    row("close", ENTER, (1, 2), Serves, ""),
+    row("close", EXIT, (1, 2), Serves, ""),
+    row("accept4,recvfrom,sendto,epoll_ctl,shutdown,close", ENTER, (3, 4), Serves, ""),
+    row("accept4,recvfrom,sendto,epoll_ctl,shutdown,close", EXIT, (3, 4), Serves, ""),
     row("socket", "EMFILE", (1, 1), Fails, "Too many open files (os error 24); the process has reached its limit"),
     row("bind", "EADDRINUSE", (1, 1), Fails, "something listens there already"),
     row("bind", "EACCES", (1, 1), Fails, "Permission denied"),
@@ -137,18 +155,23 @@ fn system_calls_that_fail_neither_stop_a_server_nor_its_end() {
                     let is_random = turn > 0 && step > 1;
                     let more = |dice: &mut Dice| if is_random { dice.below(10) } else { 0 };
                     let when = (first + more(&mut dice), step + more(&mut dice));
-                    assert_row(row, when, 1 + (n + turn) % 2);
+                    let delay = 1 + dice.below(50);
+                    assert_row(row, when, delay, 1 + (n + turn) % 2);
                 }
             });
         }
     });
 }
 
-fn assert_row(row: &Row, (first, step): (usize, usize), threads: usize) {
+fn assert_row(row: &Row, (first, step): (usize, usize), delay: usize, threads: usize) {
     let folder = Folder::new();
     let trace = folder.path("trace");
     let grace = if row.expected == Stalls { "grace=300" } else { "grace=20000" };
-    let inject = format!("inject={}:error={}:when={first}+{step}", row.calls, row.error);
+    let fault = match row.error {
+        ENTER | EXIT => format!("{}={}", row.error, delay * 1000), // microseconds
+        error => format!("error={error}"),
+    };
+    let inject = format!("inject={}:{fault}:when={first}+{step}", row.calls);
     let what = format!("{inject}, {threads} threads, expected {:?}", row.expected);
     let mut program = server(&[grace], threads);
     let (server, _tracer) = if row.calls == "close" {
@@ -225,7 +248,9 @@ fn assert_row(row: &Row, (first, step): (usize, usize), threads: usize) {
         Stops | Fails => {}
     }
     if row.expected == Serves {
-        assert_eq!(ended.stderr, [""; 0], "{what}"); // no panic
+        // No panic. (strace itself says so if it is told twice of a call that it delays.)
+        let others: Vec<_> = ended.stderr.iter().filter(|line| !line.contains("has delayed wait data set")).collect();
+        assert_eq!(others, [""; 0], "{what}");
     }
 }
 

@@ -97,6 +97,74 @@ fn are_served(limit: Duration) -> bool {
     true
 }
 
+/// Not a test by itself: a server with TLS. The limit of its handshakes is given in milliseconds.
+#[cfg(feature = "tls")]
+#[test]
+fn a_tls_server() {
+    use crate::support::{secured::TlsFixture, speaks};
+    let Some(limit) = part_to_play() else { return };
+    let limit = Duration::from_millis(limit.parse().unwrap());
+    let serving = async move {
+        let signals = ebbtide::signal::termination().unwrap();
+        let options = ebbtide::ListenOptions::new().tls(&TlsFixture::new().tls());
+        let server = ebbtide::Server::bind_with("127.0.0.1:0", &options).await.unwrap();
+        let server = server.handshake_timeout(limit).shutdown_on(signals);
+        println!("Server listening on {server}");
+        let report = server.serve(speaks).await.unwrap();
+        println!("{report}");
+    };
+    crate::support::test(serving);
+    std::process::exit(0);
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn handshakes_that_were_begun_when_the_server_was_stopped_go_on() {
+    assert!(
+        [1, 4, 15].into_iter().any(|seconds| handshakes_go_on(Duration::from_secs(seconds))),
+        "the machine is too slow"
+    );
+}
+
+/// Returns whether all clients had begun before a part of the limit had passed.
+#[cfg(feature = "tls")]
+fn handshakes_go_on(limit: Duration) -> bool {
+    use ebbtide::rustls::ClientConnection;
+    const CLIENTS: usize = 50;
+    let config = crate::support::certificates::Authority::new("nobody's").client(None);
+    let mut hello = Vec::new();
+    let mut client = ClientConnection::new(std::sync::Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+    client.write_tls(&mut hello).unwrap();
+    let server = Process::start(&mut this_binary(module_path!(), "a_tls_server", &limit.as_millis().to_string()));
+    let (id, port) = (server.id(), server.port());
+    let before = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
+    let start = Instant::now();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(port).unwrap()).collect();
+    clients.iter_mut().for_each(|client| client.write_all(&hello[..10]).unwrap());
+    while std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() < before + CLIENTS {
+        if start.elapsed() > limit / 2 {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    stop(id);
+    if start.elapsed() > limit / 2 {
+        return false;
+    }
+    clients.iter_mut().for_each(|client| client.write_all(&hello[10..]).unwrap());
+    std::thread::sleep(limit + Duration::from_millis(100));
+    go_on(id);
+    for client in &mut clients {
+        let mut answer = [0; 3];
+        let read = client.read_exact(&mut answer);
+        assert!(read.is_ok() && answer == *b"\x16\x03\x03", "{read:?} {answer:?}: {server}");
+    }
+    server.send(Signal::SIGTERM);
+    drop(clients);
+    assert_eq!(server.wait().status.code(), Some(0));
+    true
+}
+
 /// A limit counts as ever for clients that have sent nothing.
 #[test]
 fn a_server_that_is_stopped_in_its_drain_ends_and_silent_clients_are_counted_as_such() {

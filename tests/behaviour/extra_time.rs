@@ -131,6 +131,7 @@ fn bind_on(executor: &ByHand, options: &ListenOptions) -> Server {
 fn opening(executor: &ByHand, limit: Duration) -> Vec<Case> {
     let plain = bind_on(executor, &ListenOptions::new());
     let plain = plain.first_byte_timeout(limit).serve(speaks);
+    #[allow(unused_mut)] // some features add to it
     let mut cases = vec![Case::new("first byte", plain, b"", b"!", b"whole reply")];
     #[cfg(feature = "proxy-protocol")]
     {
@@ -159,6 +160,7 @@ fn opening(executor: &ByHand, limit: Duration) -> Vec<Case> {
 fn open(executor: &ByHand, limit: Duration) -> Vec<Case> {
     let plain = bind_on(executor, &ListenOptions::new()).idle_timeout(limit).serve(echo);
     let idle = Case::new("idle", plain, b"hello", b"again", b"again");
+    #[allow(unused_mut)] // some features add to it
     let mut cases = vec![Case { first_answer: b"hello", ..idle }];
     #[cfg(feature = "http")]
     {

@@ -28,6 +28,8 @@ impl Transport {
                     return self.poll_socket(cx, socket, 1, || match peek(socket.get_ref()) {
                         Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error), // a peek has taken it
                         Ok(n @ 1..) => Ok(n),
+                        // Nothing, or EOF. A peek passes over an urgent byte and leaves it, so that the reactor reports
+                        // the socket ready again and again, and a close resets the connection. A read takes it.
                         _ => {
                             let n = socket.get_ref().read(scratch)?;
                             self.append_pushback(&scratch[..n]);

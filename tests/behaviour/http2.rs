@@ -120,20 +120,24 @@ fn no_request_of_busy_clients_of_http_2_is_lost() {
     const STREAMS: usize = 8;
     test(async {
         for lame_duck in [0, 50] {
-            let answered = Arc::<AtomicUsize>::default();
+            let busy_streams = Arc::<AtomicUsize>::default();
             let server = bind().await.lame_duck(Duration::from_millis(lame_duck));
             let address = server.local_addr().clone();
             let clients: Vec<_> = (0..CONNECTIONS)
                 .map(|_| {
-                    let answered = Arc::clone(&answered);
+                    let busy_streams = Arc::clone(&busy_streams);
                     task::spawn(with_client(address.clone(), async move |client, connection| {
                         let busy = |stream: usize| {
-                            let (client, answered) = (client.clone(), Arc::clone(&answered));
+                            let (client, busy_streams) = (client.clone(), Arc::clone(&busy_streams));
                             tokio::spawn(async move {
+                                let mut answered = 0;
                                 while let Some(answer) = ask(&client, &format!("/{stream}")).await {
                                     let answer = answer.map_err(|error| error.to_string())?;
                                     assert_eq!(answer, format!("/{stream}"));
-                                    answered.fetch_add(1, Ordering::SeqCst);
+                                    answered += 1;
+                                    if answered == 10 {
+                                        busy_streams.fetch_add(1, Ordering::SeqCst);
+                                    }
                                 }
                                 Ok::<_, String>(())
                             })
@@ -149,7 +153,7 @@ fn no_request_of_busy_clients_of_http_2_is_lost() {
                 })
                 .collect();
             let body = async |_: Handle| {
-                while answered.load(Ordering::SeqCst) < 10 * CONNECTIONS * STREAMS {
+                while busy_streams.load(Ordering::SeqCst) < CONNECTIONS * STREAMS {
                     task::sleep(Duration::from_millis(5)).await;
                 }
             };

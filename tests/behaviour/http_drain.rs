@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many busy clients there are.
 const CLIENTS: usize = 64;
 
+/// A client is busy from this answer on. Each must be before the shutdown: one whose thread starts late is refused.
+const SOME: usize = 10;
+
 /// A body of five chunks, with a short pause before each.
 struct Chunks {
     left: usize,
@@ -47,13 +50,16 @@ impl Body for Chunks {
     }
 }
 
-/// Sends one request after the other, until an answer says `Connection: close`. Returns how many were answered.
-fn busy_client(address: &Address, n: usize, answered: &AtomicUsize) -> Result<usize, String> {
+/// Sends one request after the other, until an answer says `Connection: close`. Counts itself in `busy` once some have
+/// been answered. Returns how many were.
+fn busy_client(address: &Address, n: usize, busy: &AtomicUsize) -> Result<usize, String> {
     let mut client = HttpClient::new(address);
     for count in 1.. {
         let answer = client.ask(&get(&format!("/{n}"))).map_err(|error| format!("lost after {count}: {error}"))?;
         assert_eq!(answer.status(), "200");
-        answered.fetch_add(1, Ordering::SeqCst);
+        if count == SOME {
+            busy.fetch_add(1, Ordering::SeqCst);
+        }
         if answer.says_close() {
             assert_eq!(client.rest(), "");
             return Ok(count);
@@ -71,16 +77,16 @@ where
     H: Fn(Connection) -> Fut + Send + Sync + 'static,
     Fut: Future<Output: ebbtide::HandlerOutput> + Send + 'static,
 {
-    let answered = Arc::<AtomicUsize>::default();
+    let busy = Arc::<AtomicUsize>::default();
     let address = server.local_addr().clone();
     let clients: Vec<_> = (0..CLIENTS)
         .map(|n| {
-            let (address, answered) = (address.clone(), Arc::clone(&answered));
-            std::thread::spawn(move || busy_client(&address, n, &answered))
+            let (address, busy) = (address.clone(), Arc::clone(&busy));
+            std::thread::spawn(move || busy_client(&address, n, &busy))
         })
         .collect();
     let body = async |_: Handle| {
-        while answered.load(Ordering::SeqCst) < 10 * CLIENTS {
+        while busy.load(Ordering::SeqCst) < CLIENTS {
             task::sleep(Duration::from_millis(5)).await;
         }
     };

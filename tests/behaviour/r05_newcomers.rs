@@ -195,8 +195,8 @@ fn r05_a_newcomer_whose_handler_ends_lingers_no_longer_than_others_in_a_drain() 
     });
 }
 
-/// The end of the newcomer time was once taken for an answer by the server. A view that was polled at that moment gave
-/// EOF in the middle of a request. A view that was not polled then waited until the deadline.
+/// If the server took the end of the newcomer time for an answer, a view that is polled at that moment would give EOF in
+/// the middle of a request, and a view that is not polled then would wait until the deadline.
 #[test]
 fn r05_the_end_of_the_newcomer_time_does_not_count_as_an_answer_to_the_first_request() {
     const TIME: Duration = Duration::from_millis(200);

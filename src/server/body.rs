@@ -71,7 +71,8 @@ const WARNING: Duration = Duration::from_secs(1);
     message = "the body of a scope must return `()` or `Result<T, BoxError>`, not `{Self}`",
     label = "this body returns `{Self}`",
     note = "for a value: end the body with `Ok(value)`",
-    note = "for a call that returns another error type: end the body with `Ok(call.await?)`; `?` converts every error"
+    note = "for a call that returns another error type: end the body with `Ok(call.await?)`; `?` converts every error",
+    note = "for an error value: `Err(error.into())`; its type must implement `std::error::Error`, and be `Send + Sync`"
 )]
 pub trait BodyOutput<T>: sealed::Sealed<T> {}
 

@@ -153,7 +153,7 @@ fn first_error(printed: &str) -> &str {
 #[test]
 fn the_first_of_at_most_three_errors_names_a_common_mistake() {
     let wrong_output = "a handler must return `()` or `Result<(), E>`";
-    let mistakes: [Mistake<'_>; 31] = [
+    let mistakes: [Mistake<'_>; 32] = [
         (
             "a captured Rc",
             "let n = std::rc::Rc::new(1); \
@@ -292,6 +292,12 @@ fn the_first_of_at_most_three_errors_names_a_common_mistake() {
             "server.scope(handler, async || {}).await.unwrap();",
             1,
             &["takes 0 arguments", "expected to take 1 argument"],
+        ),
+        (
+            "a body that returns an error without a conversion",
+            "server.scope(handler, async |_| if true { Err(std::fmt::Error) } else { Ok(()) }).await.unwrap();",
+            3,
+            &["the body of a scope must return", "Err(error.into())"],
         ),
         (
             "a body whose error is none",

@@ -113,12 +113,18 @@ fn the_pages_quote_the_last_table() {
 fn the_readmes_words_fit_the_last_table() {
     let results = Results::read();
     let of = |work, threads| results.of_tokio(work, threads, "ebbtide").parse::<f64>().unwrap();
+    let cpu = |work, threads, server| results.cell(work, threads, server, "CPU µs/op").parse::<f64>().unwrap();
+    let on_tokio = |work, threads| cpu(work, threads, "ebbtide-on-tokio") / cpu(work, threads, "ebbtide");
     let words = [
         ("about as much CPU as with tokio if the server is busy", of("echo64x64", "1"), 0.95..1.05),
         ("up to six tenths more if each is waited for", of("echo64x1", "2"), 1.5..1.65),
         ("A short connection costs a tenth more than with tokio at its best", of("connect-close", "1"), 1.05..1.15),
         ("with TLS too", of("tls-connect", "1"), 1.05..1.15),
         ("and a quarter more with two workers", of("connect-close", "2"), 1.18..1.32),
+        ("(a quarter more with two workers)", of("echo64x64", "2"), 1.18..1.32),
+        ("a message costs as much CPU with one thread", on_tokio("echo64x64", "1"), 0.95..1.07),
+        ("half as much again with two", on_tokio("echo64x64", "2"), 1.4..1.6),
+        ("and a child twice as much", on_tokio("children-of-a-task", "1"), 1.8..2.2),
     ];
     let readme = text("../README.md");
     for (words, ratio, range) in words {

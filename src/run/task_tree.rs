@@ -3,7 +3,7 @@
 use super::Run;
 use super::drain_progress::DrainProgress;
 use super::phase::Phase;
-use super::record::Label;
+use super::record::{ConnectionRecord, Label};
 use super::registry::ConnectionInfo;
 use super::tasks::TaskKind;
 use crate::group::ListedChild;
@@ -102,6 +102,30 @@ pub(crate) struct TaskNode {
     pub(crate) is_background: bool,
 }
 
+impl ConnectionNode {
+    /// `most`: how many tasks of each kind it lists.
+    pub(crate) fn of(record: &ConnectionRecord, most: usize) -> Self {
+        let (tasks, number) = record.tasks.listed(most);
+        let tasks = tasks.into_iter().map(|(kind, child)| TaskNode::new(child, kind == TaskKind::Background));
+        let (info, tasks) = (ConnectionInfo::of(record), tasks.collect::<Vec<_>>());
+        Self { info, more_tasks: number.saturating_sub(tasks.len()), tasks }
+    }
+
+    /// Returns a line for each task, and one for those that are not listed.
+    fn lines(&self) -> Vec<String> {
+        self.tasks.iter().map(ToString::to_string).chain(more(self.more_tasks, "task")).collect()
+    }
+}
+
+/// One line, with the tasks in brackets.
+impl fmt::Display for ConnectionNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines = self.lines();
+        self.info.fmt(f)?;
+        if lines.is_empty() { Ok(()) } else { write!(f, " [{}]", lines.join("; ")) }
+    }
+}
+
 impl TaskNode {
     fn new(child: ListedChild, is_background: bool) -> Self {
         let ListedChild { name, at, age } = child;
@@ -114,13 +138,7 @@ impl TaskTree {
     pub(crate) fn of(run: &Run, most: usize) -> Self {
         let drain = run.drain_progress(); // before the phase: what drains is shown as that
         let (records, connection_count) = run.registry.first(most);
-        let connections = records.iter().map(|record| {
-            let (tasks, number) = record.tasks.listed(MOST_OF_CONNECTION);
-            let tasks = tasks.into_iter().map(|(kind, child)| TaskNode::new(child, kind == TaskKind::Background));
-            let (info, tasks) = (ConnectionInfo::of(record), tasks.collect::<Vec<_>>());
-            ConnectionNode { info, more_tasks: number.saturating_sub(tasks.len()), tasks }
-        });
-        let connections = connections.collect();
+        let connections = records.iter().map(|record| ConnectionNode::of(record, MOST_OF_CONNECTION)).collect();
         let (awaited, background) = (run.tasks.listed(most.min(MOST)), run.background.listed(most.min(MOST)));
         let task_counts = (awaited.1, background.1);
         let awaited = awaited.0.into_iter().map(|child| TaskNode::new(child, false));
@@ -158,9 +176,7 @@ impl fmt::Display for TaskTree {
         writeln!(f, "{}", Headline(self))?;
         let mut lines: Vec<(String, Vec<String>)> = Vec::new();
         for node in &self.connections {
-            let mut tasks: Vec<_> = node.tasks.iter().map(ToString::to_string).collect();
-            tasks.extend(more(node.more_tasks, "task"));
-            lines.push((node.info.to_string(), tasks));
+            lines.push((node.info.to_string(), node.lines()));
         }
         let alone = |line| (line, Vec::new());
         lines.extend(more(self.more_connections(), "connection").map(alone));

@@ -11,8 +11,8 @@ use crate::run::Run;
 use crate::run::completion::CompletionGuard;
 use crate::run::phase::Phase;
 use crate::run::record::AbortReason;
-use crate::run::registry::ConnectionInfo;
 use crate::run::report::Cause;
+use crate::run::task_tree::ConnectionNode;
 use crate::signal::sealed::Trigger as _;
 use crate::signal::{Signal, Signals, Trigger};
 use crate::span::Span;
@@ -34,6 +34,9 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// How many connections and tasks a log line names.
 const NAMED: usize = 10;
+
+/// How many tasks of each kind a log line names of one connection.
+const NAMED_TASKS: usize = 2;
 
 /// All tasks of a run. A drop, at any moment, cancels and joins them in the order of the fields: first the accept
 /// loops, so that no connection begins while the handlers are cancelled; the completion guard last.
@@ -161,7 +164,7 @@ impl RunTasks {
 
     fn log_drain(&self, connections: usize, deadline: Option<Instant>) {
         let limit = match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
-            Some(limit) => format!("for at most {}", Span(limit)),
+            Some(limit) => format!("for at most {}", Span::nearest(limit)),
             None => "without a limit".to_owned(),
         };
         let hint = match self.run.cause() {
@@ -221,7 +224,7 @@ impl RunTasks {
     fn what_is_left_by_name(&self) -> String {
         let (records, tasks) = (self.run.registry.all(), self.tasks.len());
         let mut names: Vec<_> =
-            records.iter().take(NAMED).map(|record| ConnectionInfo::of(record).to_string()).collect();
+            records.iter().take(NAMED).map(|record| ConnectionNode::of(record, NAMED_TASKS).to_string()).collect();
         names.extend(self.tasks.list(NAMED - names.len()).into_iter().map(|(task, _)| task));
         first_of(names, records.len() + tasks)
     }

@@ -81,6 +81,32 @@ fn r06_a_drain_logs_each_task_that_it_waits_for_with_the_line_that_spawned_it() 
 }
 
 #[test]
+fn r06_a_drain_logs_the_tasks_that_a_connection_waits_for_with_the_lines_that_spawned_them() {
+    let logs = logs::remember();
+    test(async move {
+        let server = bind().await.name("chat").newcomer_time(Duration::ZERO).grace(Duration::from_millis(400));
+        let _client = connect(server.local_addr());
+        let line = line!() + 2;
+        let handler = async |conn: Connection| {
+            conn.spawn_named("writer", pending::<()>());
+            conn.spawn_background(pending::<()>());
+            for _ in 0..4 {
+                conn.spawn(pending::<()>());
+            }
+            conn.join_tasks().await;
+        };
+        let body = async |server: Handle| until(|| server.task_tree().to_string().matches(file!()).count() == 6).await;
+        server.scope(handler, body).await.unwrap();
+        let lines = logs.lines_with("chat: draining: 1 connection left after half of the time: connection 0 from ");
+        let at = |line| format!(" at {}:{line}:", file!());
+        let tasks = [format!("[task `writer`{}", at(line)), format!("; task{}", at(line + 3))];
+        let rest = [format!("; background task{}", at(line + 1)), "; … and 3 more tasks]".to_owned()];
+        let [(level, text)] = &lines[..] else { panic!("{lines:?}") };
+        assert!(*level == Level::Warn && tasks.iter().chain(&rest).all(|part| text.contains(part)), "{text}");
+    });
+}
+
+#[test]
 fn r06_a_drain_logs_the_number_of_connections_before_they_are_notified() {
     let logs = logs::remember();
     test(async move {

@@ -110,8 +110,8 @@ fn the_second_item_of_a_shutdown_stream_cancels_during_the_lame_duck() {
 #[test]
 fn the_deadline_is_lame_duck_plus_grace_from_the_request_and_the_drain_does_not_move_it() {
     test(async {
-        let (lame_duck, grace) = (Duration::from_millis(100), Duration::from_millis(200));
-        let server = bind().await.lame_duck(lame_duck).grace(grace);
+        let (lame_duck, grace) = (Duration::from_millis(100), Duration::from_secs(1));
+        let server = bind().await.lame_duck(lame_duck).grace(grace).newcomer_time(Duration::ZERO);
         let mut client = connect(server.local_addr());
         let (send, deadline) = async_std::channel::unbounded();
         let handler = move |conn: Connection| {

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Error whose conversion into a `BoxError` panics.
 struct NoError;
@@ -158,7 +158,8 @@ fn a_closed_server_refuses_a_task_at_once() {
 fn a_task_that_another_thread_spawns_during_the_drop_of_a_server_does_not_outlive_the_drop() {
     const ROUNDS: usize = 500;
     on_thread(|| {
-        for round in 0..ROUNDS {
+        let end = Instant::now() + NET / 4; // a busy machine has no time for all rounds
+        for round in (0..ROUNDS).take_while(|round| *round < 16 || Instant::now() < end) {
             let (listener, _clients) = Listener::memory();
             let server = Server::new(listener);
             let handle = server.handle();

@@ -374,13 +374,17 @@ fn r03_the_background_tasks_of_a_server_that_never_serves_end_with_its_drop() {
 fn r03_a_task_that_panics_costs_neither_the_reply_nor_the_last_bytes_of_other_tasks() {
     for_every_kind(async |server, place| {
         let handler = |mut conn: Connection| async move {
+            // The ends of these channels are dropped with the handler, and with the task that panics.
+            let (_returned, has_returned) = bounded::<()>(1);
+            let (panicked, has_panicked) = bounded::<()>(1);
             let mut writer = conn.clone();
             conn.spawn(async move {
-                task::sleep(Duration::from_millis(100)).await;
+                has_panicked.recv().await.unwrap_err();
                 writer.write_all(b" goodbye").await
             });
-            drop(conn.spawn(async {
-                task::sleep(Duration::from_millis(30)).await;
+            drop(conn.spawn(async move {
+                let _panicked = panicked;
+                has_returned.recv().await.unwrap_err();
                 panic!("a last word of a task that is not awaited");
             }));
             let _kept_to_the_end = conn.spawn(async { panic!("a task whose handle is dropped with the handler") });

@@ -2,7 +2,7 @@
 //!
 //! Arguments: the settings `grace=MS`, `idle=MS`, `first-byte=MS`, `write=MS` and `port=N`; `buffers=BYTES`, the size
 //! of each connection's buffers in the kernel; `log=femme`; `hangups`, to take SIGHUP; `stubborn`, for handlers that do
-//! not end in a drain. With `files=FOLDER` it prints nothing itself, since its output may be full: it writes the port and
+//! not end in a drain; `clock`, to print how many days the wall clock has jumped. With `files=FOLDER` it prints nothing itself, since its output may be full: it writes the port and
 //! its numbers into files.
 
 use async_std::prelude::*;
@@ -10,7 +10,7 @@ use async_std::{io, task};
 use ebbtide::{Connection, Counts, Server, signal};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
 fn main() -> io::Result<()> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
@@ -28,6 +28,9 @@ fn main() -> io::Result<()> {
             task::spawn(async move { while hangups.next().await.is_some() {} });
         }
         say("taken", "signals are taken");
+        if is_given("clock") {
+            task::spawn(print_jumps());
+        }
         let server = Server::bind(("127.0.0.1", number("port").unwrap_or(0) as u16)).await?.shutdown_on(signals);
         say("address", &server.to_string());
         let server = server
@@ -46,6 +49,23 @@ fn main() -> io::Result<()> {
         served?;
         Ok(())
     })
+}
+
+/// Prints how many days the wall clock is from where the monotonic clock would have it, whenever that has changed.
+async fn print_jumps() {
+    let (start, begin) = (SystemTime::now(), Instant::now());
+    let mut last = 0;
+    loop {
+        let expected = start + begin.elapsed();
+        let days = match SystemTime::now().duration_since(expected) {
+            Ok(ahead) => (ahead.as_secs_f64() / 86400.0).round() as i64,
+            Err(behind) => -(behind.duration().as_secs_f64() / 86400.0).round() as i64,
+        };
+        if std::mem::replace(&mut last, days) != days {
+            say("clock", &format!("the wall clock has jumped by {days} days"));
+        }
+        task::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn echo(mut conn: Connection, buffers: Option<u64>, stubborn: bool) -> io::Result<()> {

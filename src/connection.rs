@@ -327,7 +327,8 @@ impl Connection {
         let closed = async {
             while !record.saw_eof() {
                 match record.transport.peeked().await {
-                    Ok(0) | Err(_) => return,
+                    Ok(0) => return,
+                    Err(error) => return record.keep_error(error),
                     Ok(_) if record.transport.is_hung_up() => return,
                     Ok(_) => drop(Timer::after(LOOK_AGAIN).await),
                 }

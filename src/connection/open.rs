@@ -164,7 +164,9 @@ async fn steps(
     let _ = (protocols, counted); // unused without features
     if let Some(limit) = limits.first_byte {
         // The byte stays unread. EOF and errors end the wait as well: the handler's read finds them.
-        let _ = clock.within(Some(limit), record.transport.peeked()).await.map_err(Unopened::Silent)?;
+        if let Err(error) = clock.within(Some(limit), record.transport.peeked()).await.map_err(Unopened::Silent)? {
+            record.keep_error(error);
+        }
     }
     Ok(())
 }

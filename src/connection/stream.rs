@@ -94,7 +94,13 @@ impl Connection {
         }
         let result = read(&self.record.transport);
         match result {
-            Poll::Ready(Ok(0)) if wants_some => self.record.note_eof(),
+            Poll::Ready(Ok(0)) if wants_some => {
+                if let Some(error) = self.record.take_kept_error() {
+                    self.note_error(&error);
+                    return Poll::Ready(Err(error));
+                }
+                self.record.note_eof();
+            }
             // Checked again: the handler may have returned during this poll, and its wake-up may have come before this
             // task was registered.
             Poll::Pending | Poll::Ready(Err(_)) if self.record.has_returned() => return Poll::Ready(Ok(0)),

@@ -105,8 +105,11 @@ impl FirstBytes<'_> {
         poll_fn(|cx| {
             with_scratch(|scratch| {
                 // Not through the connection, which would count these bytes twice.
-                let n =
-                    ready!(transport.poll_read(cx, scratch)).inspect_err(|error| self.connection.note_error(error))?;
+                let read = match ready!(transport.poll_read(cx, scratch)) {
+                    Ok(0) => self.connection.record().take_kept_error().map_or(Ok(0), Err),
+                    read => read,
+                };
+                let n = read.inspect_err(|error| self.connection.note_error(error))?;
                 bytes.extend_from_slice(&scratch[..n]);
                 Ok(n).into()
             })

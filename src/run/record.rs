@@ -122,6 +122,8 @@ struct Rare {
     task_panic: OnceLock<Box<str>>,
     /// Kinds of the errors that reads and writes have returned, and the end reason of a handler that returns one.
     given: Mutex<Vec<(io::ErrorKind, EndReason)>>,
+    /// An error that a wait has found, and that the next read returns.
+    unread_error: Mutex<Option<io::Error>>,
     /// The drain of this connection alone.
     alone: OnceLock<DrainAlone>,
 }
@@ -410,6 +412,18 @@ impl ConnectionRecord {
         if !given.iter().any(|(known, _)| *known == kind) {
             given.push((kind, reason));
         }
+    }
+
+    /// Keeps an error that a wait for bytes, not a read, has found. A system reports an error of a socket once, and EOF
+    /// from then on. So the handler would take a reset for an orderly end.
+    #[cold]
+    pub(crate) fn keep_error(&self, error: io::Error) {
+        *lock(&self.rare().unread_error) = Some(error);
+    }
+
+    /// Returns the error that was kept, once. To be called by a read that has found EOF.
+    pub(crate) fn take_kept_error(&self) -> Option<io::Error> {
+        lock(&self.rare.get()?.unread_error).take()
     }
 
     /// Returns the end reason of a handler that returns an error of this kind, if its own stream gave it one.

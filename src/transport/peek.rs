@@ -55,9 +55,15 @@ impl Transport {
 
     /// Peeks without waiting. Returns `None` if there is nothing, and for a stream that is not a socket, which cannot
     /// be peeked at.
+    ///
+    /// A peek takes the error of a socket that was reset, and another task that reads would find EOF instead. So such a
+    /// socket is not peeked at: the result is then 0, as at EOF.
     fn peek(&self) -> Option<io::Result<usize>> {
         if let Some(n) = self.pushed_back() {
             return Some(Ok(n));
+        }
+        if self.is_over() {
+            return Some(Ok(0));
         }
         loop {
             let peeked = each!(self,
@@ -71,8 +77,9 @@ impl Transport {
         }
     }
 
-    /// Waits until there is something to read, EOF (0) and errors included. It stays to be read. The wait has a
-    /// registration of its own in the reactor, so it does not disturb a task that reads at the same time.
+    /// Waits until there is something to read, EOF (0) and errors included. It stays to be read, except an error that is
+    /// returned. The wait has a registration of its own in the reactor, so it does not disturb a task that reads at the
+    /// same time.
     ///
     /// The reactor may report a socket readable although a peek finds nothing, and goes on until the cause is consumed.
     /// One such cause is an urgent byte, which is not part of the stream: this function takes it. After an unknown
@@ -151,10 +158,28 @@ impl Transport {
     /// Returns whether the socket is ready, or has an error; `None` for a stream that is not a socket.
     #[cfg(unix)]
     fn is_ready(&self, flags: rustix::event::PollFlags) -> Option<bool> {
+        self.poll_now(flags).map(|ready| !ready.is_empty())
+    }
+
+    /// Returns which of these flags the socket has now, and errors; `None` for a stream that is not a socket.
+    #[cfg(unix)]
+    fn poll_now(&self, flags: rustix::event::PollFlags) -> Option<rustix::event::PollFlags> {
         use rustix::event::{PollFd, Timespec, poll};
-        let fd = each!(self.plain(), socket => PollFd::new(socket.get_ref(), flags), _shared => return None);
+        let mut fd = [each!(self.plain(), socket => PollFd::new(socket.get_ref(), flags), _shared => return None)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut [fd], Some(&at_once)).ok().map(|ready| ready > 0)
+        poll(&mut fd, Some(&at_once)).ok().map(|_number| fd[0].revents())
+    }
+
+    /// Returns whether both directions of the socket have ended, as they have after a reset; false on Windows, and for a
+    /// stream that is not a socket.
+    fn is_over(&self) -> bool {
+        #[cfg(unix)]
+        {
+            use rustix::event::PollFlags;
+            self.poll_now(PollFlags::empty()).is_some_and(|ready| ready.contains(PollFlags::HUP))
+        }
+        #[cfg(not(unix))]
+        false
     }
 
     /// Returns whether the peer has closed or reset the connection, as far as that can be known without a read.
@@ -163,11 +188,9 @@ impl Transport {
     pub(crate) fn is_hung_up(&self) -> bool {
         #[cfg(target_os = "linux")]
         {
-            use rustix::event::{PollFd, PollFlags, Timespec, poll};
-            let fd =
-                each!(self.plain(), socket => PollFd::new(socket.get_ref(), PollFlags::RDHUP), _shared => return false);
-            let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-            poll(&mut [fd], Some(&at_once)).is_ok_and(|ready| ready > 0)
+            use rustix::event::PollFlags;
+            // Not an error alone: the socket may have a queue of errors, which holds time stamps.
+            self.poll_now(PollFlags::RDHUP).is_some_and(|ready| ready.intersects(PollFlags::RDHUP | PollFlags::HUP))
         }
         #[cfg(not(target_os = "linux"))]
         false

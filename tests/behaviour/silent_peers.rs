@@ -255,3 +255,84 @@ fn a_handler_can_abandon_its_work_when_the_peer_has_closed() {
         assert_eq!(report.completed(), 1, "{report}");
     });
 }
+
+/// Linux reports a reset once. So a wait that finds it must not hide it from the read that follows, or that another task
+/// has begun: the read would find EOF, and a handler that was cut would count as completed.
+#[test]
+fn a_reset_that_a_wait_has_found_is_the_error_of_the_next_read() {
+    /// Waits in some way, and then reads.
+    type Waits = fn(Connection) -> std::pin::Pin<Box<dyn Future<Output = std::io::Result<usize>> + Send>>;
+    let ways: [(&str, bool, Waits); 6] = [
+        ("the first byte, and `read`", true, |mut conn| Box::pin(async move { conn.read(&mut [0; 8]).await })),
+        ("the first byte, and `more`", true, |conn| Box::pin(async move { conn.more().await.map(usize::from) })),
+        ("the first byte, and `lines`", true, |conn| {
+            Box::pin(async move { conn.lines().next().await.map(|line| line.map_or(0, |line| line.len())) })
+        }),
+        ("no wait", false, |mut conn| Box::pin(async move { conn.read(&mut [0; 8]).await })),
+        ("`peer_closed`, and `read`", false, |mut conn| {
+            Box::pin(async move {
+                conn.peer_closed().await;
+                conn.read(&mut [0; 8]).await
+            })
+        }),
+        ("`peer_closed` beside `read`", false, |conn| {
+            use futures_concurrency::prelude::*;
+            Box::pin(async move {
+                let mut reader = &conn;
+                let mut buf = [0; 8];
+                (conn.peer_closed(), reader.read(&mut buf)).join().await.1
+            })
+        }),
+    ];
+    for (name, has_limit, waits) in ways {
+        test(async move {
+            let server = bind().await.first_byte_timeout(has_limit.then_some(FOR_EVER));
+            let client = connect(server.local_addr());
+            let handler = move |conn: Connection| {
+                let read = waits(conn);
+                async move { read.await.map(drop) }
+            };
+            let body = async |server: Handle| {
+                while server.connection_count() == 0 {
+                    task::yield_now().await;
+                }
+                task::sleep(SHORT / 4).await; // until it waits; on a busy machine the reset comes first, and passes too
+                socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+                drop(client);
+                while server.connection_count() > 0 {
+                    task::yield_now().await;
+                }
+            };
+            let (_, report) = server.scope(handler, body).await.unwrap();
+            assert_eq!((report.disconnected(), report.completed()), (1, 0), "{name}: {report}");
+        });
+    }
+}
+
+/// A queue of errors holds time stamps, and `poll` reports it beside the hang-ups.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_queue_of_time_stamps_is_no_close() {
+    use nix::sys::socket::{TimestampingFlag, setsockopt, sockopt::Timestamping};
+    test(async {
+        let server = bind().await;
+        let mut client = connect(server.local_addr());
+        client.write_all(b"never read").unwrap();
+        let handler = async |mut conn: Connection| {
+            let stamps = TimestampingFlag::SOF_TIMESTAMPING_TX_SOFTWARE | TimestampingFlag::SOF_TIMESTAMPING_SOFTWARE;
+            setsockopt(conn.tcp_stream().unwrap(), Timestamping, &stamps).unwrap();
+            conn.write_all(b"stamped").await?;
+            let open = future::timeout(SHORT * 5, conn.peer_closed()).await;
+            assert!(open.is_err(), "`peer_closed` is ready although the peer is open");
+            std::io::Result::Ok(())
+        };
+        let body = async |server: Handle| {
+            let _client = task::spawn_blocking(move || client.read_exact(&mut [0; 7]).map(|()| client)).await.unwrap();
+            while server.connection_count() > 0 {
+                task::yield_now().await;
+            }
+        };
+        let (_, report) = server.scope(handler, body).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+    });
+}

@@ -27,6 +27,10 @@ use std::time::{Duration, Instant};
 /// How long a connection that is being closed may be silent. A client of HTTP/2 has to answer a PING in that time.
 const CLOSING: Duration = Duration::from_secs(1);
 
+/// How long a connection that is being closed may last after its last request, whatever the client sends: it may send
+/// PINGs of its own, and not answer ours.
+const LONGEST_CLOSING: Duration = Duration::from_secs(3);
+
 /// hyper's future for one connection.
 pub(super) trait Protocol: Future<Output = hyper::Result<()>> {
     const IS_HTTP2: bool;
@@ -96,6 +100,8 @@ pub(super) struct Driver<'a> {
     leaving: Option<Instant>,
     /// When the end was announced to hyper.
     closing: Option<Instant>,
+    /// Since when there has been no request, if the end was announced.
+    closing_idle: Option<Instant>,
     timer: RunTimer,
     /// When the timer ends.
     due: Option<Instant>,
@@ -118,6 +124,7 @@ impl<'a> Driver<'a> {
             requested: is_http2.then(|| connection.server().run().requested.listen()),
             leaving: None,
             closing: None,
+            closing_idle: None,
             timer: connection.server().run().timers.timer(),
             due: None,
             extra: ExtraTime::default(),
@@ -144,8 +151,12 @@ impl<'a> Driver<'a> {
                 continue;
             }
             self.poll_leaving(cx);
-            let Some((due, act)) = self.plan::<P>() else { return Poll::Pending };
             let now = Instant::now();
+            match self.closing.is_some() && !self.progress.is_busy() {
+                true => self.closing_idle = self.closing_idle.or(Some(now)),
+                false => self.closing_idle = None,
+            }
+            let Some((due, act)) = self.plan::<P>() else { return Poll::Pending };
             let later = if due > now { Some(due) } else { self.extra_time(due, act, now) };
             if let Some(later) = later {
                 if self.poll_timer(later, cx).is_ready() {
@@ -202,7 +213,8 @@ impl<'a> Driver<'a> {
     fn plan<P: Protocol>(&self) -> Option<(Instant, Act)> {
         let (is_busy, last) = (self.progress.is_busy(), self.progress.last_activity());
         if let Some(closing) = self.closing {
-            return (!is_busy).then(|| (last.max(closing) + CLOSING, Act::GiveUp));
+            let end = self.closing_idle? + LONGEST_CLOSING;
+            return Some((end.min(last.max(closing) + CLOSING), Act::GiveUp));
         }
         if let (true, Some(leaving)) = (P::IS_HTTP2 && self.progress.has_served(), self.leaving) {
             return Some((leaving, Act::Close));
@@ -215,7 +227,12 @@ impl<'a> Driver<'a> {
         }
         let close = match self.leaving {
             Some(leaving) if leaving.duration_since(last) > RECENT => leaving,
-            Some(leaving) => last.max(leaving).checked_add(self.progress.patience(self.settings.drain_patience))?,
+            Some(leaving) => {
+                let patience = self.progress.patience(self.settings.drain_patience);
+                let latest = last.max(leaving).checked_add(patience)?;
+                // GOAWAY loses no request, so a client of HTTP/2 that sends PINGs need not be quiet.
+                if P::IS_HTTP2 { latest.min(leaving + CLOSING.max(patience)) } else { latest }
+            }
             None => last.checked_add(self.settings.keep_alive_timeout?)?,
         };
         Some((close, Act::Close))

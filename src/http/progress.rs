@@ -106,6 +106,11 @@ impl Progress {
         (head > 0).then(|| self.at(head - 1))
     }
 
+    /// Returns whether the next byte that hyper reads is the first of a head. Only for HTTP/1.
+    fn is_between_requests(&self) -> bool {
+        self.body_left.load(Relaxed) == 0 && self.head.load(Relaxed) == 0
+    }
+
     /// Returns whether hyper has read bytes of a head since this was last asked for, and no request has begun by them.
     /// Only for HTTP/1.
     pub(super) fn take_unseen_head(&self) -> bool {

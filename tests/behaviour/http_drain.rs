@@ -400,3 +400,68 @@ fn a_request_that_outlives_the_grace_is_cut() {
         assert_eq!((rest.as_str(), report.cancelled()), ("", 1), "{report}");
     });
 }
+
+/// Writes `piece` again and again, until the server has closed the connection.
+fn drip(mut client: std::net::TcpStream, piece: &[u8]) {
+    use std::io::Write;
+    let start = std::time::Instant::now();
+    while client.write_all(piece).is_ok() {
+        assert!(start.elapsed() < NET, "the connection is still open");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Ends of lines are no part of a request, so a client that sends nothing else is quiet.
+#[test]
+fn empty_lines_hold_a_connection_neither_in_a_drain_nor_beyond_its_time() {
+    for (first, drains) in [(&b""[..], true), (REQUEST, true), (b"", false), (REQUEST, false)] {
+        test(async move {
+            let time = if drains { FOR_EVER } else { Duration::from_millis(300) };
+            let http = Http::new().keep_alive_timeout(time).header_timeout(FOR_EVER);
+            let handler = http.handler(service_fn(hello));
+            let body = async move |server: Handle| {
+                let mut client = connect(server.local_addr());
+                std::io::Write::write_all(&mut client, first).unwrap();
+                while server.connection_count() == 0 {
+                    task::yield_now().await;
+                }
+                if drains {
+                    drop(server.shutdown());
+                }
+                spawn_blocking(move || drip(client, b"\r\n")).await;
+            };
+            let (_, report) = bind().await.grace(FOR_EVER).scope(handler, body).await.unwrap();
+            assert_eq!((report.completed(), report.cancelled()), (1, 0), "{first:?} {drains} {report}");
+        });
+    }
+}
+
+/// It sends PINGs of its own. So it is never silent, and never answers the PING by which the server closes.
+#[test]
+fn a_client_of_http2_that_answers_no_ping_does_not_hold_a_drain() {
+    const BEGINNING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"; // and its settings
+    const GET: &[u8] = b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a"; // a request, as a whole
+    const PING: &[u8] = b"\0\0\x08\x06\0\0\0\0\0whatever";
+    for request in [&b""[..], GET] {
+        test(async move {
+            let handler = Http::new().handler(service_fn(hello));
+            let body = async move |server: Handle| {
+                let mut client = connect(server.local_addr());
+                std::io::Write::write_all(&mut client, &[BEGINNING, request].concat()).unwrap();
+                while server.connection_count() == 0 || server.counts().requests() < u64::from(!request.is_empty()) {
+                    task::yield_now().await;
+                }
+                drop(server.shutdown());
+                spawn_blocking(move || drip(client, PING)).await;
+            };
+            let (_, report) = bind().await.grace(FOR_EVER).scope(handler, body).await.unwrap();
+            assert_eq!((report.completed(), report.cancelled()), (1, 0), "{request:?} {report}");
+        });
+    }
+}
+
+async fn hello(_: Request<Incoming>) -> Result<Response<String>, Infallible> {
+    Ok(Response::new("hello".to_owned()))
+}

@@ -45,6 +45,11 @@ impl WatchedIo {
     fn pass(&mut self, bytes: &[u8]) -> usize {
         let progress = &*self.progress;
         let now = progress.now();
+        if progress.is_http1 && progress.is_between_requests() && bytes.iter().copied().all(is_end_of_line) {
+            // Not noted as activity: a client that sends nothing else would hold the connection, also in a drain.
+            progress.head_read.store(true, Relaxed);
+            return bytes.len();
+        }
         let last = progress.last.swap(now, Relaxed);
         if !progress.is_http1 {
             return bytes.len();
@@ -53,9 +58,6 @@ impl WatchedIo {
             0 => {
                 progress.head_read.store(true, Relaxed);
                 if progress.head.load(Relaxed) == 0 {
-                    if bytes.iter().copied().all(is_end_of_line) {
-                        return bytes.len();
-                    }
                     progress.head.store(now + 1, Relaxed);
                     if progress.has_served() {
                         progress.note_gap(now.saturating_sub(last));

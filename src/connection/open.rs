@@ -1,6 +1,6 @@
 //! Opening a connection, before its handler is called: the PROXY header, the TLS handshake, and the wait for the first
-//! byte. Each step has a time limit. In a drain all of them together have one second, and one more if bytes have arrived
-//! that were not read yet.
+//! byte. Each step has a time limit. In a drain, the server's or that of this connection alone, all of them together have
+//! one second, and one more if bytes have arrived that were not read yet.
 
 #[cfg(feature = "proxy-protocol")]
 mod proxy;
@@ -211,7 +211,8 @@ impl Clock<'_> {
             if let Poll::Ready(output) = step.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
-            if self.drain_seen.is_none() && draining.poll(cx).is_ready() {
+            // A drain of this connection alone has woken the connection's own task, which polls this.
+            if self.drain_seen.is_none() && (draining.poll(cx).is_ready() || self.record.alone().is_some()) {
                 let now = time::now();
                 self.drain_seen = Some(now);
                 end = earliest(end, Some(now + IN_A_DRAIN));

@@ -372,7 +372,10 @@ impl ConnectionGuard {
         let name = Named(&record);
         let (failure, line) = match outcome {
             None if matches!(reason, EndReason::Age | EndReason::DrainedById) => {
-                return EndLine::new(Level::Warn, format!("cut {name}: {}", cut_text(reason)));
+                // Before its handler begins, it is the peer that is slow.
+                let was_opening = record.state() == ConnectionState::Opening;
+                let level = if was_opening { Level::Debug } else { Level::Warn };
+                return EndLine::new(level, format!("cut {name}: {}", cut_text(reason, was_opening)));
             }
             None if reason == EndReason::CancelledById => {
                 return EndLine::new(Level::Info, format!("cancelled {name} on request"));

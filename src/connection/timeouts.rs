@@ -164,10 +164,14 @@ fn jittered(age: Duration, id: u64) -> Duration {
 }
 
 /// Returns the log text for a connection that was cut at the deadline of its own drain.
-pub(super) fn cut_text(reason: EndReason) -> &'static str {
-    match reason {
-        EndReason::Age => "it was drained because of its age, and its handler did not end within the grace period",
-        _ => "it was drained on request, and its handler did not end within the grace period",
+pub(super) fn cut_text(reason: EndReason, was_opening: bool) -> &'static str {
+    match (reason, was_opening) {
+        (EndReason::Age, false) => {
+            "it was drained because of its age, and its handler did not end within the grace period"
+        }
+        (EndReason::Age, true) => "it was drained because of its age, and had not opened within the grace period",
+        (_, false) => "it was drained on request, and its handler did not end within the grace period",
+        (_, true) => "it was drained on request, and had not opened within the grace period",
     }
 }
 

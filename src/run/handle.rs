@@ -441,6 +441,7 @@ impl Handle {
     /// - The grace period is 8 seconds if the server's has no limit. It never extends beyond the deadline of a
     ///   shutdown.
     /// - A [newcomer](crate::Server::newcomer_time) is notified with its first read, as in a shutdown.
+    /// - A client that still opens (PROXY header, handshake, first byte) has one second for that, as in a shutdown.
     /// - If the handler has ended already, and the connection is only sending its last bytes, nothing changes.
     /// - The handler can tell that it alone is drained: [`Connection::is_draining`](crate::Connection::is_draining) is
     ///   true, and [`phase`](Self::phase) of [`Connection::server`](crate::Connection::server) is still

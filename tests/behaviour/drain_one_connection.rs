@@ -133,6 +133,29 @@ fn a_handler_that_ignores_the_drain_is_cut_at_the_end_of_its_grace_with_a_warnin
     });
 }
 
+/// Its handler was never called, so the log blames no handler.
+#[test]
+fn a_silent_client_that_is_drained_while_it_opens_is_closed_after_a_second_or_its_grace() {
+    for (grace, rejected) in [(FOR_EVER, 1), (Duration::from_millis(50), 0)] {
+        test_alone(async move {
+            let logs = logs::remember();
+            let server = bind().await.first_byte_timeout(FOR_EVER).grace(grace);
+            let mut client = connect(server.local_addr());
+            let body = async |server: Handle| {
+                until(|| server.connection_count() == 1).await;
+                assert!(server.drain_connection(server.connections()[0].id()));
+                assert_eq!(async_std::task::spawn_blocking(move || rest(&mut client)).await, "");
+                until(|| server.connection_count() == 0).await;
+                Ok(())
+            };
+            let ((), report) = server.scope(|_: Connection| pending::<()>(), body).await.unwrap();
+            assert_eq!((report.rejected(), report.cancelled()), (rejected, 1 - rejected), "{report}");
+            assert_eq!(logs.lines_with("its handler").len(), 0, "{grace:?}");
+            assert!(logs.lines_with("connection 0").iter().all(|(level, _)| *level > Level::Warn), "{grace:?}");
+        });
+    }
+}
+
 /// A client that has just connected is about to send. Its first request is answered, as in a drain of the server.
 #[test]
 fn a_newcomer_that_is_drained_gets_the_answer_to_its_first_request() {

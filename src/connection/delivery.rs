@@ -30,7 +30,8 @@ impl<'a> Progress<'a> {
     /// Makes the first check of a connection that has been lingering since `start`.
     pub(super) fn since(start: Instant, record: &'a ConnectionRecord) -> Self {
         let (last, now) = (record.transport.delivery(), time::now());
-        let heard = last.and_then(|last| now.checked_sub(last.last_heard)).unwrap_or(now);
+        // If the system does not report it, no progress can be seen: the linger is not prolonged.
+        let heard = last.map_or(start, |last| now.checked_sub(last.last_heard).unwrap_or(now));
         Self { record, last, at: heard.max(start), pause: PAUSES[0] }
     }
 
@@ -73,5 +74,29 @@ impl<'a> Progress<'a> {
     /// Returns how many bytes have not been sent yet.
     pub(super) fn unsent(&self) -> Option<u32> {
         self.last.map(|last| last.unsent)
+    }
+}
+
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::listener::{Accepted, Protocols};
+    use crate::run::record::Watch;
+    use crate::run::registry::ConnectionId;
+    use crate::transport::Transport;
+
+    /// The first check may come late in a linger. It is no progress: the time since the beginning counts.
+    #[test]
+    fn without_a_report_of_the_system_there_is_no_progress_since_the_linger_began() {
+        let transport = Transport::boxed(Box::pin(futures_lite::io::Cursor::new(Vec::new())));
+        let peer = Address::named("a peer");
+        let accepted = Accepted { transport, peer, local: None, protocols: Protocols::default() };
+        let record = ConnectionRecord::new(ConnectionId::new(0), accepted, Watch::default());
+        let start = time::now();
+        while time::now() == start {}
+        let mut progress = Progress::since(start, &record);
+        progress.check();
+        assert!(progress.is_done() && progress.at() == start && progress.end(None) == start + LINGER);
     }
 }

@@ -85,6 +85,29 @@ fn modules_in(text: &str) -> Vec<String> {
     modules
 }
 
+/// The map of ARCHITECTURE.md names each module in the table, and each file under its module.
+#[test]
+fn the_map_has_each_file() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let (table, rest) = page.split_once("The files of each module").unwrap();
+    let (lists, _) = rest.split_once("Beside `src`").unwrap();
+    for (path, _) in source() {
+        let file = name(&path);
+        let parts: Vec<_> = file.iter().map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned()).collect();
+        let is_of_tests = |part: &str| part.ends_with("tests") || part == "invariants" || part == "model";
+        if parts[0] == "lib" || parts.iter().any(|part| is_of_tests(part)) {
+            continue;
+        }
+        let (module, stem) = (&parts[0], parts.last().unwrap());
+        assert!(table.contains(&format!("`{module}`")), "the map of ARCHITECTURE.md has no module `{module}`");
+        if parts.len() > 1 {
+            let list = lists.split("\n- ").find(|list| list.starts_with(&format!("**`{module}`**")));
+            let list = list.unwrap_or_else(|| panic!("the map of ARCHITECTURE.md has no list of `{module}`"));
+            assert!(list.contains(&format!("`{stem}`")), "`{module}` of ARCHITECTURE.md lacks {}", file.display());
+        }
+    }
+}
+
 #[test]
 fn modules_use_only_what_is_below_them() {
     let layer = |module: &str| LAYERS.iter().position(|layer| layer.contains(&module));

@@ -17,12 +17,17 @@ pub(super) fn explain(address: SocketAddr, options: &ListenOptions, source: io::
 /// Returns what to do about an error; empty if nothing is known.
 fn remedy(address: SocketAddr, options: &ListenOptions, error: &io::Error) -> String {
     match error.kind() {
+        ErrorKind::AddrInUse if address.port() == 0 => {
+            "no port is free: close other programs, or widen the system's range of ports \
+             (`net.ipv4.ip_local_port_range` on Linux)"
+                .into()
+        }
         ErrorKind::AddrInUse => {
             #[cfg(target_os = "linux")]
             if let Some(holder) = in_use::holder(address, options.only_v6 == Some(true)) {
                 return taken_by(address, options, &holder);
             }
-            taken(address, options)
+            taken(options)
         }
         ErrorKind::AddrNotAvailable if address.is_ipv6() && is_every_machines(address) => {
             no_ipv6(address.port(), "IPv6 is switched off here")
@@ -95,9 +100,9 @@ fn no_ipv6(port: u16, reason: &str) -> String {
 }
 
 /// Returns what to do if the address is in use, and the holder is not known.
-fn taken(address: SocketAddr, options: &ListenOptions) -> String {
-    let choose = if address.port() == 0 { "" } else { ", or choose another port (0: any free one)" };
-    format!("something listens there already: stop it{choose}{}", reuse_port(options))
+fn taken(options: &ListenOptions) -> String {
+    let reuse_port = reuse_port(options);
+    format!("something listens there already: stop it, or choose another port (0: any free one){reuse_port}")
 }
 
 /// Returns what to do if the address is in use by this holder.
@@ -132,7 +137,7 @@ fn taken_by(address: SocketAddr, options: &ListenOptions, holder: &Holder) -> St
             "this program listens{itself} already: leave one of the two out, or choose another port{}",
             reuse_port(options)
         ),
-        false if itself.is_empty() => taken(address, options),
+        false if itself.is_empty() => taken(options),
         false => format!("another program listens{itself}: stop it, or choose another port{}", reuse_port(options)),
     }
 }
@@ -174,6 +179,9 @@ mod tests {
             ("0.0.0.0:80", Errno::MFILE, "; the process has reached its limit on open files: raise it"),
             ("[::]:80", Errno::NFILE, "raise `fs.file-max`"),
             ("[2001:db8::1]:80", Errno::INVAL, "`[2001:db8::1]:80`: Invalid argument (os error 22)"),
+            ("192.0.2.1:80", Errno::AFNOSUPPORT, "`192.0.2.1:80`: Address family not supported"),
+            ("[2001:db8::1]:80", Errno::NODEV, "`[2001:db8::1]:80`: No such device"),
+            ("127.0.0.1:0", Errno::ADDRINUSE, "no port is free: close other programs"),
         ];
         for (address, errno, remedy) in table {
             let text = shown(address, errno.into());

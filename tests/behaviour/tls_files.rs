@@ -376,6 +376,8 @@ fn a_file_in_an_unusual_but_valid_form_is_read_whole() {
         ("text around", Key, format!("Bag Attributes\n    localKeyID: 01 02\n{key}\n"), 2),
         ("a comment", Certificates, format!("# -----BEGIN CERTIFICATE----- of the server\n{leaf}{commented}"), 1),
         ("with the key", Certificates, format!("{key}{chain}"), 2),
+        ("with parameters", Certificates, format!("{parameters}{chain}"), 2),
+        ("with revocations", Certificates, format!("{chain}{}", pem("X509 CRL", vec![0x30, 0])), 2),
         ("with the certificates", Key, format!("{chain}{key}"), 2),
         ("with parameters", Key, format!("{parameters}{key}"), 2),
         ("with headers", Key, with_headers, 2),

@@ -13,6 +13,7 @@ use crate::sync::{Mutex, lock};
 use crate::text::explained;
 use async_io::Async;
 use futures_lite::io::AsyncReadExt;
+use rustix::net::{RecvFlags, recv};
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -112,9 +113,11 @@ impl Transfer {
         *lock(&self.stage) == Stage::Offered
     }
 
-    /// Waits for a message after the offer, or for EOF, or until the transfer is over.
+    /// Waits for a message after the offer, or for EOF, or until the transfer is over. Takes nothing.
     pub(super) async fn answered(&self) {
-        let _failed = self.over.until(self.channel.readable()).await;
+        // Not `readable` alone: the reactor may wake a task without a cause, and the offer would be withdrawn at once.
+        let peek = |channel: &UnixStream| Ok(recv(channel, &mut [0], RecvFlags::PEEK)?);
+        let _failed = self.over.until(self.channel.read_with(peek)).await;
     }
 
     fn offer_now(&self) -> io::Result<()> {
@@ -207,4 +210,44 @@ impl Drop for Transfer {
 
 fn closed_meanwhile() -> io::Error {
     explained(ErrorKind::InvalidInput, "a listener of this generation was closed meanwhile")
+}
+
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests {
+    use super::*;
+    use futures_lite::future::{block_on, poll_once};
+    use std::io::{Read, Write};
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Context, Wake};
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[test]
+    fn a_wake_up_without_a_message_is_no_answer() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut thief = ours.try_clone().unwrap();
+        let transfer = Transfer::begin(ours, &[]).unwrap();
+        let mut answered = pin!(transfer.answered());
+        let woken = Arc::<Woken>::default();
+        assert!(answered.as_mut().poll(&mut Context::from_waker(&Arc::clone(&woken).into())).is_pending());
+        theirs.write_all(b"!").unwrap();
+        while !woken.0.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        thief.read_exact(&mut [0]).unwrap();
+        assert!(block_on(poll_once(answered.as_mut())).is_none(), "there is nothing in the buffer");
+        theirs.write_all(b"?").unwrap();
+        block_on(answered);
+        thief.read_exact(&mut [0]).unwrap(); // it was left there
+        drop(theirs);
+        block_on(transfer.answered()); // EOF
+    }
 }

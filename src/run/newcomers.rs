@@ -8,6 +8,9 @@
 //! If the drain is spread over some time (`Server::drain_spread`), the other connections have their turns in this queue
 //! too. One timer serves all entries, and runs in a drain only.
 
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests;
+
 use super::record::ConnectionRecord;
 use super::registry::ConnectionId;
 use super::state::ConnectionState;

@@ -239,3 +239,41 @@ fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
         (one, other) => one.or(other),
     }
 }
+
+#[cfg(all(test, unix, not(ebbtide_loom)))]
+mod tests {
+    use super::*;
+    use crate::address::Address;
+    use crate::listener::{Accepted, Listener};
+    use crate::run::record::Watch;
+    use crate::transport::Transport;
+    use std::future::pending;
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
+    /// All steps together have one second in a drain, and one more if bytes have arrived. A step that begins in this
+    /// extra time begins after the drain's limit. Its error, which a log line shows, was a time of 0 s.
+    #[test]
+    fn a_step_that_begins_in_the_extra_time_of_a_drain_fails_with_the_time_that_it_had() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = listener.accept().unwrap().0;
+        socket.set_nonblocking(true).unwrap();
+        client.write_all(b"!").unwrap();
+        let transport = Transport::nonblocking_tcp(socket).unwrap();
+        let run = Run::new(Listener::memory().0);
+        let peer = Address::named("a peer");
+        let accepted = Accepted { transport, peer, local: None, protocols: Protocols::default() };
+        let (_, record) = run.registry.enter(accepted, Watch::default());
+        let start = time::now();
+        let seen = start - IN_A_DRAIN;
+        let mut extra = ExtraTime::default();
+        while extra.after(seen + IN_A_DRAIN, start, &record.transport).is_none() {
+            std::thread::yield_now(); // until the byte has arrived
+        }
+        let mut clock = Clock { run: &run, record: &record, drain_seen: Some(seen), extra };
+        let begun = time::now();
+        let had = async_io::block_on(clock.within(Some(Duration::from_secs(3600)), pending::<()>())).unwrap_err();
+        assert!(!had.is_zero() && had <= begun.elapsed(), "{had:?}");
+    }
+}

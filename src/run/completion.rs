@@ -148,3 +148,46 @@ impl Future for ClosingListeners {
         Poll::Pending
     }
 }
+
+#[cfg(all(test, not(ebbtide_loom)))]
+mod tests {
+    use super::*;
+    use crate::panic;
+    use std::time::Duration;
+
+    fn run() -> Arc<Run> {
+        Run::new(Listener::memory().0)
+    }
+
+    /// Whoever is told wrongly that it waits for itself looks for a mistake that is not there.
+    #[test]
+    fn a_thread_is_inside_the_run_whose_code_it_runs_and_only_then() {
+        let (one, other) = (run(), run());
+        let is_inside = || [is_inside(&one), is_inside(&other)];
+        assert_eq!(is_inside(), [false, false]);
+        inside(&one, || {
+            assert_eq!(is_inside(), [true, false]);
+            inside(&other, || assert_eq!(is_inside(), [false, true]));
+            assert_eq!(is_inside(), [true, false], "after a poll of another run's code");
+        });
+        assert_eq!(is_inside(), [false, false], "after the poll");
+        panic::catch(|| inside(&one, || panic!("on purpose"))).unwrap_err();
+        assert_eq!(is_inside(), [false, false], "after a poll that panicked");
+    }
+
+    #[test]
+    fn a_listening_socket_counts_until_it_is_closed_or_dropped() {
+        for closes in [false, true] {
+            let run = run();
+            let (_unserved, mut listeners) =
+                run.start((None, Duration::ZERO), Duration::ZERO).expect("it was not closed");
+            assert!(run.is_serving());
+            if closes {
+                listeners[0].close();
+                assert!(!run.is_serving(), "closed");
+            }
+            drop(listeners);
+            assert!(!run.is_serving(), "dropped; closed before: {closes}");
+        }
+    }
+}

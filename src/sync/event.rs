@@ -358,4 +358,43 @@ mod tests {
         assert_eq!(pin!(event.until(std::future::ready(1))).poll(&mut cx), Poll::Ready(Some(1)));
         assert_eq!(pin!(event.until(std::future::pending::<()>())).poll(&mut cx), Poll::Ready(None));
     }
+
+    /// Polls `future` with the event signalled. Returns its output, how often it was polled, and how often its task was
+    /// woken.
+    fn after_the_event(mut future: impl FnMut() -> Poll<()>) -> (Poll<Option<()>>, usize, usize) {
+        let event = Event::default();
+        event.signal();
+        let (task, mut polls) = (Arc::new(Count::default()), 0);
+        let poll = event.poll_until(&mut Context::from_waker(&task.waker()), &mut EventPlace::default(), |_| {
+            polls += 1;
+            future()
+        });
+        (poll, polls, task.woken())
+    }
+
+    /// What has yielded may have more to read, and its own waker may be gone. The end of the turn at a stream wakes whom
+    /// it has refused, and who wakes itself spins until then.
+    #[test]
+    fn after_the_event_a_future_that_yields_is_polled_again_and_one_that_is_refused_a_turn_waits_for_it() {
+        use crate::sync::coop::{mark_refusal, mark_yield};
+        assert_eq!(after_the_event(|| Poll::Pending), (Poll::Ready(None), 2, 0), "it waits");
+        let yields = || {
+            mark_yield();
+            Poll::Pending
+        };
+        assert_eq!(after_the_event(yields), (Poll::Pending, 1, 1), "it yields");
+        let is_refused = || {
+            mark_refusal();
+            Poll::Pending
+        };
+        assert_eq!(after_the_event(is_refused), (Poll::Pending, 1, 0), "it is refused");
+        let does_both = || {
+            mark_refusal();
+            mark_yield();
+            Poll::Pending
+        };
+        assert_eq!(after_the_event(does_both), (Poll::Pending, 1, 1), "one part is refused, another yields");
+        let mut ready = [Poll::Ready(()), Poll::Pending].into_iter().rev();
+        assert_eq!(after_the_event(|| ready.next().unwrap()), (Poll::Ready(Some(())), 2, 0), "ready the second time");
+    }
 }

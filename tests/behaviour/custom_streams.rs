@@ -108,6 +108,20 @@ fn a_close_or_a_destructor_that_panics_changes_no_count() {
 }
 
 #[test]
+fn a_close_that_fails_is_logged_and_the_handler_still_counts_as_completed() {
+    test(async {
+        let logs = logs::remember();
+        let failing = |_: &mut std::task::Context<'_>| Poll::Ready(Err(io::Error::other("in a failing close")));
+        let (server, script) = server_with(ScriptedStream::new().read(|_, _| Poll::Ready(Ok(0))).close(failing));
+        let (_, report) = server.scope(read, async |server| survives(&server, &script).await).await.unwrap();
+        assert_eq!((report.completed(), report.failed()), (2, 0), "{report}");
+        let lines = logs.lines_with("cannot shut the connection down: in a failing close");
+        assert!(!lines.is_empty() && lines.iter().all(|(level, _)| *level == log::Level::Debug), "{lines:?}");
+        assert!(lines[0].1.contains("connection=0 peer=client 1"), "{lines:?}");
+    });
+}
+
+#[test]
 fn after_its_handler_has_returned_a_stream_is_closed_then_read_until_eof_then_dropped() {
     test(async {
         let (note, noted) = async_std::channel::unbounded();

@@ -352,6 +352,32 @@ fn a_newcomer_that_is_draining_on_request_is_still_a_newcomer_when_the_server_dr
     }
 }
 
+#[test]
+fn a_connection_that_is_drained_while_it_opens_is_a_newcomer_when_its_handler_begins() {
+    test(async {
+        let server = bind().await.grace(4 * FOR_EVER).newcomer_time(FOR_EVER).first_byte_timeout(FOR_EVER);
+        let handle = server.handle();
+        let mut client = connect(server.local_addr());
+        let (say, draining) = bounded(1);
+        let handler = move |conn: Connection| {
+            let say = say.clone();
+            async move {
+                let before = conn.is_draining();
+                (&conn).read_exact(&mut [0; 5]).await?;
+                say.try_send([before, conn.is_draining()]).unwrap();
+                (&conn).write_all(b"hello").await
+            }
+        };
+        let serving = async_std::task::spawn(server.serve(handler));
+        until(|| handle.connection_count() == 1).await;
+        assert!(handle.drain_connection(handle.connections()[0].id()));
+        ping(&mut client);
+        assert_eq!(draining.recv().await.unwrap(), [false, true], "notified by its first read, not before");
+        drop(handle.shutdown());
+        assert_eq!(serving.await.unwrap().completed(), 1);
+    });
+}
+
 /// Bytes that the peer has not acknowledged at the deadline are lost, and counted, as in a shutdown.
 #[test]
 #[cfg(target_os = "linux")]

@@ -113,6 +113,34 @@ fn a_connection_that_is_closed_on_request_is_not_a_failure() {
 }
 
 #[test]
+fn a_connection_that_is_cut_on_request_and_one_that_the_exit_cuts_have_a_line_each() {
+    test(async {
+        let logs = logs::remember();
+        let server = bind().await.grace(Duration::ZERO);
+        let handlers = Handlers::new();
+        let clients = [0, 1].map(|_| order(server.local_addr(), STUBBORN));
+        let peers = clients.each_ref().map(|client| client.local_addr().unwrap());
+        let body = async |server: Handle| {
+            handlers.started(2).await;
+            let mut open = server.connections();
+            open.sort_unstable_by_key(|one| tcp(one.peer_addr()) != peers[0]);
+            assert!(server.cancel_connection(open[0].id()));
+            until(|| server.connection_count() == 1).await;
+            Ok(open.into_iter().map(|one| one.id()).collect::<Vec<_>>())
+        };
+        let (ids, report) = server.scope(handlers.handler(), body).await.unwrap();
+        assert_eq!(report.cancelled(), 2, "{report}");
+        let ends = [(log::Level::Info, " on request"), (log::Level::Debug, "")];
+        for ((id, peer), (level, why)) in ids.iter().zip(peers).zip(ends) {
+            let begin = format!("cancelled connection {id} from `{peer}`");
+            let lines = logs.lines_with(&begin);
+            assert!(lines.len() == 1 && lines[0].0 == level, "{lines:?}");
+            assert!(lines[0].1.contains(&format!(": {begin}{why} server=")), "{lines:?}");
+        }
+    });
+}
+
+#[test]
 fn a_connection_can_be_closed_by_its_number_in_the_log() {
     let logs = logs::remember();
     test(async move {

@@ -6,6 +6,7 @@ use async_std::task;
 use ebbtide::{Connection, TaskGroup};
 use std::future::pending;
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::time::Duration;
 
 #[test]
 fn r03_a_handler_that_returns_without_closing_gives_its_client_eof_at_once() {
@@ -82,6 +83,28 @@ fn r03_a_duplicate_of_the_socket_does_not_keep_the_peer_from_eof() {
             drop(duplicate);
         });
         scope.await.unwrap();
+    });
+}
+
+/// In a drain a connection on which nothing is on its way is closed with its descriptor, which a duplicate keeps open.
+#[test]
+fn r03_a_duplicate_of_the_socket_is_of_no_use_after_a_drain_although_the_peer_stays() {
+    test(async {
+        let server = bind().await.newcomer_time(Duration::ZERO);
+        let mut client = connect(server.local_addr());
+        let (send, receive) = async_std::channel::bounded(1);
+        let handler = move |conn: Connection| {
+            let send = send.clone();
+            async move {
+                send.send(conn.tcp_stream().unwrap().try_clone().unwrap()).await.unwrap();
+                conn.until_draining(pending::<()>()).await;
+            }
+        };
+        let (mut duplicate, report) = server.scope(handler, async |_| Ok(receive.recv().await?)).await.unwrap();
+        assert_eq!(report.completed(), 1, "{report}");
+        // Its mode is that of the connection: a read of an open socket without bytes returns an error at once.
+        assert_eq!(std::io::Read::read(&mut duplicate, &mut [0]).expect("the socket is shut down"), 0);
+        assert_eq!(rest(&mut client), "");
     });
 }
 

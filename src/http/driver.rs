@@ -151,12 +151,9 @@ impl<'a> Driver<'a> {
                 continue;
             }
             self.poll_leaving(cx);
-            let now = Instant::now();
-            match self.closing.is_some() && !self.progress.is_busy() {
-                true => self.closing_idle = self.closing_idle.or(Some(now)),
-                false => self.closing_idle = None,
-            }
+            self.note_closing_idle();
             let Some((due, act)) = self.plan::<P>() else { return Poll::Pending };
+            let now = Instant::now();
             let later = if due > now { Some(due) } else { self.extra_time(due, act, now) };
             if let Some(later) = later {
                 if self.poll_timer(later, cx).is_ready() {
@@ -207,6 +204,14 @@ impl<'a> Driver<'a> {
             self.due = None;
         }
         poll
+    }
+
+    /// Notes since when a connection whose end was announced has had no request.
+    fn note_closing_idle(&mut self) {
+        match self.closing.is_some() && !self.progress.is_busy() {
+            true => _ = self.closing_idle.get_or_insert_with(Instant::now),
+            false => self.closing_idle = None,
+        }
     }
 
     /// Returns what is to be done if nothing happens until a certain time.

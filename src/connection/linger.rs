@@ -227,6 +227,8 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
             if record.is_cancelled() {
                 return Poll::Ready(false);
             }
+            // Before the look: a thread that stands still after it must not take that time for the peer's quiet.
+            let now = time::now();
             let discarded = discard(record, cx);
             match discarded {
                 Discarded::End => return Poll::Ready(true),
@@ -235,7 +237,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
             }
             let in_drain = draining.poll(cx).is_ready();
             note_drain(run, &mut drain);
-            if in_drain || start + LINGER <= time::now() {
+            if in_drain || start + LINGER <= now {
                 match &mut progress {
                     None => progress = Some(Progress::since(start, record)),
                     Some(progress) => progress.check(),
@@ -253,7 +255,7 @@ async fn linger(run: &Run, record: &ConnectionRecord, longest_from: Instant, mut
                 },
             };
             let end = latest(record, longest_from).min(end);
-            if end <= time::now() {
+            if end <= now {
                 return Poll::Ready(false);
             }
             if matches!(discarded, Discarded::More) {

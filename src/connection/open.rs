@@ -208,6 +208,13 @@ impl Clock<'_> {
         let mut draining = self.run.draining.listen(); // the run's event: the connection's own is for the handler
         let mut step = pin!(step);
         poll_fn(|cx| {
+            let begin = time::now();
+            // Before the step reads what has arrived: only then can the peer answer what the step makes of it.
+            if let Some(end) = end.filter(|end| *end <= begin) {
+                if let Some(extra) = self.extra.after(end, begin, &self.record.transport) {
+                    timer.set(Some(extra));
+                }
+            }
             if let Poll::Ready(output) = step.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
@@ -221,7 +228,12 @@ impl Clock<'_> {
             while timer.poll(cx).is_ready() {
                 let Some(end) = end else { break }; // not reached: without an end the timer is not set
                 let now = time::now();
-                match self.extra.after(end, now, &self.record.transport) {
+                // If the limit has passed in the middle of the step, the step may just have read something.
+                let extra = match begin < end {
+                    true => self.extra.give(end, now),
+                    false => self.extra.after(end, now, &self.record.transport),
+                };
+                match extra {
                     Some(extra) => timer.set(Some(extra)),
                     // A step that begins in the extra time of a drain has only that.
                     None => return Poll::Ready(Err(if end > start { end - start } else { now - start })),

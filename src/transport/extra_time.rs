@@ -14,9 +14,10 @@ const EXTRA: Duration = Duration::from_secs(1);
 /// other. So the limit counts only after [`EXTRA`] more. A limit is known by the time at which it passes, and gets the
 /// extra time once.
 ///
-/// Only the socket is looked at. The reader must be polled before the limit is checked, in the same poll: then bytes that
+/// Only the socket is looked at. The reader must be polled before a limit counts, in the same poll: then bytes that
 /// this process has already read (pushed back, decrypted, in a buffer of hyper's) have been offered to it, and if it has
-/// left them it does not wait for them.
+/// left them it does not wait for them. If the peer has to answer what the reader makes of the bytes, as in a TLS
+/// handshake, the socket must also be looked at before the reader is polled, which takes them away.
 #[derive(Debug, Default)]
 pub(crate) struct ExtraTime {
     /// The limit that has it, and its end.
@@ -26,13 +27,15 @@ pub(crate) struct ExtraTime {
 impl ExtraTime {
     /// Returns until when bytes may still be read, if there are any and `limit` has passed; `None` if the limit counts.
     pub(crate) fn after(&mut self, limit: Instant, now: Instant, transport: &Transport) -> Option<Instant> {
-        let end = match self.given {
-            Some((of, end)) if of == limit => end,
-            _ if transport.is_readable() => {
-                self.given = Some((limit, now + EXTRA));
-                now + EXTRA
-            }
-            _ => return None,
+        let is_given = self.given.is_some_and(|(of, _)| of == limit);
+        if is_given || transport.is_readable() { self.give(limit, now) } else { None }
+    }
+
+    /// The same, for a limit that has passed while the bytes were read.
+    pub(crate) fn give(&mut self, limit: Instant, now: Instant) -> Option<Instant> {
+        let (_, end) = *match &mut self.given {
+            Some(given) if given.0 == limit => given,
+            other => other.insert((limit, now + EXTRA)),
         };
         (end > now).then_some(end)
     }
@@ -61,5 +64,8 @@ mod tests {
         assert_eq!(extra.after(at(0), at(1020), &transport), None, "then the limit counts");
         assert_eq!(extra.after(at(2000), at(2000), &transport), Some(at(3000)), "another limit");
         assert_eq!(extra.after(at(2000), at(3001), &transport), None);
+        assert_eq!(extra.give(at(4000), at(4010)), Some(at(5010)), "without a look at the socket");
+        assert_eq!(extra.give(at(4000), at(4020)), Some(at(5010)));
+        assert_eq!(extra.give(at(4000), at(5010)), None);
     }
 }

@@ -19,11 +19,15 @@ const CLIENTS: usize = 1500;
 /// Longer than the limits of one second.
 const STOP: Duration = Duration::from_millis(1500);
 
-/// Stops a process, and waits until it is stopped.
+/// Stops a process, and waits until all of its threads are stopped.
 fn stop(id: u32) {
     crate::support::process::send(id, Signal::SIGSTOP);
     let start = Instant::now();
-    while !std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap().rsplit(')').next().unwrap().starts_with(" T") {
+    let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"));
+        stat.map_or(true, |stat| stat.rsplit(')').next().unwrap().starts_with(" T")) // an error: it has ended
+    };
+    while !std::fs::read_dir(format!("/proc/{id}/task")).unwrap().all(is_stopped) {
         assert!(start.elapsed() < PATIENCE, "process {id} does not stop");
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -97,20 +101,22 @@ fn are_served(limit: Duration) -> bool {
     true
 }
 
-/// Not a test by itself: a server with TLS. The limit of its handshakes is given in milliseconds.
+/// Not a test by itself: a server with TLS. It is given the limit of its handshakes in milliseconds, its certificates
+/// and its key.
 #[cfg(feature = "tls")]
 #[test]
 fn a_tls_server() {
-    use crate::support::{secured::TlsFixture, speaks};
-    let Some(limit) = part_to_play() else { return };
+    let Some(given) = part_to_play() else { return };
+    let [limit, certificates, key] = given.split(' ').collect::<Vec<_>>().try_into().expect("three words");
     let limit = Duration::from_millis(limit.parse().unwrap());
+    let tls = ebbtide::Tls::from_pem_files(certificates, key).unwrap();
     let serving = async move {
         let signals = ebbtide::signal::termination().unwrap();
-        let options = ebbtide::ListenOptions::new().tls(&TlsFixture::new().tls());
+        let options = ebbtide::ListenOptions::new().tls(&tls);
         let server = ebbtide::Server::bind_with("127.0.0.1:0", &options).await.unwrap();
         let server = server.handshake_timeout(limit).shutdown_on(signals);
         println!("Server listening on {server}");
-        let report = server.serve(speaks).await.unwrap();
+        let report = server.serve(crate::support::speaks).await.unwrap();
         println!("{report}");
     };
     crate::support::test(serving);
@@ -121,26 +127,36 @@ fn a_tls_server() {
 #[test]
 fn handshakes_that_were_begun_when_the_server_was_stopped_go_on() {
     assert!(
-        [1, 4, 15].into_iter().any(|seconds| handshakes_go_on(Duration::from_secs(seconds))),
+        [1, 1, 4, 15].into_iter().any(|seconds| handshakes_go_on(Duration::from_secs(seconds))),
         "the machine is too slow"
     );
 }
 
-/// Returns whether all clients had begun before a part of the limit had passed.
+/// Returns whether all clients had begun before a part of the limit had passed, and could answer in the extra time.
 #[cfg(feature = "tls")]
 fn handshakes_go_on(limit: Duration) -> bool {
+    use crate::support::secured::TlsFixture;
     use ebbtide::rustls::ClientConnection;
     const CLIENTS: usize = 50;
-    let config = crate::support::certificates::Authority::new("nobody's").client(None);
-    let mut hello = Vec::new();
-    let mut client = ClientConnection::new(std::sync::Arc::new(config), "localhost".try_into().unwrap()).unwrap();
-    client.write_tls(&mut hello).unwrap();
-    let server = Process::start(&mut this_binary(module_path!(), "a_tls_server", &limit.as_millis().to_string()));
+    /// A part of the second that the server waits for what is still on its way.
+    const EXTRA: Duration = Duration::from_millis(800);
+    let tls = TlsFixture::new();
+    let config = std::sync::Arc::new(tls.authority.client(None));
+    let with_hello = || {
+        let mut client = ClientConnection::new(config.clone(), "localhost".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        (client, hello)
+    };
+    let hellos: Vec<_> = (0..CLIENTS).map(|_| with_hello()).collect();
+    let (certificates, key) = (tls.server.certificates.display(), tls.server.key.display());
+    let given = format!("{} {certificates} {key}", limit.as_millis());
+    let server = Process::start(&mut this_binary(module_path!(), "a_tls_server", &given));
     let (id, port) = (server.id(), server.port());
     let before = std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count();
     let start = Instant::now();
-    let mut clients: Vec<_> = (0..CLIENTS).map(|_| connect(port).unwrap()).collect();
-    clients.iter_mut().for_each(|client| client.write_all(&hello[..10]).unwrap());
+    let mut clients: Vec<_> = hellos.into_iter().map(|(tls, hello)| (connect(port).unwrap(), tls, hello)).collect();
+    clients.iter_mut().for_each(|(client, _, hello)| client.write_all(&hello[..10]).unwrap());
     while std::fs::read_dir(format!("/proc/{id}/fd")).unwrap().count() < before + CLIENTS {
         if start.elapsed() > limit / 2 {
             return false;
@@ -151,13 +167,30 @@ fn handshakes_go_on(limit: Duration) -> bool {
     if start.elapsed() > limit / 2 {
         return false;
     }
-    clients.iter_mut().for_each(|client| client.write_all(&hello[10..]).unwrap());
+    clients.iter_mut().for_each(|(client, _, hello)| client.write_all(&hello[10..]).unwrap());
     std::thread::sleep(limit + Duration::from_millis(100));
+    let start = Instant::now();
     go_on(id);
-    for client in &mut clients {
-        let mut answer = [0; 3];
-        let read = client.read_exact(&mut answer);
-        assert!(read.is_ok() && answer == *b"\x16\x03\x03", "{read:?} {answer:?}: {server}");
+    // All of them answer the server before one of them waits for its reply.
+    let mut secure = |(client, tls, _): &mut (TcpStream, ClientConnection, _)| {
+        while tls.is_handshaking() {
+            tls.complete_io(client)?;
+        }
+        tls.writer().write_all(b"!")?;
+        tls.complete_io(client).map(drop)
+    };
+    let secured: Vec<_> = clients.iter_mut().map(&mut secure).collect();
+    let took = start.elapsed();
+    let mut reply = |(n, (client, tls, _)): (usize, &mut (TcpStream, ClientConnection, _))| {
+        secured[n].as_ref().map_err(ToString::to_string)?;
+        let mut reply = String::new();
+        let read = ebbtide::rustls::Stream::new(tls, client).read_to_string(&mut reply);
+        read.map(|_| reply).map_err(|error| error.to_string())
+    };
+    let replies: Vec<_> = clients.iter_mut().enumerate().map(&mut reply).collect();
+    if let Some(other) = replies.iter().find(|reply| **reply != Ok("whole reply".to_owned())) {
+        assert!(took > EXTRA, "after {took:?}: {other:?}: {server}");
+        return false;
     }
     server.send(Signal::SIGTERM);
     drop(clients);

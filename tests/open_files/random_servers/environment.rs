@@ -130,7 +130,9 @@ impl Lines {
         check("handlers that failed", failed, counts.ended(EndReason::Failed));
         let panicked = number(Level::Error, [": the handler of connection ", "panicked: "]);
         check("handlers that panicked", panicked, counts.ended(EndReason::Panicked));
-        let aged = number(Level::Warn, [": cut connection ", "because of its age"]);
+        // A connection that had not opened yet is the peer's: at debug.
+        let aged = number(Level::Warn, ["because of its age, and its handler did not end", ": cut connection "])
+            + number(Level::Debug, ["because of its age, and had not opened", ": cut connection "]);
         check("connections that were too old", aged, counts.ended(EndReason::Age));
         let skipped = number(Level::Debug, [": a client of ", "was gone before it could be accepted: "]);
         let paused = number(Level::Warn, [": cannot accept ", " error "]);
